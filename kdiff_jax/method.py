@@ -1,0 +1,86 @@
+"""The contract between a distillation method and the training machinery.
+
+A method is a value: its networks, and an ordered tuple of phases. A phase is one
+gradient update: which roles it trains, with which loss, how often. Nothing here trains;
+`kdiff_jax.train.step` does.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from jaxtyping import Array, Float
+
+from kdiff_jax.types import Batch, Keys, Metrics, Params
+
+
+class Net(NamedTuple):
+    """A network as a pair of pure functions; methods never see a Flax module.
+
+    Attributes:
+        init: (key) -> params.
+        apply: A denoiser: (params, x_t, t, y, *, dropout_keys=None, augment=None) ->
+            x0_hat. `x_t` is f32[B, H, W, C], `t` f32[B] in the process' own time, `y`
+            i32[B]. Dropout is off without keys, which are Key[B].
+    """
+
+    init: Callable[..., Params]
+    apply: Callable[..., Array]
+
+
+class Context(NamedTuple):
+    """Everything a loss may read. No gradient flows into any of it."""
+
+    nets: Mapping[str, Params]  # current params of every trained role
+    ema: Mapping[str, Params]  # their moving averages
+    frozen: Mapping[str, Params]  # teacher, feature extractors
+    carry: Mapping[str, Any]  # non-gradient state: batch statistics, ADA probability
+    batch: Batch
+    keys: Keys  # Key[B], already specific to this phase
+    # Numbers that differ between the runs of one compiled program, such as the number
+    # of steps of a round of progressive distillation: name -> scalar array.
+    settings: Mapping[str, Any] = {}
+
+
+class Aux(NamedTuple):
+    """What a loss returns beside its value; both are averaged over devices."""
+
+    metrics: Metrics
+    carry: Mapping[str, Any] = {}
+
+
+LossFn = Callable[[Mapping[str, Params], Context], tuple[Float[Array, ""], Aux]]
+
+
+class Phase(NamedTuple):
+    """One gradient update: `loss` is differentiated with respect to `trains`.
+
+    Runs when step % every == offset.
+    """
+
+    name: str
+    trains: tuple[str, ...]
+    loss: LossFn
+    every: int = 1
+    offset: int = 0
+
+
+class Method(NamedTuple):
+    """A distillation method: its networks, and the updates made in one step.
+
+    Attributes:
+        nets: The trained roles.
+        phases: In order; a later phase sees the earlier update.
+        init_from: role -> role that it starts as a copy of.
+        prepare: Drawn once per step and shared by the phases.
+        carry: Initial non-gradient state.
+        settings: Default of every number that `Context.settings` must hold.
+        batch_keys: The entries of the batch that the losses read, see `types`.
+    """
+
+    nets: Mapping[str, Net]
+    phases: tuple[Phase, ...]
+    init_from: Mapping[str, str] = {}
+    prepare: Callable[[Context], Batch] = lambda ctx: ctx.batch
+    carry: Mapping[str, Any] = {}
+    settings: Mapping[str, Any] = {}
+    batch_keys: tuple[str, ...] = ("x0", "y")

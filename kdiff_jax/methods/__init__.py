@@ -1,0 +1,32 @@
+"""One module per method; the module's name is the method's name."""
+
+import importlib
+import inspect
+import pkgutil
+
+from kdiff_jax.method import Method
+
+
+def names() -> list[str]:
+    """The methods that exist: the modules of this package."""
+    return sorted(m.name for m in pkgutil.iter_modules(__path__))
+
+
+def make(name: str, **keywords) -> Method:
+    """Builds the method `name`; see its module's `make` for the keywords.
+
+    Raises:
+        ValueError: If there is no such method, or it has no such keyword.
+    """
+    if name not in names():
+        raise ValueError(
+            f"method={name!r} does not exist; kdiff_jax/methods has: {', '.join(names())}"
+        )
+    function = importlib.import_module(f"kdiff_jax.methods.{name}").make
+    known = list(inspect.signature(function).parameters)
+    for keyword in keywords:
+        if keyword not in known:
+            raise ValueError(
+                f"method {name!r} has no keyword {keyword!r}; it has: {', '.join(known)}"
+            )
+    return function(**keywords)

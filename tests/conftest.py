@@ -1,0 +1,24 @@
+"""Eight pretend devices, strict shapes, and a compilation cache that outlives a run."""
+
+import os
+import pathlib
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Level 0 halves the compile time, which is what this suite costs.
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=8",
+        "--xla_backend_optimization_level=0",
+        "--xla_llvm_disable_expensive_passes=true",
+    ]
+)
+
+import jax  # noqa: E402
+
+CACHE = pathlib.Path(
+    os.environ.get("KDIFF_TEST_CACHE", pathlib.Path.home() / ".cache/kdiff_jax_tests")
+)
+jax.config.update("jax_compilation_cache_dir", str(CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+jax.config.update("jax_numpy_rank_promotion", "raise")
