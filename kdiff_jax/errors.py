@@ -1,0 +1,39 @@
+"""What a user can do wrong: one line each, and the exit code that scripts rely on.
+
+Exit codes: 0 done, 75 stopped by a signal with everything saved (run again), 2 usage or
+config, 3 data, 4 checkpoint, 5 numerics, 6 hang, 1 anything else (a bug of ours).
+"""
+
+
+class UserError(ValueError):
+    """A mistake with a way out. The message is one line: what, where, why, way out."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    """Wrong usage or configuration."""
+
+
+class DataError(UserError):
+    """Data missing, damaged or not what the config says."""
+
+    exit_code = 3
+
+
+class CheckpointError(UserError):
+    """A checkpoint missing, damaged, or of another model."""
+
+    exit_code = 4
+
+
+class NumericsError(UserError):
+    """NaN or divergence; the last good checkpoint is intact."""
+
+    exit_code = 5
+
+
+class Interrupted(Exception):
+    """A signal asked to stop, and everything is saved; the same command resumes."""
+
+    exit_code = 75
