@@ -1,0 +1,142 @@
+"""Pictures of many images: grids, and teacher above student from the same noise."""
+
+import io
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+from kdiff_jax.report.files import write_atomically
+
+MIN_TILE = 48  # pixels; below, a person cannot read an 8x8 digit
+WHITE = 255
+
+
+def image_grid(
+    images: UInt8[np.ndarray, "N H W C"],
+    *,
+    num_cols: int,
+    pad: int = 2,
+    scale: int | None = None,
+) -> UInt8[np.ndarray, "h w C"]:
+    """Images row by row on white, enlarged by repeating pixels.
+
+    Args:
+        images: uint8; the last row is filled up with white.
+        num_cols: Images a row.
+        pad: White pixels around each image.
+        scale: How often each pixel is repeated; None: until a tile has 48 pixels.
+
+    Returns:
+        One picture, uint8.
+
+    Raises:
+        ValueError: If there is no image, or a size is not positive.
+    """
+    _check(images, num_cols, pad, scale)
+    tiles = _tiles(images, scale)
+    num, height, width, channels = tiles.shape
+    num_rows = -(-num // num_cols)
+    num_cols = min(num_cols, num)
+    shape = (num_rows * num_cols, height + pad, width + pad, channels)
+    cells = np.full(shape, WHITE, np.uint8)
+    cells[:num, :height, :width] = tiles
+    cells = cells.reshape(num_rows, num_cols, height + pad, width + pad, channels)
+    rows = cells.transpose(0, 2, 1, 3, 4)
+    grid = rows.reshape(num_rows * (height + pad), num_cols * (width + pad), channels)
+    edges = ((pad, 0), (pad, 0), (0, 0))
+    return np.pad(grid, edges, constant_values=WHITE)
+
+
+def side_by_side(
+    rows: Sequence[tuple[str, UInt8[np.ndarray, "N H W C"]]],
+    *,
+    num_cols: int = 10,
+    pad: int = 2,
+    scale: int | None = None,
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Titled rows whose i-th images share their noise, one under the other.
+
+    More than `num_cols` images continue in a further block of rows.
+
+    Args:
+        rows: (title, images); e.g. ("teacher, 64 steps", ...), ("student, 1 step", ...).
+        num_cols: Images a row.
+        pad: White pixels around each image.
+        scale: How often each pixel is repeated; None: until a tile has 48 pixels.
+
+    Returns:
+        One RGB picture, uint8, titles on the left.
+
+    Raises:
+        ValueError: If there is no row, or the rows hold different numbers of images.
+    """
+    counts = [len(images) for _, images in rows]
+    if not rows or len(set(counts)) != 1:
+        raise ValueError(
+            f"rows={counts} images: each row must hold the same number, one per noise"
+        )
+    num_cols = min(num_cols, counts[0])
+    strips, labels = [], []
+    for start in range(0, counts[0], num_cols):
+        for title, images in rows:
+            part = images[start : start + num_cols]
+            strip = _rgb(image_grid(part, num_cols=num_cols, pad=pad, scale=scale))
+            strips.append(strip)
+            labels.append(title)
+    width = max(strip.shape[1] for strip in strips)
+    block_gap = 4 * pad if counts[0] > num_cols else 0
+    return _paste(strips, labels, width, len(rows), block_gap)
+
+
+def save_png(path: str | os.PathLike, image: UInt8[np.ndarray, "h w C"]) -> None:
+    """Writes a grey or RGB picture; an interrupted write leaves the former file."""
+    buffer = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(
+        buffer, format="PNG"
+    )
+    write_atomically(path, buffer.getvalue())
+
+
+def _check(images, num_cols, pad, scale):
+    if images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape:
+        raise ValueError(
+            f"images={images.shape}: shape must be (N, H, W, C) with N > 0 and C 1 or 3"
+        )
+    if num_cols < 1 or pad < 0 or (scale is not None and scale < 1):
+        raise ValueError(
+            f"num_cols={num_cols}, pad={pad}, scale={scale}: num_cols and scale start "
+            "at 1, pad at 0"
+        )
+
+
+def _tiles(images, scale):
+    if scale is None:
+        scale = -(-MIN_TILE // min(images.shape[1:3]))
+    return images.repeat(scale, axis=1).repeat(scale, axis=2)
+
+
+def _rgb(image):
+    return image if image.shape[-1] == 3 else image.repeat(3, axis=-1)
+
+
+def _paste(strips, labels, width, rows_per_block, block_gap):
+    """Strips under each other, each with its label at the left."""
+    font = ImageFont.load_default(size=15)
+    measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    boxes = [measure.multiline_textbbox((0, 0), text, font=font) for text in labels]
+    margin = 16 + int(max(box[2] for box in boxes))
+    gaps = block_gap * ((len(strips) - 1) // rows_per_block)
+    height = sum(strip.shape[0] for strip in strips) + gaps
+    picture = Image.new("RGB", (margin + width, height), "white")
+    draw, top = ImageDraw.Draw(picture), 0
+    for i, (strip, text) in enumerate(zip(strips, labels, strict=True)):
+        if i and i % rows_per_block == 0:
+            top += block_gap
+        picture.paste(Image.fromarray(strip), (margin, top))
+        middle = (8, top + strip.shape[0] // 2)
+        draw.multiline_text(middle, text, fill="black", font=font, anchor="lm")
+        top += strip.shape[0]
+    return np.asarray(picture)
