@@ -1,0 +1,60 @@
+"""A Flax module, a preconditioning and a process make a denoiser.
+
+The arithmetic around the network is float32, whatever the network computes in.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from kdiff_jax.diffusion import precondition as preconditions
+from kdiff_jax.diffusion.process import Process, left
+from kdiff_jax.method import Net
+
+
+def make(
+    module: Any,
+    process: Process,
+    *,
+    precondition: str = "v",
+    image_shape: tuple[int, int, int],
+    num_classes: int = 0,
+    augment_dim: int = 0,
+    **keywords,
+) -> Net:
+    """x0_hat = c_skip x_t + c_out F(c_in x_t, c_noise, y).
+
+    Args:
+        module: F, called as module.apply({"params": params}, x, c_noise, y, *, augment,
+            dropout_keys); images NHWC.
+        process: Whose time `t` the denoiser is asked at.
+        precondition: A name of `diffusion.precondition`.
+        image_shape: (H, W, C) of one image.
+        num_classes: 0 hides the labels from the network.
+        augment_dim: Length of the augmentation label; 0 for a network without.
+        keywords: Those of the preconditioning.
+    """
+    scalings_at = preconditions.make(precondition, process, **keywords)
+
+    def labels(y):
+        return y if num_classes else None
+
+    def init(key):
+        x = jnp.zeros((1, *image_shape), jnp.float32)
+        augment = jnp.zeros((1, augment_dim), jnp.float32) if augment_dim else None
+        y = labels(jnp.zeros(1, jnp.int32))
+        return module.init(key, x, jnp.zeros(1), y, augment=augment)["params"]
+
+    def apply(params, x_t, t, y=None, *, dropout_keys=None, augment=None):
+        scalings = scalings_at(t)
+        output = module.apply(
+            {"params": params},
+            left(scalings.c_in, x_t) * x_t,
+            scalings.c_noise,
+            labels(y),
+            augment=augment,
+            dropout_keys=dropout_keys,
+        )
+        return preconditions.combine(scalings, x_t, output.astype(x_t.dtype))
+
+    return Net(init, apply)

@@ -1,0 +1,1 @@
+"""Pure mathematics of diffusion: no networks, no state."""

@@ -1,0 +1,129 @@
+"""Time grids of samplers, made on the host in float64.
+
+A grid of N steps has N + 1 decreasing times; step i goes from grid[i] to grid[i + 1].
+The last time is the data: 0, or -1 for a discrete process.
+"""
+
+import numpy as np
+
+from kdiff_jax.diffusion.process import Process
+from kdiff_jax.errors import ConfigError
+
+
+def uniform(num_steps: int, *, t_max: float = 1.0) -> np.ndarray:
+    """t_max i / N for i = N .. 0; contains t_max, so that training may match N(0, I).
+
+    Source: Salimans & Ho 2022, arXiv:2202.00512, Section 2.
+    """
+    _check(num_steps)
+    return t_max * np.arange(num_steps, -1, -1) / num_steps
+
+
+def karras(
+    num_steps: int, *, sigma_min: float, sigma_max: float, rho: float = 7.0
+) -> np.ndarray:
+    """Noise levels of EDM, dense near the data, ending at exactly 0.
+
+    sigma_i = (sigma_max^(1/rho) + i/(N-1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho
+
+    Args:
+        num_steps: N; 1 gives [sigma_max, 0].
+        sigma_min: Last level before 0, in units of the data (images in [-1, 1]).
+        sigma_max: First level.
+        rho: Curvature. 1 is uniform in sigma.
+
+    Source: Karras et al. 2022, arXiv:2206.00364, Eq. 5.
+
+    Example:
+        >>> karras(3, sigma_min=1.0, sigma_max=100.0, rho=2.0).round(2).tolist()
+        [100.0, 30.25, 1.0, 0.0]
+    """
+    _check(num_steps)
+    ramp = np.arange(num_steps) / max(num_steps - 1, 1)
+    first, last = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+    return np.append((first + ramp * (last - first)) ** rho, 0.0)
+
+
+def uniform_logsnr(
+    num_steps: int, *, logsnr_min: float, logsnr_max: float
+) -> np.ndarray:
+    """Noise levels sigma / alpha = exp(-logsnr / 2), even in logsnr, ending at 0."""
+    _check(num_steps)
+    logsnr = np.linspace(logsnr_min, logsnr_max, num_steps)
+    return np.append(np.exp(-0.5 * logsnr), 0.0)
+
+
+def subsequence(
+    num_steps: int, spacing: str = "linear", *, num_timesteps: int = 1000
+) -> np.ndarray:
+    """Indices of a discrete process, decreasing, ending at -1 (the data).
+
+    - linear: 0, T//N, 2 (T//N), ... (Song et al. 2021; Luhman & Luhman 2021)
+    - quadratic: int(linspace(0, sqrt(0.8 T), N)^2). The largest index is 0.8 T,
+      although generation starts from z ~ N(0, I), and small indices repeat: a step
+      between equal indices is the identity. Both as the authors have it.
+    - leading, trailing, linspace: as in diffusers' schedulers.
+
+    One linear or quadratic step is the one-step student: [T - 1, -1]. The formulas
+    above would give index 0, where there is no noise to remove.
+
+    Args:
+        num_steps: N.
+        spacing: One of the names above.
+        num_timesteps: T.
+    """
+    _check(num_steps)
+    T = num_timesteps
+    if num_steps > T:
+        raise ConfigError(
+            f"num_steps={num_steps}: a discrete process has {T} times;"
+            f" take at most {T} steps"
+        )
+    if spacing in ("linear", "quadratic") and num_steps == 1:
+        times = np.array([T - 1])
+    elif spacing in ("linear", "leading"):
+        times = np.arange(num_steps) * (T // num_steps)
+    elif spacing == "quadratic":
+        times = (np.linspace(0, np.sqrt(0.8 * T), num_steps) ** 2).astype(np.int64)
+    elif spacing == "trailing":
+        times = np.round(np.arange(T, 0, -T / num_steps))[::-1] - 1
+    elif spacing == "linspace":
+        times = np.round(np.linspace(0, T - 1, num_steps))
+    else:
+        raise ConfigError(
+            f"spacing={spacing!r}: unknown for a discrete process; choose linear,"
+            " quadratic, leading, trailing or linspace"
+        )
+    return np.append(times[::-1], -1).astype(np.float64)
+
+
+def make(
+    process: Process, num_steps: int, *, spacing: str | None = None, rho: float = 7.0
+) -> np.ndarray:
+    """The grid of `process` with N steps: N + 1 times of its own, float64.
+
+    Args:
+        process: Discrete ones take the spacings of `subsequence`, others "uniform" (in
+            t) or, when t is a noise level, "karras".
+        num_steps: N, the denoiser calls of a first-order sampler.
+        spacing: None for the process' own.
+        rho: Curvature of "karras".
+    """
+    spacing = spacing or process.spacing
+    if process.num_timesteps is not None:
+        return subsequence(num_steps, spacing, num_timesteps=process.num_timesteps)
+    if spacing == "uniform":
+        return uniform(num_steps, t_max=process.t_max)
+    if spacing == "karras" and process.spacing == "karras":
+        return karras(
+            num_steps, sigma_min=process.t_min, sigma_max=process.t_max, rho=rho
+        )
+    raise ConfigError(
+        f"spacing={spacing!r}: does not fit this process; leave it out to use"
+        f" {process.spacing!r}"
+    )
+
+
+def _check(num_steps: int) -> None:
+    if num_steps < 1:
+        raise ConfigError(f"num_steps={num_steps}: must be at least 1")

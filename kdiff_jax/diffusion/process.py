@@ -1,0 +1,231 @@
+"""The forward process x_t = alpha(t) x0 + sigma(t) eps: schedules, and moves on them.
+
+Every process has its own time: `cosine` t in [0, 1], `discrete` an index, `edm` the
+noise level itself. What a network says about x_t is the matter of `predict` and
+`precondition`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from kdiff_jax.errors import ConfigError
+
+
+class Process(NamedTuple):
+    """A noise schedule.
+
+    Attributes:
+        logsnr: t -> 2 log(alpha / sigma).
+        alpha: t -> factor of x0.
+        sigma: t -> factor of eps.
+        t_min: The data end, the smallest time that is trained on.
+        t_max: The noise end, where generation starts.
+        c_noise: t -> what a network without preconditioning of its own is told.
+        num_timesteps: T of a discrete process; its times are 0 .. T - 1, and -1 (data).
+        time: u in [0, 1) -> t, the uniform training time.
+        spacing: Name in `grids` of the time grid of samplers that name none.
+        z_scale: x at t_max is z_scale * z, z ~ N(0, I).
+    """
+
+    logsnr: Callable[[Any], Any]
+    alpha: Callable[[Any], Any]
+    sigma: Callable[[Any], Any]
+    t_min: float
+    t_max: float
+    c_noise: Callable[[Any], Any]
+    num_timesteps: int | None = None
+    time: Callable[[Any], Any] = lambda u: u
+    spacing: str = "uniform"
+    z_scale: float = 1.0
+
+    def add_noise(
+        self,
+        x0: Float[Array, "*B H W C"],
+        eps: Float[Array, "*B H W C"],
+        t: Float[Array, "*B"],
+    ) -> Float[Array, "*B H W C"]:
+        """x_t = alpha(t) x0 + sigma(t) eps."""
+        return left(self.alpha(t), x0) * x0 + left(self.sigma(t), x0) * eps
+
+    def ddim_step(
+        self,
+        x_t: Float[Array, "*B H W C"],
+        x0_hat: Float[Array, "*B H W C"],
+        t: Float[Array, "*B"],
+        s: Float[Array, "*B"],
+    ) -> Float[Array, "*B H W C"]:
+        """The deterministic move from t to s along the eps that x0_hat implies.
+
+        x_s = alpha_s x0_hat + (sigma_s / sigma_t) (x_t - alpha_t x0_hat)
+
+        Only the ratio of the sigmas appears, so that nothing large is formed at the
+        data end; exactly x0_hat where sigma(s) = 0.
+
+        Args:
+            x_t: Noised image at time t.
+            x0_hat: Predicted clean image.
+            t: Time now.
+            s: Time after the step.
+
+        Source: Song et al. 2021, arXiv:2010.02502, Eq. 12 with eta = 0.
+        """
+        sigma_t, sigma_s = self.sigma(t), self.sigma(s)
+        ratio = jnp.where(sigma_t > 0, sigma_s / jnp.where(sigma_t > 0, sigma_t, 1), 0)
+        rest = x_t - left(self.alpha(t), x_t) * x0_hat
+        return left(self.alpha(s), x_t) * x0_hat + left(ratio, x_t) * rest
+
+
+def left(v, x):
+    """Reshapes v so that it broadcasts against x from the left."""
+    return v.reshape(v.shape + (1,) * (x.ndim - v.ndim))
+
+
+def cosine(*, logsnr_min: float = -20.0, logsnr_max: float = 20.0) -> Process:
+    """The truncated cosine schedule, variance preserving, t in [0, 1].
+
+    logsnr(t) = -2 log tan(a t + b), alpha = cos(a t + b), sigma = sin(a t + b)
+
+    Both factors are computed as sines of angles that are small where the factor is
+    (alpha as sin(a (1 - t) + c), c = pi/2 - a - b), so that each keeps full relative
+    precision at both ends of time.
+
+    Args:
+        logsnr_min: logsnr at t = 1.
+        logsnr_max: logsnr at t = 0.
+
+    Source: Salimans & Ho 2022, arXiv:2202.00512, Section 4 and released code.
+    """
+    if not logsnr_min < logsnr_max:
+        raise ConfigError(
+            f"logsnr_min={logsnr_min}: must lie below logsnr_max={logsnr_max};"
+            " t = 1 is the noise end"
+        )
+    b = float(np.arctan(np.exp(-0.5 * logsnr_max)))
+    c = float(np.arctan(np.exp(0.5 * logsnr_min)))
+    a = np.pi / 2 - b - c
+
+    def alpha(t):
+        return jnp.sin(a * (1 - t) + c)
+
+    def sigma(t):
+        return jnp.sin(a * t + b)
+
+    def logsnr(t):
+        return 2 * (jnp.log(alpha(t)) - jnp.log(sigma(t)))
+
+    return Process(logsnr, alpha, sigma, t_min=0.0, t_max=1.0, c_noise=logsnr)
+
+
+def discrete(
+    *,
+    schedule: str = "linear",
+    beta_min: float = 1e-4,
+    beta_max: float = 0.02,
+    num_timesteps: int = 1000,
+) -> Process:
+    """DDPM's process with T steps, t = 0 .. T - 1; t = -1 is the data itself.
+
+    alpha(t)^2 = prod_{s <= t} (1 - beta_s), sigma^2 = 1 - alpha^2
+
+    The tables are computed in float64 and looked up by index.
+
+    Args:
+        schedule: "linear" in beta, "scaled_linear" in sqrt(beta) (Stable Diffusion), or
+            "squaredcos" (improved DDPM; ignores beta_min and beta_max).
+        beta_min: beta_0.
+        beta_max: beta_{T-1}.
+        num_timesteps: T.
+
+    Source: Ho et al. 2020, arXiv:2006.11239, Section 4; Nichol & Dhariwal 2021,
+        arXiv:2102.09672, Eq. 17.
+    """
+    beta = betas(schedule, beta_min, beta_max, num_timesteps)
+    # log1p keeps 1 - alpha^2 exact where beta is tiny.
+    log_abar = np.concatenate([[0.0], np.cumsum(np.log1p(-beta))])
+    alpha_table = np.exp(0.5 * log_abar)
+    sigma_table = np.sqrt(-np.expm1(log_abar))
+    with np.errstate(divide="ignore"):
+        logsnr_table = 2 * (np.log(alpha_table) - np.log(sigma_table))
+
+    def lookup(table):
+        def at(t):
+            index = jnp.clip(t.astype(jnp.int32) + 1, 0, num_timesteps)
+            return jnp.asarray(table, t.dtype)[index]
+
+        return at
+
+    return Process(
+        lookup(logsnr_table),
+        lookup(alpha_table),
+        lookup(sigma_table),
+        t_min=0.0,
+        t_max=num_timesteps - 1.0,
+        c_noise=lambda t: t,
+        num_timesteps=num_timesteps,
+        time=lambda u: jnp.clip(jnp.floor(u * num_timesteps), 0, num_timesteps - 1),
+        spacing="linear",
+    )
+
+
+def betas(
+    schedule: str, beta_min: float, beta_max: float, num_timesteps: int
+) -> np.ndarray:
+    """The variances beta_0 .. beta_{T-1} of a discrete process, float64."""
+    if schedule == "linear":
+        return np.linspace(beta_min, beta_max, num_timesteps)
+    if schedule == "scaled_linear":
+        return np.linspace(beta_min**0.5, beta_max**0.5, num_timesteps) ** 2
+    if schedule == "squaredcos":
+        u = np.arange(num_timesteps + 1) / num_timesteps
+        abar = np.cos((u + 0.008) / 1.008 * np.pi / 2) ** 2
+        return np.minimum(1 - abar[1:] / abar[:-1], 0.999)
+    raise ConfigError(
+        f"schedule={schedule!r}: unknown; choose linear, scaled_linear or squaredcos"
+    )
+
+
+def edm(*, sigma_min: float = 0.002, sigma_max: float = 80.0) -> Process:
+    """The variance-exploding process x_t = x0 + t eps: time is the noise level.
+
+    Args:
+        sigma_min: Smallest level above 0, in units of the data (images in [-1, 1]).
+        sigma_max: Level where generation starts.
+
+    Source: Karras et al. 2022, arXiv:2206.00364, Table 1, column "Ours".
+    """
+    if not 0 < sigma_min < sigma_max:
+        raise ConfigError(
+            f"sigma_min={sigma_min}: must lie in (0, sigma_max={sigma_max});"
+            " the grid is logarithmic"
+        )
+    span = float(np.log(sigma_max / sigma_min))
+    return Process(
+        logsnr=lambda t: -2 * jnp.log(t),
+        alpha=jnp.ones_like,
+        sigma=lambda t: t,
+        t_min=sigma_min,
+        t_max=sigma_max,
+        c_noise=lambda t: t,
+        time=lambda u: sigma_min * jnp.exp(span * u),
+        spacing="karras",
+        z_scale=sigma_max,
+    )
+
+
+PROCESSES = {"cosine": cosine, "discrete": discrete, "edm": edm}
+
+
+def names() -> tuple[str, ...]:
+    """The processes that `make` knows."""
+    return tuple(PROCESSES)
+
+
+def make(name: str, **keywords) -> Process:
+    """The process `name`, one of `names()`, with the keywords of its constructor."""
+    if name not in PROCESSES:
+        raise ConfigError(f"process={name!r}: unknown; choose one of {names()}")
+    return PROCESSES[name](**keywords)

@@ -1,0 +1,1 @@
+"""Pure loss functions: no networks, no state."""

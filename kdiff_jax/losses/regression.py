@@ -1,0 +1,66 @@
+"""Regression of images: weights on ||x0 - x0_hat||^2, and per-example reductions."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from kdiff_jax.errors import ConfigError
+
+WEIGHTS = ("constant", "snr", "snr_trunc", "v_mse", "edm", "inverse_variance")
+
+
+def weight(
+    name: str, logsnr: Float[Array, " B"], *, sigma_data: float = 0.5
+) -> Float[Array, " B"]:
+    """Weight on ||x0 - x0_hat||^2 at a log signal-to-noise ratio.
+
+    With SNR = alpha^2 / sigma^2 = exp(logsnr):
+
+    - constant: 1
+    - snr: SNR, the loss on eps
+    - snr_trunc: max(SNR, 1)
+    - v_mse: SNR + 1, the loss on v
+    - edm: (sigma^2 + d^2) / (sigma d)^2 = SNR + 1/d^2, where d = sigma_data
+    - inverse_variance: 1/sigma^2 = SNR for alpha = 1, the VP and VE losses of EDM
+
+    Args:
+        name: One of the names above.
+        logsnr: 2 log(alpha / sigma).
+        sigma_data: Standard deviation of the data, read by "edm" alone.
+
+    Source: Salimans & Ho 2022, arXiv:2202.00512, Section 4; Karras et al. 2022,
+        arXiv:2206.00364, Table 1.
+    """
+    snr = jnp.exp(logsnr)
+    if name == "constant":
+        return jnp.ones_like(logsnr)
+    if name in ("snr", "inverse_variance"):
+        return snr
+    if name == "snr_trunc":
+        return jnp.exp(jax.nn.relu(logsnr))
+    if name == "v_mse":
+        return snr + 1
+    if name == "edm":
+        return snr + 1 / sigma_data**2
+    raise ConfigError(f"weight={name!r}: unknown; choose one of {WEIGHTS}")
+
+
+def mse_per_example(
+    x: Float[Array, "B H W C"], target: Float[Array, "B H W C"]
+) -> Float[Array, " B"]:
+    """Mean over pixels and channels of (x - target)^2."""
+    return jnp.mean((x - target) ** 2, axis=(1, 2, 3))
+
+
+def l1_per_example(
+    x: Float[Array, "B H W C"], target: Float[Array, "B H W C"]
+) -> Float[Array, " B"]:
+    """Sum over pixels and channels of |x - target| (Luhman & Luhman 2021, CIFAR-10)."""
+    return jnp.sum(jnp.abs(x - target), axis=(1, 2, 3))
+
+
+def l2_per_example(
+    x: Float[Array, "B H W C"], target: Float[Array, "B H W C"]
+) -> Float[Array, " B"]:
+    """Sum over pixels and channels of (x - target)^2, without a factor 1/2."""
+    return jnp.sum((x - target) ** 2, axis=(1, 2, 3))

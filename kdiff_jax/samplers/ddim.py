@@ -1,0 +1,94 @@
+"""DDIM: the deterministic sampler, and its one-parameter family of stochastic ones.
+
+Song et al. 2021, arXiv:2010.02502; in continuous time Salimans & Ho 2022.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from kdiff_jax import rng
+from kdiff_jax.diffusion import grids
+from kdiff_jax.diffusion.process import Process, left
+from kdiff_jax.errors import ConfigError
+from kdiff_jax.samplers import Sampler
+
+
+def make(
+    *,
+    process: Process,
+    num_steps: int,
+    spacing: str | None = None,
+    eta: float = 0.0,
+    clip: bool = False,
+) -> Sampler:
+    """DDIM on a grid of the process' own time.
+
+    One step is the network itself at t_max: the one-step student.
+
+    Args:
+        process: Any; with `edm` this is Euler's method in sigma.
+        num_steps: Denoiser calls.
+        spacing: See `grids.make`; None for the process' own.
+        eta: 0 is deterministic, 1 draws with the variance of DDPM's posterior.
+        clip: Clips x0_hat to [-1, 1], and moves along the eps of the clipped x0_hat.
+    """
+    if not 0 <= eta <= 1:
+        raise ConfigError(f"eta={eta}: must lie in [0, 1]; 0 is deterministic")
+    grid = grids.make(process, num_steps, spacing=spacing)
+
+    def sample(denoise, z, y=None, *, keys=None):
+        if eta and keys is None:
+            raise ValueError(
+                f"keys=None: eta={eta} draws noise; give one key per image"
+            )
+
+        def body(carry, now):
+            x_t, _ = carry
+            t, s, i = now
+            t, s = jnp.full(len(z), t), jnp.full(len(z), s)
+            x0_hat = denoise(x_t, t, y)
+            if clip:
+                x0_hat = jnp.clip(x0_hat, -1, 1)
+            if not eta:
+                return (process.ddim_step(x_t, x0_hat, t, s), x0_hat), None
+            draws = jax.vmap(lambda k: jax.random.fold_in(k, i))(keys)
+            eps = rng.normal(draws, "ddim", z.shape[1:])
+            return (step(process, x_t, x0_hat, t, s, eps, eta=eta), x0_hat), None
+
+        x = process.z_scale * z
+        times = jnp.asarray(grid, z.dtype)
+        over = (times[:-1], times[1:], jnp.arange(num_steps))
+        # The last step returns x0_hat also where sigma at the end is not quite 0.
+        (_, x0_hat), _ = jax.lax.scan(body, (x, jnp.zeros_like(x)), over)
+        return x0_hat
+
+    return Sampler(sample, nfe=num_steps, name="ddim")
+
+
+def step(
+    process: Process,
+    x_t: Float[Array, "B H W C"],
+    x0_hat: Float[Array, "B H W C"],
+    t: Float[Array, " B"],
+    s: Float[Array, " B"],
+    eps: Float[Array, "B H W C"],
+    *,
+    eta: float,
+) -> Float[Array, "B H W C"]:
+    """One step with fresh noise.
+
+    x_s = alpha_s x0_hat + sqrt(sigma_s^2 - c^2) eps_hat + c eps,
+    c^2 = eta^2 sigma_s^2 (1 - exp(logsnr_t - logsnr_s))
+
+    c is the paper's eta sqrt((1 - abar_t / abar_s) (1 - abar_s) / (1 - abar_t)), in a
+    form without cancellation.
+
+    Source: Song et al. 2021, Eq. 12 and 16.
+    """
+    variance = -(eta**2) * jnp.expm1(process.logsnr(t) - process.logsnr(s))
+    sigma_s, sigma_t = process.sigma(s), process.sigma(t)
+    keep = sigma_s * jnp.sqrt(1 - variance) / sigma_t
+    rest = x_t - left(process.alpha(t), x_t) * x0_hat
+    x_s = left(process.alpha(s), x_t) * x0_hat + left(keep, x_t) * rest
+    return x_s + left(sigma_s * jnp.sqrt(variance), x_t) * eps
