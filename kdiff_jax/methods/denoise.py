@@ -1,0 +1,55 @@
+"""Teacher training: regress the clean image from a noised one.
+
+Covers DDPM (Ho et al. 2020, arXiv:2006.11239), the continuous-time variance preserving
+models of Salimans & Ho (2022, arXiv:2202.00512) and EDM (Karras et al. 2022,
+arXiv:2206.00364): they differ in the times that are drawn and in the weight.
+"""
+
+from kdiff_jax import rng
+from kdiff_jax.diffusion import noise_levels
+from kdiff_jax.losses import regression
+from kdiff_jax.method import Aux, Method, Phase
+
+
+def make(
+    *,
+    nets,
+    process,
+    times: str = "process",
+    weight: str = "snr_trunc",
+    **parameters,
+) -> Method:
+    """E[ weight(logsnr_t) ||x0 - x0_hat(x_t, t, y)||^2 ].
+
+    Args:
+        nets: {"student": Net}; the trained network keeps the name of its role.
+        process: The forward process.
+        times: Distribution of t: "process" (uniform in the process' own time), or the
+            noise levels of EDM: "edm", "vp", "ve" (arXiv:2206.00364, Table 1).
+        weight: "constant", "snr" (the loss on eps: DDPM), "snr_trunc", "v_mse" or "edm".
+        **parameters: Of the distribution of t (`P_mean`, `P_std`, ...).
+
+    Source: arXiv:2006.11239 Eq. 14; arXiv:2202.00512 Section 4; arXiv:2206.00364 Eq. 8.
+    """
+    student = nets["student"]
+    draw_time = noise_levels.make(times, process, **parameters)
+
+    def loss(params, ctx):
+        x0, y = ctx.batch["x0"], ctx.batch["y"]
+        t = draw_time(ctx.keys)
+        x_t = process.add_noise(x0, rng.normal(ctx.keys, "eps", x0.shape[1:]), t)
+        x0_hat = student.apply(
+            params["student"],
+            x_t,
+            t,
+            y,
+            dropout_keys=rng.stream(ctx.keys, "dropout"),
+            augment=ctx.batch.get("augment"),
+        )
+        error = regression.mse_per_example(x0_hat, x0)
+        weighted = regression.weight(weight, process.logsnr(t)) * error
+        return weighted.mean(), Aux({"loss": weighted.mean(), "x0_error": error.mean()})
+
+    return Method(
+        nets={"student": student}, phases=(Phase("denoise", ("student",), loss),)
+    )

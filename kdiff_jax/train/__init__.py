@@ -1,0 +1,1 @@
+"""The training machinery: one step for every method, many devices, checkpoints."""

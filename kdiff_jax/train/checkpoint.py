@@ -1,0 +1,180 @@
+"""Checkpoints that are verified: Orbax writes them, we check what comes back.
+
+Orbax neither checksums its data nor refuses another dtype, and lists empty or
+uncommitted step folders as the latest. So each step holds a digest of every leaf; a
+restore takes the newest step whose digests agree, says loudly which it passed over, and
+never starts from scratch while a checkpoint exists.
+"""
+
+import pathlib
+import zlib
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+
+from kdiff_jax.errors import CheckpointError
+
+
+class Checkpoints:
+    """The checkpoints of one stage, in `folder`, one sub-folder per step."""
+
+    def __init__(self, folder, *, keep: int = 2, asynchronous: bool = True):
+        self.folder = pathlib.Path(folder).absolute()
+        self._options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            enable_async_checkpointing=asynchronous,
+            cleanup_tmp_directories=True,
+        )
+        self._manager = ocp.CheckpointManager(self.folder, options=self._options)
+
+    def save(self, step: int, state) -> None:
+        """Starts to write the state; the arrays may be donated as soon as it returns."""
+        if step in self._manager.all_steps():
+            return
+        digests = {path: _digest(leaf) for path, leaf in _leaves(state)}
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(_as_dict(state)),
+                meta=ocp.args.JsonSave({"step": step, "leaves": digests}),
+            ),
+        )
+
+    def restore_latest(self, template):
+        """Returns (state, step) of the newest valid step, or None if there is no step.
+
+        Args:
+            template: A state with the shapes, dtypes and shardings to restore into.
+
+        Raises:
+            CheckpointError: If steps exist and none is valid, or they hold another model.
+        """
+        steps = sorted(self._steps(), reverse=True)
+        for step in steps:
+            try:
+                state = self.restore(step, template)
+            except _Damaged as error:
+                logging.error("%s; trying the step before", error)
+                continue
+            self._set_aside([s for s in steps if s > step])
+            return state, step
+        if steps:
+            raise CheckpointError(
+                f"no valid checkpoint among steps {steps} of {self.folder}; refusing to"
+                " start from scratch: restore the folder, or delete it to begin anew"
+            )
+        return None
+
+    def restore(self, step: int, template):
+        """The state of one step, verified leaf by leaf."""
+        meta = self._read_meta(step)
+        _compare(meta["leaves"], template, self.folder / str(step))
+        try:
+            restored = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(_abstract(_as_dict(template)))
+                ),
+            )["state"]
+        except Exception as error:  # Orbax raises bare exceptions for damaged files
+            text = " ".join(str(error).split())[:200]
+            raise _Damaged(f"checkpoint {self.folder / str(step)}: {text}") from error
+        state = _from_dict(restored, template)
+        for path, leaf in _leaves(state):
+            if _digest(leaf)["crc32"] != meta["leaves"][path]["crc32"]:
+                raise _Damaged(
+                    f"checkpoint {self.folder / str(step)}: {path} differs from its"
+                    " checksum"
+                )
+        return state
+
+    def wait(self) -> None:
+        """Blocks until every save is on disk; raises what went wrong in the background."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        self.wait()
+        self._manager.close()
+
+    def _steps(self) -> list[int]:
+        if not self.folder.exists():
+            return []
+        return [int(p.name) for p in self.folder.iterdir() if p.name.isdigit()]
+
+    def _read_meta(self, step):
+        try:
+            args = ocp.args.Composite(meta=ocp.args.JsonRestore())
+            meta = self._manager.restore(step, args=args)["meta"]
+            if meta["step"] != step:
+                raise ValueError(f"it says step {meta['step']}")
+            return meta
+        except Exception as error:
+            text = " ".join(str(error).split())[:200]
+            raise _Damaged(f"checkpoint {self.folder / str(step)}: {text}") from error
+
+    def _set_aside(self, steps) -> None:
+        """Renames damaged steps, so that nothing is lost and their number is free."""
+        if not steps:
+            return
+        self._manager.close()
+        for step in steps:
+            source, k = self.folder / str(step), 0
+            while (target := self.folder / f"damaged_{step}_{k}").exists():
+                k += 1
+            source.rename(target)
+            logging.error("checkpoint %s is set aside as %s", source, target.name)
+        self._manager = ocp.CheckpointManager(self.folder, options=self._options)
+
+
+class _Damaged(Exception):
+    """One step cannot be used; an older one may."""
+
+
+def _as_dict(state):
+    """Orbax stores dicts of leaves; the path names are ours, so they stay readable."""
+    return {path: leaf for path, leaf in _leaves(state)}
+
+
+def _from_dict(leaves, template):
+    structure = jax.tree.structure(template)
+    return jax.tree.unflatten(structure, [leaves[path] for path, _ in _leaves(template)])
+
+
+def _leaves(tree):
+    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return [(jax.tree_util.keystr(p, simple=True, separator="/"), x) for p, x in flat]
+
+
+def _abstract(tree):
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree
+    )
+
+
+def _digest(leaf) -> dict:
+    host = np.asarray(leaf.addressable_data(0))
+    return {
+        "shape": list(leaf.shape),
+        "dtype": str(leaf.dtype),
+        "crc32": zlib.crc32(np.ascontiguousarray(host).tobytes()),
+    }
+
+
+def _compare(stored: dict, template, where) -> None:
+    """Refuses a checkpoint of another model, naming the first leaves that differ."""
+    expected = {path: x for path, x in _leaves(template)}
+    wrong = [f"{p} is missing" for p in expected if p not in stored]
+    wrong += [f"{p} is not expected" for p in stored if p not in expected]
+    for path in expected.keys() & stored.keys():
+        found = (tuple(stored[path]["shape"]), stored[path]["dtype"])
+        want = (tuple(expected[path].shape), str(expected[path].dtype))
+        if found != want:
+            wrong.append(f"{path} is {found}, expected {want}")
+    if wrong:
+        more = f" and {len(wrong) - 10} more" if len(wrong) > 10 else ""
+        raise CheckpointError(
+            f"checkpoint {where} is of another model: {'; '.join(sorted(wrong)[:10])}"
+            f"{more}; use the config that wrote it, or another workdir"
+        )

@@ -1,0 +1,38 @@
+"""From what the host sends to what the methods read, on the device.
+
+Small sets stay on the device as uint8 and the host sends indices; large ones are sent as
+uint8 batches. Flips and augmentation happen here.
+"""
+
+import jax.numpy as jnp
+
+from kdiff_jax.data.pixels import to_float
+from kdiff_jax.diffusion import augment as augmentation
+from kdiff_jax.types import Batch, Keys
+
+
+def make(*, flip: bool = False, augment_prob: float = 0.0):
+    """Returns (frozen, batch, keys) -> batch.
+
+    Args:
+        flip: Random horizontal flips with probability 1/2.
+        augment_prob: Of each transform of EDM's non-leaking augmentation; 0 is off.
+    """
+
+    def inputs(frozen, batch, keys: Keys) -> Batch:
+        batch = dict(batch)
+        if "index" in batch:
+            index, data = batch.pop("index"), frozen["data"]
+            batch |= {name: array[index] for name, array in data.items()}
+        batch["x0"] = to_float(batch["x0"])
+        if "z" in batch:
+            batch["z"] = batch["z"].astype(jnp.float32)
+        if flip:
+            batch["x0"] = augmentation.random_flip(batch["x0"], keys)
+        if augment_prob:
+            batch["x0"], batch["augment"] = augmentation.augment(
+                batch["x0"], keys, augment_prob
+            )
+        return batch
+
+    return inputs

@@ -1,0 +1,95 @@
+"""Optimizers, learning-rate schedules and moving averages, from plain arguments."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import optax
+
+from kdiff_jax.errors import ConfigError
+from kdiff_jax.train.step import Optim
+
+SCHEDULES = ("constant", "linear", "cosine")
+
+
+def make(
+    name: str = "adam",
+    *,
+    lr: float,
+    batch_size: int,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    clip_norm: float | None = None,
+    schedule: str = "constant",
+    warmup_steps: int = 0,
+    ema_decay: float | None = None,
+    ema_half_life: float | None = None,
+    ema_ramp_up: float = 0.05,
+) -> Optim:
+    """Builds the update of one role.
+
+    Args:
+        name: "adam" (decoupled weight decay, so AdamW when weight_decay > 0) or "sgd".
+        lr: Learning rate after the warm-up.
+        batch_size: Global; the half-life is counted in images.
+        b1, b2, eps: Of Adam.
+        weight_decay: Decoupled, scaled by the learning rate; only on parameters of two
+            or more dimensions under no name "freqs" (fixed Fourier frequencies).
+        clip_norm: Largest norm of the gradient that is averaged over all devices.
+        schedule: "constant", "linear" to 0 at the last step, or "cosine" to 0.
+        warmup_steps: lr * min(1, step / warmup_steps); the first update has lr 0.
+        ema_decay: Constant decay per step of the moving average.
+        ema_half_life: Half-life in images, of at most `ema_ramp_up` of the images seen.
+        ema_ramp_up: See there (arXiv:2206.00364, Appendix F.2).
+
+    Raises:
+        ConfigError: If a name is unknown, or both kinds of average are asked for.
+    """
+    if schedule not in SCHEDULES:
+        raise ConfigError(f"schedule={schedule!r}; choose one of {', '.join(SCHEDULES)}")
+    if ema_decay is not None and ema_half_life is not None:
+        raise ConfigError(
+            f"ema_decay={ema_decay} and ema_half_life={ema_half_life}; give one of them"
+        )
+    clip = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
+    decay = [optax.add_decayed_weights(weight_decay)] if weight_decay else []
+    if name == "adam":
+        direction = [optax.scale_by_adam(b1, b2, eps)]
+    elif name == "sgd":
+        direction = []
+    else:
+        raise ConfigError(f"optimizer name={name!r}; choose one of adam, sgd")
+    return Optim(
+        optax.chain(*clip, *direction, *decay),
+        _learning_rate(lr, schedule, warmup_steps),
+        _ema(ema_decay, ema_half_life, ema_ramp_up, batch_size),
+    )
+
+
+def _learning_rate(lr, schedule, warmup_steps) -> Callable:
+    def rate(step, num_steps):
+        step, done = jnp.float32(step), jnp.float32(step) / jnp.float32(num_steps)
+        factor = {
+            "constant": 1.0,
+            "linear": 1 - done,
+            "cosine": 0.5 * (1 + jnp.cos(jnp.pi * done)),
+        }[schedule]
+        warm = jnp.minimum(1.0, step / warmup_steps) if warmup_steps else 1.0
+        return lr * factor * warm
+
+    return rate
+
+
+def _ema(decay, half_life, ramp_up, batch_size) -> Callable:
+    if decay is not None:
+        return lambda step: jnp.float32(decay)
+    if half_life is None:
+        return lambda step: jnp.float32(0)
+
+    def ramped(step):
+        seen = jnp.float32(step) * batch_size
+        images = jnp.minimum(half_life, ramp_up * seen)
+        return 0.5 ** (batch_size / jnp.maximum(images, 1e-8))
+
+    return ramped

@@ -1,0 +1,177 @@
+"""TrainState, and the one train step that every method shares."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from kdiff_jax import rng
+from kdiff_jax.method import Context, Method, Phase
+
+
+class Optim(NamedTuple):
+    """How one role is updated.
+
+    Attributes:
+        tx: Gradient -> update of unit learning rate (a descent direction is -update).
+        lr: (step, num_steps) -> learning rate; both may be traced.
+        ema_decay: (step) -> decay of the moving average; 0 keeps no average.
+    """
+
+    tx: optax.GradientTransformation
+    lr: Callable[[Any, Any], Any]
+    ema_decay: Callable[[Any], Any]
+
+
+@struct.dataclass
+class NetState:
+    """One trained network.
+
+    Fields of this and of `TrainState` are `Any` on purpose: JAX rebuilds these
+    containers holding shardings, vmap axes and None.
+    """
+
+    params: Any
+    opt_state: Any
+    ema: Any
+
+
+@struct.dataclass
+class TrainState:
+    """All that a step changes, and so all that a checkpoint holds."""
+
+    step: Any  # i32[]
+    nets: Any  # role -> NetState
+    carry: Any  # name -> array tree
+
+
+def init_state(
+    method: Method, optim: Mapping[str, Optim], given: Mapping[str, Any], key
+) -> TrainState:
+    """Builds the first state.
+
+    Args:
+        method: Its `init_from` says which roles start as copies.
+        optim: How to update each trained role.
+        given: Params by role, of the teacher and of roles that start from a checkpoint.
+        key: For the roles that start from random parameters.
+    """
+    params = dict(given)
+    for i, (role, net) in enumerate(method.nets.items()):
+        if role not in params:
+            source = method.init_from.get(role)
+            fresh = jax.random.fold_in(key, i)
+            params[role] = params[source] if source in params else net.init(fresh)
+    nets = {}
+    for role in method.nets:
+        own = jax.tree.map(jnp.array, params[role])  # copies: the state is donated
+        ema = jax.tree.map(jnp.array, params[role])
+        nets[role] = NetState(own, optim[role].tx.init(own), ema)
+    return TrainState(jnp.int32(0), nets, jax.tree.map(jnp.array, dict(method.carry)))
+
+
+def due(phases: tuple[Phase, ...], step: int) -> tuple[Phase, ...]:
+    """The phases that run at `step`, a Python int: the schedule is static."""
+    return tuple(p for p in phases if step % p.every == p.offset)
+
+
+def make_train_step(
+    method: Method,
+    optim: Mapping[str, Optim],
+    phases: tuple[Phase, ...],
+    *,
+    axis_name: str | None = None,
+    num_microbatches: int = 1,
+    unroll: bool = True,
+):
+    """Returns the pure (state, frozen, settings, batch, keys) -> (state, metrics).
+
+    Args:
+        method: What to train.
+        optim: How to update each trained role.
+        phases: The subset of `method.phases` to run, see `due`.
+        axis_name: Mesh axis over which the batch is split; None on one device.
+        num_microbatches: Gradients are averaged over so many parts of the batch.
+        unroll: Unroll that loop; a gradient inside a loop is slow on the CPU.
+    """
+
+    def context(state, frozen, settings, batch, keys, stream):
+        params = {role: net.params for role, net in state.nets.items()}
+        ema = {role: net.ema for role, net in state.nets.items()}
+        keys = rng.stream(keys, stream)
+        return Context(params, ema, frozen, state.carry, batch, keys, settings)
+
+    def update(phase, state, ctx):
+        trained = _local({role: ctx.nets[role] for role in phase.trains}, axis_name)
+
+        def gradient(batch, keys):
+            part = ctx._replace(batch=batch, keys=keys)
+            (_, aux), grads = jax.value_and_grad(phase.loss, has_aux=True)(
+                trained, part
+            )
+            return grads, aux
+
+        grads, aux = _accumulate(
+            gradient, (ctx.batch, ctx.keys), num_microbatches, unroll
+        )
+        grads, aux = _mean((grads, aux), axis_name)
+        num_steps = ctx.settings["num_train_steps"]
+        new = {
+            role: _apply(
+                state.nets[role], grads[role], optim[role], state.step, num_steps
+            )
+            for role in phase.trains
+        }
+        metrics = {f"{phase.name}/{k}": v for k, v in aux.metrics.items()}
+        metrics[f"{phase.name}/grad_norm"] = optax.global_norm(grads)
+        carry = {**state.carry, **aux.carry}
+        return state.replace(nets={**state.nets, **new}, carry=carry), metrics
+
+    def train_step(state, frozen, settings, batch, keys):
+        batch = method.prepare(context(state, frozen, settings, batch, keys, "prepare"))
+        metrics = {}
+        for phase in phases:
+            ctx = context(state, frozen, settings, batch, keys, phase.name)
+            state, more = update(phase, state, ctx)
+            metrics |= more
+        return state.replace(step=state.step + 1), metrics
+
+    return train_step
+
+
+def _apply(net: NetState, grads, optim: Optim, step, num_steps) -> NetState:
+    updates, opt_state = optim.tx.update(grads, net.opt_state, net.params)
+    lr = optim.lr(step, num_steps)
+    params = jax.tree.map(lambda p, u: p - lr * u, net.params, updates)
+    decay = optim.ema_decay(step)
+    ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, net.ema, params)
+    return NetState(params, opt_state, ema)
+
+
+def _accumulate(gradient, parts, num_parts: int, unroll: bool):
+    """The mean of `gradient(*part)` over `num_parts` slices of the batch."""
+    if num_parts == 1:
+        return gradient(*parts)
+    split = jax.tree.map(lambda x: x.reshape(num_parts, -1, *x.shape[1:]), parts)
+    first = gradient(*jax.tree.map(lambda x: x[0], split))
+    rest = jax.tree.map(lambda x: x[1:], split)
+
+    def add(total, part):
+        return jax.tree.map(jnp.add, total, gradient(*part)), None
+
+    total, _ = jax.lax.scan(add, first, rest, unroll=unroll)
+    return jax.tree.map(lambda x: x / num_parts, total)
+
+
+def _mean(tree, axis_name):
+    return jax.lax.pmean(tree, axis_name) if axis_name else tree
+
+
+def _local(params, axis_name):
+    """Marks replicated params device-local; else shard_map's grad() is a psum."""
+    if not axis_name:
+        return params
+    return jax.tree.map(lambda p: jax.lax.pcast(p, axis_name, to="varying"), params)
