@@ -1,14 +1,13 @@
 """Frechet distance between two Gaussians, in float64 on the host.
 
-Knows nothing of images or networks: which features the moments describe decides the name
-of the number (`fd_pixels`, `fd_resnet56`, FID for Inception's).
+Knows nothing of images or networks: which features the moments describe decides the
+name of the number (`fd_pixels`, `fd_resnet56`, FID for Inception's).
 """
 
 import numpy as np
-from jax import Array
 from jaxtyping import Float
 
-Numbers = Array | np.ndarray
+from kdiff_jax.metrics.checks import Numbers
 
 # Rounding turns the zeros of a rank-deficient covariance into eigenvalues of about
 # -1e-16 of the largest; beyond this fraction the matrix is no covariance.
@@ -52,8 +51,8 @@ def frechet_distance(
             f"mu={len(mu)} features, mu_ref={len(mu_ref)}: sizes must agree; "
             "compute both with the same features"
         )
-    root = _square_root("sigma", sigma)
-    _square_root("sigma_ref", sigma_ref)
+    root = _square_root(sigma)
+    _check_spectrum("sigma_ref", np.linalg.eigvalsh(sigma_ref))
     # sigma sigma_ref and root sigma_ref root have the same eigenvalues; only the second
     # is symmetric, so no complex square root of an ill-conditioned product is needed.
     product = root @ sigma_ref @ root
@@ -68,25 +67,30 @@ def _checked(mu_name, mu, sigma_name, sigma):
     mu, sigma = np.asarray(mu, np.float64), np.asarray(sigma, np.float64)
     if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
         raise ValueError(
-            f"{mu_name}={mu.shape}, {sigma_name}={sigma.shape}: shapes must be (D,) and "
-            "(D, D); pass a mean and a covariance"
+            f"{mu_name}={mu.shape}, {sigma_name}={sigma.shape}: shapes must be (D,) "
+            "and (D, D); pass a mean and a covariance"
         )
     for name, value in ((mu_name, mu), (sigma_name, sigma)):
         if not np.isfinite(value).all():
             bad = np.count_nonzero(~np.isfinite(value))
             raise ValueError(
-                f"{name}={bad} of {value.size} numbers are NaN or infinite: moments must "
-                "be finite; look for NaN in the images or features"
+                f"{name}={bad} of {value.size} numbers are NaN or infinite: moments "
+                "must be finite; look for NaN in the images or features"
             )
     return mu, (sigma + sigma.T) / 2
 
 
-def _square_root(name, sigma):
+def _square_root(sigma):
     """Symmetric square root; rounding's negative eigenvalues count as zero."""
     eigenvalues, vectors = np.linalg.eigh(sigma)
-    if eigenvalues[0] < -NEGATIVE * max(eigenvalues[-1], 0.0):
-        raise ValueError(
-            f"{name}=eigenvalues from {eigenvalues[0]:.3g} to {eigenvalues[-1]:.3g}: a "
-            "covariance has none below 0; recompute the moments in float64"
-        )
+    _check_spectrum("sigma", eigenvalues)
     return (vectors * np.sqrt(np.clip(eigenvalues, 0, None))) @ vectors.T
+
+
+def _check_spectrum(name, eigenvalues):
+    low, high = eigenvalues[0], eigenvalues[-1]
+    if low < -NEGATIVE * max(high, 0.0):
+        raise ValueError(
+            f"{name}=eigenvalues from {low:.3g} to {high:.3g}: a covariance has none "
+            "below 0; recompute the moments in float64"
+        )

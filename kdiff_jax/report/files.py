@@ -42,10 +42,8 @@ def _plain(value):
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     array = np.asarray(value)  # numpy and JAX scalars and arrays
-    if array.dtype.kind not in "biuf" and array.dtype != "bfloat16":
+    if array.dtype == object:
         raise TypeError(f"value={value!r}: JSON holds numbers, texts, lists and dicts")
-    return _plain(
-        array.astype(np.float64).tolist()
-        if array.dtype.kind not in "biu"
-        else array.tolist()
-    )
+    # bfloat16 knows no tolist of its own.
+    exact = array.dtype.kind in "biufU"
+    return _plain((array if exact else array.astype(np.float64)).tolist())

@@ -62,7 +62,7 @@ def side_by_side(
     More than `num_cols` images continue in a further block of rows.
 
     Args:
-        rows: (title, images); e.g. ("teacher, 64 steps", ...), ("student, 1 step", ...).
+        rows: (title, images), as ("teacher, 64 steps", ...), ("student, 1 step", ...).
         num_cols: Images a row.
         pad: White pixels around each image.
         scale: How often each pixel is repeated; None: until a tile has 48 pixels.

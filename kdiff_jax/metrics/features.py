@@ -1,0 +1,160 @@
+"""Images to features, by name. The name of the features is the name of the metric."""
+
+import os
+import zipfile
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float32, Float64, UInt8
+
+from kdiff_jax.errors import CheckpointError, ConfigError
+from kdiff_jax.models.resnet import ResNet
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Features(NamedTuple):
+    """A feature extractor."""
+
+    name: str
+    dim: int | None  # None: as many as an image has numbers
+    apply: Callable  # uint8[N, H, W, C] -> f32[N, dim] or f64[N, dim], on the host
+
+
+def make(
+    name: str, *, weights: str | os.PathLike | None = None, batch_size: int = 256
+) -> Features:
+    """The feature extractor `name`.
+
+    Args:
+        name: "pixels": the image itself, in [-1, 1] (for tiny images).
+            "resnet56": 64 pooled activations of a CIFAR-10 classifier (RGB images).
+        weights: The network's file; for "resnet56" an .npz with PyTorch's names
+            (conv1.weight, layer1.0.bn1.running_mean, ..., linear.bias).
+        batch_size: Images a call of the network; the last batch is filled up, so that
+            one program serves any number.
+
+    Raises:
+        ConfigError: If there are no such features, or weights miss or are too much.
+        CheckpointError: If the weights cannot be read or are of another network.
+    """
+    if name not in _MAKERS:
+        raise ConfigError(
+            f"features={name!r}: unknown; choose one of {', '.join(_MAKERS)}"
+        )
+    return _MAKERS[name](weights, batch_size)
+
+
+def metric_name(features: Features | str) -> str:
+    """The key under which a Frechet distance on these features is reported."""
+    return f"fd_{features if isinstance(features, str) else features.name}"
+
+
+def _pixels(weights, batch_size):
+    del batch_size  # no network
+    if weights is not None:
+        raise ConfigError(f"weights={weights}: pixels need none; leave it out")
+
+    def apply(images: UInt8[np.ndarray, "N H W C"]) -> Float64[np.ndarray, "N D"]:
+        return images.reshape(len(images), -1).astype(np.float64) / 127.5 - 1
+
+    return Features("pixels", None, apply)
+
+
+def _resnet56(weights, batch_size):
+    if weights is None:
+        raise ConfigError(
+            "weights=None: resnet56 needs its file; give a CIFAR-10 ResNet-56's .npz"
+        )
+    network = ResNet()
+    params = _load(weights, network)
+
+    @jax.jit
+    def forward(params, images):
+        mean, std = jnp.array(IMAGENET_MEAN), jnp.array(IMAGENET_STD)
+        x = (images / 255 - mean[None, None, None]) / std[None, None, None]
+        return network.apply({"params": params}, x)[0]
+
+    def apply(images: UInt8[np.ndarray, "N H W C"]) -> Float32[np.ndarray, "N 64"]:
+        if images.shape[-1] != 3:
+            raise ConfigError(
+                f"images={images.shape}: resnet56 reads RGB; use features='pixels'"
+            )
+        return _in_batches(lambda part: forward(params, part), images, batch_size, 64)
+
+    return Features("resnet56", 64, apply)
+
+
+# Inception joins here with its weight file; its metric is then called `fid`.
+_MAKERS = {"pixels": _pixels, "resnet56": _resnet56}
+
+
+def _in_batches(function, images, batch_size, dim):
+    features = np.empty((len(images), dim), np.float32)
+    for start in range(0, len(images), batch_size):
+        part = images[start : start + batch_size]
+        fill = ((0, batch_size - len(part)), (0, 0), (0, 0), (0, 0))
+        values = function(np.pad(part, fill))
+        features[start : start + len(part)] = np.asarray(values)[: len(part)]
+    return features
+
+
+def _load(path, network):
+    """Parameters from a file with PyTorch's names and layouts."""
+    shapes = jax.eval_shape(
+        lambda: network.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
+    )
+    leaves, treedef = jax.tree.flatten_with_path(shapes)
+    arrays = _read(path)
+    wanted = {_torch_name(tree_path): leaf.shape for tree_path, leaf in leaves}
+    # BatchNorm's counter of training steps: PyTorch stores it, nothing reads it.
+    found = {
+        name: _flax_layout(array)
+        for name, array in arrays.items()
+        if not name.endswith("num_batches_tracked")
+    }
+    wrong = [
+        *(f"{name} missing" for name in wanted if name not in found),
+        *(f"{name} unknown" for name in found if name not in wanted),
+        *(
+            f"{name} has shape {arrays[name].shape}"
+            for name, shape in wanted.items()
+            if name in found and found[name].shape != shape
+        ),
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise CheckpointError(
+            f"weights={path}: not a CIFAR-10 ResNet-56: {', '.join(wrong[:3])}{more}; "
+            "give the matching file"
+        )
+    return treedef.unflatten([jnp.asarray(found[name], jnp.float32) for name in wanted])
+
+
+def _read(path):
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"weights={path}: no such file; give a CIFAR-10 ResNet-56's .npz"
+        ) from None
+    except (OSError, ValueError, zipfile.BadZipFile, AttributeError, EOFError) as error:
+        raise CheckpointError(
+            f"weights={path}: not a readable .npz ({error}); fetch it again"
+        ) from None
+
+
+def _torch_name(tree_path):
+    *modules, leaf = (key.key for key in tree_path)
+    kind = {"mean": "running_mean", "var": "running_var", "bias": "bias"}
+    return ".".join([*modules, kind.get(leaf, "weight")])
+
+
+def _flax_layout(array):
+    """Convolutions OIHW -> HWIO, matrices transposed, vectors as they are."""
+    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T

@@ -1,0 +1,94 @@
+"""ResNet for CIFAR images, in evaluation mode: the feature network of `fd_resnet56`.
+
+No training mode: batch normalisation uses its stored statistics, kept as parameters.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+BN_EPS = 1e-5
+# Features must not depend on the accelerator: TPUs and GPUs would multiply in less.
+PRECISION = jax.lax.Precision.HIGHEST
+
+
+class FixedBatchNorm(nn.Module):
+    """(x - mean) / sqrt(var + 1e-5) * scale + bias, with stored mean and var."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+        zeros, ones = nn.initializers.zeros, nn.initializers.ones
+        shape = x.shape[-1:]
+        scale = self.param("scale", ones, shape)
+        bias = self.param("bias", zeros, shape)
+        mean = self.param("mean", zeros, shape)
+        var = self.param("var", ones, shape)
+        factor = scale / jnp.sqrt(var + BN_EPS)
+        return x * factor[None, None, None] + (bias - mean * factor)[None, None, None]
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut without parameters (option A).
+
+    Where the size changes, the shortcut takes every second pixel and pads the channels
+    with zeros, half before and half after.
+    """
+
+    num_channels: int
+    stride: int = 1
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w c"]:
+        h = _conv(self.num_channels, self.stride, "conv1")(x)
+        h = nn.relu(FixedBatchNorm(name="bn1")(h))
+        h = FixedBatchNorm(name="bn2")(_conv(self.num_channels, 1, "conv2")(h))
+        missing = self.num_channels - x.shape[-1]
+        edges = (missing // 2, missing - missing // 2)
+        shortcut = x[:, :: self.stride, :: self.stride]
+        return nn.relu(h + jnp.pad(shortcut, ((0, 0), (0, 0), (0, 0), edges)))
+
+
+class ResNet(nn.Module):
+    """Three stages of 16, 32, 64 channels with `num_blocks` blocks each.
+
+    9 blocks a stage are ResNet-56: 6 * 9 + 2 layers, 855,770 parameters with the stored
+    statistics not counted.
+
+    Source: He et al. 2016, arXiv:1512.03385, section 4.2.
+    """
+
+    num_blocks: int = 9
+    num_classes: int = 10
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B H W 3"]
+    ) -> tuple[Float[Array, "B 64"], Float[Array, "B K"]]:
+        """Pooled features before the linear layer, and the logits after it.
+
+        Args:
+            x: Images as the weights expect them (usually (x / 255 - mean) / std).
+        """
+        x = nn.relu(FixedBatchNorm(name="bn1")(_conv(16, 1, "conv1")(x)))
+        for stage, num_channels in enumerate((16, 32, 64), start=1):
+            for i in range(self.num_blocks):
+                stride = 2 if i == 0 and stage > 1 else 1
+                x = BasicBlock(num_channels, stride, name=f"layer{stage}.{i}")(x)
+        features = x.mean(axis=(1, 2))
+        linear = nn.Dense(self.num_classes, precision=PRECISION, name="linear")
+        return features, linear(features)
+
+
+def _conv(num_channels, stride, name):
+    return nn.Conv(
+        num_channels,
+        (3, 3),
+        strides=stride,
+        # PyTorch's padding, which "SAME" would not give at stride 2.
+        padding=((1, 1), (1, 1)),
+        use_bias=False,
+        precision=PRECISION,
+        name=name,
+    )
