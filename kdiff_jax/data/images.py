@@ -1,0 +1,136 @@
+"""Sets of images, all seen alike: `load(name, ...)` gives `Images`, read by index.
+
+Images are uint8 NHWC on the host; `pixels.to_float` makes them [-1, 1] on the device.
+In which order they are read is the matter of `batches`, not of this module.
+"""
+
+import importlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from kdiff_jax.errors import ConfigError
+
+# Sets up to this size are offered whole, to be kept on the device.
+MAX_IN_MEMORY = 2 * 2**30
+
+# Every source is a module of this package with `load(**keywords) -> Images`.
+SOURCES = {
+    "digits": "digits",
+    "synthetic": "synthetic",
+    "npz": "npz",
+    "folder": "folder",
+    "edm_zip": "edm_zip",
+    "tfds": "tfds",
+}
+# Names of tensorflow-datasets that need no prefix "tfds:".
+TFDS_NAMES = (
+    "celeb_a",
+    "cifar10",
+    "cifar100",
+    "downsampled_imagenet/64x64",
+    "fashion_mnist",
+    "lsun/bedroom",
+    "lsun/church_outdoor",
+    "mnist",
+)
+
+
+class Images(NamedTuple):
+    """A set of images.
+
+    Attributes:
+        read: (int64[n] indices) -> uint8[n, H, W, C]; safe to call from many threads.
+        labels: int32[num], zeros when there are none.
+        num: How many images.
+        shape: (H, W, C).
+        num_classes: 0 when the data has no labels.
+        in_memory: uint8[num, H, W, C] when the set is small enough, else None.
+        name: For messages and reports.
+    """
+
+    read: Callable[[Any], np.ndarray]
+    labels: np.ndarray
+    num: int
+    shape: tuple[int, int, int]
+    num_classes: int
+    in_memory: np.ndarray | None
+    name: str
+
+    def batch(self, indices: Int[np.ndarray, " n"]) -> dict[str, np.ndarray]:
+        """The entries of a batch: x0 uint8[n, H, W, C] and y int32[n]."""
+        return {"x0": self.read(indices), "y": self.labels[indices]}
+
+
+def load(
+    name: str,
+    *,
+    path: str | None = None,
+    split: str = "train",
+    size: int | None = None,
+    use_labels: bool = True,
+    **options: Any,
+) -> Images:
+    """The set of this name.
+
+    Args:
+        name: `digits`, `synthetic`, `npz`, `folder`, `edm_zip`, one of TFDS_NAMES,
+            or "tfds:NAME".
+        path: The file or folder of `npz`, `folder`, `edm_zip`; the data_dir of tfds.
+        split: Which part of the set, in the words of the set itself.
+        size: Side in pixels that images are cropped and resized to; None keeps them.
+        use_labels: False gives zeros for labels, and num_classes 0.
+        **options: What else this source takes; see its module.
+
+    Raises:
+        ConfigError: If no such source exists, or it does not take an option.
+        DataError: If the data is missing or damaged.
+    """
+    source, _, rest = name.partition(":")
+    if name in TFDS_NAMES:
+        source, rest = "tfds", name
+    if source not in SOURCES or (source == "tfds") != bool(rest):
+        known = ", ".join((*sorted(set(SOURCES) - {"tfds"}), *TFDS_NAMES, "tfds:NAME"))
+        raise ConfigError(f"data.name={name!r}: no such set; one of {known}")
+    if rest:
+        options["dataset"] = rest
+    module = importlib.import_module(f"kdiff_jax.data.{SOURCES[source]}")
+    images = module.load(path=path or None, split=split, size=size or None, **options)
+    if not use_labels:
+        zeros = np.zeros(images.num, np.int32)
+        images = images._replace(labels=zeros, num_classes=0)
+    return images
+
+
+def from_array(
+    array: UInt8[np.ndarray, "N H W C"],
+    labels: Int[np.ndarray, " N"] | None,
+    *,
+    num_classes: int,
+    name: str,
+) -> Images:
+    """A set that lies in the memory of the host."""
+    num = len(array)
+    if labels is None:
+        labels, num_classes = np.zeros(num, np.int32), 0
+    return Images(
+        read=lambda indices: array[indices],
+        labels=np.asarray(labels, np.int32),
+        num=num,
+        shape=array.shape[1:],
+        num_classes=num_classes,
+        in_memory=array if array.nbytes <= MAX_IN_MEMORY else None,
+        name=name,
+    )
+
+
+def refuse(name: str, *, path: str | None, split: str) -> None:
+    """For sets without files and parts: a path or another split is a mistake."""
+    if path is not None:
+        raise ConfigError(
+            f"data.path={path!r}: {name} is built in and reads no file; leave it out"
+        )
+    if split != "train":
+        raise ConfigError(f"data.split={split!r}: {name} has only the split 'train'")
