@@ -53,7 +53,7 @@ class BasicBlock(nn.Module):
 class ResNet(nn.Module):
     """Three stages of 16, 32, 64 channels with `num_blocks` blocks each.
 
-    9 blocks a stage are ResNet-56: 6 * 9 + 2 layers, 855,770 parameters with the stored
+    9 blocks a stage are ResNet-56: 6 * 9 + 2 layers, 853,018 parameters with the stored
     statistics not counted.
 
     Source: He et al. 2016, arXiv:1512.03385, section 4.2.

@@ -1,0 +1,71 @@
+"""One module per denoising network; the module's name, `*_unet`, is the network's name.
+
+All are called alike, on images and what the family's embedding reads (`c_noise`):
+
+    module.apply({"params": p}, x, c_noise, y, augment=None, dropout_keys=None) -> F
+
+================  =========================================  =========================
+name              network                                    c_noise
+================  =========================================  =========================
+``ddpm_unet``     Ho et al. 2020 (diffusers' UNet2DModel)    index 0 .. 999
+``iddpm_unet``    Salimans & Ho 2022, "unet_iddpm"           logsnr in [-20, 20]
+``song_unet``     DDPM++ and NCSN++ of Karras et al. 2022    c_noise of its Table 1
+``adm_unet``      Dhariwal & Nichol's, in Karras et al.      c_noise of its Table 1
+================  =========================================  =========================
+
+`y` is i32[B]; None, or -1, is no label. Dropout is active if and only if one typed key
+per example is given, `dropout_keys`. `module.apply(..., method="encode")` returns the
+features of the encoder in place of F.
+"""
+
+import importlib
+import inspect
+import pkgutil
+
+import flax.linen as nn
+import jax
+
+from kdiff_jax.types import Params
+
+BUFFERS = (jax.tree_util.DictKey("freqs"),)  # loaded, saved, never trained
+
+
+def names() -> list[str]:
+    """The networks that exist: the `*_unet` modules of this package."""
+    modules = [module.name for module in pkgutil.iter_modules(__path__)]
+    return sorted(name for name in modules if name.endswith("_unet"))
+
+
+def make(name: str, **keywords) -> nn.Module:
+    """Builds the network `name`; the keywords are the fields of its module.
+
+    Raises:
+        ValueError: If there is no such network, or it has no such field.
+    """
+    if name not in names():
+        raise ValueError(
+            f"model={name!r} does not exist; kdiff_jax/models has: {', '.join(names())}"
+        )
+    function = importlib.import_module(f"kdiff_jax.models.{name}").make
+    known = [
+        field
+        for field in inspect.signature(function).parameters
+        if field not in ("parent", "name")  # Flax's own
+    ]
+    for keyword in keywords:
+        if keyword not in known:
+            raise ValueError(
+                f"model {name!r} has no keyword {keyword!r}; it has: {', '.join(known)}"
+            )
+    return function(**keywords)
+
+
+def trainable(params: Params) -> Params:
+    """Tree of bool: False for buffers, which no optimizer may move.
+
+    Their gradient is exactly zero, so only a rule that reads the parameter itself
+    (weight decay, LAMB) needs this: `optax.add_decayed_weights(w, mask=trainable)`.
+    """
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: path[-1] not in BUFFERS, params
+    )
