@@ -1,0 +1,58 @@
+"""What a figure was measured with: machine, devices and versions."""
+
+import importlib.metadata
+import os
+import pathlib
+import platform
+import subprocess
+from typing import Any
+
+import jax
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def hardware() -> dict[str, Any]:
+    """Devices of all hosts, and this host's processor."""
+    devices = jax.devices()
+    return {
+        "platform": devices[0].platform,
+        "device": devices[0].device_kind,
+        "num_devices": len(devices),
+        "num_hosts": jax.process_count(),
+        "num_cpus": os.cpu_count(),
+        "machine": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of the package, its git commit, Python, and the libraries below it."""
+    found = {"python": platform.python_version()}
+    for name in ("kdiff_jax", *PACKAGES):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # run from a checkout, or a library not installed
+    commit = _git_commit()
+    return found if commit is None else {**found, "git_commit": commit}
+
+
+def _git_commit():
+    """The checkout's commit, marked when files differ from it; None outside git."""
+    root = pathlib.Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None  # an installed package inside somebody else's repository
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return f"{commit}-changed" if changed else commit
+
+
+def _git(root, *arguments):
+    command = ["git", "-C", str(root), *arguments]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=10
+    )
+    return done.stdout.strip()

@@ -1,0 +1,128 @@
+"""`report.json` and its tables: one row for each measured model."""
+
+import json
+import math
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kdiff_jax.report.environment import hardware, versions
+from kdiff_jax.report.files import json_text, write_atomically
+from kdiff_jax.report.progress import duration
+
+Row = Mapping[str, Any]
+
+# What scripts rely on. All of them are in every row; a figure that was not measured is
+# None, and one that is NaN becomes null in the file.
+COLUMNS = (
+    "stage",
+    "role",
+    "method",
+    "sampler",
+    "nfe",
+    "num_params",
+    "num_images",
+    "seed",
+    "metrics",
+    "images_per_second",
+    "train_steps",
+    "train_seconds",
+)
+
+
+def make_report(config: str, rows: Sequence[Row]) -> dict[str, Any]:
+    """The content of `report.json`, with this machine's hardware and versions.
+
+    Args:
+        config: The config's name.
+        rows: Each with exactly the keys of `COLUMNS`, role "teacher" or "student".
+
+    Raises:
+        ValueError: If a row lacks a key, has another, or an unknown role.
+    """
+    for row in rows:
+        wrong = set(COLUMNS) ^ set(row)
+        if wrong:
+            raise ValueError(
+                f"row={row.get('stage')!r}: keys {sorted(wrong)} miss or are unknown; "
+                f"a row has {', '.join(COLUMNS)}"
+            )
+        if row["role"] not in ("teacher", "student"):
+            raise ValueError(f"role={row['role']!r}: choose 'teacher' or 'student'")
+    return {
+        "config": config,
+        "rows": [{name: row[name] for name in COLUMNS} for row in rows],
+        "hardware": hardware(),
+        "versions": versions(),
+    }
+
+
+def write(path: str | os.PathLike, report: Mapping[str, Any]) -> None:
+    """Writes `report.json`, whole or not at all."""
+    write_atomically(path, json_text(report, indent=2) + "\n")
+
+
+def read(path: str | os.PathLike) -> dict[str, Any]:
+    """Reads `report.json`; a null stays None."""
+    return json.loads(pathlib.Path(path).read_text())
+
+
+def text_table(rows: Sequence[Row]) -> str:
+    """Teacher and student rows for the terminal, columns aligned."""
+    head, *body = table(rows)
+    widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
+    first_number = head.index("nfe")
+
+    def line(cells):
+        aligned = (
+            cell.ljust(width) if i < first_number else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        )
+        return "  ".join(aligned).rstrip()
+
+    rule = "  ".join("-" * width for width in widths)
+    return "\n".join([line(head), rule, *map(line, body)])
+
+
+def markdown_table(rows: Sequence[Row]) -> str:
+    """The same table for a document."""
+    head, *body = table(rows)
+    marks = ["---" if i < head.index("nfe") else "---:" for i in range(len(head))]
+    escaped = ([cell.replace("|", "\\|") for cell in cells] for cells in body)
+    lines = ["| " + " | ".join(cells) + " |" for cells in (head, marks, *escaped)]
+    return "\n".join(lines)
+
+
+def table(rows: Sequence[Row]) -> list[list[str]]:
+    """Cells as text, the head first; one column for each metric of any row."""
+    metrics = list(dict.fromkeys(name for row in rows for name in row["metrics"]))
+    head = ["stage", "role", "method", "sampler", "nfe", *metrics]
+    head += ["images/s", "parameters", "images", "train steps", "train time"]
+    return [head, *(_cells(row, metrics) for row in rows)]
+
+
+def number_text(value: Any) -> str:
+    """A number in four digits, counts in full, NaN (or null) as "nan"."""
+    if isinstance(value, str):
+        return value
+    value = math.nan if value is None else float(value)
+    if value.is_integer():
+        return f"{value:,.0f}"
+    return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+
+
+def _cells(row, metrics):
+    seconds = row["train_seconds"]
+    return [
+        *(_text(row[name]) for name in ("stage", "role", "method", "sampler", "nfe")),
+        # A metric that this row never measured stays empty; one that is NaN says so.
+        *(number_text(row["metrics"].get(name, "")) for name in metrics),
+        _text(row["images_per_second"]),
+        *(_text(row[name]) for name in ("num_params", "num_images", "train_steps")),
+        "" if seconds is None else duration(seconds),
+    ]
+
+
+def _text(value):
+    return "" if value is None else number_text(value)
