@@ -70,6 +70,7 @@ class Method(NamedTuple):
     Attributes:
         nets: The trained roles.
         phases: In order; a later phase sees the earlier update.
+        frozen: Roles whose params the losses read and nothing trains.
         init_from: role -> role that it starts as a copy of.
         prepare: Drawn once per step and shared by the phases.
         carry: Initial non-gradient state.
@@ -79,6 +80,7 @@ class Method(NamedTuple):
 
     nets: Mapping[str, Net]
     phases: tuple[Phase, ...]
+    frozen: tuple[str, ...] = ()
     init_from: Mapping[str, str] = {}
     prepare: Callable[[Context], Batch] = lambda ctx: ctx.batch
     carry: Mapping[str, Any] = {}

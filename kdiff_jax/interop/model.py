@@ -77,12 +77,11 @@ def build(spec: Mapping[str, Any]) -> tuple[Net, Process]:
             {"name", ...}, "image_shape": [H, W, C], "num_classes": int,
             "augment_dim": int}.
     """
-    height, _, channels = spec["image_shape"]
+    channels = spec["image_shape"][-1]
     num_classes, augment_dim = spec["num_classes"], spec.get("augment_dim", 0)
     precondition = dict(spec["precondition"])
     module = models.make(
         **spec["network"],
-        resolution=height,
         out_channels=channels * (2 if precondition["name"] in ("both", "iddpm") else 1),
         num_classes=num_classes,
         augment_dim=augment_dim,
@@ -153,7 +152,9 @@ def _load_folder(folder: pathlib.Path) -> Model:
         spec = json.loads((folder / SPEC).read_text())
         net, process = build(spec)
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder / SPEC} is not a model's spec: {error}") from error
+        raise CheckpointError(
+            f"{folder / SPEC} is not a model's spec: {error}"
+        ) from error
     blob = (folder / WEIGHTS).read_bytes()
     found = hashlib.sha256(blob).hexdigest()
     if found != spec["sha256"]:

@@ -47,7 +47,9 @@ def load(stage: pathlib.Path, step: int):
             restored = reader.restore(
                 folder.absolute(),
                 args=ocp.args.PyTreeRestore(
-                    item={k: 0 for k in wanted}, restore_args=wanted, partial_restore=True
+                    item={k: 0 for k in wanted},
+                    restore_args=wanted,
+                    partial_restore=True,
                 ),
             )
     except Exception as error:  # Orbax raises bare exceptions for damaged files

@@ -50,6 +50,7 @@ def make(*, nets, process, weight: str = "snr_trunc") -> Method:
 
     return Method(
         nets={"student": student},
+        frozen=("teacher",),
         init_from={"student": "teacher"},
         phases=(Phase("progressive", ("student",), loss),),
         settings={"num_steps": jnp.int32(1)},

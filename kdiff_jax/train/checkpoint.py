@@ -6,15 +6,17 @@ restore takes the newest step whose digests agree, says loudly which it passed o
 never starts from scratch while a checkpoint exists.
 """
 
+import logging
 import pathlib
 import zlib
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging
 
 from kdiff_jax.errors import CheckpointError
+
+log = logging.getLogger(__name__)
 
 
 class Checkpoints:
@@ -56,7 +58,7 @@ class Checkpoints:
             try:
                 state = self.restore(step, template)
             except _Damaged as error:
-                logging.error("%s; trying the step before", error)
+                log.error("%s; trying the step before", error)
                 continue
             self._set_aside([s for s in steps if s > step])
             return state, step
@@ -124,7 +126,7 @@ class Checkpoints:
             while (target := self.folder / f"damaged_{step}_{k}").exists():
                 k += 1
             source.rename(target)
-            logging.error("checkpoint %s is set aside as %s", source, target.name)
+            log.error("checkpoint %s is set aside as %s", source, target.name)
         self._manager = ocp.CheckpointManager(self.folder, options=self._options)
 
 
@@ -139,7 +141,9 @@ def _as_dict(state):
 
 def _from_dict(leaves, template):
     structure = jax.tree.structure(template)
-    return jax.tree.unflatten(structure, [leaves[path] for path, _ in _leaves(template)])
+    return jax.tree.unflatten(
+        structure, [leaves[path] for path, _ in _leaves(template)]
+    )
 
 
 def _leaves(tree):

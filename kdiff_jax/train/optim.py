@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import optax
 
+from kdiff_jax import models
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.train.step import Optim
 
@@ -34,8 +35,7 @@ def make(
         lr: Learning rate after the warm-up.
         batch_size: Global; the half-life is counted in images.
         b1, b2, eps: Of Adam.
-        weight_decay: Decoupled, scaled by the learning rate; only on parameters of two
-            or more dimensions under no name "freqs" (fixed Fourier frequencies).
+        weight_decay: Decoupled, scaled by the learning rate; buffers are left alone.
         clip_norm: Largest norm of the gradient that is averaged over all devices.
         schedule: "constant", "linear" to 0 at the last step, or "cosine" to 0.
         warmup_steps: lr * min(1, step / warmup_steps); the first update has lr 0.
@@ -47,13 +47,19 @@ def make(
         ConfigError: If a name is unknown, or both kinds of average are asked for.
     """
     if schedule not in SCHEDULES:
-        raise ConfigError(f"schedule={schedule!r}; choose one of {', '.join(SCHEDULES)}")
+        raise ConfigError(
+            f"schedule={schedule!r}; choose one of {', '.join(SCHEDULES)}"
+        )
     if ema_decay is not None and ema_half_life is not None:
         raise ConfigError(
             f"ema_decay={ema_decay} and ema_half_life={ema_half_life}; give one of them"
         )
     clip = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
-    decay = [optax.add_decayed_weights(weight_decay)] if weight_decay else []
+    decay = (
+        [optax.add_decayed_weights(weight_decay, mask=models.trainable)]
+        if weight_decay
+        else []
+    )
     if name == "adam":
         direction = [optax.scale_by_adam(b1, b2, eps)]
     elif name == "sgd":

@@ -33,7 +33,9 @@ def check_batch_size(batch_size: int, mesh: Mesh, num_microbatches: int = 1) -> 
     """Raises ConfigError unless every device gets the same number of examples."""
     parts = mesh.shape["data"] * num_microbatches
     if batch_size % parts:
-        near = sorted({max(batch_size // parts, 1) * parts, -(-batch_size // parts) * parts})
+        near = sorted(
+            {max(batch_size // parts, 1) * parts, -(-batch_size // parts) * parts}
+        )
         raise ConfigError(
             f"batch_size={batch_size} does not split over {mesh.shape['data']} devices"
             f" x {num_microbatches} microbatches; nearest: {' or '.join(map(str, near))}"
@@ -53,6 +55,14 @@ def replicate(tree, mesh: Mesh):
         return jax.make_array_from_callback(host.shape, sharding, lambda i: host[i])
 
     return jax.tree.map(put, tree)
+
+
+def abstract(tree, mesh: Mesh):
+    """Shapes and dtypes, replicated over the mesh: what a checkpoint is restored into."""
+    sharding = NamedSharding(mesh, P())
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
+    )
 
 
 def shard_batch(batch, mesh: Mesh, *, axis: int = 0):

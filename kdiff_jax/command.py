@@ -1,0 +1,112 @@
+"""What all commands share: flags, several hosts, one line and an exit code per mistake."""
+
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable
+
+from absl import flags
+
+from kdiff_jax.errors import ConfigError, Interrupted, UserError
+
+DEBUG = flags.DEFINE_bool("debug", False, "Show tracebacks.")
+DISTRIBUTED = flags.DEFINE_enum(
+    "distributed", "auto", ["auto", "on", "off"], "Join the processes of other hosts."
+)
+# KDIFF_COORDINATOR=host:port with these two, for clusters that JAX does not know.
+COORDINATOR, NUM, ID = "KDIFF_COORDINATOR", "KDIFF_NUM_PROCESSES", "KDIFF_PROCESS_ID"
+
+
+def usage(text: str) -> ConfigError:
+    return ConfigError(text)
+
+
+def run(main: Callable[[], None]) -> None:
+    """Parses the command line, runs `main`, and exits with a documented code."""
+    sys.exit(code(main, sys.argv))
+
+
+def code(main: Callable[[], None], argv) -> int:
+    """The exit code of a command, see `kdiff_jax.errors`."""
+    debug = "--debug" in argv
+    try:
+        _parse(argv)
+        _start_logging()
+        from kdiff_jax.train import signals
+
+        signals.install()
+        main()
+        return 0
+    except Interrupted as stop:
+        _say(f"{stop}; everything is saved: the same command resumes")
+        return stop.exit_code
+    except UserError as error:
+        return _fail(str(error), error.exit_code, debug)
+    except KeyboardInterrupt:
+        return _fail("interrupted twice; the last checkpoint is intact", 130, debug)
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}"
+        if "RESOURCE_EXHAUSTED" in text:
+            text = (
+                "out of memory: lower train.batch_size, raise train.num_microbatches, or"
+                f" set model.network.remat=True ({text})"
+            )
+            return _fail(text, 1, debug)
+        return _fail(f"a bug of ours: {text}; --debug shows where", 1, debug)
+
+
+def _parse(argv) -> None:
+    """Flags, with every mistake in one line."""
+    try:
+        rest = flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"command line: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"--config: {error}") from error
+    if len(rest) > 1:
+        raise ConfigError(f"command line: {rest[1]!r} is not understood; see --help")
+
+
+def _start_logging() -> None:
+    """Our own lines at INFO; of the libraries below only what is wrong."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, force=True)
+    logging.getLogger("kdiff_jax").setLevel(logging.INFO)
+    # JAX names every platform that it does not find.
+    logging.getLogger("jax._src.xla_bridge").setLevel(logging.ERROR)
+    logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+def start_distributed() -> None:
+    """Joins the other hosts of a TPU pod, a SLURM job or KDIFF_COORDINATOR."""
+    if DISTRIBUTED.value == "off":
+        return
+    import jax
+
+    given = {k: os.environ[k] for k in (COORDINATOR, NUM, ID) if k in os.environ}
+    if given:
+        if len(given) < 3:
+            missing = ", ".join({COORDINATOR, NUM, ID} - given.keys())
+            raise ConfigError(f"{missing}: not set, though {', '.join(given)} is")
+        jax.distributed.initialize(
+            given[COORDINATOR],
+            int(given[NUM]),
+            int(given[ID]),
+            heartbeat_timeout_seconds=30,
+        )
+        return
+    pod = len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1
+    slurm = int(os.environ.get("SLURM_NTASKS", "1")) > 1
+    if pod or slurm or DISTRIBUTED.value == "on":
+        jax.distributed.initialize(heartbeat_timeout_seconds=30)
+
+
+def _fail(text: str, exit_code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    _say(text)
+    return exit_code
+
+
+def _say(text: str) -> None:
+    print("kdiff_jax: " + " ".join(text.split()), file=sys.stderr, flush=True)

@@ -1,0 +1,45 @@
+"""Runs a recipe: python -m kdiff_jax.main --config=FILE.py[:ARG] --workdir=W.
+
+The same command again resumes, and is a quick no-op when all is done. A value of the
+config is changed by --config.section.key=value.
+"""
+
+import pathlib
+
+from absl import flags
+from ml_collections import config_flags
+
+from kdiff_jax import command
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, FILE.py[:ARG].")
+WORKDIR = flags.DEFINE_string("workdir", None, "Default: runs/<name of the config>.")
+STAGE = flags.DEFINE_string("stage", None, "Run this stage alone.")
+DRYRUN = flags.DEFINE_bool("dryrun", False, "Print the plan and what it needs; end.")
+PRINT = flags.DEFINE_bool("print_config", False, "Print the resolved config; end.")
+
+
+def main() -> None:
+    if CONFIG.value is None:
+        raise command.usage("--config is missing; give FILE.py[:ARG], see configs/")
+    if PRINT.value:
+        print(CONFIG.value)
+        return
+    command.start_distributed()
+    # Imported late: they start JAX, which must know the other hosts first.
+    from kdiff_jax import plan, recipe
+
+    workdir = pathlib.Path(WORKDIR.value or pathlib.Path("runs") / CONFIG.value.name)
+    if DRYRUN.value:
+        print(plan.text(recipe.make_job(CONFIG.value, workdir)))
+        recipe.check_inputs(recipe.make_job(CONFIG.value, workdir))
+        return
+    recipe.run(CONFIG.value, workdir, only=STAGE.value)
+
+
+def run() -> None:
+    """The console script `kdiff`."""
+    command.run(main)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,147 @@
+"""A recipe: the stages of one config, one after the other, each a resumable run.
+
+A finished stage is skipped and a half-finished one resumes, so running the same command
+again is always right.
+"""
+
+import json
+import logging
+import pathlib
+import sys
+
+import jax
+
+from kdiff_jax import build, stages
+from kdiff_jax.errors import CheckpointError, ConfigError, DataError
+from kdiff_jax.report import environment, summary
+from kdiff_jax.report.files import json_text, write_atomically
+from kdiff_jax.stages import Job, evaluate, pairs, train
+from kdiff_jax.train import parallel
+
+log = logging.getLogger(__name__)
+
+KINDS = {"train": train.run, "pairs": pairs.run, "evaluate": evaluate.run}
+
+
+def run(config, workdir, *, only: str | None = None, command=None) -> None:
+    """Runs every stage that is not done.
+
+    Args:
+        config: A ConfigDict, or plain values.
+        workdir: Holds everything; made where it does not exist.
+        only: Run this stage alone.
+        command: How the program was called, for the record.
+
+    Raises:
+        UserError: What a user can mend, in one line.
+        Interrupted: If a signal asked to stop; everything is saved.
+    """
+    job = make_job(config, workdir)
+    names = [stage.name for stage in job.stages]
+    if only and only not in names:
+        raise ConfigError(f"--stage={only!r}; this config has: {', '.join(names)}")
+    check_inputs(job)
+    _record(job, command)
+    for stage in job.stages:
+        if only and stage.name != only:
+            continue
+        if stages.is_done(job.folder(stage.name)):
+            log.info("stage %s is done", stage.name)
+            continue
+        log.info("stage %s", stage.name)
+        KINDS[stage.kind](job, stage)
+    report = job.workdir / "report.json"
+    if report.is_file() and not only and jax.process_index() == 0:
+        rows = summary.read(report)["rows"]
+        print(summary.text_table(rows))
+        print(f"sample grid: {job.workdir / 'samples.png'}")
+        print(f"report: {job.workdir / 'report.html'}", flush=True)
+
+
+def make_job(config, workdir) -> Job:
+    """The stages of a config, over all devices."""
+    config = build.plain(config)
+    mesh = parallel.make_mesh()
+    return Job(config, build.expand(config), pathlib.Path(workdir).absolute(), mesh)
+
+
+def check_inputs(job: Job) -> None:
+    """Refuses, before anything starts, to run without the data or the teacher.
+
+    Raises:
+        DataError: If the data is missing; says too whether the teacher is.
+        CheckpointError: If only the teacher is missing.
+    """
+    if all(stages.is_done(job.folder(stage.name)) for stage in job.stages):
+        return
+    teacher = _missing_teacher(job)
+    try:
+        build.load_images(job.config)
+    except DataError as error:
+        raise DataError(f"{error}{'; also ' + teacher if teacher else ''}") from error
+    if teacher:
+        raise CheckpointError(teacher)
+
+
+def _missing_teacher(job: Job) -> str:
+    """One line about a teacher that has to be brought and is not there, or ""."""
+    source = job.config.get("init", {}).get("teacher", "teacher")
+    if source == "teacher":
+        return ""
+    hint = job.config.get("teacher_hint", "")
+    if not source:
+        return f"teacher: init.teacher is empty; set --config.init.teacher=PATH{hint}"
+    if not pathlib.Path(source).exists():
+        return f"teacher: init.teacher={source!r} does not exist{hint}"
+    return ""
+
+
+def _record(job: Job, command) -> None:
+    """Writes W/config.json, and refuses a workdir of another config.
+
+    What may change between calls: lengths and how often things are written.
+    """
+    path = job.workdir / "config.json"
+    if path.is_file():
+        before = json.loads(path.read_text())["config"]
+        changed = _differences(_identity(before), _identity(job.config))
+        if changed:
+            raise ConfigError(
+                f"workdir {job.workdir} holds a run of another config: "
+                f"{'; '.join(changed[:5])}; take another --workdir"
+            )
+    if jax.process_index() != 0:
+        return
+    job.workdir.mkdir(parents=True, exist_ok=True)
+    about = {
+        "config": job.config,
+        "command": command or sys.argv,
+        "versions": environment.versions(),
+        "hardware": environment.hardware(),
+    }
+    write_atomically(path, json_text(about, indent=1))
+
+
+FREE = (
+    "log_every",
+    "sample_every",
+    "save_every",
+    "save_minutes",
+    "steps_per_dispatch",
+    "keep",
+)
+
+
+def _identity(tree):
+    if isinstance(tree, dict):
+        return {k: _identity(v) for k, v in tree.items() if k not in FREE}
+    return tree
+
+
+def _differences(before, now, path="config"):
+    if isinstance(before, dict) and isinstance(now, dict):
+        found = []
+        for key in sorted(before.keys() | now.keys()):
+            found += _differences(before.get(key), now.get(key), f"{path}.{key}")
+        return found
+    return [] if before == now else [f"{path} was {before!r}, is {now!r}"]

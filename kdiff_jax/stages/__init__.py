@@ -1,0 +1,65 @@
+"""What a recipe is made of: one module per kind of stage, each a resumable run.
+
+Every stage has a folder, starts from what earlier stages left there, and leaves
+`done.json` when it has finished.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from jax.sharding import Mesh
+
+from kdiff_jax import interop
+from kdiff_jax.build import Stage
+from kdiff_jax.errors import CheckpointError
+from kdiff_jax.report.files import write_atomically
+
+DONE = "done.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What every stage is given.
+
+    Attributes:
+        config: The whole config, plain values.
+        stages: All stages of the recipe, rounds written out.
+        workdir: One folder per stage lies in it.
+        mesh: The devices.
+    """
+
+    config: Mapping[str, Any]
+    stages: list[Stage]
+    workdir: pathlib.Path
+    mesh: Mesh
+
+    def folder(self, stage: str) -> pathlib.Path:
+        return self.workdir / stage
+
+    def model(self, source: str) -> interop.Model:
+        """The result of the stage `source`, or the model at the path `source`."""
+        if source not in {stage.name for stage in self.stages}:
+            return interop.load(source)
+        folder = self.folder(source) / "model"
+        if not folder.is_dir():
+            raise CheckpointError(
+                f"stage {source!r} has no model in {folder}; run it first: the same"
+                " command without --stage"
+            )
+        return interop.load(folder)
+
+
+def is_done(folder: pathlib.Path) -> bool:
+    return (folder / DONE).is_file()
+
+
+def finish(folder: pathlib.Path, **facts) -> None:
+    """Marks a stage as done, with what is worth knowing of it."""
+    write_atomically(folder / DONE, json.dumps(facts, indent=1).encode())
+
+
+def facts(folder: pathlib.Path) -> dict[str, Any]:
+    return json.loads((folder / DONE).read_text())

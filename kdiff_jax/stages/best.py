@@ -1,0 +1,84 @@
+"""Keeps the moving average with the lowest loss on held-out pairs.
+
+Luhman & Luhman 2021 score it during training and keep the best, as in early stopping.
+"""
+
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+from jax.sharding import PartitionSpec as P
+
+from kdiff_jax import rng
+from kdiff_jax.interop.model import flatten, unflatten
+from kdiff_jax.method import Context
+from kdiff_jax.report.files import write_atomically
+from kdiff_jax.stages import pairs
+from kdiff_jax.train import parallel
+
+
+class Best:
+    """Scores with the method's own loss, over all held-out pairs, in fixed batches."""
+
+    FILE = "best.safetensors"
+
+    def __init__(self, job, stage, method, folder, log):
+        self._source = pairs.source(job, stage.config["held_out"])
+        self._path, self._log = folder / self.FILE, log
+        self._mesh = job.mesh
+        self._size = min(stage.config["train"]["batch_size"], self._source.num)
+        self._size -= self._size % job.mesh.shape["data"]
+        phase = method.phases[0]
+
+        def loss(params, batch, positions):
+            keys = rng.example_keys(jax.random.key(0), 0, positions)
+            batch = {k: v for k, v in pairs.on_device(batch).items()}
+            context = Context({}, {}, {}, {}, batch, keys)
+            value, _ = phase.loss({"student": params}, context)
+            return jax.lax.pmean(value, "data")
+
+        self._loss = jax.jit(
+            jax.shard_map(
+                loss,
+                mesh=job.mesh,
+                in_specs=(P(), P("data"), P("data")),
+                out_specs=P(),
+            )
+        )
+
+    def __call__(self, step, state, metrics) -> None:
+        del metrics
+        params = state.nets["student"].ema
+        value = self.score(params)
+        self._log.add(held_out_loss=value)
+        if value < self._lowest() and jax.process_index() == 0:
+            host = jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), params)
+            facts = json.dumps({"step": step, "loss": value})
+            write_atomically(
+                self._path, safetensors.numpy.save(flatten(host), {"best": facts})
+            )
+
+    def score(self, params) -> float:
+        """Mean loss over the held-out pairs; what does not fill a batch is left out."""
+        total, num = 0.0, self._source.num // self._size
+        for k in range(num):
+            indices = np.arange(k * self._size, (k + 1) * self._size)
+            batch = parallel.shard_batch(self._source.batch(indices), self._mesh)
+            positions = jnp.arange(self._size)
+            total += float(self._loss(params, batch, positions))
+        return total / num
+
+    def params(self):
+        """The best average, as a tree of host arrays made device arrays."""
+        blob = self._path.read_bytes()
+        return jax.tree.map(jnp.asarray, unflatten(safetensors.numpy.load(blob)))
+
+    def _lowest(self) -> float:
+        if not self._path.is_file():
+            return math.inf
+        with safetensors.safe_open(self._path, framework="numpy") as file:
+            return json.loads(file.metadata()["best"])["loss"]

@@ -1,0 +1,161 @@
+"""The last stage: every model against the data, in one table and one report."""
+
+import json
+import time
+
+import jax
+import numpy as np
+
+from kdiff_jax import build, metrics, samplers
+from kdiff_jax.build import Stage
+from kdiff_jax.data.pixels import to_uint8
+from kdiff_jax.errors import ConfigError
+from kdiff_jax.metrics import features as feature_extractors
+from kdiff_jax.metrics.moments import Moments
+from kdiff_jax.report import grid, html, metrics_log, summary
+from kdiff_jax.report.files import json_text, write_atomically
+from kdiff_jax.stages import Job, facts, finish
+from kdiff_jax.train import generate
+
+
+def run(job: Job, stage: Stage) -> None:
+    """Measures the models that `models` lists, and writes the report.
+
+    Keywords: models ("stage" or "stage@steps", with the sampler of that stage; rounds of
+    progressive distillation by their common name), num_images, features, weights, seed,
+    batch_size.
+    """
+    folder = job.folder(stage.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    options = {
+        "features": "pixels",
+        "weights": None,
+        "num_images": 10_000,
+        "batch_size": 250,
+        "seed": 1,
+        **job.config.get("evaluate", {}),
+        **stage.config,
+    }
+    reference = None
+    rows, pictures = [], []
+    for name in listed(job, options["models"]):
+        path = folder / f"{name}.json"
+        if path.is_file():
+            entry = json.loads(path.read_text())
+        else:
+            reference = reference or Reference(job, options)
+            entry = measure(job, name, reference, options)
+            if jax.process_index() == 0:
+                write_atomically(path, json_text(entry))
+        rows.append(entry["row"])
+        pictures.append((entry["title"], np.array(entry["images"], np.uint8)))
+    if jax.process_index() == 0:
+        write_report(job, rows, pictures)
+        finish(folder)
+
+
+def listed(job: Job, models) -> list[str]:
+    """The models by name, rounds written out; "teacher@4" asks for 4 steps."""
+    stages = [s.name for s in job.stages if s.kind == "train"]
+    if job.config.get("init", {}).get("teacher", "teacher") != "teacher":
+        stages.append("teacher")
+    found = []
+    for model in models:
+        name = model.partition("@")[0]
+        matching = [model] if name in stages else []
+        matching = matching or [s for s in stages if s.rpartition("_")[0] == name]
+        if not matching:
+            raise ConfigError(
+                f"evaluate.models has {model!r}; stages are {', '.join(stages)}"
+            )
+        found += matching
+    return found
+
+
+class Reference:
+    """What the models are compared with: features of the whole data set."""
+
+    def __init__(self, job: Job, options):
+        name = options["features"]
+        self.features = feature_extractors.make(name, weights=options["weights"])
+        self.data = build.load_images(job.config)
+        self.moments = Moments()
+        for start in range(0, self.data.num, 1000):
+            indices = np.arange(start, min(start + 1000, self.data.num))
+            images = self.data.read(indices)
+            self.moments = self.moments.update(self.features.apply(images))
+
+    def distance(self, moments: Moments) -> float:
+        ours, theirs = moments, self.moments
+        return metrics.frechet_distance(ours.mu, ours.sigma, theirs.mu, theirs.sigma)
+
+
+def measure(job: Job, name: str, reference: Reference, options) -> dict:
+    """One row of the report, and the first images."""
+    stage, _, num_steps = name.partition("@")
+    model = job.model(job.config["init"]["teacher"] if _imported(job, stage) else stage)
+    keywords = dict(model.spec["sampler"])
+    if num_steps:
+        keywords["num_steps"] = int(num_steps)
+    sampler = samplers.make(process=model.process, **keywords)
+    make = generate.make_generator(
+        model.net, sampler, image_shape=model.image_shape, mesh=job.mesh
+    )
+    labels = generate.cycled_labels(options["num_images"], model.num_classes)
+    moments, first, seconds, seen = Moments(), None, 0.0, 0
+    before = None
+    shared = {"batch_size": options["batch_size"], "mesh": job.mesh}
+    for _, x0 in generate.batches(
+        make, model.params, seed=options["seed"], labels=labels, **shared
+    ):
+        now = time.monotonic()
+        if before is not None:  # the first batch compiles
+            seconds, seen = seconds + now - before, seen + len(x0)
+        images = np.asarray(to_uint8(x0))
+        moments = moments.update(reference.features.apply(images))
+        first = images[:20] if first is None else first
+        before = time.monotonic()
+    of_stage = {} if _imported(job, stage) else facts(job.folder(stage))
+    teaches = _imported(job, stage) or of_stage["method"] == "denoise"
+    row = {
+        "stage": stage,
+        "role": "teacher" if teaches else "student",
+        "method": of_stage.get("method"),
+        "sampler": sampler.name,
+        "nfe": sampler.nfe,
+        "num_params": model.num_params,
+        "num_images": options["num_images"],
+        "seed": options["seed"],
+        "metrics": {
+            feature_extractors.metric_name(reference.features): reference.distance(
+                moments
+            )
+        },
+        "images_per_second": seen / seconds if seconds else None,
+        "train_steps": of_stage.get("train_steps"),
+        "train_seconds": of_stage.get("train_seconds"),
+    }
+    steps = "1 step" if sampler.nfe == 1 else f"{sampler.nfe} evaluations"
+    title = f"{row['role']} {stage}, {steps}"
+    return {"row": row, "title": title, "images": first.tolist()}
+
+
+def write_report(job: Job, rows, pictures) -> None:
+    """`samples.png`, `report.json`, `report.html`, and the table on the terminal."""
+    name, root = job.config["name"], job.workdir
+    grid.save_png(root / "samples.png", grid.side_by_side(pictures))
+    report = summary.make_report(name, rows)
+    summary.write(root / "report.json", report)
+    trained = [s.name for s in job.stages if s.kind == "train"]
+    curves = {s: metrics_log.read(root / s / "metrics.jsonl") for s in trained}
+    html.write(
+        root / "report.html",
+        report=report,
+        grids=[("Same noise, every model", root / "samples.png")],
+        curves=curves,
+        config=job.config,
+    )
+
+
+def _imported(job: Job, stage: str) -> bool:
+    return stage not in {s.name for s in job.stages}

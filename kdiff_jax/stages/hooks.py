@@ -1,0 +1,179 @@
+"""What happens beside the steps of a training stage: logs, grids, saves."""
+
+import math
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+from kdiff_jax import samplers
+from kdiff_jax.diffusion import process as processes
+from kdiff_jax.errors import NumericsError
+from kdiff_jax.report import grid, metrics_log, tensorboard
+from kdiff_jax.report.progress import Progress
+from kdiff_jax.train import generate
+
+
+class Log:
+    """Loss and speed to `metrics.jsonl`, TensorBoard and the progress line.
+
+    Raises NumericsError at the first logged step whose metrics are not finite.
+    """
+
+    def __init__(self, folder, name: str, train: dict, *, first_step: int):
+        self._writes = jax.process_index() == 0
+        path = folder / "metrics.jsonl"
+        lines = [m for m in metrics_log.read(path) if m["step"] <= first_step]
+        self.seconds = lines[-1].get("train_seconds", 0.0) if lines else 0.0
+        if self._writes:
+            self._file = metrics_log.MetricsLog(path, step=first_step)
+            self._board = tensorboard.TensorBoard(
+                folder / "tensorboard", step=first_step
+            )
+        self._name, self._batch_size = name, train["batch_size"]
+        self._extra: dict[str, float] = {}
+        self._last = (first_step, time.monotonic())
+        # Only the first process talks.
+        self._progress = (
+            Progress(
+                name,
+                num_steps=train["num_steps"],
+                batch_size=self._batch_size,
+                step=first_step,
+            )
+            if self._writes
+            else None
+        )
+
+    def add(self, **metrics: float) -> None:
+        """Metrics of other hooks, written with the next line."""
+        self._extra |= metrics
+
+    def image(self, step: int, name: str, image) -> None:
+        if self._writes:
+            self._board.image(step, name, image)
+
+    def __call__(self, step, state, metrics) -> None:
+        del state
+        values = {k: float(v) for k, v in jax.device_get(metrics).items()}
+        now = time.monotonic()
+        self.seconds += now - self._last[1]
+        num_steps = step - self._last[0]
+        self._last = (step, now)
+        if self._writes:
+            self._progress.advance(num_steps)
+            line = values | self._extra | self._progress.log(values)
+            line |= {"images": step * self._batch_size, "train_seconds": self.seconds}
+            self._file.write(step, line)
+            self._board.scalars(step, line)
+        self._extra = {}
+        bad = [k for k, v in values.items() if not math.isfinite(v)]
+        if bad:
+            raise NumericsError(
+                f"stage {self._name!r}, step {step}: {bad[0]} is {values[bad[0]]}; the"
+                " last checkpoint is intact: lower optim.lr, or set optim.clip_norm"
+            )
+
+    def close(self) -> None:
+        if self._writes:
+            self._progress.close()
+            self._file.close()
+            self._board.close()
+
+
+class Saver:
+    """Checkpoints every so many steps and every so many minutes; finite states only."""
+
+    def __init__(self, checkpoints, minutes: float, template):
+        self._checkpoints, self._seconds = checkpoints, 60 * minutes
+        self._last = time.monotonic()
+        del template
+        self._finite = jax.jit(_all_finite)
+
+    def __call__(self, step, state, metrics) -> None:
+        del metrics
+        self.now(step, state)
+
+    def now(self, step, state) -> None:
+        """Saves, unless the state is damaged.
+
+        Raises:
+            NumericsError: If a parameter is not finite; the checkpoint before is kept.
+        """
+        if not bool(self._finite(state.nets)):
+            raise NumericsError(
+                f"step {step}: a parameter is not finite, so nothing was saved; the last"
+                " checkpoint is intact: lower optim.lr, or set optim.clip_norm"
+            )
+        self._checkpoints.save(step, state)
+        self._last = time.monotonic()
+
+    def if_late(self, step, state, metrics) -> None:
+        """Saves if the last save is too long ago; all hosts follow the first one's clock."""
+        del metrics
+        late = time.monotonic() - self._last > self._seconds
+        if jax.process_count() > 1:
+            late = bool(multihost_utils.broadcast_one_to_all(np.array(late)))
+        if late:
+            self.now(step, state)
+
+
+def _all_finite(tree):
+    floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return jnp.all(jnp.stack([jnp.isfinite(x).all() for x in floats]))
+
+
+class SampleGrids:
+    """Images of the student, below those of its teacher from the same noise."""
+
+    NUM, SEED = 20, 0
+
+    def __init__(self, job, stage, nets, process, spec, teacher, train):
+        shape = spec["image_shape"]
+        sampler = samplers.make(process=process, **spec["sampler"])
+        student = generate.make_generator(
+            nets["student"], sampler, image_shape=shape, mesh=job.mesh
+        )
+        num = -(-self.NUM // job.mesh.size) * job.mesh.size
+        keywords = {
+            "seed": self.SEED,
+            "labels": generate.cycled_labels(self.NUM, spec.get("num_classes", 0)),
+            "batch_size": num,
+            "mesh": job.mesh,
+        }
+        self._rows = []
+        if teacher:
+            self._rows.append(_teacher_row(teacher, shape, job.mesh, keywords))
+        self._student = lambda p: generate.images(student, p, **keywords)
+        self._title = f"{stage.name}, {_steps(sampler)}"
+        self._result = "params" if train["result"] == "params" else "ema"
+        self._folder = job.folder(stage.name) / "samples"
+
+    def __call__(self, step, state, metrics) -> None:
+        del metrics
+        images = self._student(getattr(state.nets["student"], self._result))
+        rows = [(title, make()) for title, make in self._rows]
+        picture = grid.side_by_side([*rows, (self._title, images)])
+        if jax.process_index() == 0:
+            grid.save_png(self._folder / f"{step}.png", picture)
+
+
+def _teacher_row(teacher, shape, mesh, keywords):
+    """(title, function that makes the teacher's images once)."""
+    process = processes.make(**teacher.spec["process"])
+    sampler = samplers.make(process=process, **teacher.spec["sampler"])
+    make = generate.make_generator(teacher.net, sampler, image_shape=shape, mesh=mesh)
+    cache = []
+
+    def images():
+        if not cache:
+            cache.append(generate.images(make, teacher.params, **keywords))
+        return cache[0]
+
+    return f"teacher, {_steps(sampler)}", images
+
+
+def _steps(sampler):
+    return "1 step" if sampler.nfe == 1 else f"{sampler.nfe} evaluations"

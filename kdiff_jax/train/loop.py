@@ -1,0 +1,134 @@
+"""The loop: get a batch, take a step, call hooks."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from kdiff_jax.errors import Interrupted
+from kdiff_jax.method import Method
+from kdiff_jax.train import parallel, signals
+from kdiff_jax.train.step import due, make_train_step
+
+
+class Hook(NamedTuple):
+    """Called after every `every`-th step, and after the last one."""
+
+    every: int
+    call: Callable[[int, Any, Any], None]  # (step, state, metrics)
+
+
+class Programs:
+    """The compiled steps of one method: one per distinct set of due phases.
+
+    Args:
+        method: What to train.
+        optim: Role -> Optim.
+        mesh: Over which devices.
+        batch_size: Global.
+        inputs: See `inputs.make`.
+        num_microbatches: Of gradient accumulation.
+    """
+
+    def __init__(
+        self, method: Method, optim, mesh, *, batch_size, inputs, num_microbatches=1
+    ):
+        parallel.check_batch_size(batch_size, mesh, num_microbatches)
+        self.mesh = mesh
+        self._method, self._optim = method, optim
+        self._batch_size, self._inputs = batch_size, inputs
+        self._num_microbatches = num_microbatches
+        self._steps: dict = {}
+        self._compiled: dict = {}
+
+    def __call__(self, step: int, num_steps: int = 1):
+        """The program of steps step .. step + num_steps - 1."""
+        phases = tuple(due(self._method.phases, step + i) for i in range(num_steps))
+        key = tuple(tuple(p.name for p in one) for one in phases)
+        if key not in self._compiled:
+            parts = [self._one(p, k) for p, k in zip(phases, key, strict=True)]
+            whole = parts[0] if num_steps == 1 else parallel.in_one_dispatch(parts)
+            self._compiled[key] = jax.jit(whole, donate_argnums=0)
+        return self._compiled[key]
+
+    def _one(self, phases, key):
+        if key not in self._steps:
+            step = make_train_step(
+                self._method,
+                self._optim,
+                phases,
+                axis_name="data",
+                num_microbatches=self._num_microbatches,
+                unroll=jax.default_backend() == "cpu",
+            )
+            self._steps[key] = parallel.over_devices(
+                step, self.mesh, batch_size=self._batch_size, inputs=self._inputs
+            )
+        return self._steps[key]
+
+
+def run(
+    programs: Programs,
+    state,
+    *,
+    frozen,
+    settings,
+    batches: Iterator,
+    root_key,
+    num_steps: int,
+    hooks: Sequence[Hook],
+    save: Callable[[int, Any], None],
+    steps_per_dispatch: int = 1,
+):
+    """Trains from state.step to num_steps.
+
+    Args:
+        programs: The compiled steps.
+        state: TrainState on the mesh; it is donated.
+        frozen: Params that no phase trains, and the data set if it is on the device.
+        settings: See `Method.settings`.
+        batches: Yields this host's part of the global batch of each step, in order.
+        root_key: Of all random numbers of this run.
+        num_steps: Total.
+        hooks: In order.
+        save: Called with (step, state) before a signal is obeyed.
+        steps_per_dispatch: Steps per call of the device; more than 1 hides the latency of
+            accelerators, and is slow on the CPU.
+
+    Returns:
+        The last state.
+
+    Raises:
+        Interrupted: If a signal asked to stop; the state is saved.
+    """
+    step = int(state.step)
+    while step < num_steps:
+        room = min([num_steps - step] + [h.every - step % h.every for h in hooks])
+        num = steps_per_dispatch if room >= steps_per_dispatch else 1
+        batch = _stack([next(batches) for _ in range(num)], programs.mesh)
+        program = programs(step, num)
+        state, metrics = program(state, frozen, settings, batch, root_key)
+        step += num
+        for hook in hooks:
+            if step % hook.every == 0 or step == num_steps:
+                hook.call(step, state, metrics)
+        if _should_stop(step) and step < num_steps:
+            save(step, state)
+            raise Interrupted(f"stopped at step {step} of {num_steps}")
+    return state
+
+
+def _stack(batches, mesh):
+    if len(batches) == 1:
+        return parallel.shard_batch(batches[0], mesh)
+    stacked = jax.tree.map(lambda *x: np.stack(x), *batches)
+    return parallel.shard_batch(stacked, mesh, axis=1)
+
+
+def _should_stop(step: int) -> bool:
+    """All hosts must agree on the step at which they stop."""
+    if jax.process_count() == 1:
+        return signals.asked()
+    return multihost_utils.reached_preemption_sync_point(step)
