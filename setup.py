@@ -1,0 +1,84 @@
+"""Package metadata. The versions tested together stand in launch/constraints.txt."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+
+
+def version() -> str:
+    """The package's version, read without importing it (JAX may not be there yet)."""
+    text = (HERE / "kdiff_jax/__init__.py").read_text(encoding="utf-8")
+    return re.search(r'^__version__ = "(.+)"$', text, re.MULTILINE).group(1)
+
+
+def description() -> str:
+    readme = HERE / "README.md"
+    return readme.read_text(encoding="utf-8") if readme.exists() else ""
+
+
+setup(
+    name="kdiff_jax",
+    version=version(),
+    description="Distillation of diffusion models into one-step generators, in JAX",
+    long_description=description(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Operating System :: MacOS",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+    python_requires=">=3.11",
+    packages=find_packages(include=["kdiff_jax", "kdiff_jax.*"]),
+    include_package_data=True,
+    package_data={"kdiff_jax": ["py.typed"]},
+    entry_points={"console_scripts": ["kdiff=kdiff_jax.main:run"]},
+    install_requires=[
+        "absl-py>=2.3",
+        "array_record>=0.8.1",
+        "chex>=0.1.90",
+        "etils[epath]>=1.9.1",
+        "flax>=0.12",
+        "grain>=0.2.14",
+        "importlib_resources>=6.0",  # tensorflow-datasets needs it and does not say so
+        "jax>=0.10",
+        "jaxtyping>=0.3.2",
+        "matplotlib>=3.9",
+        "ml_collections>=1.0",
+        "numpy>=2.0",
+        "optax>=0.2.5",
+        "orbax-checkpoint>=0.11.30",
+        "pillow>=11.0",
+        "rich>=13.0",
+        "safetensors>=0.5",
+        "scikit-learn>=1.6",
+        "scipy>=1.14",
+        "tensorboardX>=2.6.2.2",
+        "tensorflow-datasets>=4.9.9",  # reads prepared sets; TensorFlow only prepares
+    ],
+    extras_require={
+        "cuda": ["jax[cuda12]>=0.10"],
+        "cuda13": ["jax[cuda13]>=0.10"],
+        "tpu": ["jax[tpu]>=0.10"],
+        "prepare": ["tensorflow-cpu>=2.20; platform_system == 'Linux'"],
+        "test": [
+            "beartype>=0.21",
+            "hypothesis>=6.100",
+            # Formatters and type checkers change their mind between versions.
+            "pyright[nodejs]==1.1.414",
+            "pytest>=8.3",
+            "pytest-xdist>=3.6",
+            "ruff==0.17.5",
+        ],
+    },
+)
