@@ -1,0 +1,142 @@
+"""ADM: the U-Net of Dhariwal & Nichol in the form in which Karras et al. retrained it.
+
+Parameters have NVlabs/edm's names, with `_` for the first dot: `enc_16x16_block0`.
+"""
+
+import math
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from kdiff_jax.models import layers
+from kdiff_jax.models.edm_layers import ADM, UNetBlock, conv, dense, group_norm
+from kdiff_jax.types import Keys
+
+
+class AdmUNet(nn.Module):
+    """F(x, c_noise, y). The defaults are its ImageNet 64x64 network, 295.90 M.
+
+    Attributes:
+        channels: Level i has `channels * channel_mult[i]`, in heads of 64.
+        emb_mult: The embedding has `channels * emb_mult` features.
+        num_blocks: Blocks per level on the way down; one more on the way up.
+        attn_resolutions: Image sizes (heights, in pixels) whose blocks have attention.
+        dropout: Rate, active when keys are given.
+        out_channels: The image's channels; twice that for iDDPM preconditioning.
+        num_classes: 0 ignores labels.
+        augment_dim: Length of the augmentation label, 9 in EDM; 0 ignores it.
+        dtype: Of the computation, "float32" or "bfloat16"; parameters are float32.
+        remat: Recompute the blocks in the backward pass, to save memory.
+
+    Source: Dhariwal & Nichol 2021, arXiv:2105.05233; Karras et al. 2022,
+    arXiv:2206.00364, appendix F.
+    """
+
+    channels: int = 192
+    channel_mult: tuple[int, ...] = (1, 2, 3, 4)
+    emb_mult: int = 4
+    num_blocks: int = 3
+    attn_resolutions: tuple[int, ...] = (32, 16, 8)
+    dropout: float = 0.0
+    out_channels: int = 3
+    num_classes: int = 1000
+    augment_dim: int = 0
+    dtype: str = "float32"
+    remat: bool = False
+
+    def __call__(
+        self,
+        x: Float[Array, "B H W C"],
+        c_noise: Float[Array, " B"],
+        y: Int[Array, " B"] | None = None,
+        *,
+        augment: Float[Array, "B A"] | None = None,
+        dropout_keys: Keys | None = None,
+    ) -> Float[Array, "B H W C2"]:
+        """F, float32."""
+        return self.trunk(x, c_noise, y, augment, dropout_keys)[0]
+
+    def encode(self, x, c_noise, y=None, *, augment=None, dropout_keys=None):
+        """The last output of each level on the way down, then that of the middle."""
+        return self.trunk(x, c_noise, y, augment, dropout_keys)[1]
+
+    @nn.compact
+    def trunk(self, x, c_noise, y, augment, keys):
+        emb = self.embed(c_noise, y, augment)
+        block_class = nn.remat(UNetBlock) if self.remat else UNetBlock
+
+        def block(h, name, width, *, attention=False, resample=""):
+            module = block_class(
+                width,
+                ADM,
+                self.dropout,
+                attention,
+                resample,
+                dtype=self.dtype,
+                name=name,
+            )
+            return module(h, emb, keys)
+
+        sizes = [x.shape[1] >> level for level in range(len(self.channel_mult))]
+        names = [f"{size}x{size}" for size in sizes]
+        attends = [size in self.attn_resolutions for size in sizes]
+        widths = [self.channels * mult for mult in self.channel_mult]
+        last = len(names) - 1
+
+        h = conv(x, widths[0], f"enc_{names[0]}_conv", ADM, dtype=self.dtype)
+        skips, features = [h], []
+        for level in range(last + 1):
+            enc = f"enc_{names[level]}"
+            if level > 0:
+                h = block(h, f"{enc}_down", h.shape[-1], resample="down")
+                skips.append(h)
+            for i in range(self.num_blocks):
+                name = f"{enc}_block{i}"
+                h = block(h, name, widths[level], attention=attends[level])
+                skips.append(h)
+            features.append(h)
+
+        h = block(h, f"dec_{names[last]}_in0", h.shape[-1], attention=True)
+        h = block(h, f"dec_{names[last]}_in1", h.shape[-1])
+        features.append(h)
+
+        for level in reversed(range(last + 1)):
+            dec = f"dec_{names[level]}"
+            if level < last:
+                h = block(h, f"{dec}_up", h.shape[-1], resample="up")
+            for i in range(self.num_blocks + 1):
+                h = jnp.concatenate([h, skips.pop()], axis=-1)
+                name = f"{dec}_block{i}"
+                h = block(h, name, widths[level], attention=attends[level])
+
+        h = nn.silu(group_norm(h, "out_norm", ADM))
+        out = conv(h, self.out_channels, "out_conv", ADM, scale=ADM.scale_last)
+        return out, features
+
+    def embed(self, c_noise, y, augment):
+        """f32[B, E]; the class enters between the second Dense layer and its silu."""
+        width = self.channels * self.emb_mult
+        emb = layers.sinusoid(c_noise, self.channels, freq_shift=0.0)
+        emb = jnp.roll(emb, self.channels // 2, axis=-1)  # the cosines come first
+        if self.augment_dim and augment is not None:
+            emb = emb + dense(
+                augment, self.channels, "map_augment", ADM, scale=0.0, use_bias=False
+            )
+        emb = nn.silu(dense(emb, width, "map_layer0", ADM))
+        emb = dense(emb, width, "map_layer1", ADM)
+        if self.num_classes:
+            rows = layers.one_hot(y, num_classes=self.num_classes, batch=len(c_noise))
+            emb = emb + dense(
+                rows,
+                width,
+                "map_label",
+                ADM,
+                init="kaiming_normal",
+                scale=math.sqrt(self.num_classes),
+                use_bias=False,
+            )
+        return nn.silu(emb)
+
+
+make = AdmUNet
