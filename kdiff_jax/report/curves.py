@@ -11,13 +11,14 @@ from matplotlib.figure import Figure
 
 INK = "#010203"  # stands for the page's text colour until the SVG is text
 LINE = "#2a7de1"  # readable on white and on black
+AXES = ("step", "time", "images")  # no measurements
 LOG_RANGE = 50  # a positive metric that spans more than this gets a logarithmic axis
 
 
 def names(lines: Sequence[Mapping[str, Any]]) -> list[str]:
     """The metrics of a log that can be drawn: finite at two steps or more."""
     seen = dict.fromkeys(name for line in lines for name in line)
-    return [n for n in seen if n not in ("step", "time") and len(_points(lines, n)) > 1]
+    return [n for n in seen if n not in AXES and len(_points(lines, n)) > 1]
 
 
 def svg(lines: Sequence[Mapping[str, Any]], name: str, *, salt: str) -> str:

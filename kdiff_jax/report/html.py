@@ -19,25 +19,27 @@ STYLE = """
   --soft: #1f2428; --line: #394048; } }
 * { box-sizing: border-box; }
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink);
-  background: var(--paper); max-width: 72rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
+  background: var(--paper); max-width: 72rem; margin: 0 auto;
+  padding: 1.5rem 1rem 4rem; }
 h1 { font-size: 1.6rem; margin: 0 0 .3rem; }
 h2 { font-size: 1.2rem; margin: 2.2rem 0 .6rem; }
 h3 { font-size: 1rem; margin: 1.2rem 0 .4rem; }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem .7rem; border-bottom: 1px solid var(--line); text-align: right;
-  white-space: nowrap; }
+table { border-collapse: collapse; font-size: .92rem;
+  font-variant-numeric: tabular-nums; }
+th, td { padding: .35rem .55rem; border-bottom: 1px solid var(--line);
+  text-align: right; white-space: nowrap; }
 th.text, td.text { text-align: left; }
 tr.student td:first-child { box-shadow: inset 3px 0 var(--student); }
 figure { margin: 0; }
 figcaption { font-size: .9rem; margin-bottom: .2rem; overflow-wrap: anywhere; }
 .grid { margin-bottom: 1.2rem; }
-img { max-width: 100%; height: auto; image-rendering: pixelated; border-radius: 4px; }
+img { max-width: 100%; height: auto; border-radius: 4px; }
 .curves { display: grid; gap: 1rem;
   grid-template-columns: repeat(auto-fit, minmax(min(17rem, 100%), 1fr)); }
 .curves svg { width: 100%; max-width: 30rem; height: auto; display: block; }
-pre { background: var(--soft); padding: .8rem; border-radius: 4px; overflow-x: auto;
-  font-size: .85rem; }
+pre { background: var(--soft); padding: .8rem; border-radius: 4px;
+  white-space: pre-wrap; overflow-wrap: anywhere; font-size: .85rem; }
 summary { cursor: pointer; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem;
   margin: 0; }

@@ -1,0 +1,50 @@
+"""The CIFAR ResNet against an independent numpy forward, and its counts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch_resnet
+from tolerance import REORDER
+
+from kdiff_jax.models.resnet import ResNet
+
+
+def _params(arrays):
+    """Flax's tree of PyTorch's arrays, spelled out here once more."""
+    params = {}
+    for name, array in arrays.items():
+        *modules, leaf = name.split(".")
+        if modules[0].startswith("layer"):
+            modules = [".".join(modules[:2]), *modules[2:]]
+        node = params
+        for module in modules:
+            node = node.setdefault(module, {})
+        if leaf == "weight":
+            leaf = "scale" if array.ndim == 1 else "kernel"
+        axes = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}[array.ndim]
+        node[leaf.removeprefix("running_")] = jnp.asarray(array.transpose(axes))
+    return params
+
+
+def test_forward_is_numpys():
+    rng = np.random.default_rng(0)
+    arrays = torch_resnet.random_weights(rng, num_blocks=1, num_classes=7)
+    # An odd size: "SAME" padding would sample other pixels at stride 2.
+    x = rng.normal(size=(2, 10, 10, 3)).astype(np.float32)
+    features, logits = ResNet(num_blocks=1, num_classes=7).apply(
+        {"params": _params(arrays)}, jnp.asarray(x)
+    )
+    wanted = torch_resnet.forward(arrays, x.transpose(0, 3, 1, 2), num_blocks=1)
+    np.testing.assert_allclose(features, wanted[0], **REORDER)
+    np.testing.assert_allclose(logits, wanted[1], **REORDER)
+
+
+def test_resnet56_has_its_published_size():
+    shapes = jax.eval_shape(
+        lambda: ResNet().init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
+    )
+    leaves = jax.tree.leaves_with_path(shapes)
+    trained = [leaf for path, leaf in leaves if path[-1].key not in ("mean", "var")]
+    # He et al. 2016, Table 6: 0.85 M.
+    assert sum(leaf.size for leaf in trained) == 853_018
+    assert sum(leaf.ndim == 4 for leaf in trained) + 1 == 56
