@@ -1,9 +1,10 @@
 """How far a run is: a bar on a terminal, plain lines in a log."""
 
+import io
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, TextIO
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
@@ -23,7 +24,7 @@ class Progress:
         num_steps: int,
         batch_size: int,
         step: int = 0,
-        stream: TextIO | None = None,
+        stream: io.TextIOBase | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
         """Starts the clock.
@@ -102,7 +103,7 @@ class Progress:
             self._bar.stop()
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: int | float) -> str:
     """Hours, minutes and seconds as a person says them: 1h02m, 2m05s, 7s."""
     if not 0 <= seconds < 1e9:
         return "?"

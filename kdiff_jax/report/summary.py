@@ -109,7 +109,7 @@ def number_text(value: Any) -> str:
     value = math.nan if value is None else float(value)
     if value.is_integer():
         return f"{value:,.0f}"
-    return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+    return f"{value:.4g}" if abs(value) < 1e3 else f"{value:,.0f}"
 
 
 def _cells(row, metrics):

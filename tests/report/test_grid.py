@@ -1,0 +1,88 @@
+"""Grids: every pixel where it belongs, large enough to read."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kdiff_jax.report.grid import image_grid, save_png, side_by_side
+
+
+def _flat(*values, size=1, channels=1):
+    values = np.array(values, np.uint8)[:, None, None, None]
+    return np.broadcast_to(values, (len(values), size, size, channels)).copy()
+
+
+def test_a_grid_by_hand():
+    """Three one-pixel images in two columns, one white pixel around each."""
+    grid = image_grid(_flat(10, 20, 30), num_cols=2, pad=1, scale=1)
+    w = 255
+    wanted = [
+        [w, w, w, w, w],
+        [w, 10, w, 20, w],
+        [w, w, w, w, w],
+        [w, 30, w, w, w],
+        [w, w, w, w, w],
+    ]
+    np.testing.assert_array_equal(grid[..., 0], wanted)
+
+
+def test_pixels_are_repeated_not_blended():
+    image = np.random.default_rng(0).integers(0, 256, (1, 8, 8, 3)).astype(np.uint8)
+    grid = image_grid(image, num_cols=1, pad=0)
+    assert grid.shape == (48, 48, 3)
+    np.testing.assert_array_equal(grid[3::6, 3::6], image[0])
+    assert len(np.unique(grid.reshape(-1, 3), axis=0)) <= 64
+
+
+@pytest.mark.parametrize("size, tile", [(8, 48), (28, 56), (32, 64), (64, 64)])
+def test_a_tile_has_at_least_48_pixels(size, tile):
+    assert image_grid(_flat(0, size=size), num_cols=1, pad=0).shape == (tile, tile, 1)
+
+
+def test_fewer_images_than_columns_leave_no_empty_column():
+    assert image_grid(_flat(1, 2), num_cols=10, pad=2, scale=1).shape == (5, 8, 1)
+
+
+def test_teacher_stands_above_student_in_every_block():
+    """Tiles are coloured (v, 0, 255), which no antialiased title is."""
+    teacher, student = (_flat(*range(a, a + 5), channels=3) for a in (1, 101))
+    for images in (teacher, student):
+        images[..., 1:] = 0, 255
+    picture = side_by_side(
+        [("teacher", teacher), ("student", student)], num_cols=3, scale=10
+    )
+    is_tile = (picture[..., 1] == 0) & (picture[..., 2] == 255)
+
+    def place(value):
+        return np.argwhere(is_tile & (picture[..., 0] == value))[0]
+
+    left = place(1)[1]
+    order = picture[:, left, 0][is_tile[:, left]].tolist()
+    assert list(dict.fromkeys(order)) == [1, 101, 4, 104]
+    for value in range(1, 6):
+        assert place(value)[1] == place(value + 100)[1]
+        assert place(value)[0] < place(value + 100)[0]
+    # Titles are written at the left of the tiles.
+    assert (picture[:14, : left - 2] < 128).any()
+
+
+def test_png_is_replaced_whole(tmp_path):
+    path = tmp_path / "samples" / "1.png"
+    for channels, mode in ((1, "L"), (3, "RGB")):
+        image = _flat(7, size=5, channels=channels)[0]
+        save_png(path, image)
+        read = Image.open(path)
+        assert read.mode == mode
+        np.testing.assert_array_equal(np.asarray(read).reshape(image.shape), image)
+    assert [p.name for p in path.parent.iterdir()] == ["1.png"]
+
+
+def test_nonsense_is_refused():
+    with pytest.raises(ValueError, match=r"images=\(0, 1, 1, 1\): shape must be"):
+        image_grid(_flat(), num_cols=2)
+    with pytest.raises(ValueError, match="num_cols=0"):
+        image_grid(_flat(1), num_cols=0)
+    with pytest.raises(ValueError, match=r"rows=\[1, 2\] images: each row must hold"):
+        side_by_side([("a", _flat(1)), ("b", _flat(1, 2))])
+    with pytest.raises(ValueError, match=r"rows=\[\] images"):
+        side_by_side([])
