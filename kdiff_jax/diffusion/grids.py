@@ -4,6 +4,7 @@ A grid of N steps has N + 1 decreasing times; step i goes from grid[i] to grid[i
 The last time is the data: 0, or -1 for a discrete process.
 """
 
+import jax.numpy as jnp
 import numpy as np
 
 from kdiff_jax.diffusion.process import Process
@@ -63,6 +64,8 @@ def subsequence(
       although generation starts from z ~ N(0, I), and small indices repeat: a step
       between equal indices is the identity. Both as the authors have it.
     - leading, trailing, linspace: as in diffusers' schedulers.
+    - dpm: linspace of N + 1 without its 0, as diffusers' DPM-Solver has it.
+    - fractional: linspace not rounded, as diffusers' Euler has it.
 
     One linear or quadratic step is the one-step student: [T - 1, -1]. The formulas
     above would give index 0, where there is no noise to remove.
@@ -89,10 +92,15 @@ def subsequence(
         times = np.round(np.arange(T, 0, -T / num_steps))[::-1] - 1
     elif spacing == "linspace":
         times = np.round(np.linspace(0, T - 1, num_steps))
+    elif spacing == "dpm":
+        times = np.round(np.linspace(0, T - 1, num_steps + 1))[1:]
+    elif spacing == "fractional":
+        times = np.linspace(0, T - 1, num_steps)
     else:
         raise ConfigError(
             f"spacing={spacing!r}: unknown for a discrete process; choose linear,"
-            " quadratic, leading, trailing or linspace"
+            " quadratic, leading, trailing, linspace, dpm, fractional, karras or"
+            " uniform_logsnr"
         )
     return np.append(times[::-1], -1).astype(np.float64)
 
@@ -103,25 +111,47 @@ def make(
     """The grid of `process` with N steps: N + 1 times of its own, float64.
 
     Args:
-        process: Discrete ones take the spacings of `subsequence`, others "uniform" (in
-            t) or, when t is a noise level, "karras".
+        process: Any. All take "karras" and "uniform_logsnr", which are even in a
+            function of sigma / alpha between t_max and t_min; a discrete one also takes
+            the spacings of `subsequence`, one with t in [0, 1] also "uniform".
         num_steps: N, the denoiser calls of a first-order sampler.
         spacing: None for the process' own.
         rho: Curvature of "karras".
     """
     spacing = spacing or process.spacing
+    if spacing in ("karras", "uniform_logsnr"):
+        ends = np.array([process.t_max, process.t_min])
+        logsnr = np.asarray(process.logsnr(jnp.asarray(ends)), np.float64)
+        if process.spacing == "karras":
+            logsnr = -2 * np.log(ends)  # in float64: here the time is the level
+        if spacing == "karras":
+            sigma_max, sigma_min = np.exp(-0.5 * logsnr)
+            sigma = karras(num_steps, sigma_min=sigma_min, sigma_max=sigma_max, rho=rho)
+        else:
+            sigma = uniform_logsnr(
+                num_steps, logsnr_min=logsnr[0], logsnr_max=logsnr[1]
+            )
+        grid = process.time_of_logsnr(-2 * np.log(sigma[:-1]))
+        # Rounding must not leave the range that the network was trained on.
+        grid = np.clip(grid, process.t_min, process.t_max)
+        return np.append(grid, -1.0 if process.num_timesteps else 0.0)
     if process.num_timesteps is not None:
         return subsequence(num_steps, spacing, num_timesteps=process.num_timesteps)
-    if spacing == "uniform":
+    if spacing == "uniform" and process.spacing == "uniform":
         return uniform(num_steps, t_max=process.t_max)
-    if spacing == "karras" and process.spacing == "karras":
-        return karras(
-            num_steps, sigma_min=process.t_min, sigma_max=process.t_max, rho=rho
-        )
     raise ConfigError(
         f"spacing={spacing!r}: does not fit this process; leave it out to use"
         f" {process.spacing!r}"
     )
+
+
+def levels(process: Process, grid: np.ndarray, dtype=jnp.float32):
+    """sigma / alpha at the times of a grid: EDM's noise levels, ending at exactly 0.
+
+    A truncated schedule ends above 0; samplers go the whole way, to x0_hat.
+    """
+    times = jnp.asarray(grid[:-1], dtype)
+    return jnp.append(process.sigma(times) / process.alpha(times), 0)
 
 
 def _check(num_steps: int) -> None:

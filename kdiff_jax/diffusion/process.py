@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from kdiff_jax.diffusion.noise_levels import loguniform
 from kdiff_jax.errors import ConfigError
 
 
@@ -29,6 +30,7 @@ class Process(NamedTuple):
         time: u in [0, 1) -> t, the uniform training time.
         spacing: Name in `grids` of the time grid of samplers that name none.
         z_scale: x at t_max is z_scale * z, z ~ N(0, I).
+        time_of_logsnr: The inverse of `logsnr` on NumPy arrays, float64, for grids.
     """
 
     logsnr: Callable[[Any], Any]
@@ -41,6 +43,7 @@ class Process(NamedTuple):
     time: Callable[[Any], Any] = lambda u: u
     spacing: str = "uniform"
     z_scale: float = 1.0
+    time_of_logsnr: Callable[[np.ndarray], np.ndarray] | None = None
 
     def add_noise(
         self,
@@ -117,7 +120,15 @@ def cosine(*, logsnr_min: float = -20.0, logsnr_max: float = 20.0) -> Process:
     def logsnr(t):
         return 2 * (jnp.log(alpha(t)) - jnp.log(sigma(t)))
 
-    return Process(logsnr, alpha, sigma, t_min=0.0, t_max=1.0, c_noise=logsnr)
+    return Process(
+        logsnr,
+        alpha,
+        sigma,
+        t_min=0.0,
+        t_max=1.0,
+        c_noise=logsnr,
+        time_of_logsnr=lambda logsnr: (np.arctan(np.exp(-0.5 * logsnr)) - b) / a,
+    )
 
 
 def discrete(
@@ -131,7 +142,8 @@ def discrete(
 
     alpha(t)^2 = prod_{s <= t} (1 - beta_s), sigma^2 = 1 - alpha^2
 
-    The tables are computed in float64 and looked up by index.
+    The table is computed in float64 and looked up by index; between two indices
+    sigma / alpha is linear, for grids that are even in the noise level.
 
     Args:
         schedule: "linear" in beta, "scaled_linear" in sqrt(beta) (Stable Diffusion), or
@@ -144,30 +156,37 @@ def discrete(
         arXiv:2102.09672, Eq. 17.
     """
     beta = betas(schedule, beta_min, beta_max, num_timesteps)
-    # log1p keeps 1 - alpha^2 exact where beta is tiny.
-    log_abar = np.concatenate([[0.0], np.cumsum(np.log1p(-beta))])
-    alpha_table = np.exp(0.5 * log_abar)
-    sigma_table = np.sqrt(-np.expm1(log_abar))
-    with np.errstate(divide="ignore"):
-        logsnr_table = 2 * (np.log(alpha_table) - np.log(sigma_table))
+    # In logarithms, because 1 - alpha^2 cancels where beta is tiny.
+    log_abar = np.cumsum(np.log1p(-beta))
+    ratio_table = np.append(0.0, np.sqrt(np.expm1(-log_abar)))
 
-    def lookup(table):
-        def at(t):
-            index = jnp.clip(t.astype(jnp.int32) + 1, 0, num_timesteps)
-            return jnp.asarray(table, t.dtype)[index]
+    def ratio(t):
+        """sigma / alpha, from which alpha = 1 / sqrt(1 + ratio^2)."""
+        table = jnp.asarray(ratio_table, t.dtype)
+        at = jnp.clip(t + 1, 0, num_timesteps)
+        below = jnp.floor(at).astype(jnp.int32)
+        above = jnp.minimum(below + 1, num_timesteps)
+        part = at - below
+        return table[below] * (1 - part) + table[above] * part
 
-        return at
+    def sigma(t):
+        return ratio(t) / jnp.sqrt(1 + ratio(t) ** 2)
+
+    def time_of_logsnr(logsnr):
+        times = np.arange(-1, num_timesteps)
+        return np.interp(np.exp(-0.5 * logsnr), ratio_table, times)
 
     return Process(
-        lookup(logsnr_table),
-        lookup(alpha_table),
-        lookup(sigma_table),
+        logsnr=lambda t: -2 * jnp.log(ratio(t)),
+        alpha=lambda t: 1 / jnp.sqrt(1 + ratio(t) ** 2),
+        sigma=sigma,
         t_min=0.0,
         t_max=num_timesteps - 1.0,
         c_noise=lambda t: t,
         num_timesteps=num_timesteps,
         time=lambda u: jnp.clip(jnp.floor(u * num_timesteps), 0, num_timesteps - 1),
         spacing="linear",
+        time_of_logsnr=time_of_logsnr,
     )
 
 
@@ -202,7 +221,6 @@ def edm(*, sigma_min: float = 0.002, sigma_max: float = 80.0) -> Process:
             f"sigma_min={sigma_min}: must lie in (0, sigma_max={sigma_max});"
             " the grid is logarithmic"
         )
-    span = float(np.log(sigma_max / sigma_min))
     return Process(
         logsnr=lambda t: -2 * jnp.log(t),
         alpha=jnp.ones_like,
@@ -210,9 +228,10 @@ def edm(*, sigma_min: float = 0.002, sigma_max: float = 80.0) -> Process:
         t_min=sigma_min,
         t_max=sigma_max,
         c_noise=lambda t: t,
-        time=lambda u: sigma_min * jnp.exp(span * u),
+        time=lambda u: loguniform(u, sigma_min=sigma_min, sigma_max=sigma_max),
         spacing="karras",
         z_scale=sigma_max,
+        time_of_logsnr=lambda logsnr: np.exp(-0.5 * logsnr),
     )
 
 

@@ -9,6 +9,9 @@ import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
+
+from kdiff_jax import rng
 from kdiff_jax.diffusion.process import Process
 from kdiff_jax.errors import ConfigError
 
@@ -17,9 +20,10 @@ class Sampler(NamedTuple):
     """A sampler with its settings bound.
 
     Attributes:
-        sample: (denoise, z, y, *, keys=None) -> x0. `denoise` is (x_t, t[B], y[B]) ->
-            x0_hat; `z` f32[B, H, W, C] ~ N(0, I), scaled inside; `keys` Key[B], one per
-            example, needed by samplers that draw noise.
+        sample: (denoise, z, y=None, *, keys=None, noise=None) -> x0. `denoise` is (x_t,
+            t[B], y[B]) -> x0_hat; `z` f32[B, H, W, C] ~ N(0, I), scaled inside. A
+            sampler that draws noise needs `keys`, Key[B], one per example, or `noise`,
+            a function i -> f32[B, H, W, C] of the step; the others ignore both.
         nfe: Network evaluations per image.
         name: The name given to `make`.
     """
@@ -27,6 +31,24 @@ class Sampler(NamedTuple):
     sample: Callable[..., Any]
     nfe: int
     name: str
+
+
+def step_noise(keys, noise, z) -> Callable[[Any], Any]:
+    """i -> N(0, 1) of z's shape for step i: `noise` when given, else drawn from `keys`.
+
+    Raises:
+        ConfigError: If both are None.
+    """
+    if noise is not None:
+        return noise
+    if keys is None:
+        raise ConfigError("keys=None: this sampler draws noise; give one key per image")
+
+    def draw(i):
+        now = jax.vmap(lambda key: jax.random.fold_in(key, i))(keys)
+        return rng.normal(now, "sampler", z.shape[1:])
+
+    return draw
 
 
 def names() -> tuple[str, ...]:

@@ -7,11 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kdiff_jax import rng
 from kdiff_jax.diffusion import grids
 from kdiff_jax.diffusion.process import Process, left
 from kdiff_jax.errors import ConfigError
-from kdiff_jax.samplers import Sampler
+from kdiff_jax.samplers import Sampler, step_noise
 
 
 def make(
@@ -21,6 +20,7 @@ def make(
     spacing: str | None = None,
     eta: float = 0.0,
     clip: bool = False,
+    rho: float = 7.0,
 ) -> Sampler:
     """DDIM on a grid of the process' own time.
 
@@ -32,16 +32,14 @@ def make(
         spacing: See `grids.make`; None for the process' own.
         eta: 0 is deterministic, 1 draws with the variance of DDPM's posterior.
         clip: Clips x0_hat to [-1, 1], and moves along the eps of the clipped x0_hat.
+        rho: Curvature of the grid "karras".
     """
     if not 0 <= eta <= 1:
         raise ConfigError(f"eta={eta}: must lie in [0, 1]; 0 is deterministic")
-    grid = grids.make(process, num_steps, spacing=spacing)
+    grid = grids.make(process, num_steps, spacing=spacing, rho=rho)
 
-    def sample(denoise, z, y=None, *, keys=None):
-        if eta and keys is None:
-            raise ValueError(
-                f"keys=None: eta={eta} draws noise; give one key per image"
-            )
+    def sample(denoise, z, y=None, *, keys=None, noise=None):
+        draw = step_noise(keys, noise, z) if eta else None
 
         def body(carry, now):
             x_t, _ = carry
@@ -50,11 +48,11 @@ def make(
             x0_hat = denoise(x_t, t, y)
             if clip:
                 x0_hat = jnp.clip(x0_hat, -1, 1)
-            if not eta:
-                return (process.ddim_step(x_t, x0_hat, t, s), x0_hat), None
-            draws = jax.vmap(lambda k: jax.random.fold_in(k, i))(keys)
-            eps = rng.normal(draws, "ddim", z.shape[1:])
-            return (step(process, x_t, x0_hat, t, s, eps, eta=eta), x0_hat), None
+            if draw is None:
+                x_s = process.ddim_step(x_t, x0_hat, t, s)
+            else:
+                x_s = step(process, x_t, x0_hat, t, s, draw(i), eta=eta)
+            return (x_s, x0_hat), None
 
         x = process.z_scale * z
         times = jnp.asarray(grid, z.dtype)

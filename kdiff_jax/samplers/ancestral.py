@@ -1,0 +1,87 @@
+"""Ancestral sampling, with a variance between the two of DDPM.
+
+Ho et al. 2020, arXiv:2006.11239; Salimans & Ho 2022, arXiv:2202.00512, Eq. 3 to 5.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from kdiff_jax.diffusion import grids
+from kdiff_jax.diffusion.process import Process, left
+from kdiff_jax.errors import ConfigError
+from kdiff_jax.samplers import Sampler, step_noise
+
+
+def make(
+    *,
+    process: Process,
+    num_steps: int,
+    spacing: str | None = None,
+    variance: float = 1.0,
+    clip: bool = False,
+) -> Sampler:
+    """Draws x_s ~ q(x_s | x_t, x0_hat) down the grid; the last step returns x0_hat.
+
+    Args:
+        process: Any.
+        num_steps: Denoiser calls.
+        spacing: See `grids.make`; None for the process' own.
+        variance: 0 is the posterior's ("fixed_small"), 1 the forward step's
+            ("fixed_large"), between them geometric ("fixed_medium").
+        clip: Clips x0_hat to [-1, 1].
+    """
+    if not 0 <= variance <= 1:
+        raise ConfigError(f"variance={variance}: must lie in [0, 1]; 1 is the largest")
+    grid = grids.make(process, num_steps, spacing=spacing)
+
+    def sample(denoise, z, y=None, *, keys=None, noise=None):
+        draw = step_noise(keys, noise, z)
+
+        def body(carry, now):
+            x_t, _ = carry
+            t, s, i = now
+            t, s = jnp.full(len(z), t), jnp.full(len(z), s)
+            x0_hat = denoise(x_t, t, y)
+            if clip:
+                x0_hat = jnp.clip(x0_hat, -1, 1)
+            x_s = step(process, x_t, x0_hat, t, s, draw(i), variance=variance)
+            return (x_s, x0_hat), None
+
+        x = process.z_scale * z
+        times = jnp.asarray(grid, z.dtype)
+        over = (times[:-1], times[1:], jnp.arange(num_steps))
+        (_, x0_hat), _ = jax.lax.scan(body, (x, jnp.zeros_like(x)), over)
+        return x0_hat
+
+    return Sampler(sample, nfe=num_steps, name="ancestral")
+
+
+def step(
+    process: Process,
+    x_t: Float[Array, "B H W C"],
+    x0_hat: Float[Array, "B H W C"],
+    t: Float[Array, " B"],
+    s: Float[Array, " B"],
+    eps: Float[Array, "B H W C"],
+    *,
+    variance: float,
+) -> Float[Array, "B H W C"]:
+    """One draw from t to s.
+
+    r = exp(logsnr_t - logsnr_s),
+    mean = r (alpha_s / alpha_t) x_t + (1 - r) alpha_s x0_hat,
+    std^2 = ((1 - r) sigma_s^2)^(1 - v) ((1 - r) sigma_t^2)^v,  v = variance
+
+    r alpha_s / alpha_t is written (sigma_s^2 / sigma_t^2) (alpha_t / alpha_s), which
+    stays finite where alpha_t vanishes.
+
+    Source: Salimans & Ho 2022, Eq. 3 to 5.
+    """
+    one_minus_r = -jnp.expm1(process.logsnr(t) - process.logsnr(s))
+    alpha_t, alpha_s = process.alpha(t), process.alpha(s)
+    sigma_t, sigma_s = process.sigma(t), process.sigma(s)
+    keep = (sigma_s / sigma_t) ** 2 * alpha_t / alpha_s
+    mean = left(keep, x_t) * x_t + left(one_minus_r * alpha_s, x_t) * x0_hat
+    std = jnp.sqrt(one_minus_r) * sigma_s ** (1 - variance) * sigma_t**variance
+    return mean + left(std, x_t) * eps

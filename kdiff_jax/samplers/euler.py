@@ -1,0 +1,25 @@
+"""Euler's method on the probability-flow ODE in the noise level sigma / alpha.
+
+On one grid this is DDIM: x / alpha moves along (x_t - alpha x0_hat) / sigma. What is
+Euler's own is the grid, even in the level's rho-th root for every process.
+"""
+
+from kdiff_jax.diffusion.process import Process
+from kdiff_jax.samplers import Sampler, ddim
+
+
+def make(
+    *, process: Process, num_steps: int, spacing: str = "karras", rho: float = 7.0
+) -> Sampler:
+    """Euler's method; one step is the network itself at t_max.
+
+    Args:
+        process: Any.
+        num_steps: Denoiser calls.
+        spacing: See `grids.make`.
+        rho: Curvature of the grid "karras".
+
+    Source: Karras et al. 2022, arXiv:2206.00364, Algorithm 1 without the correction.
+    """
+    sampler = ddim.make(process=process, num_steps=num_steps, spacing=spacing, rho=rho)
+    return sampler._replace(name="euler")

@@ -1,0 +1,103 @@
+"""Heun's method on the probability-flow ODE, with EDM's optional stochasticity.
+
+Karras et al. 2022, arXiv:2206.00364, Algorithms 1 and 2. A variance-preserving process
+is integrated as x / alpha with the noise level sigma / alpha.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kdiff_jax.diffusion import grids
+from kdiff_jax.diffusion.process import Process
+from kdiff_jax.errors import ConfigError
+from kdiff_jax.samplers import Sampler, step_noise
+
+
+def make(
+    *,
+    process: Process,
+    num_steps: int,
+    spacing: str = "karras",
+    rho: float = 7.0,
+    S_churn: float = 0.0,
+    S_min: float = 0.0,
+    S_max: float = float("inf"),
+    S_noise: float = 1.0,
+) -> Sampler:
+    """EDM's sampler: 2 N - 1 network evaluations for N steps.
+
+    Step from level s to s': raise s to s^ = s (1 + gamma) by fresh noise, gamma =
+    min(S_churn / N, sqrt(2) - 1) for s in [S_min, S_max]; then, with d(x, s) = (x -
+    D(x; s)) / s, go x' = x + (s' - s^) d(x, s^) and correct it to x + (s' - s^)
+    (d(x, s^) + d(x', s')) / 2, except on the last step, which returns D.
+
+    Args:
+        process: Any.
+        num_steps: N; 1 is the network itself at t_max.
+        spacing: See `grids.make`.
+        rho: Curvature of the grid "karras".
+        S_churn: 0 is deterministic; the paper's ImageNet-64 runs take 40 in 256 steps.
+        S_min: Least level that noise is added at, in units of the data.
+        S_max: Largest such level.
+        S_noise: Standard deviation of that noise.
+    """
+    if S_churn < 0:
+        raise ConfigError(f"S_churn={S_churn}: must not be negative; 0 turns it off")
+    grid = grids.make(process, num_steps, spacing=spacing, rho=rho)
+    clean = np.asarray(grids.levels(process, grid), np.float64)
+    if process.spacing == "karras":
+        clean = grid  # time is the level, known in float64
+    churned = (S_min <= clean) & (clean <= S_max) & (clean > 0)
+    gamma = np.where(churned, min(S_churn / num_steps, np.sqrt(2) - 1), 0.0)
+    raised = clean * (1 + gamma)
+    with np.errstate(divide="ignore"):
+        raised_grid = process.time_of_logsnr(-2 * np.log(raised))
+    raised_grid = np.where(gamma > 0, raised_grid, grid)
+    spread = S_noise * np.sqrt(raised**2 - clean**2)
+
+    # One scan over evaluations, not steps, so that the network is compiled once. The
+    # even ones predict from the raised level, the odd ones correct at the next level.
+    evaluation = np.arange(2 * num_steps - 1, dtype=np.int32)
+    i, correct = evaluation // 2, evaluation % 2 == 1
+    over = dict(
+        correct=correct,
+        t=np.where(correct, grid[i + 1], raised_grid[i]),
+        level=np.where(correct, clean[i + 1], raised[i]),
+        move=clean[i + 1] - raised[i],
+        spread=spread[i + 1],
+        step=i + 1,
+    )
+
+    def sample(denoise, z, y=None, *, keys=None, noise=None):
+        draw = step_noise(keys, noise, z) if S_churn else None
+
+        def raise_level(x, spread, step):
+            return x if draw is None else x + spread * draw(step)
+
+        def body(carry, now):
+            x, start, first, _ = carry
+            t = jnp.full(len(z), now["t"])
+            x0_hat = denoise(process.alpha(t[0]) * x, t, y)
+            slope = (x - x0_hat) / now["level"]
+            predicted = x + now["move"] * slope
+            corrected = start + now["move"] * (first + slope) / 2
+            corrected = raise_level(corrected, now["spread"], now["step"])
+            return (
+                jnp.where(now["correct"], corrected, predicted),
+                x,
+                slope,
+                x0_hat,
+            ), None
+
+        x = process.z_scale * z / process.alpha(jnp.asarray(grid[0], z.dtype))
+        x = raise_level(x, spread[0], 0)
+        rows = {
+            name: jnp.asarray(row, z.dtype if row.dtype == np.float64 else row.dtype)
+            for name, row in over.items()
+        }
+        zero = jnp.zeros_like(x)
+        (_, _, _, x0_hat), _ = jax.lax.scan(body, (x, zero, zero, zero), rows)
+        return x0_hat
+
+    return Sampler(sample, nfe=2 * num_steps - 1, name="heun")
