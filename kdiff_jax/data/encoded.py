@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Integer
 from PIL import Image, ImageOps
 
 from kdiff_jax.data.images import Images
@@ -20,7 +20,7 @@ MAX_DECODED = 256 * 2**20
 
 def from_encoded(
     fetch: Callable[[int], tuple[str, bytes]],
-    labels: Int[np.ndarray, " N"],
+    labels: Integer[np.ndarray, " N"],
     *,
     num_classes: int,
     name: str,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Int, Integer, UInt8
 
 from kdiff_jax.errors import ConfigError
 
@@ -106,7 +106,7 @@ def load(
 
 def from_array(
     array: UInt8[np.ndarray, "N H W C"],
-    labels: Int[np.ndarray, " N"] | None,
+    labels: Integer[np.ndarray, " N"] | None,
     *,
     num_classes: int,
     name: str,

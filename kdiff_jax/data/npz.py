@@ -28,11 +28,10 @@ def load(*, path: str | None, split: str, size: int | None) -> Images:
     if path is None:
         raise ConfigError("data.path=None: npz needs a file; set data.path=FILE.npz")
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            if isinstance(arrays, np.ndarray):
-                raise DataError(
-                    f"{path}: a .npy file; save it with np.savez(images=...)"
-                )
+        arrays = np.load(path, allow_pickle=False)
+        if isinstance(arrays, np.ndarray):
+            raise DataError(f"{path}: a .npy file; save it with np.savez(images=...)")
+        with arrays:
             array = _first(arrays, IMAGE_KEYS, split)
             labels = _first(arrays, LABEL_KEYS, split)
             keys = sorted(arrays.files)

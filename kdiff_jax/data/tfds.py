@@ -56,7 +56,7 @@ def load(*, dataset: str, path: str | None, split: str, size: int | None) -> Ima
         )
         num_classes = features["label"].num_classes
     preparation: dict[str, Any] = {**PREPARATION.get(dataset, {})}
-    size = size or preparation.pop("size", None)
+    usual = preparation.pop("size", None)
     return from_encoded(
         lambda number: (
             f"tfds:{dataset}[{number}]",
@@ -65,7 +65,7 @@ def load(*, dataset: str, path: str | None, split: str, size: int | None) -> Ima
         labels,
         num_classes=num_classes,
         name=f"tfds:{dataset}",
-        size=size,
+        size=size or usual,
         **preparation,
     )
 
