@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Installs kdiff_jax with its test extra; then format, lint, types and tests.
+#
+#   bash launch/test.sh [--all] [pytest arguments]
+#
+#   --all                  the tests marked slow too
+#   KDIFF_TEST_WORKERS=2   processes that share the tests; 0 runs them in this one
+#
+# Runs on the CPU, whatever the machine has.
+
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+marks="not slow"
+case ${1:-} in
+  --help)
+    sed -n '2,/^$/s/^# \{0,1\}//p' "$0"
+    exit
+    ;;
+  --all)
+    marks=""
+    shift
+    ;;
+esac
+source launch/setup_env.sh
+# An accelerator's packages are gigabytes, and these tests would not use them.
+KDIFF_EXTRA=${KDIFF_EXTRA:-cpu} setup_env test
+
+# timed COMMAND...: runs it and says how long it took.
+timed() {
+  local start=$SECONDS
+  echo "== $*"
+  "$@"
+  echo "== $((SECONDS - start)) s"
+}
+
+timed ruff format --check .
+timed ruff check .
+timed pyright kdiff_jax
+timed python -m pytest tests -m "$marks" -q \
+  -n "${KDIFF_TEST_WORKERS:-2}" --dist loadfile "$@"
