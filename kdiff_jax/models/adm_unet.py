@@ -7,14 +7,13 @@ import math
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
 
 from kdiff_jax.models import layers
 from kdiff_jax.models.edm_layers import ADM, UNetBlock, conv, dense, group_norm
-from kdiff_jax.types import Keys
+from kdiff_jax.models.network import Network
 
 
-class AdmUNet(nn.Module):
+class AdmUNet(Network):
     """F(x, c_noise, y). The defaults are its ImageNet 64x64 network, 295.90 M.
 
     Attributes:
@@ -22,12 +21,8 @@ class AdmUNet(nn.Module):
         emb_mult: The embedding has `channels * emb_mult` features.
         num_blocks: Blocks per level on the way down; one more on the way up.
         attn_resolutions: Image sizes (heights, in pixels) whose blocks have attention.
-        dropout: Rate, active when keys are given.
-        out_channels: The image's channels; twice that for iDDPM preconditioning.
-        num_classes: 0 ignores labels.
-        augment_dim: Length of the augmentation label, 9 in EDM; 0 ignores it.
-        dtype: Of the computation, "float32" or "bfloat16"; parameters are float32.
-        remat: Recompute the blocks in the backward pass, to save memory.
+
+    The others are those of `Network`.
 
     Source: Dhariwal & Nichol 2021, arXiv:2105.05233; Karras et al. 2022,
     arXiv:2206.00364, appendix F.
@@ -38,32 +33,11 @@ class AdmUNet(nn.Module):
     emb_mult: int = 4
     num_blocks: int = 3
     attn_resolutions: tuple[int, ...] = (32, 16, 8)
-    dropout: float = 0.0
-    out_channels: int = 3
     num_classes: int = 1000
-    augment_dim: int = 0
-    dtype: str = "float32"
-    remat: bool = False
-
-    def __call__(
-        self,
-        x: Float[Array, "B H W C"],
-        c_noise: Float[Array, " B"],
-        y: Int[Array, " B"] | None = None,
-        *,
-        augment: Float[Array, "B A"] | None = None,
-        dropout_keys: Keys | None = None,
-    ) -> Float[Array, "B H W C2"]:
-        """F, float32."""
-        return self.trunk(x, c_noise, y, augment, dropout_keys)[0]
-
-    def encode(self, x, c_noise, y=None, *, augment=None, dropout_keys=None):
-        """The last output of each level on the way down, then that of the middle."""
-        return self.trunk(x, c_noise, y, augment, dropout_keys)[1]
 
     @nn.compact
-    def trunk(self, x, c_noise, y, augment, keys):
-        emb = self.embed(c_noise, y, augment)
+    def trunk(self, x, c_noise, rows, augment, keys):
+        emb = self.embed(c_noise, rows, augment)
         block_class = nn.remat(UNetBlock) if self.remat else UNetBlock
 
         def block(h, name, width, *, attention=False, resample=""):
@@ -114,19 +88,18 @@ class AdmUNet(nn.Module):
         out = conv(h, self.out_channels, "out_conv", ADM, scale=ADM.scale_last)
         return out, features
 
-    def embed(self, c_noise, y, augment):
+    def embed(self, c_noise, rows, augment):
         """f32[B, E]; the class enters between the second Dense layer and its silu."""
         width = self.channels * self.emb_mult
         emb = layers.sinusoid(c_noise, self.channels, freq_shift=0.0)
         emb = jnp.roll(emb, self.channels // 2, axis=-1)  # the cosines come first
-        if self.augment_dim and augment is not None:
+        if self.augment_dim:
             emb = emb + dense(
                 augment, self.channels, "map_augment", ADM, scale=0.0, use_bias=False
             )
         emb = nn.silu(dense(emb, width, "map_layer0", ADM))
         emb = dense(emb, width, "map_layer1", ADM)
         if self.num_classes:
-            rows = layers.one_hot(y, num_classes=self.num_classes, batch=len(c_noise))
             emb = emb + dense(
                 rows,
                 width,

@@ -5,9 +5,10 @@ Parameters have diffusers' names, with `_` for the dots inside a block's own nam
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from kdiff_jax.models import layers
+from kdiff_jax.models.network import Network
 from kdiff_jax.types import Keys
 
 XAVIER = nn.initializers.xavier_uniform()
@@ -72,7 +73,7 @@ class Attention(nn.Module):
         return x + h
 
 
-class DdpmUNet(nn.Module):
+class DdpmUNet(Network):
     """F(x, index, y) of DDPM. The defaults are its CIFAR-10 network, 35,746,307.
 
     Attributes:
@@ -81,17 +82,13 @@ class DdpmUNet(nn.Module):
         num_blocks: Residual blocks per level on the way down; one more on the way up.
         attn_resolutions: Image sizes (heights, in pixels) whose blocks have attention.
         head_dim: Channels per head; None is one head.
-        dropout: Rate, active when keys are given.
         num_groups: Groups of each norm.
         norm_eps: Epsilon of each norm (TensorFlow-addons' default was 1e-3).
         freq_shift: Of the sinusoid; see `layers.sinusoid`.
         flip_sin_to_cos: Puts the cosines of the sinusoid first.
         downsample_padding: 0 pads below and right, as TensorFlow does; 1 all around.
-        out_channels: The image's channels; twice that for two outputs.
-        num_classes: 0 ignores labels.
-        augment_dim: Length of the augmentation label; 0 ignores it.
-        dtype: Of the computation, "float32" or "bfloat16"; parameters are float32.
-        remat: Recompute the blocks in the backward pass, to save memory.
+
+    The others are those of `Network`.
 
     Source: Ho et al. 2020, arXiv:2006.11239, appendix B; Luhman & Luhman 2021,
     arXiv:2101.02388.
@@ -102,39 +99,17 @@ class DdpmUNet(nn.Module):
     num_blocks: int = 2
     attn_resolutions: tuple[int, ...] = (16,)
     head_dim: int | None = None
-    dropout: float = 0.0
     num_groups: int = 32
     norm_eps: float = 1e-6
     freq_shift: float = 1.0
     flip_sin_to_cos: bool = False
     downsample_padding: int = 0
-    out_channels: int = 3
-    num_classes: int = 0
-    augment_dim: int = 0
-    dtype: str = "float32"
-    remat: bool = False
-
-    def __call__(
-        self,
-        x: Float[Array, "B H W C"],
-        c_noise: Float[Array, " B"],
-        y: Int[Array, " B"] | None = None,
-        *,
-        augment: Float[Array, "B A"] | None = None,
-        dropout_keys: Keys | None = None,
-    ) -> Float[Array, "B H W C2"]:
-        """F, float32."""
-        return self.trunk(x, c_noise, y, augment, dropout_keys)[0]
-
-    def encode(self, x, c_noise, y=None, *, augment=None, dropout_keys=None):
-        """The last output of each level on the way down, then that of the middle."""
-        return self.trunk(x, c_noise, y, augment, dropout_keys)[1]
 
     @nn.compact
-    def trunk(self, x, c_noise, y, augment, keys):
+    def trunk(self, x, c_noise, rows, augment, keys):
         block_class = nn.remat(ResBlock) if self.remat else ResBlock
         attention_class = nn.remat(Attention) if self.remat else Attention
-        emb = self.embed(c_noise, y, augment)
+        emb = self.embed(c_noise, rows, augment)
         shared = (self.num_groups, self.norm_eps, self.dtype)
 
         def conv(h, name, width, **keywords):
@@ -194,7 +169,7 @@ class DdpmUNet(nn.Module):
         )
         return out, features
 
-    def embed(self, t, y, augment):
+    def embed(self, t, rows, augment):
         """f32[B, 4 C]: Dense, silu, Dense of the time; plus the labels."""
         width = 4 * self.channels
         emb = layers.sinusoid(t, self.channels, freq_shift=self.freq_shift)
@@ -207,9 +182,8 @@ class DdpmUNet(nn.Module):
             )
             emb = dense(emb)
         if self.num_classes:
-            rows = layers.one_hot(y, num_classes=self.num_classes, batch=len(t))
             emb = emb + nn.Dense(width, use_bias=False, name="class_embedding")(rows)
-        if self.augment_dim and augment is not None:
+        if self.augment_dim:
             emb = emb + nn.Dense(width, use_bias=False, name="augment_embedding")(
                 augment
             )

@@ -18,7 +18,7 @@ from kdiff_jax.types import Keys
 class Family(NamedTuple):
     """What differs between the blocks of SongUNet and ADM."""
 
-    init: str  # a key of VARIANCE
+    init: str  # a key of INITS
     scale: float  # times `init`, for kernels
     scale_last: float  # the same, for the last layer of each branch
     scale_qkv: float
@@ -54,10 +54,10 @@ ADM = Family(
     norm_eps=1e-5,
     head_dim=64,
 )
-VARIANCE = {  # Without a gain for the activation, unlike others' "kaiming".
-    "xavier_uniform": (1.0, "fan_avg", "uniform"),
-    "kaiming_uniform": (1.0, "fan_in", "uniform"),
-    "kaiming_normal": (1.0, "fan_in", "normal"),
+INITS = {  # Without a gain for the activation, unlike others' "kaiming".
+    "xavier_uniform": nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"),
+    "kaiming_uniform": nn.initializers.variance_scaling(1.0, "fan_in", "uniform"),
+    "kaiming_normal": nn.initializers.variance_scaling(1.0, "fan_in", "normal"),
 }
 
 
@@ -65,8 +65,7 @@ def fan_init(mode: str, scale: float):
     """The initializer `mode` times `scale`."""
     if scale == 0:
         return nn.initializers.zeros
-    base = nn.initializers.variance_scaling(*VARIANCE[mode])
-    return lambda *args: scale * base(*args)
+    return lambda *args: scale * INITS[mode](*args)
 
 
 def bias_init(family: Family, scale: float, fan_in: int):

@@ -5,9 +5,10 @@ Not the U-Net of Nichol & Dhariwal: that lineage in EDM's form is `adm_unet`.
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from kdiff_jax.models import layers
+from kdiff_jax.models.network import Network
 from kdiff_jax.types import Keys
 
 ZEROS = nn.initializers.zeros
@@ -73,7 +74,7 @@ class Attention(nn.Module):
         return x + h
 
 
-class IddpmUNet(nn.Module):
+class IddpmUNet(Network):
     """F(x, logsnr, y) of "unet_iddpm". The defaults are its CIFAR-10 network, 60.00 M.
 
     Attributes:
@@ -83,12 +84,8 @@ class IddpmUNet(nn.Module):
         attn_resolutions: Image sizes (heights, in pixels) whose blocks have attention.
         num_heads: Heads of each attention; ignored when `head_dim` is given.
         head_dim: Channels per head.
-        dropout: Rate, active when keys are given.
-        out_channels: The image's channels; twice that for an output of x0 and eps.
-        num_classes: 0 ignores labels.
-        augment_dim: Length of the augmentation label; 0 ignores it.
-        dtype: Of the computation, "float32" or "bfloat16"; parameters are float32.
-        remat: Recompute the blocks in the backward pass, to save memory.
+
+    The others are those of `Network`.
 
     Source: Salimans & Ho 2022, arXiv:2202.00512, appendix; parameters are named as in
     google-research/diffusion_distillation.
@@ -101,34 +98,12 @@ class IddpmUNet(nn.Module):
     attn_resolutions: tuple[int, ...] = (8, 16)
     num_heads: int = 1
     head_dim: int | None = None
-    dropout: float = 0.0
-    out_channels: int = 3
-    num_classes: int = 0
-    augment_dim: int = 0
-    dtype: str = "float32"
-    remat: bool = False
-
-    def __call__(
-        self,
-        x: Float[Array, "B H W C"],
-        c_noise: Float[Array, " B"],
-        y: Int[Array, " B"] | None = None,
-        *,
-        augment: Float[Array, "B A"] | None = None,
-        dropout_keys: Keys | None = None,
-    ) -> Float[Array, "B H W C2"]:
-        """F, float32."""
-        return self.trunk(x, c_noise, y, augment, dropout_keys)[0]
-
-    def encode(self, x, c_noise, y=None, *, augment=None, dropout_keys=None):
-        """The last output of each level on the way down, then that of the middle."""
-        return self.trunk(x, c_noise, y, augment, dropout_keys)[1]
 
     @nn.compact
-    def trunk(self, x, c_noise, y, augment, keys):
+    def trunk(self, x, c_noise, rows, augment, keys):
         block_class = nn.remat(ResBlock) if self.remat else ResBlock
         attention_class = nn.remat(Attention) if self.remat else Attention
-        emb = self.embed(c_noise, y, augment)
+        emb = self.embed(c_noise, rows, augment)
 
         def block(h, name, width, resample=""):
             module = block_class(width, self.dropout, resample, self.dtype, name=name)
@@ -171,7 +146,7 @@ class IddpmUNet(nn.Module):
         out = nn.Conv(self.out_channels, (3, 3), kernel_init=ZEROS, name="conv_out")(h)
         return out, features
 
-    def embed(self, logsnr, y, augment):
+    def embed(self, logsnr, rows, augment):
         """f32[B, E]: Dense, silu, Dense of the time; plus the labels."""
         # u in [0, 1] undoes the cosine schedule: u is the time whose logsnr this is.
         u = jnp.arctan(jnp.exp(-0.5 * jnp.clip(logsnr, -20.0, 20.0))) / (0.5 * jnp.pi)
@@ -179,9 +154,8 @@ class IddpmUNet(nn.Module):
         emb = nn.Dense(self.emb_channels, name="dense0")(emb)
         emb = nn.Dense(self.emb_channels, name="dense1")(nn.silu(emb))
         if self.num_classes:
-            rows = layers.one_hot(y, num_classes=self.num_classes, batch=len(logsnr))
             emb = emb + nn.Dense(self.emb_channels, name="class_emb")(rows)
-        if self.augment_dim and augment is not None:
+        if self.augment_dim:
             dense = nn.Dense(self.emb_channels, use_bias=False, name="augment_emb")
             emb = emb + dense(augment)
         return emb

@@ -7,14 +7,13 @@ import math
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
 
 from kdiff_jax.models import layers
 from kdiff_jax.models.edm_layers import SONG, UNetBlock, conv, dense, group_norm
-from kdiff_jax.types import Keys
+from kdiff_jax.models.network import Network
 
 
-class SongUNet(nn.Module):
+class SongUNet(Network):
     """F(x, c_noise, y). The defaults are DDPM++ of CIFAR-10 (unconditional), 55.73 M.
 
     NCSN++ is embedding="fourier", noise_mult=2, encoder="residual", taps=(1, 3, 3, 1).
@@ -25,19 +24,15 @@ class SongUNet(nn.Module):
         emb_mult: The embedding has `channels * emb_mult` features.
         noise_mult: The noise level's has `channels * noise_mult`.
         num_blocks: Blocks per level on the way down; one more on the way up.
-        attn_resolutions: Image sizes (heights, in pixels) with attention: every block on
-            the way down, the last one on the way up.
-        dropout: Rate, active when keys are given.
+        attn_resolutions: Image sizes (heights, in pixels) with attention: in all blocks
+            on the way down, in the last one on the way up.
         embedding: "positional" or "fourier".
         encoder: How smaller copies of the input enter: "standard" (they do not), "skip"
             or "residual".
         decoder: "standard", or "skip": the output is a sum over levels.
         taps: Of the resampling filter.
-        out_channels: The image's channels; twice that for iDDPM preconditioning.
-        num_classes: 0 ignores labels.
-        augment_dim: Length of the augmentation label, 9 in EDM; 0 ignores it.
-        dtype: Of the computation, "float32" or "bfloat16"; parameters are float32.
-        remat: Recompute the blocks in the backward pass, to save memory.
+
+    The others are those of `Network`.
 
     Source: Song et al. 2021, arXiv:2011.13456; Karras et al. 2022, arXiv:2206.00364,
     appendix F.
@@ -49,16 +44,10 @@ class SongUNet(nn.Module):
     noise_mult: int = 1
     num_blocks: int = 4
     attn_resolutions: tuple[int, ...] = (16,)
-    dropout: float = 0.0
     embedding: str = "positional"
     encoder: str = "standard"
     decoder: str = "standard"
     taps: tuple[int, ...] = (1, 1)
-    out_channels: int = 3
-    num_classes: int = 0
-    augment_dim: int = 0
-    dtype: str = "float32"
-    remat: bool = False
 
     def __post_init__(self):
         for field, known in (
@@ -73,25 +62,9 @@ class SongUNet(nn.Module):
                 )
         super().__post_init__()
 
-    def __call__(
-        self,
-        x: Float[Array, "B H W C"],
-        c_noise: Float[Array, " B"],
-        y: Int[Array, " B"] | None = None,
-        *,
-        augment: Float[Array, "B A"] | None = None,
-        dropout_keys: Keys | None = None,
-    ) -> Float[Array, "B H W C2"]:
-        """F, float32."""
-        return self.trunk(x, c_noise, y, augment, dropout_keys)[0]
-
-    def encode(self, x, c_noise, y=None, *, augment=None, dropout_keys=None):
-        """The last output of each level on the way down, then that of the middle."""
-        return self.trunk(x, c_noise, y, augment, dropout_keys)[1]
-
     @nn.compact
-    def trunk(self, x, c_noise, y, augment, keys):
-        emb = self.embed(c_noise, y, augment)
+    def trunk(self, x, c_noise, rows, augment, keys):
+        emb = self.embed(c_noise, rows, augment)
         block_class = nn.remat(UNetBlock) if self.remat else UNetBlock
 
         def block(h, name, width, *, attention=False, resample=""):
@@ -131,7 +104,7 @@ class SongUNet(nn.Module):
         h = block(h, f"dec_{names[last]}_in1", h.shape[-1])
         features.append(h)
 
-        out = None
+        outs = []
         for level, mult in reversed(list(enumerate(self.channel_mult))):
             dec = f"dec_{names[level]}"
             if level < last:
@@ -153,8 +126,10 @@ class SongUNet(nn.Module):
                     SONG,
                     scale=SONG.scale_last,
                 )
-                out = part if out is None else part + layers.upsample(out, self.taps)
-        return out, features
+                outs.append(
+                    part + layers.upsample(outs[-1], self.taps) if outs else part
+                )
+        return outs[-1], features
 
     def join(self, h, aux, enc):
         """Adds a smaller copy of the input, `aux`, to what a block has down-sampled."""
@@ -172,7 +147,7 @@ class SongUNet(nn.Module):
             h = aux = (h + aux) / math.sqrt(2)
         return h, aux
 
-    def embed(self, c_noise, y, augment):
+    def embed(self, c_noise, rows, augment):
         """f32[B, E]: both Dense layers follow the sum of noise level and labels."""
         width = self.channels * self.noise_mult
         if self.embedding == "fourier":
@@ -180,11 +155,10 @@ class SongUNet(nn.Module):
         else:
             emb = layers.sinusoid(c_noise, width)
         if self.num_classes:
-            rows = layers.one_hot(y, num_classes=self.num_classes, batch=len(c_noise))
             emb = emb + dense(
                 rows * math.sqrt(self.num_classes), width, "map_label", SONG
             )
-        if self.augment_dim and augment is not None:
+        if self.augment_dim:
             emb = emb + dense(augment, width, "map_augment", SONG, use_bias=False)
         for i in range(2):
             width = self.channels * self.emb_mult

@@ -1,0 +1,82 @@
+"""What every denoising network has in common: its call, and the fields behind it."""
+
+import abc
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from kdiff_jax.models import layers
+from kdiff_jax.types import Keys
+
+
+class Network(nn.Module):
+    """A denoising network on images; a family adds its fields and writes `trunk`.
+
+    Attributes:
+        dropout: Rate, active when keys are given.
+        out_channels: The image's channels; twice that for two outputs.
+        num_classes: 0 ignores labels.
+        augment_dim: Length of the augmentation label, 9 in EDM; 0 ignores it.
+        dtype: Of the computation, "float32" or "bfloat16"; parameters are float32.
+        remat: Recompute the blocks in the backward pass, to save memory.
+    """
+
+    dropout: float = 0.0
+    out_channels: int = 3
+    num_classes: int = 0
+    augment_dim: int = 0
+    dtype: str = "float32"
+    remat: bool = False
+
+    def __call__(
+        self,
+        x: Float[Array, "B H W C"],
+        c_noise: Float[Array, " B"],
+        y: Int[Array, " B"] | None = None,
+        *,
+        augment: Float[Array, "B A"] | None = None,
+        dropout_keys: Keys | None = None,
+    ) -> Float[Array, "B H W C2"]:
+        """F, float32: the raw output, before any preconditioning.
+
+        Args:
+            x: Images scaled as the family expects (c_in x_t).
+            c_noise: What the family's embedding reads; see `kdiff_jax.models`.
+            y: Labels; None, or -1, is no label.
+            augment: EDM's augmentation label; None where images are not augmented.
+            dropout_keys: One typed key per example; None switches dropout off.
+        """
+        rows, augment = self.conditions(y, augment, len(x))
+        return self.trunk(x, c_noise, rows, augment, dropout_keys)[0]
+
+    def encode(
+        self,
+        x: Float[Array, "B H W C"],
+        c_noise: Float[Array, " B"],
+        y: Int[Array, " B"] | None = None,
+        *,
+        augment: Float[Array, "B A"] | None = None,
+        dropout_keys: Keys | None = None,
+    ) -> list[Float[Array, "B _H _W _C"]]:
+        """The last output of each level on the way down, then that of the middle.
+
+        Under `jit` the way up is never computed: nothing reads it.
+        """
+        rows, augment = self.conditions(y, augment, len(x))
+        return self.trunk(x, c_noise, rows, augment, dropout_keys)[1]
+
+    def conditions(
+        self,
+        y: Int[Array, " B"] | None,
+        augment: Float[Array, "B A"] | None,
+        batch: int,
+    ) -> tuple[Float[Array, "B K"], Float[Array, "B A"]]:
+        """One-hot labels and augmentation labels; zeros where there are none."""
+        if augment is None:
+            augment = jnp.zeros((batch, self.augment_dim))
+        return layers.one_hot(y, num_classes=self.num_classes, batch=batch), augment
+
+    @abc.abstractmethod
+    def trunk(self, x, c_noise, rows, augment, keys) -> tuple[Array, list[Array]]:
+        """(F, features) of one pass; `rows` and `augment` are never None."""
