@@ -16,11 +16,10 @@ from kdiff_jax.models.network import Network
 class AdmUNet(Network):
     """F(x, c_noise, y). The defaults are its ImageNet 64x64 network, 295.90 M.
 
+    Heads have 64 channels. As that network, `num_classes` is 1000 unless told.
+
     Attributes:
-        channels: Level i has `channels * channel_mult[i]`, in heads of 64.
         emb_mult: The embedding has `channels * emb_mult` features.
-        num_blocks: Blocks per level on the way down; one more on the way up.
-        attn_resolutions: Image sizes (heights, in pixels) whose blocks have attention.
 
     The others are those of `Network`.
 

@@ -3,6 +3,8 @@
 Parameters have diffusers' names, with `_` for the dots inside a block's own name.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -32,8 +34,8 @@ class ResBlock(nn.Module):
         emb: Float[Array, "B E"],
         keys: Keys | None,
     ) -> Float[Array, "B H W C2"]:
-        norms = dict(num_groups=self.num_groups, eps=self.norm_eps)
-        convs = dict(kernel_init=XAVIER, dtype=self.dtype)
+        norms: dict[str, Any] = dict(num_groups=self.num_groups, eps=self.norm_eps)
+        convs: dict[str, Any] = dict(kernel_init=XAVIER, dtype=self.dtype)
         h = nn.silu(layers.group_norm(x.shape[-1], name="norm1", **norms)(x))
         h = nn.Conv(self.out_channels, (3, 3), name="conv1", **convs)(h)
         dense = nn.Dense(self.out_channels, kernel_init=XAVIER, name="time_emb_proj")
@@ -77,10 +79,6 @@ class DdpmUNet(Network):
     """F(x, index, y) of DDPM. The defaults are its CIFAR-10 network, 35,746,307.
 
     Attributes:
-        channels: Width of the first level; level i has `channels * channel_mult[i]`.
-        channel_mult: See `channels`. LSUN and CelebA-HQ at 256: (1, 1, 2, 2, 4, 4).
-        num_blocks: Residual blocks per level on the way down; one more on the way up.
-        attn_resolutions: Image sizes (heights, in pixels) whose blocks have attention.
         head_dim: Channels per head; None is one head.
         num_groups: Groups of each norm.
         norm_eps: Epsilon of each norm (TensorFlow-addons' default was 1e-3).
@@ -113,8 +111,8 @@ class DdpmUNet(Network):
         shared = (self.num_groups, self.norm_eps, self.dtype)
 
         def conv(h, name, width, **keywords):
-            convs = dict(kernel_init=XAVIER, dtype=self.dtype) | keywords
-            return nn.Conv(width, (3, 3), name=name, **convs)(h)
+            convs: dict[str, Any] = dict(kernel_init=XAVIER, dtype=self.dtype)
+            return nn.Conv(width, (3, 3), name=name, **(convs | keywords))(h)
 
         def block(h, name, width):
             return block_class(width, self.dropout, *shared, name=name)(h, emb, keys)

@@ -178,11 +178,13 @@ class UNetBlock(nn.Module):
         if x.shape[-1] != width or (self.resample and family.project):
             x = conv(x, width, "skip", family, size=1, dtype=dtype)
         x = (h + x) * family.skip_scale
-        if self.attention:
-            x = (self.attend(x) + x) * family.skip_scale
+        # Where the channels are too few for one head, ADM has no attention.
+        heads = width // family.head_dim if family.head_dim else 1
+        if self.attention and heads:
+            x = (self.attend(x, heads) + x) * family.skip_scale
         return x
 
-    def attend(self, x):
+    def attend(self, x, heads):
         """Self-attention over places; q, k and v alternate along the channels."""
         family, width = self.family, x.shape[-1]
         h = group_norm(x, "norm2", family).astype(self.dtype)
@@ -195,8 +197,7 @@ class UNetBlock(nn.Module):
             scale=family.scale_qkv,
             dtype=self.dtype,
         )
-        head_dim = family.head_dim or width
-        q, k, v = jnp.moveaxis(h.reshape(*x.shape[:3], -1, head_dim, 3), -1, 0)
+        q, k, v = jnp.moveaxis(h.reshape(*x.shape[:3], heads, -1, 3), -1, 0)
         h = layers.attend(q, k, v).reshape(x.shape)
         last = family.scale_last
         return conv(h, width, "proj", family, size=1, scale=last, dtype=self.dtype)

@@ -78,10 +78,7 @@ class IddpmUNet(Network):
     """F(x, logsnr, y) of "unet_iddpm". The defaults are its CIFAR-10 network, 60.00 M.
 
     Attributes:
-        channels: Width of the first level; level i has `channels * channel_mult[i]`.
         emb_channels: Width of the embedding of time and label.
-        num_blocks: Residual blocks per level on the way down; one more on the way up.
-        attn_resolutions: Image sizes (heights, in pixels) whose blocks have attention.
         num_heads: Heads of each attention; ignored when `head_dim` is given.
         head_dim: Channels per head.
 

@@ -14,6 +14,10 @@ class Network(nn.Module):
     """A denoising network on images; a family adds its fields and writes `trunk`.
 
     Attributes:
+        channels: The unit of width: level i has `channels * channel_mult[i]` channels.
+        channel_mult: One number per level, each level half the size of that before.
+        num_blocks: Residual blocks per level on the way down; one more on the way up.
+        attn_resolutions: Image sizes (heights, in pixels) whose blocks have attention.
         dropout: Rate, active when keys are given.
         out_channels: The image's channels; twice that for two outputs.
         num_classes: 0 ignores labels.
@@ -22,6 +26,10 @@ class Network(nn.Module):
         remat: Recompute the blocks in the backward pass, to save memory.
     """
 
+    channels: int
+    channel_mult: tuple[int, ...]
+    num_blocks: int
+    attn_resolutions: tuple[int, ...]
     dropout: float = 0.0
     out_channels: int = 3
     num_classes: int = 0
@@ -46,8 +54,11 @@ class Network(nn.Module):
             y: Labels; None, or -1, is no label.
             augment: EDM's augmentation label; None where images are not augmented.
             dropout_keys: One typed key per example; None switches dropout off.
+
+        Raises:
+            ValueError: If the images cannot be halved once per level below the first.
         """
-        rows, augment = self.conditions(y, augment, len(x))
+        rows, augment = self.conditions(x, y, augment)
         return self.trunk(x, c_noise, rows, augment, dropout_keys)[0]
 
     def encode(
@@ -63,16 +74,23 @@ class Network(nn.Module):
 
         Under `jit` the way up is never computed: nothing reads it.
         """
-        rows, augment = self.conditions(y, augment, len(x))
+        rows, augment = self.conditions(x, y, augment)
         return self.trunk(x, c_noise, rows, augment, dropout_keys)[1]
 
     def conditions(
         self,
+        x: Float[Array, "B H W C"],
         y: Int[Array, " B"] | None,
         augment: Float[Array, "B A"] | None,
-        batch: int,
     ) -> tuple[Float[Array, "B K"], Float[Array, "B A"]]:
         """One-hot labels and augmentation labels; zeros where there are none."""
+        batch, height, width, _ = x.shape
+        divisor = 2 ** (len(self.channel_mult) - 1)
+        if height % divisor or width % divisor:
+            raise ValueError(
+                f"images of {height}x{width}: a network of {len(self.channel_mult)} levels"
+                f" needs multiples of {divisor}; pad the images, or use fewer levels"
+            )
         if augment is None:
             augment = jnp.zeros((batch, self.augment_dim))
         return layers.one_hot(y, num_classes=self.num_classes, batch=batch), augment

@@ -23,7 +23,6 @@ class SongUNet(Network):
         channel_mult: See `channels`. At 64x64: (1, 2, 2, 2).
         emb_mult: The embedding has `channels * emb_mult` features.
         noise_mult: The noise level's has `channels * noise_mult`.
-        num_blocks: Blocks per level on the way down; one more on the way up.
         attn_resolutions: Image sizes (heights, in pixels) with attention: in all blocks
             on the way down, in the last one on the way up.
         embedding: "positional" or "fourier".
