@@ -1,0 +1,190 @@
+"""A module imports its own package and strictly lower floors, nothing else.
+
+Two packages on one floor do not know each other, and a method never imports a method.
+The files of floor 0 are one package that happens to lie at the root.
+"""
+
+import ast
+import pathlib
+
+import pytest
+
+import kdiff_jax
+
+FLOORS = (
+    "types rng errors",
+    "method diffusion losses models",
+    "denoiser samplers",
+    "methods metrics data report interop",
+    "train",
+    "build",
+    "stages",
+    "recipe plan command",
+    "main sample evaluate convert export doctor",
+)
+FLOOR = {name: i for i, names in enumerate(FLOORS) for name in names.split()}
+ROOT = pathlib.Path(kdiff_jax.__path__[0])
+
+
+def imports(tree: ast.AST, package: str):
+    """Full dotted names that `tree` imports; `package` is where relative ones start."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parts = package.split(".")
+                parents = parts[: len(parts) - node.level + 1]
+                base = ".".join(parents + [base] * bool(base))
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def modules(root):
+    for path in sorted(root.rglob("*.py")):
+        parts = path.relative_to(root).with_suffix("").parts
+        package = ".".join(("kdiff_jax", *parts[:-1]))
+        yield path.relative_to(root), parts, package, ast.parse(path.read_text())
+
+
+def climbing_imports(root) -> list[str]:
+    """One line for each import that does not point down."""
+    wrong = []
+    for path, parts, package, tree in modules(root):
+        here = parts[0]
+        if here == "__init__":
+            here_floor = -1  # the package itself: whoever imports it imports nothing
+        elif here in FLOOR:
+            here_floor = FLOOR[here]
+        else:
+            wrong.append(f"{path} has no floor; add {here!r} to FLOORS")
+            continue
+        for name in imports(tree, package):
+            there = (name + ".").split(".")[1]
+            if name.split(".")[0] != "kdiff_jax" or there not in FLOOR:
+                continue
+            if FLOOR[there] < here_floor or here_floor == FLOOR[there] == 0:
+                continue
+            if there == here and (here != "methods" or parts[1] == "__init__"):
+                continue
+            floors = f"floor {here_floor} imports floor {FLOOR[there]}"
+            wrong.append(f"{path} imports {name}: {floors}")
+    return wrong
+
+
+def named(tree, package, library) -> bool:
+    return any(name.split(".")[0] == library for name in imports(tree, package))
+
+
+def at_import(tree: ast.Module) -> ast.Module:
+    """What runs when the module is imported: everything outside of functions."""
+
+    class DropBodies(ast.NodeTransformer):
+        def visit_FunctionDef(self, node):
+            return None
+
+        visit_AsyncFunctionDef = visit_Lambda = visit_FunctionDef
+
+    return DropBodies().visit(tree)
+
+
+def libraries_out_of_place(root) -> list[str]:
+    wrong = []
+    for path, parts, package, tree in modules(root):
+        if FLOOR.get(parts[0], 0) < FLOOR["build"] and named(
+            tree, package, "ml_collections"
+        ):
+            wrong.append(f"{path} imports ml_collections: only build and commands may")
+        outside = at_import(tree)
+        for library in ("tensorflow", "torch"):
+            if named(outside, package, library):
+                wrong.append(
+                    f"{path} imports {library} at the top: users need not have it"
+                )
+    return wrong
+
+
+def test_imports_point_down():
+    wrong = climbing_imports(ROOT)
+    assert not wrong, "\n".join(wrong)
+
+
+def test_configs_and_other_frameworks_stay_where_they_belong():
+    wrong = libraries_out_of_place(ROOT)
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    ("path", "line", "message"),
+    [
+        (
+            "methods/kd.py",
+            "from kdiff_jax.train.step import make_train_step",
+            "methods/kd.py imports kdiff_jax.train.step.make_train_step:"
+            " floor 3 imports floor 4",
+        ),
+        (
+            "methods/kd.py",
+            "from kdiff_jax.methods import dmd",
+            "methods/kd.py imports kdiff_jax.methods.dmd: floor 3 imports floor 3",
+        ),
+        (
+            "methods/kd.py",
+            "from . import dmd",
+            "methods/kd.py imports kdiff_jax.methods.dmd: floor 3 imports floor 3",
+        ),
+        (
+            "losses/gan.py",
+            "from kdiff_jax import models",
+            "losses/gan.py imports kdiff_jax.models: floor 1 imports floor 1",
+        ),
+        (
+            "samplers/heun.py",
+            "def f():\n    import kdiff_jax.data.images",
+            "samplers/heun.py imports kdiff_jax.data.images: floor 2 imports floor 3",
+        ),
+        (
+            "diffusion/grids.py",
+            "from ..models.layers import Block",
+            "diffusion/grids.py imports kdiff_jax.models.layers.Block:"
+            " floor 1 imports floor 1",
+        ),
+        (
+            "__init__.py",
+            "from kdiff_jax import errors",
+            "__init__.py imports kdiff_jax.errors: floor -1 imports floor 0",
+        ),
+        ("misc.py", "", "misc.py has no floor; add 'misc' to FLOORS"),
+    ],
+)
+def test_an_import_that_climbs_is_named(tmp_path, path, line, message):
+    (tmp_path / path).parent.mkdir(exist_ok=True)
+    (tmp_path / path).write_text(line)
+    assert climbing_imports(tmp_path) == [message]
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        ("methods/kd.py", "from kdiff_jax.losses import regression"),
+        ("models/unet.py", "from kdiff_jax.models import layers\nimport flax"),
+        ("models/unet.py", "from .layers import Block"),
+        ("rng.py", "from kdiff_jax.types import Keys"),
+        ("main.py", "from kdiff_jax import __version__, recipe"),
+    ],
+)
+def test_an_import_that_points_down_passes(tmp_path, path, line):
+    (tmp_path / path).parent.mkdir(exist_ok=True)
+    (tmp_path / path).write_text(line)
+    assert climbing_imports(tmp_path) == []
+
+
+def test_libraries_out_of_place_are_named(tmp_path):
+    (tmp_path / "train.py").write_text("def f():\n    import ml_collections")
+    (tmp_path / "data.py").write_text("try:\n    import tensorflow as tf\nfinally:\n 1")
+    (tmp_path / "build.py").write_text("from ml_collections import config_dict")
+    (tmp_path / "metrics.py").write_text("def f():\n    import torch")
+    assert libraries_out_of_place(tmp_path) == [
+        "data.py imports tensorflow at the top: users need not have it",
+        "train.py imports ml_collections: only build and commands may",
+    ]
