@@ -1,7 +1,6 @@
 """Images to features, by name. The name of the features is the name of the metric."""
 
 import os
-import zipfile
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -11,7 +10,10 @@ import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
 from kdiff_jax.errors import CheckpointError, ConfigError
+from kdiff_jax.metrics.npz import read_npz
 from kdiff_jax.models.resnet import ResNet
+
+WANTED = "the .npz of a CIFAR-10 ResNet-56"
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -67,9 +69,7 @@ def _pixels(weights, batch_size):
 
 def _resnet56(weights, batch_size):
     if weights is None:
-        raise ConfigError(
-            "weights=None: resnet56 needs its file; give a CIFAR-10 ResNet-56's .npz"
-        )
+        raise ConfigError(f"weights=None: resnet56 needs its file; give {WANTED}")
     network = ResNet()
     params = _load(weights, network)
 
@@ -109,7 +109,7 @@ def _load(path, network):
         lambda: network.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
     )
     leaves, treedef = jax.tree.flatten_with_path(shapes)
-    arrays = _read(path)
+    arrays = read_npz("weights", path, error=CheckpointError, wanted=WANTED)
     wanted = {_torch_name(tree_path): leaf.shape for tree_path, leaf in leaves}
     # BatchNorm's counter of training steps: PyTorch stores it, nothing reads it.
     found = {
@@ -130,23 +130,9 @@ def _load(path, network):
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise CheckpointError(
             f"weights={path}: not a CIFAR-10 ResNet-56: {', '.join(wrong[:3])}{more}; "
-            "give the matching file"
+            f"give {WANTED}"
         )
     return treedef.unflatten([jnp.asarray(found[name], jnp.float32) for name in wanted])
-
-
-def _read(path):
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"weights={path}: no such file; give a CIFAR-10 ResNet-56's .npz"
-        ) from None
-    except (OSError, ValueError, zipfile.BadZipFile, AttributeError, EOFError) as error:
-        raise CheckpointError(
-            f"weights={path}: not a readable .npz ({error}); fetch it again"
-        ) from None
 
 
 def _torch_name(tree_path):

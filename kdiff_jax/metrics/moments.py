@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-import zipfile
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +9,9 @@ from jaxtyping import Float
 
 from kdiff_jax.errors import DataError
 from kdiff_jax.metrics.checks import Numbers, check_features
+from kdiff_jax.metrics.npz import read_npz
+
+WANTED = "an .npz with mu and sigma"
 
 
 class Moments(NamedTuple):
@@ -97,22 +99,11 @@ def load_stats(path: str | os.PathLike, *, features: str | None = None) -> Stats
     Raises:
         DataError: If the file is missing, damaged, or of other features.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except FileNotFoundError:
-        raise DataError(
-            f"reference={path}: no such file; give an .npz with mu and sigma"
-        ) from None
-    except (OSError, ValueError, zipfile.BadZipFile, AttributeError, EOFError) as error:
-        raise DataError(
-            f"reference={path}: not a readable .npz ({error}); fetch or make it again"
-        ) from None
+    arrays = read_npz("reference", path, error=DataError, wanted=WANTED)
     missing = [name for name in ("mu", "sigma") if name not in arrays]
     if missing:
         raise DataError(
-            f"reference={path}: holds {sorted(arrays)}, lacks {missing}; give an .npz "
-            "with mu and sigma"
+            f"reference={path}: holds {sorted(arrays)}, lacks {missing}; give {WANTED}"
         )
     mu, sigma = (arrays[name].astype(np.float64) for name in ("mu", "sigma"))
     if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):

@@ -42,7 +42,11 @@ def svg(lines: Sequence[Mapping[str, Any]], name: str, *, salt: str) -> str:
     axes.grid(alpha=0.2, color=INK)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(INK)
-    style = {"svg.fonttype": "none", "svg.hashsalt": salt, "font.family": "sans-serif"}
+    style: Any = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": salt,
+        "font.family": "sans-serif",
+    }
     buffer = io.StringIO()
     with matplotlib.rc_context(style):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})

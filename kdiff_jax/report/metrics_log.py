@@ -35,9 +35,9 @@ class MetricsLog:
         path = pathlib.Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
-            lines = path.read_text(errors="replace").splitlines(keepends=True)
-            kept = [text for text in lines if _is_kept(text, step)]
-            if len(kept) < len(lines):
+            text = path.read_text(errors="replace")
+            kept = [line + "\n" for line in text.splitlines() if _is_kept(line, step)]
+            if "".join(kept) != text:
                 write_atomically(path, "".join(kept))
         self._file = open(path, "a")
         self._clock = clock
@@ -68,7 +68,7 @@ def read(path: str | os.PathLike) -> list[dict[str, Any]]:
 
 def _is_kept(text, step):
     line = _parse(text)
-    return text.endswith("\n") and line is not None and line["step"] <= step
+    return line is not None and line["step"] <= step
 
 
 def _parse(text):

@@ -1,6 +1,5 @@
 """How far a run is: a bar on a terminal, plain lines in a log."""
 
-import io
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -24,7 +23,7 @@ class Progress:
         num_steps: int,
         batch_size: int,
         step: int = 0,
-        stream: io.TextIOBase | None = None,
+        stream: Any = None,
         clock: Callable[[], float] = time.monotonic,
     ):
         """Starts the clock.
@@ -34,10 +33,10 @@ class Progress:
             num_steps: The stage's last step.
             batch_size: Images a step, over all devices.
             step: The step that the run starts from.
-            stream: Where to print; stderr if None. A terminal gets a bar.
+            stream: Text file to print to; stderr if None. A terminal gets a bar.
             clock: Seconds from any origin.
         """
-        stream = sys.stderr if stream is None else stream
+        stream = stream or sys.stderr
         self.step = step
         self._name, self._num_steps, self._batch_size = name, num_steps, batch_size
         self._stream, self._clock = stream, clock

@@ -79,7 +79,7 @@ def test_files_that_do_not_fit_are_refused_with_their_leaves(arrays, tmp_path):
     np.savez(path, **{**arrays, "conv1.weight": np.zeros((16, 1, 3, 3))})
     refused(r"conv1\.weight has shape \(16, 1, 3, 3\)")
     np.savez(path, fc=np.zeros(3))
-    refused("and 275 more; give the matching file")
+    refused("and 275 more; give the .npz of")
 
 
 def test_wrong_usage_is_refused(arrays, tmp_path):

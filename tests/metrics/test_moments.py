@@ -81,6 +81,11 @@ def test_bad_files_are_refused_in_one_line(tmp_path):
     refused("no such file")
     path.write_bytes(b"not an archive")
     refused("not a readable .npz")
+    with open(path, "wb") as file:
+        np.save(file, np.zeros(3))
+    refused("not a readable .npz")
+    np.savez(path, mu=np.array([object()]), sigma=np.eye(1))
+    refused("not a readable .npz .*pickle")
     np.savez(path, mu=np.zeros(2))
     refused(r"holds \['mu'\], lacks \['sigma'\]")
     np.savez(path, mu=np.zeros(2), sigma=np.eye(3))

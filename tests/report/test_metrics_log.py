@@ -59,6 +59,13 @@ def test_every_torn_end_is_survived(tmp_path):
         assert steps == [10, 20, 30]
 
 
+def test_a_whole_line_that_lacks_its_end_is_kept(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 10, "time": 0.0}')
+    _write(path, [20], start=10)
+    assert [line["step"] for line in metrics_log.read(path)] == [10, 20]
+
+
 def test_a_torn_end_is_not_read_while_the_run_is_dead(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "time": 0.0}\n{"step": 2, "ti')

@@ -81,6 +81,12 @@ def test_the_terminal_table():
     assert len(set(ends)) == 1
 
 
+def test_what_was_not_measured_stays_empty():
+    """Images per second, parameters, images, train steps, train time."""
+    bare = row(images_per_second=None, num_images=None, train_steps=None)
+    assert summary.table([bare])[1][-5:] == ["", "426,123", "", "", "2m25s"]
+
+
 def test_the_table_is_the_same_before_and_after_the_file(tmp_path):
     rows = [row(), STUDENT]
     summary.write(tmp_path / "r.json", summary.make_report("c", rows))
