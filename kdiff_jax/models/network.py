@@ -85,11 +85,12 @@ class Network(nn.Module):
     ) -> tuple[Float[Array, "B K"], Float[Array, "B A"]]:
         """One-hot labels and augmentation labels; zeros where there are none."""
         batch, height, width, _ = x.shape
-        divisor = 2 ** (len(self.channel_mult) - 1)
+        levels = len(self.channel_mult)
+        divisor = 2 ** (levels - 1)
         if height % divisor or width % divisor:
             raise ValueError(
-                f"images of {height}x{width}: a network of {len(self.channel_mult)} levels"
-                f" needs multiples of {divisor}; pad the images, or use fewer levels"
+                f"images of {height}x{width}: a network of {levels} levels needs"
+                f" multiples of {divisor}; pad the images, or use fewer levels"
             )
         if augment is None:
             augment = jnp.zeros((batch, self.augment_dim))
