@@ -20,6 +20,7 @@ def make(
     spacing: str | None = None,
     eta: float = 0.0,
     clip: bool = False,
+    clip_eps: bool = True,
     rho: float = 7.0,
 ) -> Sampler:
     """DDIM on a grid of the process' own time.
@@ -31,7 +32,9 @@ def make(
         num_steps: Denoiser calls.
         spacing: See `grids.make`; None for the process' own.
         eta: 0 is deterministic, 1 draws with the variance of DDPM's posterior.
-        clip: Clips x0_hat to [-1, 1], and moves along the eps of the clipped x0_hat.
+        clip: Clips x0_hat to [-1, 1].
+        clip_eps: Moves along the eps of the clipped x0_hat, as Progressive Distillation
+            does; False keeps the network's own eps, as diffusers does.
         rho: Curvature of the grid "karras".
     """
     if not 0 <= eta <= 1:
@@ -45,13 +48,12 @@ def make(
             x_t, _ = carry
             t, s, i = now
             t, s = jnp.full(len(z), t), jnp.full(len(z), s)
-            x0_hat = denoise(x_t, t, y)
+            x0_hat = x0_eps = denoise(x_t, t, y)
             if clip:
                 x0_hat = jnp.clip(x0_hat, -1, 1)
-            if draw is None:
-                x_s = process.ddim_step(x_t, x0_hat, t, s)
-            else:
-                x_s = step(process, x_t, x0_hat, t, s, draw(i), eta=eta)
+                x0_eps = x0_hat if clip_eps else x0_eps
+            eps = draw(i) if eta else jnp.zeros_like(x_t)
+            x_s = step(process, x_t, x0_hat, t, s, eps, eta=eta, x0_eps=x0_eps)
             return (x_s, x0_hat), None
 
         x = process.z_scale * z
@@ -73,8 +75,9 @@ def step(
     eps: Float[Array, "B H W C"],
     *,
     eta: float,
+    x0_eps: Float[Array, "B H W C"] | None = None,
 ) -> Float[Array, "B H W C"]:
-    """One step with fresh noise.
+    """One step with fresh noise; eps_hat is that of `x0_eps`, x0_hat when None.
 
     x_s = alpha_s x0_hat + sqrt(sigma_s^2 - c^2) eps_hat + c eps,
     c^2 = eta^2 sigma_s^2 (1 - exp(logsnr_t - logsnr_s))
@@ -87,6 +90,6 @@ def step(
     variance = -(eta**2) * jnp.expm1(process.logsnr(t) - process.logsnr(s))
     sigma_s, sigma_t = process.sigma(s), process.sigma(t)
     keep = sigma_s * jnp.sqrt(1 - variance) / sigma_t
-    rest = x_t - left(process.alpha(t), x_t) * x0_hat
+    rest = x_t - left(process.alpha(t), x_t) * (x0_hat if x0_eps is None else x0_eps)
     x_s = left(process.alpha(s), x_t) * x0_hat + left(keep, x_t) * rest
     return x_s + left(sigma_s * jnp.sqrt(variance), x_t) * eps
