@@ -303,6 +303,7 @@ def test_folder_has_no_splits(tmp_path):
     fails("data.split='val': a folder has no", name="folder", path="x", split="val")
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("limit", [63, 31])  # above once: a warning; twice: an error
 def test_pillows_limit_of_pixels_holds(tmp_path, monkeypatch, limit):
     path = write_files(tmp_path, {"a.png": png(PICTURES[0])})
