@@ -1,7 +1,7 @@
 """ConfigDict -> objects: the only module that knows ml_collections.
 
-A config has shared sections (`model`, `data`, `init`, `train`, `evaluate`) and `stages`,
-which are run in the order of `config.order`. A section is the keywords of one function.
+A config has shared sections (`model`, `data`, `init`, `train`, `evaluate`) and
+`stages`, run in the order of `config.order`. A section is the keywords of one function.
 """
 
 import dataclasses
@@ -83,7 +83,7 @@ def _rounds(name, section, init, *, start_steps, end_steps, last_train_steps=Non
     Args:
         start_steps: Of the teacher.
         end_steps: Of the last student.
-        last_train_steps: Train steps of the rounds that make the 2- and 1-step students.
+        last_train_steps: Train steps of the rounds that make 2- and 1-step students.
     """
     if start_steps < 2 * end_steps or start_steps & (start_steps - 1):
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""What all commands share: flags, several hosts, one line and an exit code per mistake."""
+"""What all commands share: flags, several hosts, one line per mistake, exit codes."""
 
 import logging
 import os
@@ -49,8 +49,8 @@ def code(main: Callable[[], None], argv) -> int:
         text = f"{type(error).__name__}: {error}"
         if "RESOURCE_EXHAUSTED" in text:
             text = (
-                "out of memory: lower train.batch_size, raise train.num_microbatches, or"
-                f" set model.network.remat=True ({text})"
+                "out of memory: lower train.batch_size, raise train.num_microbatches,"
+                f" or set model.network.remat=True ({text})"
             )
             return _fail(text, 1, debug)
         return _fail(f"a bug of ours: {text}; --debug shows where", 1, debug)

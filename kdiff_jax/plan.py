@@ -1,4 +1,4 @@
-"""What a recipe would do and need, from shapes alone: nothing is computed or written."""
+"""What a recipe would do and need, from shapes alone: nothing is computed."""
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +6,7 @@ import numpy as np
 
 from kdiff_jax import interop, samplers
 from kdiff_jax.build import Stage
+from kdiff_jax.data import pairs as pair_files
 from kdiff_jax.stages import Job, train
 
 
@@ -62,9 +63,7 @@ def _train(job, stage: Stage, facts) -> list[str]:
 def _pairs(job, stage: Stage, facts):
     config = stage.config
     shape = tuple(job.config["model"]["image_shape"])
-    from kdiff_jax.data import pairs as pair_files
-
-    size = pair_files.disk_need(config["num_pairs"], shape)
+    size = pair_files.disk_need(config["num_pairs"] + config["num_held_out"], shape)
     sampler = _sampler(job.config["model"], config.get("sampler"))
     flops = facts["flops"] * sampler.nfe * config["num_pairs"]
     line = (

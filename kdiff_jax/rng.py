@@ -1,8 +1,8 @@
 """Random numbers that belong to an example and have a name.
 
-One key per example, derived from (root, step, place in the global batch), and one stream
-per name: so a result depends neither on the number of devices nor on the draws that
-other code makes.
+One key per example, derived from (root, step, place in the global batch), and one
+stream per name: so a result depends neither on the number of devices nor on the draws
+that other code makes.
 """
 
 import zlib

@@ -167,7 +167,7 @@ def _load_folder(folder: pathlib.Path) -> Model:
 
 
 def _checked(params, net: Net, where):
-    """The params as device arrays, or an error that names the first leaves that differ."""
+    """The params as device arrays; an error names the first leaves that differ."""
     expected = flatten(jax.eval_shape(net.init, jax.random.key(0)))
     given = flatten(params)
     wrong = [f"{k} is missing" for k in expected if k not in given]

@@ -1,7 +1,7 @@
 """Reads the parameters of a run in progress: a step of a stage's Orbax checkpoints.
 
-A stage folder says in `model.json` what its network is, which role it trains and whether
-its result is the moving average ("ema") or the raw weights ("params").
+A stage folder says in `model.json` what its network is, which role it trains, and
+whether its result is the moving average ("ema") or the raw weights ("params").
 """
 
 import json

@@ -20,13 +20,15 @@ def make(name: str, **keywords) -> Method:
     """
     if name not in names():
         raise ValueError(
-            f"method={name!r} does not exist; kdiff_jax/methods has: {', '.join(names())}"
+            f"method={name!r} does not exist; kdiff_jax/methods has:"
+            f" {', '.join(names())}"
         )
     function = importlib.import_module(f"kdiff_jax.methods.{name}").make
     known = list(inspect.signature(function).parameters)
     for keyword in keywords:
         if keyword not in known:
             raise ValueError(
-                f"method {name!r} has no keyword {keyword!r}; it has: {', '.join(known)}"
+                f"method {name!r} has no keyword {keyword!r}; it has:"
+                f" {', '.join(known)}"
             )
     return function(**keywords)

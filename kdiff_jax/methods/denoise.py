@@ -26,7 +26,7 @@ def make(
         process: The forward process.
         times: Distribution of t: "process" (uniform in the process' own time), or the
             noise levels of EDM: "edm", "vp", "ve" (arXiv:2206.00364, Table 1).
-        weight: "constant", "snr" (the loss on eps: DDPM), "snr_trunc", "v_mse" or "edm".
+        weight: "constant", "snr" (the loss on eps: DDPM), "snr_trunc", "v_mse", "edm".
         **parameters: Of the distribution of t (`P_mean`, `P_std`, ...).
 
     Source: arXiv:2006.11239 Eq. 14; arXiv:2202.00512 Section 4; arXiv:2206.00364 Eq. 8.

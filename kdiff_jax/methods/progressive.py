@@ -1,7 +1,7 @@
-"""One round of progressive distillation: a student that takes the teacher's steps by two.
+"""One round of progressive distillation: one student step for two of the teacher.
 
-Salimans & Ho 2022, arXiv:2202.00512, Algorithm 2. A recipe chains the rounds; the number
-of steps is a setting, not a constant, so that all rounds share one compiled program.
+Salimans & Ho 2022, arXiv:2202.00512, Algorithm 2. A recipe chains the rounds; the
+number of steps is a setting, not a constant, so that all share one compiled program.
 """
 
 import jax
@@ -60,7 +60,7 @@ def make(*, nets, process, weight: str = "snr_trunc") -> Method:
 def make_target(denoise, x0, eps, i, num_steps, *, process):
     """What one student step must predict to land where two teacher steps do.
 
-    The paper's target, with r_ab = sigma_a / sigma_b and t -> m -> s the two DDIM steps,
+    The paper's target, with r_ab = sigma_a / sigma_b and two DDIM steps t -> m -> s,
 
         x0_target = (x_s - r_st x_t) / (alpha_s - r_st alpha_t),
 
@@ -82,7 +82,7 @@ def make_target(denoise, x0, eps, i, num_steps, *, process):
 
     Returns:
         (x_t, t, x0_target): the student's input, its time, and its target. At i = 0 the
-        target is the teacher's last prediction, which is what its sampler returns there.
+        target is the teacher's last prediction, as its sampler returns there.
 
     Source: arXiv:2202.00512, Algorithm 2 and Appendix G.
     """

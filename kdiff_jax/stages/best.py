@@ -18,7 +18,7 @@ from kdiff_jax.interop.model import flatten, unflatten
 from kdiff_jax.method import Context
 from kdiff_jax.report.files import write_atomically
 from kdiff_jax.stages import pairs
-from kdiff_jax.train import parallel
+from kdiff_jax.train import inputs, parallel
 
 
 class Best:
@@ -27,16 +27,16 @@ class Best:
     FILE = "best.safetensors"
 
     def __init__(self, job, stage, method, folder, log):
-        self._source = pairs.source(job, stage.config["held_out"])
+        self._source = pairs.source(job, stage.config["pairs"], pairs.HELD_OUT)
         self._path, self._log = folder / self.FILE, log
         self._mesh = job.mesh
         self._size = min(stage.config["train"]["batch_size"], self._source.num)
         self._size -= self._size % job.mesh.shape["data"]
-        phase = method.phases[0]
+        phase, as_batch = method.phases[0], inputs.make()
 
         def loss(params, batch, positions):
             keys = rng.example_keys(jax.random.key(0), 0, positions)
-            batch = {k: v for k, v in pairs.on_device(batch).items()}
+            batch = as_batch({}, batch, keys)
             context = Context({}, {}, {}, {}, batch, keys)
             value, _ = phase.loss({"student": params}, context)
             return jax.lax.pmean(value, "data")

@@ -1,35 +1,32 @@
 """The last stage: every model against the data, in one table and one report."""
 
 import json
-import time
 
 import jax
 import numpy as np
 
 from kdiff_jax import build, metrics, samplers
 from kdiff_jax.build import Stage
-from kdiff_jax.data.pixels import to_uint8
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.metrics import features as feature_extractors
-from kdiff_jax.metrics.moments import Moments
 from kdiff_jax.report import grid, html, metrics_log, summary
 from kdiff_jax.report.files import json_text, write_atomically
 from kdiff_jax.stages import Job, facts, finish
-from kdiff_jax.train import generate
+from kdiff_jax.train import generate, measure
 
 
 def run(job: Job, stage: Stage) -> None:
     """Measures the models that `models` lists, and writes the report.
 
-    Keywords: models ("stage" or "stage@steps", with the sampler of that stage; rounds of
-    progressive distillation by their common name), num_images, features, weights, seed,
-    batch_size.
+    Keywords: models ("stage" or "stage@steps", with the sampler of that stage; rounds
+    of progressive distillation by their common name), num_images, features, weights,
+    seed, batch_size.
     """
     folder = job.folder(stage.name)
     folder.mkdir(parents=True, exist_ok=True)
     options = {
         "features": "pixels",
-        "weights": None,
+        "weights": "",
         "num_images": 10_000,
         "batch_size": 250,
         "seed": 1,
@@ -44,7 +41,7 @@ def run(job: Job, stage: Stage) -> None:
             entry = json.loads(path.read_text())
         else:
             reference = reference or Reference(job, options)
-            entry = measure(job, name, reference, options)
+            entry = row_of(job, name, reference, options)
             if jax.process_index() == 0:
                 write_atomically(path, json_text(entry))
         rows.append(entry["row"])
@@ -76,68 +73,54 @@ class Reference:
     """What the models are compared with: features of the whole data set."""
 
     def __init__(self, job: Job, options):
-        name = options["features"]
-        self.features = feature_extractors.make(name, weights=options["weights"])
-        self.data = build.load_images(job.config)
-        self.moments = Moments()
-        for start in range(0, self.data.num, 1000):
-            indices = np.arange(start, min(start + 1000, self.data.num))
-            images = self.data.read(indices)
-            self.moments = self.moments.update(self.features.apply(images))
+        weights = options["weights"] or None
+        self.features = feature_extractors.make(options["features"], weights=weights)
+        self.moments = measure.of_data(build.load_images(job.config), self.features)
 
-    def distance(self, moments: Moments) -> float:
+    def distance(self, moments) -> float:
         ours, theirs = moments, self.moments
         return metrics.frechet_distance(ours.mu, ours.sigma, theirs.mu, theirs.sigma)
 
 
-def measure(job: Job, name: str, reference: Reference, options) -> dict:
+def row_of(job: Job, name: str, reference: Reference, options) -> dict:
     """One row of the report, and the first images."""
     stage, _, num_steps = name.partition("@")
-    model = job.model(job.config["init"]["teacher"] if _imported(job, stage) else stage)
+    imported = stage not in {s.name for s in job.stages}
+    model = job.model(job.config["init"]["teacher"] if imported else stage)
     keywords = dict(model.spec["sampler"])
     if num_steps:
         keywords["num_steps"] = int(num_steps)
     sampler = samplers.make(process=model.process, **keywords)
-    make = generate.make_generator(
-        model.net, sampler, image_shape=model.image_shape, mesh=job.mesh
+    num = options["num_images"]
+    found = measure.generated(
+        model,
+        sampler,
+        reference.features,
+        mesh=job.mesh,
+        num_images=num,
+        seed=options["seed"],
+        batch_size=options["batch_size"],
+        labels=generate.cycled_labels(num, model.num_classes),
     )
-    labels = generate.cycled_labels(options["num_images"], model.num_classes)
-    moments, first, seconds, seen = Moments(), None, 0.0, 0
-    before = None
-    shared = {"batch_size": options["batch_size"], "mesh": job.mesh}
-    for _, x0 in generate.batches(
-        make, model.params, seed=options["seed"], labels=labels, **shared
-    ):
-        now = time.monotonic()
-        if before is not None:  # the first batch compiles
-            seconds, seen = seconds + now - before, seen + len(x0)
-        images = np.asarray(to_uint8(x0))
-        moments = moments.update(reference.features.apply(images))
-        first = images[:20] if first is None else first
-        before = time.monotonic()
-    of_stage = {} if _imported(job, stage) else facts(job.folder(stage))
-    teaches = _imported(job, stage) or of_stage["method"] == "denoise"
+    about = {} if imported else facts(job.folder(stage))
+    metric = feature_extractors.metric_name(reference.features)
     row = {
         "stage": stage,
-        "role": "teacher" if teaches else "student",
-        "method": of_stage.get("method"),
+        "role": "teacher" if imported or about["method"] == "denoise" else "student",
+        "method": about.get("method"),
         "sampler": sampler.name,
         "nfe": sampler.nfe,
         "num_params": model.num_params,
-        "num_images": options["num_images"],
+        "num_images": num,
         "seed": options["seed"],
-        "metrics": {
-            feature_extractors.metric_name(reference.features): reference.distance(
-                moments
-            )
-        },
-        "images_per_second": seen / seconds if seconds else None,
-        "train_steps": of_stage.get("train_steps"),
-        "train_seconds": of_stage.get("train_seconds"),
+        "metrics": {metric: reference.distance(found.moments)},
+        "images_per_second": found.images_per_second,
+        "train_steps": about.get("train_steps"),
+        "train_seconds": about.get("train_seconds"),
     }
     steps = "1 step" if sampler.nfe == 1 else f"{sampler.nfe} evaluations"
     title = f"{row['role']} {stage}, {steps}"
-    return {"row": row, "title": title, "images": first.tolist()}
+    return {"row": row, "title": title, "images": found.first.tolist()}
 
 
 def write_report(job: Job, rows, pictures) -> None:
@@ -155,7 +138,3 @@ def write_report(job: Job, rows, pictures) -> None:
         curves=curves,
         config=job.config,
     )
-
-
-def _imported(job: Job, stage: str) -> bool:
-    return stage not in {s.name for s in job.stages}

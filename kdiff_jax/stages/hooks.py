@@ -104,14 +104,14 @@ class Saver:
         """
         if not bool(self._finite(state.nets)):
             raise NumericsError(
-                f"step {step}: a parameter is not finite, so nothing was saved; the last"
-                " checkpoint is intact: lower optim.lr, or set optim.clip_norm"
+                f"step {step}: a parameter is not finite, so nothing was saved; the"
+                " last checkpoint is intact: lower optim.lr, or set optim.clip_norm"
             )
         self._checkpoints.save(step, state)
         self._last = time.monotonic()
 
     def if_late(self, step, state, metrics) -> None:
-        """Saves if the last save is too long ago; all hosts follow the first one's clock."""
+        """Saves if the last save is too long ago, by the clock of the first host."""
         del metrics
         late = time.monotonic() - self._last > self._seconds
         if jax.process_count() > 1:

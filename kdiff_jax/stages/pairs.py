@@ -1,10 +1,97 @@
-def run(job, stage):
-    raise SystemExit
+"""Pairs of noise and the teacher's sample: the training set of a Denoising Student.
+
+Luhman & Luhman 2021, arXiv:2101.02388: no real data are used, the pairs are made once.
+Each shard is written whole or not at all, so a stopped run makes only what is missing.
+"""
+
+import logging
+import pathlib
+import time
+
+import jax
+import numpy as np
+
+from kdiff_jax import samplers
+from kdiff_jax.build import Stage
+from kdiff_jax.data import pairs
+from kdiff_jax.data.pixels import truncate_to_uint8
+from kdiff_jax.report.progress import duration
+from kdiff_jax.stages import Job, finish
+from kdiff_jax.train import generate
+
+log = logging.getLogger(__name__)
+
+TRAIN, HELD_OUT = "train", "held_out"
+FIRST = {TRAIN: 0, HELD_OUT: 2**30}  # numbers of images, so that no noise is shared
 
 
-def source(job, name):
-    raise SystemExit
+def run(job: Job, stage: Stage) -> None:
+    """Makes `num_pairs` pairs to train on and `num_held_out` to score with.
+
+    Keywords: num_pairs, num_held_out, shard_size, batch_size, sampler (of the teacher).
+
+    Raises:
+        DataError: If the disk is too small, or the folder holds other pairs.
+        Interrupted: If a signal asked to stop; finished shards are kept.
+    """
+    folder, config = job.folder(stage.name), stage.config
+    counts = {TRAIN: config["num_pairs"], HELD_OUT: config["num_held_out"]}
+    teacher = job.model(stage.init["teacher"])
+    # What is there counts, so both parts are looked at before either is made.
+    pairs.check_disk(folder / TRAIN, sum(counts.values()), teacher.image_shape)
+    keywords = config.get("sampler") or teacher.spec["sampler"]
+    sampler = samplers.make(process=teacher.process, **keywords)
+    make = generate.make_generator(
+        teacher.net, sampler, image_shape=teacher.image_shape, mesh=job.mesh
+    )
+    seed = job.config.get("seed", 0)
+    for part, num in counts.items():
+        identity = {
+            "num_pairs": num,
+            "shard_size": config["shard_size"],
+            "shape": teacher.image_shape,
+            "teacher": teacher.spec["sha256"],
+            "sampler": keywords,
+            "seed": seed,
+            "first": FIRST[part],
+        }
+        _make(job, folder / part, identity, make, teacher, config["batch_size"])
+    if jax.process_index() == 0:
+        finish(folder, num_pairs=counts[TRAIN])
 
 
-def on_device(b):
-    return b
+def _make(job, folder: pathlib.Path, identity, make, teacher, batch_size) -> None:
+    """Writes every shard of one part that is missing or damaged."""
+    if jax.process_index() == 0:
+        pairs.begin(folder, identity)
+    num, size = identity["num_pairs"], identity["shard_size"]
+    todo = pairs.missing(folder, num, size)
+    began = time.monotonic()
+    for done, k in enumerate(todo):
+        first = identity["first"] + k * size
+        count = min(size, num - k * size)
+        labels = generate.cycled_labels(count, teacher.num_classes, first)
+        z, x0 = [], []
+        for z_part, x0_part in generate.batches(
+            make,
+            teacher.params,
+            seed=identity["seed"],
+            labels=labels,
+            batch_size=batch_size,
+            mesh=job.mesh,
+            first=first,
+        ):
+            z.append(z_part.astype(np.float16))
+            x0.append(np.asarray(truncate_to_uint8(x0_part)))
+        if jax.process_index() == 0:
+            shard = np.concatenate(z), np.concatenate(x0), labels
+            pairs.write_shard(folder, k, *shard)
+        left = (time.monotonic() - began) / (done + 1) * (len(todo) - done - 1)
+        log.info(
+            "%s: shard %d of %d, %s left", folder, done + 1, len(todo), duration(left)
+        )
+
+
+def source(job: Job, stage: str, part: str = TRAIN) -> pairs.Pairs:
+    """The finished pairs of a stage, read by index."""
+    return pairs.open_pairs(job.folder(stage) / part)

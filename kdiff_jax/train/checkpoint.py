@@ -32,7 +32,7 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self.folder, options=self._options)
 
     def save(self, step: int, state) -> None:
-        """Starts to write the state; the arrays may be donated as soon as it returns."""
+        """Starts to write the state, which may be donated as soon as this returns."""
         if step in self._manager.all_steps():
             return
         digests = {path: _digest(leaf) for path, leaf in _leaves(state)}
@@ -51,7 +51,7 @@ class Checkpoints:
             template: A state with the shapes, dtypes and shardings to restore into.
 
         Raises:
-            CheckpointError: If steps exist and none is valid, or they hold another model.
+            CheckpointError: If no step is valid, or they hold another model.
         """
         steps = sorted(self._steps(), reverse=True)
         for step in steps:
@@ -93,7 +93,7 @@ class Checkpoints:
         return state
 
     def wait(self) -> None:
-        """Blocks until every save is on disk; raises what went wrong in the background."""
+        """Blocks until every save is on disk; raises what went wrong meanwhile."""
         self._manager.wait_until_finished()
 
     def close(self) -> None:

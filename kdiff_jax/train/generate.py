@@ -65,8 +65,8 @@ def batches(
         params: Of the network.
         seed: Of the noise.
         labels: i32[N], the label of each image.
-        batch_size: Rounded up to a multiple of the devices; the last batch is padded, so
-            that one program serves all.
+        batch_size: Rounded up to a multiple of the devices; the last batch is padded,
+            so that one program serves all.
         mesh: Of the generator.
         first: The number of the first image.
 

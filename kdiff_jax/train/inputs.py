@@ -1,7 +1,7 @@
 """From what the host sends to what the methods read, on the device.
 
-Small sets stay on the device as uint8 and the host sends indices; large ones are sent as
-uint8 batches. Flips and augmentation happen here.
+Small sets stay on the device as uint8 and the host sends indices; large ones are sent
+as uint8 batches. Flips and augmentation happen here.
 """
 
 import jax.numpy as jnp

@@ -94,8 +94,8 @@ def run(
         num_steps: Total.
         hooks: In order.
         save: Called with (step, state) before a signal is obeyed.
-        steps_per_dispatch: Steps per call of the device; more than 1 hides the latency of
-            accelerators, and is slow on the CPU.
+        steps_per_dispatch: Steps per call of the device; more than 1 hides the latency
+            of accelerators, and is slow on the CPU.
 
     Returns:
         The last state.

@@ -1,7 +1,7 @@
 """One program over many devices: the step, transformed and never rewritten.
 
-The mesh has two axes: "data" splits the batch, "student" gives each group of devices its
-own student. The state is replicated over "data" and donated.
+The mesh has two axes: "data" splits the batch, "student" gives each group of devices
+its own student. The state is replicated over "data" and donated.
 """
 
 import jax
@@ -38,7 +38,8 @@ def check_batch_size(batch_size: int, mesh: Mesh, num_microbatches: int = 1) -> 
         )
         raise ConfigError(
             f"batch_size={batch_size} does not split over {mesh.shape['data']} devices"
-            f" x {num_microbatches} microbatches; nearest: {' or '.join(map(str, near))}"
+            f" x {num_microbatches} microbatches; nearest:"
+            f" {' or '.join(map(str, near))}"
         )
 
 
@@ -58,7 +59,7 @@ def replicate(tree, mesh: Mesh):
 
 
 def abstract(tree, mesh: Mesh):
-    """Shapes and dtypes, replicated over the mesh: what a checkpoint is restored into."""
+    """Shapes and dtypes, replicated over the mesh: a template for a checkpoint."""
     sharding = NamedSharding(mesh, P())
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree

@@ -1,0 +1,112 @@
+"""Images from a model: python -m kdiff_jax.sample --checkpoint=PATH --output=FILE.png
+
+PATH is a stage folder of a workdir, a step in it, or a converted model. The output is a
+picture grid (.png), arrays (.npz: `images` uint8 NHWC, `labels`), or a folder of PNGs.
+"""
+
+import pathlib
+
+import numpy as np
+from absl import flags
+
+from kdiff_jax import command
+from kdiff_jax.errors import ConfigError
+
+CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A model, see above.")
+OUTPUT = flags.DEFINE_string("output", None, "FILE.png, FILE.npz, or a folder.")
+NUM = flags.DEFINE_integer("num_images", 64, "How many images.", lower_bound=1)
+SAMPLER = flags.DEFINE_string("sampler", None, "Default: the model's own.")
+STEPS = flags.DEFINE_integer("num_steps", None, "Default: the model's own.")
+SEED = flags.DEFINE_integer("seed", 0, "Image i of a seed is always the same.")
+LABELS = flags.DEFINE_string(
+    "labels", None, "Classes, as 3 or 0,1,2 or 0-4, repeated; default: all in turn."
+)
+BATCH = flags.DEFINE_integer("batch_size", 250, "Images a call.", lower_bound=1)
+
+
+def main() -> None:
+    for name in ("checkpoint", "output"):
+        if not flags.FLAGS[name].value:
+            raise ConfigError(f"--{name} is missing; see --help")
+    output = pathlib.Path(OUTPUT.value)
+    if output.suffix not in (".png", ".npz", ""):
+        raise ConfigError(f"--output={output}: give FILE.png, FILE.npz, or a folder")
+
+    from kdiff_jax import interop
+
+    model = interop.load(CHECKPOINT.value)
+    labels = parse_labels(LABELS.value, NUM.value, model.num_classes)
+    images = sample_images(model, labels)
+    save(output, images, labels)
+    print(f"{len(images)} images: {output}")
+
+
+def sample_images(model, labels) -> np.ndarray:
+    """uint8[N, H, W, C], one image per label, by the flags' sampler and seed."""
+    from kdiff_jax.train import generate, parallel
+
+    mesh = parallel.make_mesh()
+    sampler = model_sampler(model, SAMPLER.value, STEPS.value)
+    make = generate.make_generator(
+        model.net, sampler, image_shape=model.image_shape, mesh=mesh
+    )
+    size = min(BATCH.value, len(labels))
+    return generate.images(
+        make, model.params, seed=SEED.value, labels=labels, batch_size=size, mesh=mesh
+    )
+
+
+def model_sampler(model, name: str | None, num_steps: int | None):
+    """The model's own sampler, or another one, or its own with other steps."""
+    from kdiff_jax import samplers
+
+    keywords = dict(model.spec["sampler"])
+    if name and name != keywords["name"]:
+        keywords = {"name": name, "num_steps": keywords["num_steps"]}
+    if num_steps:
+        keywords["num_steps"] = num_steps
+    return samplers.make(process=model.process, **keywords)
+
+
+def parse_labels(text: str | None, num: int, num_classes: int) -> np.ndarray:
+    """i32[num] from "3", "0,1,2", "0-4" or None, repeated in turn.
+
+    Raises:
+        ConfigError: If a label is not one of the model's classes.
+    """
+    if text is None:
+        wanted = list(range(max(num_classes, 1)))
+    else:
+        wanted = []
+        for part in text.split(","):
+            first, _, last = part.partition("-")
+            if not first.isdigit() or (last and not last.isdigit()):
+                raise ConfigError(f"--labels={text!r}: give 3, or 0,1,2, or 0-4")
+            wanted += range(int(first), int(last or first) + 1)
+        if not wanted or max(wanted) >= num_classes:
+            raise ConfigError(
+                f"--labels={text!r}: this model has {num_classes} classes"
+                + (f", 0 to {num_classes - 1}" if num_classes else "; leave it out")
+            )
+    return np.resize(np.array(wanted, np.int32), num)
+
+
+def save(output: pathlib.Path, images: np.ndarray, labels: np.ndarray) -> None:
+    """Writes a grid, arrays, or a folder of numbered pictures."""
+    from kdiff_jax.report import grid
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if output.suffix == ".npz":
+        np.savez(output, images=images, labels=labels)
+    elif output.suffix == ".png":
+        columns = max(1, round(len(images) ** 0.5))
+        if columns > 10 and len(images) % 10 == 0:
+            columns = 10
+        grid.save_png(output, grid.image_grid(images, num_cols=columns))
+    else:
+        for i, image in enumerate(images):
+            grid.save_png(output / f"{i:06d}.png", image)
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,75 @@
+"""Features of many images, generated or real, without keeping the images."""
+
+import time
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kdiff_jax.data.images import Images
+from kdiff_jax.data.pixels import to_uint8
+from kdiff_jax.metrics.features import Features
+from kdiff_jax.metrics.moments import Moments
+from kdiff_jax.samplers import Sampler
+from kdiff_jax.train import generate
+
+
+class Generated(NamedTuple):
+    """What was seen of a model's images."""
+
+    moments: Moments
+    images_per_second: float | None  # without the first batch, which compiles
+    first: np.ndarray  # uint8[n, H, W, C], n <= 20
+
+
+def generated(
+    model: Any,
+    sampler: Sampler,
+    features: Features,
+    *,
+    mesh,
+    num_images: int,
+    seed: int,
+    batch_size: int,
+    labels: np.ndarray,
+) -> Generated:
+    """Moments of the features of `num_images` images, quantised to uint8.
+
+    Args:
+        model: An `interop.Model`.
+        sampler: How images are made.
+        features: See `metrics.features`.
+        mesh: The devices.
+        num_images: How many.
+        seed: Of the noise.
+        batch_size: Images a call of the sampler.
+        labels: i32[num_images].
+    """
+    make = generate.make_generator(
+        model.net, sampler, image_shape=model.image_shape, mesh=mesh
+    )
+    moments, first, seconds, seen = Moments(), [], 0.0, 0
+    began = None
+    for _, x0 in generate.batches(
+        make,
+        model.params,
+        seed=seed,
+        labels=labels[:num_images],
+        batch_size=min(batch_size, num_images),
+        mesh=mesh,
+    ):
+        if began is not None:
+            seconds, seen = seconds + time.monotonic() - began, seen + len(x0)
+        images = np.asarray(to_uint8(x0))
+        moments = moments.update(features.apply(images))
+        first = images[:20] if not len(first) else first
+        began = time.monotonic()
+    return Generated(moments, seen / seconds if seconds else None, np.asarray(first))
+
+
+def of_data(images: Images, features: Features, *, batch_size: int = 1000) -> Moments:
+    """Moments of the features of a whole data set."""
+    moments = Moments()
+    for start in range(0, images.num, batch_size):
+        indices = np.arange(start, min(start + batch_size, images.num))
+        moments = moments.update(features.apply(images.read(indices)))
+    return moments
