@@ -17,14 +17,7 @@ from kdiff_jax.errors import ConfigError
 MAX_IN_MEMORY = 2 * 2**30
 
 # Every source is a module of this package with `load(**keywords) -> Images`.
-SOURCES = {
-    "digits": "digits",
-    "synthetic": "synthetic",
-    "npz": "npz",
-    "folder": "folder",
-    "edm_zip": "edm_zip",
-    "tfds": "tfds",
-}
+SOURCES = ("digits", "synthetic", "npz", "folder", "edm_zip", "tfds")
 # Names of tensorflow-datasets that need no prefix "tfds:".
 TFDS_NAMES = (
     "celeb_a",
@@ -96,7 +89,7 @@ def load(
         raise ConfigError(f"data.name={name!r}: no such set; one of {known}")
     if rest:
         options["dataset"] = rest
-    module = importlib.import_module(f"kdiff_jax.data.{SOURCES[source]}")
+    module = importlib.import_module(f"kdiff_jax.data.{source}")
     images = module.load(path=path or None, split=split, size=size or None, **options)
     if not use_labels:
         zeros = np.zeros(images.num, np.int32)

@@ -106,13 +106,9 @@ def _builder(dataset, path) -> tuple[Any, Any]:
             f"{found[-1].parent}: in format {file_format}, which has no random access;"
             f" {way_out}"
         )
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError as error:
-        raise DataError(
-            f"tfds:{dataset}: needs {error.name}; pip install tensorflow-datasets"
-            " array-record"
-        ) from error
+    # Slow to import, and most runs do not need it.
+    import tensorflow_datasets as tfds
+
     return tfds.builder_from_directory(found[-1].parent), tfds
 
 
