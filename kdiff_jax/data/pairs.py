@@ -62,14 +62,14 @@ def disk_need(num_pairs: int, shape: tuple[int, int, int]) -> int:
 
 
 def check_disk(folder: Folder, num_pairs: int, shape: tuple[int, int, int]) -> None:
-    """To be called before anything is made; what is in the folder already counts.
+    """To be called before anything is made; shards anywhere in the folder count.
 
     Raises:
         DataError: If the pairs will not fit; it says the numbers.
     """
     folder = pathlib.Path(folder)
     need = disk_need(num_pairs, shape)
-    there = sum(f.stat().st_size for f in folder.glob("shard-*/*") if f.is_file())
+    there = sum(f.stat().st_size for f in folder.rglob("shard-*/*") if f.is_file())
     exists = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     free = shutil.disk_usage(exists).free
     if need > there + free:
