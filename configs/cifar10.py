@@ -31,7 +31,7 @@ def small_model(size: str) -> dict:
         process=dict(name="cosine"),
         image_shape=SHAPE,
         num_classes=10,
-        sampler=dict(name="ddim", num_steps=4 if tiny else 32, clip=True),
+        sampler=dict(name="ddim", num_steps=4 if tiny else 16, clip=True),
     )
 
 
@@ -47,6 +47,6 @@ def small_teacher(size: str) -> dict:
             ema_half_life=10_000.0,
         ),
         train=dict(
-            num_steps=4 if tiny else 5000, batch_size=8 if tiny else 64, result="ema"
+            num_steps=4 if tiny else 4000, batch_size=8 if tiny else 32, result="ema"
         ),
     )

@@ -38,7 +38,7 @@ def run(job: Job, stage: Stage) -> None:
     counts = {TRAIN: config["num_pairs"], HELD_OUT: config["num_held_out"]}
     teacher = job.model(stage.init["teacher"])
     # What is there counts, so both parts are looked at before either is made.
-    pairs.check_disk(folder / TRAIN, sum(counts.values()), teacher.image_shape)
+    pairs.check_disk(folder, sum(counts.values()), teacher.image_shape)
     keywords = config.get("sampler") or teacher.spec["sampler"]
     sampler = samplers.make(process=teacher.process, **keywords)
     make = generate.make_generator(

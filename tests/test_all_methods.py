@@ -1,0 +1,145 @@
+"""What holds for every method; a new file in methods/ is tested by being there."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import toy
+from tolerance import REORDER
+
+from kdiff_jax import methods, rng
+from kdiff_jax.diffusion.process import cosine
+from kdiff_jax.train import parallel
+from kdiff_jax.train.step import Optim, due, init_state, make_train_step
+
+FROZEN = {"teacher": toy.NETS["teacher"].init(jax.random.key(7))}
+# Not Adam: it is scale-invariant, and so hides a gradient that is D times too large.
+SGD = Optim(optax.identity(), lambda step, n: 1.0, lambda step: jnp.float32(0.9))
+
+every_method = pytest.mark.parametrize("name", methods.names())
+
+
+def build(name, seed=0):
+    method = methods.make(name, nets=toy.NETS, process=cosine())
+    optim = {role: SGD for role in method.nets}
+    state = init_state(method, optim, FROZEN, jax.random.key(seed))
+    settings = {"num_train_steps": jnp.int32(100), **method.settings}
+    return method, optim, state, settings
+
+
+def keys_of(step, size=8):
+    return rng.example_keys(jax.random.key(1), step, jnp.arange(size))
+
+
+def assert_close(actual, expected):
+    chex.assert_trees_all_close(actual, expected, **REORDER)
+
+
+@every_method
+def test_structure_is_kept_and_each_schedule_is_traced_once(name):
+    chex.clear_trace_counter()
+    method, optim, state, settings = build(name)
+    compiled = {}
+    for i in range(6):
+        phases = due(method.phases, i)
+        if phases not in compiled:
+            step = make_train_step(method, optim, phases)
+            compiled[phases] = jax.jit(chex.assert_max_traces(step, n=1))
+        run = compiled[phases]
+        new, metrics = run(state, FROZEN, settings, toy.batch(i), keys_of(i))
+        chex.assert_trees_all_equal_shapes_and_dtypes(new, state)
+        chex.assert_tree_all_finite((new, metrics))
+        state = new
+    assert state.step == 6
+
+
+@every_method
+def test_a_phase_moves_the_roles_it_declares_and_no_other(name):
+    method, optim, state, settings = build(name)
+    for phase in method.phases:
+        step = jax.jit(make_train_step(method, optim, (phase,)))
+        new, _ = step(state, FROZEN, settings, toy.batch(0), keys_of(0))
+        for role, net in state.nets.items():
+            pairs = zip(
+                jax.tree.leaves(net.params),
+                jax.tree.leaves(new.nets[role].params),
+                strict=True,
+            )
+            moved = any((a != b).any() for a, b in pairs)
+            assert moved == (role in phase.trains), (phase.name, role)
+
+
+@every_method
+@pytest.mark.parametrize("num_devices", [4, 8])
+def test_result_does_not_depend_on_the_number_of_devices(name, num_devices):
+    method, optim, state, settings = build(name)
+
+    def program(devices):
+        step = make_train_step(method, optim, method.phases, axis_name="data")
+        mesh = parallel.make_mesh(devices)
+        as_they_are = lambda frozen, batch, keys: batch  # noqa: E731
+        whole = parallel.over_devices(step, mesh, batch_size=8, inputs=as_they_are)
+        batch = parallel.shard_batch(toy.batch(0), mesh)
+        args = parallel.replicate((state, FROZEN, settings), mesh)
+        root = parallel.replicate(jax.random.key(1), mesh)
+        return jax.jit(whole)(*args, batch, root)
+
+    one, metrics_one = program(jax.devices()[:1])
+    many, metrics_many = program(jax.devices()[:num_devices])
+    assert_close(jax.device_get(many.nets), jax.device_get(one.nets))
+    assert_close(jax.device_get(metrics_many), jax.device_get(metrics_one))
+
+
+@every_method
+@pytest.mark.parametrize("unroll", [True, False])
+def test_microbatches_change_nothing(name, unroll):
+    method, optim, state, settings = build(name)
+    inputs = (state, FROZEN, settings, toy.batch(0), keys_of(0))
+    whole = jax.jit(make_train_step(method, optim, method.phases))(*inputs)
+    step = make_train_step(
+        method, optim, method.phases, num_microbatches=4, unroll=unroll
+    )
+    parts = jax.jit(step)(*inputs)
+    assert_close(parts[0].nets, whole[0].nets)
+
+
+@every_method
+def test_forty_steps_lower_the_loss(name):
+    method, optim, state, settings = build(name)
+    adam = Optim(optax.scale_by_adam(), lambda step, n: 1e-2, lambda step: 0.0)
+    optim = {role: adam for role in method.nets}
+    # The student starts from its own numbers: a copy of the teacher is too good.
+    state = init_state(
+        method,
+        optim,
+        FROZEN | {"student": toy.NETS["student"].init(jax.random.key(3))},
+        jax.random.key(0),
+    )
+    step = jax.jit(make_train_step(method, optim, method.phases))
+    losses = []
+    for _ in range(40):
+        inputs = (state, FROZEN, settings, toy.batch(0), keys_of(0))
+        state, metrics = step(*inputs)
+        losses.append(metrics[f"{method.phases[0].name}/loss"])
+    assert losses[-1] < 0.9 * losses[0]
+
+
+@every_method
+def test_settings_have_defaults_and_unknown_keywords_are_refused(name):
+    method = methods.make(name, nets=toy.NETS, process=cosine())
+    assert "student" in method.nets
+    with pytest.raises(ValueError, match="has no keyword"):
+        methods.make(name, nets=toy.NETS, process=cosine(), gan_wieght=1.0)
+
+
+def test_an_unknown_method_lists_what_there_is():
+    with pytest.raises(ValueError, match="denoise, denoising_student, progressive"):
+        methods.make("progresive")
+
+
+def test_keys_belong_to_a_place_in_the_global_batch():
+    whole = rng.normal(keys_of(3), "eps", (2,))
+    part = rng.example_keys(jax.random.key(1), 3, jnp.arange(4, 8))
+    np.testing.assert_array_equal(whole[4:], rng.normal(part, "eps", (2,)))

@@ -1,0 +1,42 @@
+"""Networks and batches small enough that a method runs in a second. No mocks."""
+
+import jax
+import jax.numpy as jnp
+
+from kdiff_jax.method import Net
+
+NUM_CLASSES = 10
+SHAPE = (4, 4, 1)
+DIM = 16
+
+
+def denoiser(width: int = 8) -> Net:
+    """A two-layer network of (x_t, t, y) -> x0_hat."""
+
+    def init(key):
+        first, second = jax.random.split(key)
+        w = 0.1 * jax.random.normal(first, (DIM + 1 + NUM_CLASSES, width))
+        return {"w": w, "v": 0.1 * jax.random.normal(second, (width, DIM))}
+
+    def apply(params, x_t, t, y, *, dropout_keys=None, augment=None):
+        del dropout_keys, augment  # it has neither
+        columns = [x_t.reshape(len(x_t), -1), t[:, None], jax.nn.one_hot(y, 10)]
+        h = jnp.tanh(jnp.concatenate(columns, axis=1) @ params["w"])
+        return (h @ params["v"]).reshape(x_t.shape)
+
+    return Net(init, apply)
+
+
+NETS = {"student": denoiser(), "teacher": denoiser()}
+
+
+def batch(seed: int, size: int = 8):
+    """Every entry that a method may read."""
+    keys = jax.random.split(jax.random.key(seed), 4)
+    return {
+        "x0": jnp.tanh(jax.random.normal(keys[0], (size, *SHAPE))),
+        "z": jax.random.normal(keys[1], (size, *SHAPE)),
+        "y": jax.random.randint(keys[2], (size,), 0, NUM_CLASSES),
+        "y_gen": jax.random.randint(keys[3], (size,), 0, NUM_CLASSES),
+        "t_range": jnp.tile(jnp.array([[0.0, 1.0]]), (size, 1)),
+    }

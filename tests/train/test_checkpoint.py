@@ -1,0 +1,186 @@
+"""What Orbax lets through, we refuse: every kind of damage raises or falls back."""
+
+import json
+import shutil
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kdiff_jax.errors import CheckpointError
+from kdiff_jax.train import parallel
+from kdiff_jax.train.checkpoint import Checkpoints
+from kdiff_jax.train.step import NetState, TrainState
+
+
+def make_state(step, mesh):
+    key = jax.random.key(step)
+    params = {"a": jax.random.normal(key, (64, 32)), "b": {"c": jnp.arange(5.0)}}
+    moments = (jnp.int32(step), jax.tree.map(jnp.square, params))
+    net = NetState(params, moments, jax.tree.map(jnp.sin, params))
+    state = TrainState(jnp.int32(step), {"student": net}, {"p": jnp.float32(0.5)})
+    return parallel.replicate(state, mesh)
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return parallel.make_mesh()
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory, mesh):
+    """Steps 10 and 20, written once and copied by each test."""
+    folder = tmp_path_factory.mktemp("original") / "checkpoints"
+    checkpoints = Checkpoints(folder)
+    for step in (10, 20):
+        checkpoints.save(step, make_state(step, mesh))
+    checkpoints.close()
+    return folder
+
+
+@pytest.fixture
+def folder(original, tmp_path):
+    return shutil.copytree(original, tmp_path / "checkpoints")
+
+
+def template(mesh):
+    return parallel.abstract(jax.eval_shape(lambda: make_state_shapes()), mesh)
+
+
+def make_state_shapes():
+    params = {"a": jnp.zeros((64, 32)), "b": {"c": jnp.zeros(5)}}
+    net = NetState(params, (jnp.int32(0), params), params)
+    return TrainState(jnp.int32(0), {"student": net}, {"p": jnp.float32(0)})
+
+
+def restore(folder, mesh, like=None):
+    checkpoints = Checkpoints(folder)
+    try:
+        return checkpoints.restore_latest(like or template(mesh))
+    finally:
+        checkpoints.close()
+
+
+def data_files(step_folder):
+    """Those with the arrays in them, the largest first."""
+    files = [p for p in (step_folder / "state").rglob("*") if "d" in p.parts]
+    files = [p for p in step_folder.rglob("d/*") if p.is_file()] or files
+    return sorted(files, key=lambda p: -p.stat().st_size)
+
+
+def test_a_round_trip_is_bit_equal_and_takes_the_newest(folder, mesh):
+    state, step = restore(folder, mesh)
+    assert step == 20
+    chex.assert_trees_all_equal(state, make_state(20, mesh))
+
+
+def test_no_checkpoint_is_no_state(tmp_path, mesh):
+    assert restore(tmp_path / "empty", mesh) is None
+
+
+@pytest.mark.parametrize("position", [0.3, 0.5, 0.7, 0.9])
+def test_one_flipped_bit_is_found_and_the_step_before_is_taken(folder, mesh, position):
+    for file in data_files(folder / "20")[:1]:
+        blob = bytearray(file.read_bytes())
+        blob[int(position * len(blob))] ^= 1
+        file.write_bytes(blob)
+    state, step = restore(folder, mesh)
+    if step == 20:  # the bit lies in a part of the file that nothing is read from
+        chex.assert_trees_all_equal(state, make_state(20, mesh))
+    else:
+        assert step == 10
+        chex.assert_trees_all_equal(state, make_state(10, mesh))
+        assert (folder / "damaged_20_0").is_dir()
+
+
+def test_some_flipped_bit_is_not_left_to_orbax(folder, mesh):
+    """The four positions above include bits that only our digests see."""
+    fell_back = 0
+    for file in data_files(folder / "20")[:1]:
+        blob = file.read_bytes()
+        for place in range(len(blob) // 4, len(blob), len(blob) // 5):
+            file.write_bytes(
+                blob[:place] + bytes([blob[place] ^ 4]) + blob[place + 1 :]
+            )
+            copy = shutil.copytree(folder, folder.parent / f"copy{place}")
+            fell_back += restore(copy, mesh)[1] == 10
+    assert fell_back
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda d: [f.write_bytes(f.read_bytes()[:100]) for f in data_files(d)[:1]],
+        lambda d: [f.write_bytes(b"") for f in data_files(d)[:1]],
+        lambda d: [f.unlink() for f in data_files(d)],
+        lambda d: shutil.rmtree(d / "state"),
+        lambda d: shutil.rmtree(d / "meta"),
+        lambda d: (d / "meta" / "metadata").write_text('{"step": 2'),
+        lambda d: [shutil.rmtree(d), d.mkdir()],
+    ],
+    ids=["truncated", "empty", "no data", "no state", "no meta", "torn", "empty step"],
+)
+def test_a_damaged_step_gives_way_to_the_one_before(folder, mesh, damage):
+    damage(folder / "20")
+    state, step = restore(folder, mesh)
+    assert step == 10
+    chex.assert_trees_all_equal(state, make_state(10, mesh))
+
+
+def test_the_number_of_a_damaged_step_can_be_saved_again(folder, mesh):
+    shutil.rmtree(folder / "20" / "state")
+    checkpoints = Checkpoints(folder)
+    assert checkpoints.restore_latest(template(mesh))[1] == 10
+    checkpoints.save(20, make_state(21, mesh))
+    checkpoints.close()
+    state, step = restore(folder, mesh)
+    assert step == 20
+    chex.assert_trees_all_equal(state, make_state(21, mesh))
+
+
+def test_nothing_valid_is_not_a_fresh_start(folder, mesh):
+    for step in (10, 20):
+        shutil.rmtree(folder / str(step) / "state")
+    with pytest.raises(CheckpointError, match="refusing to start from scratch"):
+        restore(folder, mesh)
+
+
+def test_another_dtype_is_refused_not_cast(folder, mesh):
+    like = template(mesh)
+    wrong = jax.tree.map(
+        lambda x: (
+            jax.ShapeDtypeStruct(x.shape, jnp.bfloat16, sharding=x.sharding)
+            if x.shape == (64, 32)
+            else x
+        ),
+        like,
+    )
+    with pytest.raises(CheckpointError, match="'float32'.*expected.*'bfloat16'"):
+        restore(folder, mesh, wrong)
+
+
+def test_another_shape_names_the_leaves(folder, mesh):
+    like = template(mesh)
+    wider = jax.ShapeDtypeStruct((64, 33), jnp.float32, sharding=like.step.sharding)
+    like.nets["student"].params["a"] = wider
+    with pytest.raises(
+        CheckpointError, match="params/a is .*64, 32.*expected .*64, 33"
+    ):
+        restore(folder, mesh, like)
+
+
+@pytest.mark.parametrize("num_devices", [1, 4])
+def test_restores_on_another_number_of_devices(folder, num_devices):
+    smaller = parallel.make_mesh(jax.devices()[:num_devices])
+    state, _ = restore(folder, smaller, template(smaller))
+    assert len(state.step.sharding.device_set) == num_devices
+    expected = make_state(20, smaller)
+    jax.tree.map(np.testing.assert_array_equal, state, expected)
+
+
+def test_digests_are_in_the_step(folder):
+    meta = json.loads((folder / "20" / "meta" / "metadata").read_text())
+    assert meta["step"] == 20
+    assert set(meta["leaves"]["nets/student/params/a"]) == {"shape", "dtype", "crc32"}

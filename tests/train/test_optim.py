@@ -1,0 +1,76 @@
+"""Schedules, averages and updates against hand arithmetic."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kdiff_jax.errors import ConfigError
+from kdiff_jax.train import optim
+
+
+def make(**keywords):
+    return optim.make(**{"lr": 0.1, "batch_size": 8, **keywords})
+
+
+def test_luhmans_warm_up_starts_at_zero_and_is_linear():
+    rate = make(warmup_steps=4).lr
+    rates = [float(rate(jnp.int32(i), 100)) for i in range(6)]
+    np.testing.assert_allclose(rates, [0, 0.025, 0.05, 0.075, 0.1, 0.1], rtol=1e-6)
+
+
+def test_linear_decay_of_a_round_reaches_zero_after_the_last_step():
+    rate = make(schedule="linear").lr
+    # Step i of N uses lr (1 - i / N): the last step, N - 1, still moves.
+    rates = [float(rate(jnp.int32(i), jnp.int32(4))) for i in range(4)]
+    np.testing.assert_allclose(rates, [0.1, 0.075, 0.05, 0.025], rtol=1e-6)
+
+
+def test_cosine_decay_is_half_in_the_middle():
+    rate = make(schedule="cosine").lr
+    np.testing.assert_allclose(float(rate(jnp.int32(50), 100)), 0.05, rtol=1e-6)
+
+
+def test_half_life_counts_images_and_ramps_up():
+    decay = make(ema_half_life=1000.0, ema_ramp_up=0.5).ema_decay
+    # Step 0 has seen nothing: the average is the parameters themselves.
+    assert float(decay(jnp.int32(0))) == 0.0
+    # Step 10 has seen 80 images: half-life 0.5 * 80 = 40, decay 0.5^(8/40).
+    np.testing.assert_allclose(float(decay(jnp.int32(10))), 0.5**0.2, rtol=1e-6)
+    # Step 1000 has seen 8000: the half-life is 1000, decay 0.5^(8/1000).
+    np.testing.assert_allclose(float(decay(jnp.int32(1000))), 0.5**0.008, rtol=1e-6)
+
+
+def test_the_first_adam_update_is_the_sign_of_the_gradient():
+    tx = make(b1=0.5, b2=0.98).tx
+    params = {"w": jnp.array([1.0, -2.0])}
+    update, _ = tx.update({"w": jnp.array([3.0, -0.5])}, tx.init(params), params)
+    np.testing.assert_allclose(update["w"], [1.0, -1.0], rtol=1e-5)
+
+
+def test_weight_decay_is_decoupled_and_spares_buffers():
+    tx = make(weight_decay=0.1).tx
+    params = {"w": jnp.array([[2.0]]), "fourier": {"freqs": jnp.array([5.0])}}
+    zero = {"w": jnp.array([[0.0]]), "fourier": {"freqs": jnp.array([0.0])}}
+    update, _ = tx.update(zero, tx.init(params), params)
+    np.testing.assert_allclose(update["w"], [[0.2]], rtol=1e-6)
+    assert update["fourier"]["freqs"] == 0
+
+
+def test_clipping_is_by_the_norm_of_all_parameters_together():
+    tx = make(name="sgd", clip_norm=1.0).tx
+    grads = {"a": jnp.array([3.0]), "b": jnp.array([4.0])}
+    update, _ = tx.update(grads, tx.init(grads), grads)
+    np.testing.assert_allclose([update["a"][0], update["b"][0]], [0.6, 0.8], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "text"),
+    [
+        ({"schedule": "linar"}, "choose one of constant, linear, cosine"),
+        ({"name": "adma"}, "choose one of adam, sgd"),
+        ({"ema_decay": 0.9, "ema_half_life": 5.0}, "give one of them"),
+    ],
+)
+def test_errors_name_the_way_out(keywords, text):
+    with pytest.raises(ConfigError, match=text):
+        make(**keywords)

@@ -1,0 +1,90 @@
+"""Meshes, batch sizes, and several steps as one program."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import pytest
+import toy
+from tolerance import REORDER
+
+from kdiff_jax import methods
+from kdiff_jax.diffusion.process import cosine
+from kdiff_jax.errors import ConfigError
+from kdiff_jax.train import loop, optim, parallel
+from kdiff_jax.train.step import init_state
+
+TEACHER = toy.NETS["teacher"].init(jax.random.key(7))
+
+
+def as_they_are(frozen, batch, keys):
+    del frozen, keys
+    return batch
+
+
+def programs(mesh, name="progressive"):
+    method = methods.make(name, nets=toy.NETS, process=cosine())
+    adam = {"student": optim.make(lr=1e-2, batch_size=8)}
+    state = init_state(method, adam, {"teacher": TEACHER}, jax.random.key(0))
+    made = loop.Programs(method, adam, mesh, batch_size=8, inputs=as_they_are)
+    return made, parallel.replicate(state, mesh)
+
+
+def run(made, state, num_steps, *, hooks=(), steps_per_dispatch=1, settings=4):
+    mesh = made.mesh
+    start = int(state.step)
+    numbers = {
+        "num_train_steps": jnp.int32(num_steps),
+        "num_steps": jnp.int32(settings),
+    }
+    return loop.run(
+        made,
+        state,
+        frozen=parallel.replicate({"teacher": TEACHER}, mesh),
+        settings=parallel.replicate(numbers, mesh),
+        batches=(toy.batch(i) for i in range(start, num_steps)),
+        root_key=parallel.replicate(jax.random.key(1), mesh),
+        num_steps=num_steps,
+        hooks=list(hooks),
+        save=lambda step, state: None,
+        steps_per_dispatch=steps_per_dispatch,
+    )
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return parallel.make_mesh(jax.devices()[:2])
+
+
+def test_several_steps_in_one_dispatch_are_the_same_steps(mesh):
+    made, state = programs(mesh)
+    one = run(made, state, 6)
+    made, state = programs(mesh)
+    several = run(made, state, 6, steps_per_dispatch=3)
+    chex.assert_trees_all_close(several, one, **REORDER)
+
+
+def test_hooks_fall_between_dispatches(mesh):
+    seen = []
+    hook = loop.Hook(4, lambda step, state, metrics: seen.append(step))
+    made, state = programs(mesh)
+    run(made, state, 10, hooks=[hook], steps_per_dispatch=3)
+    assert seen == [4, 8, 10]
+
+
+def test_rounds_share_one_compiled_program(mesh):
+    made, state = programs(mesh)
+    for num_steps in (1024, 8, 1):
+        run(made, state, 2, settings=num_steps)
+        _, state = programs(mesh)
+    assert len(made._compiled) == 1
+    assert next(iter(made._compiled.values()))._cache_size() == 1
+
+
+def test_a_batch_that_does_not_split_names_the_nearest(mesh):
+    with pytest.raises(ConfigError, match="batch_size=7 .* nearest: 6 or 8"):
+        parallel.check_batch_size(7, mesh)
+
+
+def test_students_must_divide_the_devices():
+    with pytest.raises(ConfigError, match="num_students=3 does not divide the 8"):
+        parallel.make_mesh(num_students=3)
