@@ -5,10 +5,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tolerance import IDENTITY
 
 from kdiff_jax import denoiser
 from kdiff_jax.diffusion import precondition, process
-from tests.tolerance import IDENTITY
 
 SHAPE = (4, 4, 3)
 

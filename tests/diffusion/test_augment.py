@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tolerance import REORDER
 
 from kdiff_jax.diffusion import augment
-from tests.tolerance import REORDER
 
 KEYS = jax.random.split(jax.random.key(0), 8)
 IMAGES = jax.random.uniform(jax.random.key(1), (8, 9, 9, 2))

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tolerance import IDENTITY
 
 from kdiff_jax.diffusion import noise_levels, process
-from tests.tolerance import IDENTITY
 
 KEYS = jax.random.split(jax.random.key(0), 20_000)
 

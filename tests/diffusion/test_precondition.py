@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tolerance import IDENTITY, REORDER
 
 from kdiff_jax.diffusion import precondition, predict, process
-from tests.tolerance import IDENTITY, REORDER
 
 EDM = process.edm()
 SIGMA = jnp.array([0.002, 0.1, 0.5, 3.0, 80.0])

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tolerance import REORDER
 
 from kdiff_jax.diffusion import predict, process
-from tests.tolerance import REORDER
 
 NAMES = ("x0", "eps", "v", "score")
 PAIRS = list(itertools.permutations(NAMES, 2))

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tolerance import IDENTITY, REORDER
 
 from kdiff_jax.diffusion import process
-from tests.tolerance import IDENTITY, REORDER
 
 VP = {
     "cosine": process.cosine(),

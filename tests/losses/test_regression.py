@@ -3,10 +3,10 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tolerance import IDENTITY, REORDER
 
 from kdiff_jax.diffusion import predict, process
 from kdiff_jax.losses import regression
-from tests.tolerance import IDENTITY, REORDER
 
 
 @pytest.mark.parametrize(

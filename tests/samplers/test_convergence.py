@@ -4,6 +4,7 @@ In double precision, so that rounding does not hide the order. The last step of 
 sampler returns x0_hat at the last level; the closed form stops there too.
 """
 
+import analytic
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +12,6 @@ import pytest
 
 from kdiff_jax import samplers
 from kdiff_jax.diffusion import process
-from tests.samplers import analytic
 
 # name, process, keywords, order
 CASES = [

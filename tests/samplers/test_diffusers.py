@@ -12,10 +12,10 @@ import pathlib
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tolerance import BLOCK
 
 from kdiff_jax import samplers
 from kdiff_jax.diffusion import grids, precondition, predict, process
-from tests.tolerance import BLOCK
 
 with np.load(pathlib.Path(__file__).parent / "data/diffusers_schedulers.npz") as file:
     FIXTURE = dict(file)

@@ -1,15 +1,15 @@
 """Identities of the samplers: one step, exact denoisers, counts, random numbers."""
 
+import analytic
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tolerance import IDENTITY, REORDER
 
 from kdiff_jax import samplers
 from kdiff_jax.diffusion import grids, process
 from kdiff_jax.samplers import ancestral, ddim
-from tests.samplers import analytic
-from tests.tolerance import IDENTITY, REORDER
 
 PROCESSES = {name: process.make(name) for name in process.names()}
 Z = jax.random.normal(jax.random.key(0), (3, 4, 4, 2))
