@@ -80,7 +80,7 @@ class DdpmUNet(Network):
 
     Attributes:
         head_dim: Channels per head; None is one head.
-        num_groups: Groups of each norm.
+        num_groups: Groups of each norm. As many as channels would hide the time.
         norm_eps: Epsilon of each norm (TensorFlow-addons' default was 1e-3).
         freq_shift: Of the sinusoid; see `layers.sinusoid`.
         flip_sin_to_cos: Puts the cosines of the sinusoid first.

@@ -126,7 +126,7 @@ def group_norm(
     x: Float[Array, "B H W C"], name: str, family: Family
 ) -> Float[Array, "B H W C"]:
     """GroupNorm of at least four channels a group, made and applied, float32."""
-    groups = min(32, x.shape[-1] // 4)
+    groups = max(min(32, x.shape[-1] // 4), 1)
     return layers.group_norm(
         x.shape[-1], name=name, num_groups=groups, eps=family.norm_eps
     )(x)

@@ -68,10 +68,14 @@ def one_hot(
 def group_norm(
     channels: int, *, name: str, num_groups: int = 32, eps: float = 1e-6
 ) -> nn.GroupNorm:
-    """GroupNorm in float32; the gcd, where num_groups does not divide the channels."""
-    return nn.GroupNorm(
-        math.gcd(num_groups, channels), epsilon=eps, dtype=jnp.float32, name=name
-    )
+    """GroupNorm in float32 of `num_groups` groups, where they divide the channels.
+
+    Where they do not (tiny networks), fewer, so that a group has four channels or more.
+    A group of one channel is legal, but cancels whatever was added to that channel.
+    """
+    if channels % num_groups:
+        num_groups = math.gcd(num_groups, channels, max(channels // 4, 1))
+    return nn.GroupNorm(num_groups, epsilon=eps, dtype=jnp.float32, name=name)
 
 
 class Dropout(nn.Module):
