@@ -97,7 +97,8 @@ def cosine(*, logsnr_min: float = -20.0, logsnr_max: float = 20.0) -> Process:
     precision at both ends of time.
 
     Args:
-        logsnr_min: logsnr at t = 1.
+        logsnr_min: logsnr at t = 1, up to the rounding of the reference code: -20.0011
+            for -20.
         logsnr_max: logsnr at t = 0.
 
     Source: Salimans & Ho 2022, arXiv:2202.00512, Section 4 and released code.
@@ -108,8 +109,10 @@ def cosine(*, logsnr_min: float = -20.0, logsnr_max: float = 20.0) -> Process:
             " t = 1 is the noise end"
         )
     b = float(np.arctan(np.exp(-0.5 * logsnr_max)))
-    c = float(np.arctan(np.exp(0.5 * logsnr_min)))
-    a = np.pi / 2 - b - c
+    # The reference rounds the angle of t = 1 to float32, so that its logsnr(1) is
+    # -20.0011 and not -20; an eps-network's x0_hat there is proportional to 1 / alpha.
+    end = float(np.float32(np.arctan(np.exp(-0.5 * logsnr_min))))
+    a, c = end - b, np.pi / 2 - end
 
     def alpha(t):
         return jnp.sin(a * (1 - t) + c)
