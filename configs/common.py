@@ -1,15 +1,56 @@
-"""Pieces of configs: sections that several of them share. Values only, no defaults."""
+"""What several recipes share. Values only: a default lives in the function it is for.
+
+Marks of expected figures: [paper] read in the paper, [code] in the authors' code,
+[secondary] quoted by others, [memory] recalled, [measured] by this project, with the
+command in docs/results.md.
+"""
 
 from ml_collections import ConfigDict
 
 
 def check_size(size: str, sizes=("full", "tiny")) -> None:
+    """Refuses an argument that the recipe does not have."""
     if size not in sizes:
         raise ValueError(f"config argument {size!r}; choose one of {', '.join(sizes)}")
 
 
-def config(name: str, **sections) -> ConfigDict:
-    """A locked config; misspelt overrides are then refused."""
-    found = ConfigDict({"name": name, "seed": 0, **sections}, convert_dict=True)
+def config(name: str, *, order, **sections) -> ConfigDict:
+    """A locked config, so that misspelt overrides are refused.
+
+    Args:
+        name: Of the recipe.
+        order: The stages to run, in order.
+        **sections: data, model, stages, train, evaluate, init.
+    """
+    sections = {"init": {"teacher": "teacher"}, "train": {}, "evaluate": {}} | sections
+    values = {"name": name, "seed": 0, "order": tuple(order), **sections}
+    found = ConfigDict(values, convert_dict=True)
     found.lock()
     return found
+
+
+def tiny_train() -> dict:
+    """So short that every recipe runs on a CPU in seconds."""
+    return dict(log_every=2, sample_every=4, save_every=2)
+
+
+def tiny_rounds() -> dict:
+    """Two rounds of progressive distillation, 4 -> 2 -> 1 steps."""
+    return dict(start_steps=4, end_steps=1, last_train_steps=2)
+
+
+def tiny_pairs() -> dict:
+    return dict(kind="pairs", num_pairs=24, num_held_out=8, shard_size=16, batch_size=8)
+
+
+def tiny_network(name: str, **keywords) -> dict:
+    """A network of the family `name` with two levels of eight channels."""
+    shared = dict(name=name, channels=8, channel_mult=(1, 1), num_blocks=1)
+    return shared | {"attn_resolutions": ()} | keywords
+
+
+def tiny_data(shape) -> dict:
+    """Coloured shapes, made on the spot."""
+    return dict(
+        name="synthetic", path="", size=shape[0], num_images=32, channels=shape[-1]
+    )

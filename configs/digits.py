@@ -3,29 +3,42 @@
 A class-conditional network of 0.4 M parameters that trains on two CPU cores in minutes.
 """
 
+from configs import common
+
 SHAPE = (8, 8, 1)
 
 
-def model(tiny: bool) -> dict:
-    return dict(
-        network=dict(
-            name="iddpm_unet",
-            channels=8 if tiny else 32,
-            emb_channels=16 if tiny else 128,
-            channel_mult=(1, 2),
-            num_blocks=1 if tiny else 2,
-            attn_resolutions=(4,),
-            num_heads=1 if tiny else 2,
-        ),
+def sections(tiny: bool) -> dict:
+    """data, model, train and evaluate."""
+    network = dict(
+        name="iddpm_unet",
+        channels=32,
+        emb_channels=128,
+        channel_mult=(1, 2),
+        num_blocks=2,
+        attn_resolutions=(4,),
+        num_heads=2,
+    )
+    if tiny:
+        network = common.tiny_network("iddpm_unet", emb_channels=16)
+    model = dict(
+        network=network,
         precondition=dict(name="v"),
         process=dict(name="cosine"),
         image_shape=SHAPE,
         num_classes=10,
         sampler=dict(name="ddim", num_steps=4 if tiny else 64),
     )
+    return dict(
+        data=dict(name="digits"),
+        model=model,
+        train=common.tiny_train() if tiny else dict(log_every=100, sample_every=500),
+        evaluate=dict(num_images=16 if tiny else 5000),
+    )
 
 
 def teacher(tiny: bool) -> dict:
+    train = dict(num_steps=2500, batch_size=64, result="ema")
     return dict(
         method=dict(name="denoise", weight="v_mse"),
         optim=dict(
@@ -35,7 +48,5 @@ def teacher(tiny: bool) -> dict:
             clip_norm=1.0,
             ema_half_life=4000.0,
         ),
-        train=dict(
-            num_steps=4 if tiny else 2500, batch_size=8 if tiny else 64, result="ema"
-        ),
+        train=train | (dict(num_steps=4, batch_size=8) if tiny else {}),
     )

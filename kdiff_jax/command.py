@@ -2,6 +2,7 @@
 
 import logging
 import os
+import pathlib
 import sys
 import traceback
 from collections.abc import Callable
@@ -58,6 +59,13 @@ def code(main: Callable[[], None], argv) -> int:
 
 def _parse(argv) -> None:
     """Flags, with every mistake in one line."""
+    for i, text in enumerate(argv):
+        name, _, value = text.lstrip("-").partition("=")
+        if name == "config":
+            # Recipes import what they share from the folder that they lie in.
+            file = (value or " ".join(argv[i + 1 : i + 2])).partition(":")[0]
+            root = str(pathlib.Path(file).absolute().parents[1])
+            sys.path[:0] = [] if root in sys.path else [root]
     try:
         rest = flags.FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:

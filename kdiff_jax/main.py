@@ -31,7 +31,6 @@ def main() -> None:
     workdir = pathlib.Path(WORKDIR.value or pathlib.Path("runs") / CONFIG.value.name)
     if DRYRUN.value:
         print(plan.text(recipe.make_job(CONFIG.value, workdir)))
-        recipe.check_inputs(recipe.make_job(CONFIG.value, workdir))
         return
     recipe.run(CONFIG.value, workdir, only=STAGE.value)
 

@@ -23,7 +23,9 @@ log = logging.getLogger(__name__)
 KINDS = {"train": train.run, "pairs": pairs.run, "evaluate": evaluate.run}
 
 
-def run(config, workdir, *, only: str | None = None, command=None) -> None:
+def run(
+    config, workdir, *, only: str | None = None, command=None, devices=None
+) -> None:
     """Runs every stage that is not done.
 
     Args:
@@ -31,12 +33,13 @@ def run(config, workdir, *, only: str | None = None, command=None) -> None:
         workdir: Holds everything; made where it does not exist.
         only: Run this stage alone.
         command: How the program was called, for the record.
+        devices: Over which to run; None for all.
 
     Raises:
         UserError: What a user can mend, in one line.
         Interrupted: If a signal asked to stop; everything is saved.
     """
-    job = make_job(config, workdir)
+    job = make_job(config, workdir, devices=devices)
     names = [stage.name for stage in job.stages]
     if only and only not in names:
         raise ConfigError(f"--stage={only!r}; this config has: {', '.join(names)}")
@@ -58,10 +61,10 @@ def run(config, workdir, *, only: str | None = None, command=None) -> None:
         print(f"report: {job.workdir / 'report.html'}", flush=True)
 
 
-def make_job(config, workdir) -> Job:
-    """The stages of a config, over all devices."""
+def make_job(config, workdir, *, devices=None) -> Job:
+    """The stages of a config, over these devices, or all."""
     config = build.plain(config)
-    mesh = parallel.make_mesh()
+    mesh = parallel.make_mesh(devices)
     return Job(config, build.expand(config), pathlib.Path(workdir).absolute(), mesh)
 
 

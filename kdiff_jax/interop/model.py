@@ -79,9 +79,10 @@ def build(spec: Mapping[str, Any]) -> tuple[Net, Process]:
     """
     channels = spec["image_shape"][-1]
     num_classes, augment_dim = spec["num_classes"], spec.get("augment_dim", 0)
-    precondition = dict(spec["precondition"])
+    network, precondition = spec["network"], dict(spec["precondition"])
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in network.items()}
     module = models.make(
-        **spec["network"],
+        **fields,
         out_channels=channels * (2 if precondition["name"] in ("both", "iddpm") else 1),
         num_classes=num_classes,
         augment_dim=augment_dim,

@@ -47,7 +47,8 @@ def run(job: Job, stage: Stage) -> None:
         rows.append(entry["row"])
         pictures.append((entry["title"], np.array(entry["images"], np.uint8)))
     if jax.process_index() == 0:
-        write_report(job, rows, pictures)
+        real = build.load_images(job.config).read(np.arange(len(pictures[0][1])))
+        write_report(job, rows, [("real images", real), *pictures])
         finish(folder)
 
 
@@ -70,16 +71,28 @@ def listed(job: Job, models) -> list[str]:
 
 
 class Reference:
-    """What the models are compared with: features of the whole data set."""
+    """What the models are compared with: features of the whole data set.
+
+    Without features nothing is compared, and speed and pictures are all there is.
+    """
 
     def __init__(self, job: Job, options):
-        weights = options["weights"] or None
-        self.features = feature_extractors.make(options["features"], weights=weights)
-        self.moments = measure.of_data(build.load_images(job.config), self.features)
+        self.features = None
+        if options["features"]:
+            name, weights = options["features"], options["weights"] or None
+            self.features = feature_extractors.make(name, weights=weights)
+            data = build.load_images(job.config)
+            self.moments = measure.of_data(data, self.features)
 
-    def distance(self, moments) -> float:
-        ours, theirs = moments, self.moments
-        return metrics.frechet_distance(ours.mu, ours.sigma, theirs.mu, theirs.sigma)
+    def metrics(self, found: measure.Generated) -> dict[str, float]:
+        if self.features is None:
+            return {}
+        ours, theirs = found.moments, self.moments
+        name = feature_extractors.metric_name(self.features)
+        distance = metrics.frechet_distance(
+            ours.mu, ours.sigma, theirs.mu, theirs.sigma
+        )
+        return {name: distance}
 
 
 def row_of(job: Job, name: str, reference: Reference, options) -> dict:
@@ -103,7 +116,6 @@ def row_of(job: Job, name: str, reference: Reference, options) -> dict:
         labels=generate.cycled_labels(num, model.num_classes),
     )
     about = {} if imported else facts(job.folder(stage))
-    metric = feature_extractors.metric_name(reference.features)
     row = {
         "stage": stage,
         "role": "teacher" if imported or about["method"] == "denoise" else "student",
@@ -113,7 +125,7 @@ def row_of(job: Job, name: str, reference: Reference, options) -> dict:
         "num_params": model.num_params,
         "num_images": num,
         "seed": options["seed"],
-        "metrics": {metric: reference.distance(found.moments)},
+        "metrics": reference.metrics(found),
         "images_per_second": found.images_per_second,
         "train_steps": about.get("train_steps"),
         "train_seconds": about.get("train_seconds"),

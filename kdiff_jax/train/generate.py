@@ -20,7 +20,7 @@ from kdiff_jax.samplers import Sampler
 from kdiff_jax.train import signals
 
 
-def noise(seed: int, positions, image_shape):
+def noise(seed, positions, image_shape):
     """(z, keys) of the images numbered `positions`: z f32[B, H, W, C], keys Key[B]."""
     keys = rng.example_keys(jax.random.key(seed), 0, positions)
     return rng.normal(keys, "z", tuple(image_shape)), keys

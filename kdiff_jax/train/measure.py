@@ -24,7 +24,7 @@ class Generated(NamedTuple):
 def generated(
     model: Any,
     sampler: Sampler,
-    features: Features,
+    features: Features | None,
     *,
     mesh,
     num_images: int,
@@ -37,7 +37,7 @@ def generated(
     Args:
         model: An `interop.Model`.
         sampler: How images are made.
-        features: See `metrics.features`.
+        features: See `metrics.features`; None measures the speed alone.
         mesh: The devices.
         num_images: How many.
         seed: Of the noise.
@@ -60,7 +60,8 @@ def generated(
         if began is not None:
             seconds, seen = seconds + time.monotonic() - began, seen + len(x0)
         images = np.asarray(to_uint8(x0))
-        moments = moments.update(features.apply(images))
+        if features is not None:
+            moments = moments.update(features.apply(images))
         first = images[:20] if not len(first) else first
         began = time.monotonic()
     return Generated(moments, seen / seconds if seconds else None, np.asarray(first))

@@ -1,0 +1,50 @@
+"""EDM's class-conditional CIFAR-10 model: DDPM++ with non-leaking augmentation.
+
+    python -m kdiff_jax.main --config=configs/cifar10_teacher.py --workdir=runs/edm
+
+Hardware: 8 GPUs or a TPU v4-8, about two days. Expected: FID 1.79 with 35 evaluations
+(18 steps of Heun) [code]. Karras et al. 2022, arXiv:2206.00364, Table 7 and README.
+
+Unlike the authors' code, a gradient that is not finite stops the run instead of being
+replaced by zeros.
+"""
+
+from configs import common
+
+SHAPE = (32, 32, 3)
+
+
+def get_config(size: str = "full"):
+    common.check_size(size)
+    tiny = size == "tiny"
+    network = dict(name="song_unet", dropout=0.13)
+    model = dict(
+        network=common.tiny_network("song_unet", dropout=0.13) if tiny else network,
+        precondition=dict(name="edm"),
+        process=dict(name="edm"),
+        image_shape=SHAPE,
+        num_classes=10,
+        augment_dim=9,
+        sampler=dict(name="heun", num_steps=3 if tiny else 18),
+    )
+    train = dict(num_steps=390_625, batch_size=512, result="ema")  # 200 Mimg
+    teacher = dict(
+        method=dict(name="denoise", times="edm", weight="edm"),
+        optim=dict(
+            lr=1e-3,
+            warmup_steps=19_531,  # 10 Mimg
+            ema_half_life=500_000.0,
+        ),
+        train=train | (dict(num_steps=4, batch_size=8) if tiny else {}),
+    )
+    stages = dict(teacher=teacher, evaluate=dict(kind="evaluate", models=("teacher",)))
+    data = common.tiny_data(SHAPE) if tiny else dict(name="cifar10", path="")
+    return common.config(
+        "cifar10_teacher",
+        order=("teacher", "evaluate"),
+        stages=stages,
+        data=data | dict(augment_prob=0.12),
+        model=model,
+        train=common.tiny_train() if tiny else dict(sample_every=5000),
+        evaluate=dict(num_images=16 if tiny else 50_000, features="pixels", weights=""),
+    )

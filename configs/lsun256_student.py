@@ -1,0 +1,57 @@
+r"""Denoising Student on LSUN 256x256, from a DDPM teacher that you bring.
+
+    python -m kdiff_jax.main --config=configs/lsun256_student.py:church \
+        --workdir=runs/church256 --config.init.teacher=PATH
+
+`:bedroom` (the default) or `:church`. Teachers: google/ddpm-bedroom-256 and
+google/ddpm-church-256, 113.67 M parameters. Hardware: a TPU pod slice or 8 GPUs; the
+pairs take 600 GB (--config.stages.pairs.num_pairs=204800 is the authors' smaller set).
+No figure is published; the paper shows samples [code].
+"""
+
+from configs import common, luhman
+
+SETS = {"bedroom": "lsun/bedroom", "church": "lsun/church_outdoor"}
+ITERATIONS = {"bedroom": 1_600_000, "church": 1_280_000}
+
+
+def get_config(size: str = "bedroom"):
+    common.check_size(size, (*SETS, "tiny"))
+    tiny = size == "tiny"
+    sections = luhman.sections(
+        tiny,
+        network=dict(channel_mult=(1, 1, 2, 2, 4, 4)),
+        shape=(256, 256, 3),
+        sampler=dict(num_steps=50, spacing="linear"),
+        data=dict(name=SETS.get(size, ""), path="", size=256, use_labels=False),
+    )
+    stages = luhman.stages(
+        tiny,
+        pairs=dict(
+            num_pairs=1_024_000, num_held_out=2560, shard_size=2560, batch_size=64
+        ),
+        loss="l2",
+        optim=dict(lr=5e-6, b1=0.98, b2=0.999, warmup_steps=1000, ema_decay=0.9995),
+        train=dict(
+            num_steps=ITERATIONS.get(size, 4), batch_size=32, validate_every=6400
+        ),
+        models=("teacher", "student"),
+    )
+    order = ("pairs", "student", "evaluate")
+    init = dict(teacher="")
+    if tiny:
+        train = dict(num_steps=4, batch_size=8)
+        stages["teacher"] = luhman.teacher(tiny, lr=2e-5, train=train)
+        order, init = ("teacher", *order), dict(teacher="teacher")
+    hint = (
+        f", google/ddpm-{size}-256 (113.67 M parameters, 455 MB) from the Hugging Face"
+        " Hub, converted with python -m kdiff_jax.convert"
+    )
+    return common.config(
+        f"lsun256_student_{size}",
+        order=order,
+        stages=stages,
+        init=init,
+        teacher_hint=hint,
+        **sections,
+    )

@@ -1,0 +1,76 @@
+"""What the recipes of Salimans & Ho (2022, arXiv:2202.00512) share.
+
+Their code clips the gradient of each device before averaging; here the averaged
+gradient is clipped, so that the result does not depend on the number of devices.
+"""
+
+from configs import common
+
+
+def stages(
+    tiny: bool,
+    *,
+    base: dict,
+    base_lr: float,
+    base_steps: int,
+    batch_size: int,
+    lr: float,
+    start_steps: int,
+    models,
+) -> dict:
+    """Teacher, rounds of 50 k updates (100 k for 2 and 1 steps), evaluation [paper]."""
+    short = dict(num_steps=4, batch_size=8)
+    train = dict(num_steps=50_000, batch_size=batch_size)
+    rounds = dict(start_steps=start_steps, end_steps=1, last_train_steps=100_000)
+    teacher = dict(
+        method=dict(name="denoise", weight="snr_trunc"),
+        optim=dict(
+            lr=base_lr, warmup_steps=1000, clip_norm=1.0, ema_decay=0.9999, **base
+        ),
+        train=dict(num_steps=base_steps, batch_size=batch_size, result="ema")
+        | (short if tiny else {}),
+    )
+    progressive = dict(
+        method=dict(name="progressive", weight="snr_trunc"),
+        optim=dict(lr=lr, schedule="linear", clip_norm=1.0),
+        sampler=dict(name="ddim", clip=True),
+        rounds=common.tiny_rounds() if tiny else rounds,
+        train=short if tiny else train,
+    )
+    return dict(
+        teacher=teacher,
+        progressive=progressive,
+        evaluate=dict(kind="evaluate", models=models),
+    )
+
+
+def sections(
+    tiny: bool,
+    *,
+    network: dict,
+    output: str,
+    shape,
+    start_steps: int,
+    data: dict,
+    num_classes: int = 0,
+    features: str = "",
+) -> dict:
+    """data, model, train and evaluate."""
+    dropout = {"dropout": network.pop("dropout")}
+    small = common.tiny_network("iddpm_unet", emb_channels=16)
+    steps = 4 if tiny else start_steps
+    model = dict(
+        network=(small if tiny else dict(name="iddpm_unet", **network)) | dropout,
+        precondition=dict(name=output),
+        process=dict(name="cosine"),
+        image_shape=(16, 16, 3) if tiny else shape,
+        num_classes=num_classes,
+        sampler=dict(name="ddim", num_steps=steps, clip=True),
+    )
+    evaluate = dict(num_images=16 if tiny else 50_000, features=features, weights="")
+    return dict(
+        data=common.tiny_data((16, 16, 3)) if tiny else data,
+        model=model,
+        train=common.tiny_train() if tiny else dict(sample_every=5000),
+        evaluate=evaluate,
+    )

@@ -1,0 +1,82 @@
+"""A recipe for 32x32 images on two CPU cores: small network, short training.
+
+Shared by Fashion-MNIST and CIFAR-10. The networks and lengths of the papers are in the
+recipes of size "full".
+"""
+
+from configs import common
+
+
+def sections(tiny: bool, *, shape, data: dict) -> dict:
+    """data, model, train and evaluate."""
+    network = dict(
+        name="iddpm_unet",
+        channels=16,
+        emb_channels=128,
+        channel_mult=(1, 2, 4),
+        num_blocks=1,
+        attn_resolutions=(shape[0] // 4,),
+        num_heads=2,
+    )
+    if tiny:
+        network = common.tiny_network("iddpm_unet", emb_channels=16)
+    model = dict(
+        network=network,
+        precondition=dict(name="v"),
+        process=dict(name="cosine"),
+        image_shape=shape,
+        num_classes=10,
+        sampler=dict(name="ddim", num_steps=4 if tiny else 16, clip=True),
+    )
+    evaluate = dict(num_images=16 if tiny else 10_000, features="pixels", weights="")
+    return dict(
+        data=common.tiny_data(shape) | {"flip": False} if tiny else data,
+        model=model,
+        train=common.tiny_train() if tiny else dict(log_every=50, sample_every=500),
+        evaluate=evaluate,
+    )
+
+
+def teacher(tiny: bool) -> dict:
+    train = dict(num_steps=4000, batch_size=32, result="ema")
+    return dict(
+        method=dict(name="denoise", weight="v_mse"),
+        optim=dict(
+            lr=1e-3,
+            warmup_steps=200,
+            schedule="cosine",
+            clip_norm=1.0,
+            ema_half_life=10_000.0,
+        ),
+        train=train | (dict(num_steps=4, batch_size=8) if tiny else {}),
+    )
+
+
+def progressive(tiny: bool) -> dict:
+    rounds = dict(start_steps=16, end_steps=1, last_train_steps=500)
+    return dict(
+        method=dict(name="progressive", weight="snr_trunc"),
+        optim=dict(lr=3e-4, schedule="linear", clip_norm=1.0),
+        sampler=dict(name="ddim", clip=True),
+        rounds=common.tiny_rounds() if tiny else rounds,
+        train=dict(num_steps=4 if tiny else 300, batch_size=8 if tiny else 32),
+    )
+
+
+def pairs(tiny: bool) -> dict:
+    sizes = dict(num_pairs=4096, num_held_out=512, shard_size=512, batch_size=128)
+    return common.tiny_pairs() if tiny else dict(kind="pairs", **sizes)
+
+
+def student(tiny: bool, *, loss: str) -> dict:
+    train = dict(num_steps=1500, batch_size=32, result="best", validate_every=250)
+    short = dict(num_steps=4, batch_size=8, validate_every=2)
+    return dict(
+        method=dict(name="denoising_student", loss=loss),
+        pairs="pairs",
+        optim=dict(
+            lr=5e-4, b2=0.98, warmup_steps=100, schedule="cosine", ema_decay=0.995
+        ),
+        sampler=dict(name="ddim", num_steps=1),
+        train=train | (short if tiny else {}),
+    )

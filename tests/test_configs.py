@@ -1,0 +1,95 @@
+"""Every recipe: its full size is what the paper says, and its tiny size runs."""
+
+import json
+import pathlib
+
+import jax
+import pytest
+import recipes
+from PIL import Image
+
+from kdiff_jax import build, plan, recipe
+from kdiff_jax.report import summary
+
+every_recipe = pytest.mark.parametrize("name", recipes.names())
+
+
+@every_recipe
+def test_tiny_runs_from_teacher_to_report(name, tmp_path):
+    config = recipes.load(name, "tiny")
+    recipe.run(config, tmp_path, devices=jax.devices()[:1])
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["config"] == config.name
+    roles = [row["role"] for row in report["rows"]]
+    assert roles[0] == "teacher"
+    if not name.endswith("_teacher"):
+        assert roles[-1] == "student" and report["rows"][-1]["nfe"] == 1
+    assert all(set(row) == set(summary.COLUMNS) for row in report["rows"])
+    with Image.open(tmp_path / "samples.png") as picture:
+        assert picture.width > 100
+    html = (tmp_path / "report.html").read_text()
+    assert "data:image/png;base64" in html and "http" + "://" not in html.replace(
+        "http://www.w3.org", ""
+    )
+    for stage in build.expand(build.plain(config)):
+        assert (tmp_path / stage.name / "done.json").is_file()
+        if stage.kind == "train":
+            _check_stage(tmp_path / stage.name, stage.config["train"]["num_steps"])
+
+
+def _check_stage(folder: pathlib.Path, num_steps: int):
+    lines = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().split("\n")[:-1]]
+    assert [line["step"] for line in lines] == list(range(2, num_steps + 1, 2))
+    assert {"step", "time", "images_per_second"} <= lines[-1].keys()
+    assert (folder / "checkpoints" / str(num_steps)).is_dir()
+    assert (folder / "samples" / f"{num_steps}.png").is_file()
+    assert (folder / "model" / "model.safetensors").is_file()
+
+
+@every_recipe
+def test_full_size_plans_without_data(name, tmp_path):
+    job = recipe.make_job(recipes.load(name), tmp_path)
+    text = plan.text(job)
+    assert "M parameters" in text and "FLOP" in text and "on disk" in text or "disk" in text
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [
+        ("cifar10_teacher", 55.73),
+        ("cifar10_progressive", 60.00),
+        ("imagenet64_progressive", 295.91),
+        ("lsun128_progressive", 139.58),
+        ("cifar10_student", 35.75),
+        ("celeba64_student", 78.70),
+        ("lsun256_student", 113.67),
+    ],
+)
+def test_full_size_has_the_papers_network(name, millions, tmp_path):
+    text = plan.text(recipe.make_job(recipes.load(name), tmp_path))
+    found = float(text.split(" M parameters")[0].split()[-1])
+    # The augmentation layer (9 x 128) and the label embedding are not in the figure.
+    slack = 0.01 if name == "cifar10_teacher" else 0.005
+    assert abs(found - millions) < slack
+
+
+def test_rounds_of_the_paper():
+    stages = build.expand(build.plain(recipes.load("cifar10_progressive")))
+    rounds = [s for s in stages if s.name.startswith("progressive")]
+    assert [s.config["settings"]["num_steps"] for s in rounds] == [
+        2**k for k in range(12, -1, -1)
+    ]
+    assert [s.config["train"]["num_steps"] for s in rounds] == [50_000] * 11 + [
+        100_000
+    ] * 2
+    assert [s.init["teacher"] for s in rounds[:3]] == [
+        "teacher",
+        "progressive_4096",
+        "progressive_2048",
+    ]
+
+
+def test_an_unknown_size_is_refused():
+    with pytest.raises(ValueError, match="choose one of full, cpu, tiny"):
+        recipes.load("cifar10_student", "huge")
