@@ -26,11 +26,11 @@ class Process(NamedTuple):
         t_min: The data end, the smallest time that is trained on.
         t_max: The noise end, where generation starts.
         c_noise: t -> what a network without preconditioning of its own is told.
+        time_of_logsnr: The inverse of `logsnr` on NumPy arrays, float64, for grids.
         num_timesteps: T of a discrete process; its times are 0 .. T - 1, and -1 (data).
         time: u in [0, 1) -> t, the uniform training time.
         spacing: Name in `grids` of the time grid of samplers that name none.
         z_scale: x at t_max is z_scale * z, z ~ N(0, I).
-        time_of_logsnr: The inverse of `logsnr` on NumPy arrays, float64, for grids.
     """
 
     logsnr: Callable[[Any], Any]
@@ -39,11 +39,11 @@ class Process(NamedTuple):
     t_min: float
     t_max: float
     c_noise: Callable[[Any], Any]
+    time_of_logsnr: Callable[[Any], Any]
     num_timesteps: int | None = None
     time: Callable[[Any], Any] = lambda u: u
     spacing: str = "uniform"
     z_scale: float = 1.0
-    time_of_logsnr: Callable[[np.ndarray], np.ndarray] | None = None
 
     def add_noise(
         self,

@@ -42,7 +42,7 @@ def make(
     grid = grids.make(process, num_steps, spacing=spacing, rho=rho)
 
     def sample(denoise, z, y=None, *, keys=None, noise=None):
-        draw = step_noise(keys, noise, z) if eta else None
+        draw = step_noise(keys, noise, z) if eta else lambda i: jnp.zeros_like(z)
 
         def body(carry, now):
             x_t, _ = carry
@@ -52,8 +52,7 @@ def make(
             if clip:
                 x0_hat = jnp.clip(x0_hat, -1, 1)
                 x0_eps = x0_hat if clip_eps else x0_eps
-            eps = draw(i) if eta else jnp.zeros_like(x_t)
-            x_s = step(process, x_t, x0_hat, t, s, eps, eta=eta, x0_eps=x0_eps)
+            x_s = step(process, x_t, x0_hat, t, s, draw(i), eta=eta, x0_eps=x0_eps)
             return (x_s, x0_hat), None
 
         x = process.z_scale * z

@@ -70,10 +70,7 @@ def make(
     )
 
     def sample(denoise, z, y=None, *, keys=None, noise=None):
-        draw = step_noise(keys, noise, z) if S_churn else None
-
-        def raise_level(x, spread, step):
-            return x if draw is None else x + spread * draw(step)
+        draw = step_noise(keys, noise, z) if S_churn else lambda i: jnp.zeros_like(z)
 
         def body(carry, now):
             x, start, first, _ = carry
@@ -82,7 +79,7 @@ def make(
             slope = (x - x0_hat) / now["level"]
             predicted = x + now["move"] * slope
             corrected = start + now["move"] * (first + slope) / 2
-            corrected = raise_level(corrected, now["spread"], now["step"])
+            corrected += now["spread"] * draw(now["step"])
             return (
                 jnp.where(now["correct"], corrected, predicted),
                 x,
@@ -91,7 +88,7 @@ def make(
             ), None
 
         x = process.z_scale * z / process.alpha(jnp.asarray(grid[0], z.dtype))
-        x = raise_level(x, spread[0], 0)
+        x += spread[0] * draw(0)
         rows = {
             name: jnp.asarray(row, z.dtype if row.dtype == np.float64 else row.dtype)
             for name, row in over.items()
