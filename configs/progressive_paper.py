@@ -67,7 +67,7 @@ def sections(
         num_classes=num_classes,
         sampler=dict(name="ddim", num_steps=steps, clip=True),
     )
-    evaluate = dict(num_images=16 if tiny else 50_000, features=features, weights="")
+    evaluate = dict(num_images=20 if tiny else 50_000, features=features, weights="")
     return dict(
         data=common.tiny_data((16, 16, 3)) if tiny else data,
         model=model,

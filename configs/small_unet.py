@@ -28,7 +28,7 @@ def sections(tiny: bool, *, shape, data: dict) -> dict:
         num_classes=10,
         sampler=dict(name="ddim", num_steps=4 if tiny else 16, clip=True),
     )
-    evaluate = dict(num_images=16 if tiny else 10_000, features="pixels", weights="")
+    evaluate = dict(num_images=20 if tiny else 10_000, features="pixels", weights="")
     return dict(
         data=common.tiny_data(shape) | {"flip": False} if tiny else data,
         model=model,
@@ -53,23 +53,23 @@ def teacher(tiny: bool) -> dict:
 
 
 def progressive(tiny: bool) -> dict:
-    rounds = dict(start_steps=16, end_steps=1, last_train_steps=500)
+    rounds = dict(start_steps=16, end_steps=1, last_train_steps=300)
     return dict(
         method=dict(name="progressive", weight="snr_trunc"),
         optim=dict(lr=3e-4, schedule="linear", clip_norm=1.0),
         sampler=dict(name="ddim", clip=True),
         rounds=common.tiny_rounds() if tiny else rounds,
-        train=dict(num_steps=4 if tiny else 300, batch_size=8 if tiny else 32),
+        train=dict(num_steps=4 if tiny else 200, batch_size=8 if tiny else 32),
     )
 
 
 def pairs(tiny: bool) -> dict:
-    sizes = dict(num_pairs=4096, num_held_out=512, shard_size=512, batch_size=128)
+    sizes = dict(num_pairs=4096, num_held_out=256, shard_size=512, batch_size=128)
     return common.tiny_pairs() if tiny else dict(kind="pairs", **sizes)
 
 
 def student(tiny: bool, *, loss: str) -> dict:
-    train = dict(num_steps=1500, batch_size=32, result="best", validate_every=250)
+    train = dict(num_steps=1000, batch_size=32, result="best", validate_every=250)
     short = dict(num_steps=4, batch_size=8, validate_every=2)
     return dict(
         method=dict(name="denoising_student", loss=loss),

@@ -37,6 +37,7 @@ def code(main: Callable[[], None], argv) -> int:
         from kdiff_jax.train import signals
 
         signals.install()
+        _start_cache()
         main()
         return 0
     except Interrupted as stop:
@@ -83,6 +84,21 @@ def _start_logging() -> None:
     # JAX names every platform that it does not find.
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.ERROR)
     logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+def _start_cache() -> None:
+    """Compiled programs outlive the process: a restart takes seconds, not minutes.
+
+    KDIFF_CACHE names the folder; empty is off. Its content is trusted.
+    """
+    import jax
+
+    folder = os.environ.get(
+        "KDIFF_CACHE", str(pathlib.Path.home() / ".cache/kdiff_jax")
+    )
+    if folder:
+        jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 
 
 def start_distributed() -> None:

@@ -10,6 +10,7 @@ import pathlib
 import sys
 
 import jax
+from jax.experimental import multihost_utils
 
 from kdiff_jax import build, stages
 from kdiff_jax.errors import CheckpointError, ConfigError, DataError
@@ -53,6 +54,8 @@ def run(
             continue
         log.info("stage %s", stage.name)
         KINDS[stage.kind](job, stage)
+        if jax.process_count() > 1:  # the first host writes what the others read next
+            multihost_utils.sync_global_devices(stage.name)
     report = job.workdir / "report.json"
     if report.is_file() and not only and jax.process_index() == 0:
         rows = summary.read(report)["rows"]
@@ -132,6 +135,7 @@ FREE = (
     "save_minutes",
     "steps_per_dispatch",
     "keep",
+    "hang_minutes",
 )
 
 

@@ -19,6 +19,7 @@ from kdiff_jax.stages.hooks import Log, SampleGrids, Saver
 from kdiff_jax.train import loop, parallel
 from kdiff_jax.train.checkpoint import Checkpoints
 from kdiff_jax.train.step import init_state
+from kdiff_jax.train.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ def run(job: Job, stage: Stage) -> None:
 
     Keywords of the section `train`: num_steps, batch_size, result ("params", "ema" or
     "best"), log_every, sample_every, save_every, save_minutes, validate_every,
-    num_microbatches, steps_per_dispatch.
+    num_microbatches, steps_per_dispatch, keep (checkpoints), hang_minutes.
 
     Raises:
         Interrupted: If a signal asked to stop; everything is saved.
@@ -93,6 +94,7 @@ def run(job: Job, stage: Stage) -> None:
         loop.Hook(train["log_every"], saver.if_late),
     ]
     stream = data_batches.iterate(batches, start_step=step)
+    watchdog = Watchdog(stage.name, train["hang_minutes"])
     try:
         state = loop.run(
             programs,
@@ -104,9 +106,11 @@ def run(job: Job, stage: Stage) -> None:
             num_steps=train["num_steps"],
             hooks=hooks,
             save=saver.now,
+            alive=watchdog.beat,
             steps_per_dispatch=train["steps_per_dispatch"],
         )
     finally:
+        watchdog.close()
         stream.close()
         log.close()
         checkpoints.close()
@@ -137,6 +141,7 @@ def options(job: Job, stage: Stage) -> dict:
         "num_microbatches": 1,
         "steps_per_dispatch": 10 if accelerator else 1,
         "keep": 2,
+        "hang_minutes": 60.0,
         **job.config.get("train", {}),
         **stage.config.get("train", {}),
     }

@@ -80,6 +80,7 @@ def run(
     num_steps: int,
     hooks: Sequence[Hook],
     save: Callable[[int, Any], None],
+    alive: Callable[[], None] = lambda: None,
     steps_per_dispatch: int = 1,
 ):
     """Trains from state.step to num_steps.
@@ -94,6 +95,7 @@ def run(
         num_steps: Total.
         hooks: In order.
         save: Called with (step, state) before a signal is obeyed.
+        alive: Called after every dispatch.
         steps_per_dispatch: Steps per call of the device; more than 1 hides the latency
             of accelerators, and is slow on the CPU.
 
@@ -111,6 +113,7 @@ def run(
         program = programs(step, num)
         state, metrics = program(state, frozen, settings, batch, root_key)
         step += num
+        alive()
         for hook in hooks:
             if step % hook.every == 0 or step == num_steps:
                 hook.call(step, state, metrics)

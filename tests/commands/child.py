@@ -1,0 +1,52 @@
+"""Runs the commands as a user does: in a process of their own."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+RECIPE = pathlib.Path(__file__).parent / "everything.py"
+
+
+def start(module: str, *arguments: str, devices: int = 1) -> subprocess.Popen:
+    """`python -m kdiff_jax.MODULE ARGUMENTS`, output captured."""
+    flags = (
+        f"--xla_force_host_platform_device_count={devices}"
+        " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    )
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": flags,
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(ROOT),
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", f"kdiff_jax.{module}", *arguments],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def run(module: str, *arguments: str, devices: int = 1) -> tuple[int, str]:
+    """(exit code, output)."""
+    process = start(module, *arguments, devices=devices)
+    output, _ = process.communicate(timeout=500)
+    return process.returncode, output
+
+
+def stop_when(process: subprocess.Popen, ready, number=signal.SIGKILL) -> int:
+    """Sends a signal as soon as `ready()`; returns the exit code."""
+    deadline = time.monotonic() + 300
+    while not ready():
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline, "what should happen first never did"
+        time.sleep(0.002)
+    process.send_signal(number)
+    process.communicate(timeout=120)
+    return process.returncode

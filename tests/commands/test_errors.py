@@ -1,0 +1,97 @@
+"""What a user gets wrong: one line, the documented exit code, nothing lost."""
+
+import child
+import pytest
+from child import RECIPE, ROOT
+
+LSUN = f"{ROOT}/configs/lsun256_student.py"
+
+
+def said(output: str) -> list[str]:
+    """The lines that the program says of itself."""
+    return [line for line in output.splitlines() if line.startswith("kdiff_jax: ")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ([], 2, ["--config is missing"]),
+        (["--config=nothing.py"], 2, ["nothing.py"]),
+        ([f"--config={RECIPE}", "--confg.seed=1"], 2, ["confg"]),
+        ([f"--config={RECIPE}", "--config.sed=1"], 2, ["sed"]),
+        ([f"--config={RECIPE}", "--config.seed=abc"], 2, ["abc"]),
+        ([f"--config={RECIPE}", "spare"], 2, ["spare"]),
+        ([f"--config={RECIPE}", "--stage=studnet"], 2, ["studnet", "student"]),
+        ([f"--config={LSUN}:castle"], 2, ["castle", "bedroom, church"]),
+        (
+            [f"--config={LSUN}:church"],
+            3,
+            ["lsun/church_outdoor", "google/ddpm-church-256", "--config.init.teacher"],
+        ),
+        (
+            [f"--config={RECIPE}", "--config.init.teacher=/no/such/model"],
+            4,
+            ["/no/such/model", "does not exist"],
+        ),
+        (
+            [f"--config={RECIPE}", "--config.stages.teacher.train.batch_size=7"],
+            2,
+            ["batch_size=7"],
+        ),
+    ],
+)
+def test_main_says_one_line(arguments, code, words, tmp_path):
+    devices = 2 if "batch_size" in " ".join(arguments) else 1
+    found, output = child.run(
+        "main", *arguments, f"--workdir={tmp_path}/w", devices=devices
+    )
+    assert found == code, output
+    (line,) = said(output)
+    assert "Traceback" not in output
+    for word in words:
+        assert word in line
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    code, output = child.run("main", "--debug", f"--workdir={tmp_path}")
+    assert code == 2 and "Traceback" in output
+
+
+def test_nan_ends_with_5_and_leaves_the_last_good_checkpoint(tmp_path):
+    arguments = [f"--config={RECIPE}:12", f"--workdir={tmp_path}", "--stage=teacher"]
+    bad = "--config.stages.teacher.optim.lr=1e38"
+    code, output = child.run("main", *arguments, bad)
+    assert code == 5, output
+    (line,) = said(output)
+    assert "the last checkpoint is intact" in line
+    assert not (tmp_path / "teacher" / "done.json").exists()
+
+
+def test_a_workdir_of_another_config_is_refused(tmp_path):
+    arguments = [f"--config={RECIPE}:2", f"--workdir={tmp_path}", "--stage=teacher"]
+    assert child.run("main", *arguments)[0] == 0
+    other = "--config.model.network.channels=12"
+    code, output = child.run("main", *arguments, other)
+    assert code == 2
+    assert "channels was 8, is 12" in said(output)[0]
+
+
+@pytest.mark.parametrize("module", ["main", "sample", "evaluate"])
+def test_help(module):
+    code, output = child.run(module, "--help")
+    assert code == 0 and "--debug" in output
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "code", "words"),
+    [
+        ("sample", ["--output=x.png"], 2, "--checkpoint is missing"),
+        ("sample", ["--checkpoint=x", "--output=x.jpg"], 2, "FILE.png"),
+        ("sample", ["--checkpoint=/no/model", "--output=x.png"], 4, "holds no model"),
+        ("evaluate", ["--checkpoint=x"], 2, "--reference is missing"),
+    ],
+)
+def test_other_commands_say_one_line(module, arguments, code, words):
+    found, output = child.run(module, *arguments)
+    assert found == code, output
+    assert words in said(output)[0]

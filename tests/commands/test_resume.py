@@ -1,0 +1,106 @@
+"""Killed at any time, the same command goes on, and ends with the same bits."""
+
+import hashlib
+import pathlib
+import random
+import shutil
+import signal
+
+import child
+import pytest
+from child import RECIPE
+
+from kdiff_jax.report import metrics_log
+
+STAGES = ("teacher", "progressive_2", "progressive_1", "student")
+
+
+def arguments(workdir):
+    return f"--config={RECIPE}:12", f"--workdir={workdir}"
+
+
+def digests(workdir: pathlib.Path) -> dict[str, str]:
+    """What must not depend on interruptions: models, and every shard of pairs."""
+    files = [workdir / s / "model" / "model.safetensors" for s in STAGES]
+    files += sorted(workdir.glob("pairs/*/shard-*/*.npy"))
+    return {
+        str(f.relative_to(workdir)): hashlib.sha256(f.read_bytes()).hexdigest()
+        for f in files
+    }
+
+
+def losses(workdir, stage):
+    lines = metrics_log.read(workdir / stage / "metrics.jsonl")
+    return [
+        (m["step"], [v for k, v in m.items() if k.endswith("/loss")]) for m in lines
+    ]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("uninterrupted")
+    code, output = child.run("main", *arguments(workdir))
+    assert code == 0, output
+    return workdir
+
+
+def logged(workdir, stage, step):
+    """Whether the stage has logged this step."""
+    return lambda: any(
+        m["step"] >= step for m in metrics_log.read(workdir / stage / "metrics.jsonl")
+    )
+
+
+def test_kill_9_in_every_stage_changes_no_bit(uninterrupted, tmp_path):
+    chance = random.Random(0)
+    points = [logged(tmp_path, stage, chance.randint(1, 11)) for stage in STAGES]
+    # During pair generation too: after a few of its eight shards.
+    shards = chance.randint(1, 6)
+    points.insert(
+        3, lambda: len(list(tmp_path.glob("pairs/train/shard-*[0-9]"))) >= shards
+    )
+    for ready in points:
+        process = child.start("main", *arguments(tmp_path))
+        assert child.stop_when(process, ready) == -signal.SIGKILL
+    code, output = child.run("main", *arguments(tmp_path))
+    assert code == 0, output
+    assert digests(tmp_path) == digests(uninterrupted)
+    for stage in STAGES:
+        assert losses(tmp_path, stage) == losses(uninterrupted, stage)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_says_so_and_ends_with_75(uninterrupted, tmp_path, number):
+    process = child.start("main", *arguments(tmp_path))
+    ready = logged(tmp_path, "teacher", 4)
+    assert child.stop_when(process, ready, number) == 75
+    steps = [int(p.name) for p in (tmp_path / "teacher/checkpoints").glob("[0-9]*")]
+    assert max(steps) >= 4
+    code, output = child.run("main", *arguments(tmp_path), "--stage=teacher")
+    assert code == 0, output
+    name = "teacher/model/model.safetensors"
+    assert digests_of(tmp_path / name) == digests_of(uninterrupted / name)
+
+
+def digests_of(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_all_done_is_a_quick_no_op(uninterrupted):
+    before = digests(uninterrupted)
+    code, output = child.run("main", *arguments(uninterrupted))
+    assert code == 0 and "stage student is done" in output
+    assert digests(uninterrupted) == before
+
+
+def test_a_corrupt_checkpoint_costs_its_steps_and_no_more(uninterrupted, tmp_path):
+    process = child.start("main", *arguments(tmp_path))
+    child.stop_when(process, logged(tmp_path, "teacher", 8))
+    newest = max(
+        (tmp_path / "teacher/checkpoints").glob("[0-9]*"), key=lambda p: int(p.name)
+    )
+    shutil.rmtree(newest / "state")
+    code, output = child.run("main", *arguments(tmp_path), "--stage=teacher")
+    assert code == 0 and "trying the step before" in output
+    name = "teacher/model/model.safetensors"
+    assert digests_of(tmp_path / name) == digests_of(uninterrupted / name)

@@ -1,0 +1,92 @@
+"""Images from a finished stage, from a step in it, and their measures."""
+
+import json
+
+import child
+import jax
+import numpy as np
+import pytest
+import recipes
+from child import RECIPE
+from PIL import Image
+
+from kdiff_jax import interop, recipe
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A finished teacher, trained in this process."""
+    folder = tmp_path_factory.mktemp("teacher")
+    recipes.load("digits_teacher")  # puts configs/ on the path
+    namespace: dict = {}
+    exec(compile(RECIPE.read_text(), str(RECIPE), "exec"), namespace)
+    config = namespace["get_config"]("4")
+    recipe.run(config, folder, only="teacher", devices=jax.devices()[:1])
+    return folder
+
+
+def test_the_same_seed_gives_the_same_images_on_any_number_of_devices(
+    workdir, tmp_path
+):
+    stage = workdir / "teacher"
+    seen = []
+    for devices in (1, 4):
+        out = tmp_path / f"{devices}.npz"
+        code, output = child.run(
+            "sample",
+            f"--checkpoint={stage}",
+            f"--output={out}",
+            "--num_images=10",
+            "--labels=3,5-6",
+            devices=devices,
+        )
+        assert code == 0, output
+        seen.append(dict(np.load(out)))
+    assert seen[0]["images"].shape == (10, 8, 8, 1)
+    assert seen[0]["images"].dtype == np.uint8
+    assert seen[0]["labels"].tolist() == [3, 5, 6, 3, 5, 6, 3, 5, 6, 3]
+    # One level of 255 where the order of a sum decides how to round.
+    difference = seen[0]["images"].astype(int) - seen[1]["images"]
+    assert np.abs(difference).max() <= 1
+
+
+def test_a_grid_and_a_folder_from_a_step(workdir, tmp_path):
+    step = workdir / "teacher" / "checkpoints" / "4"
+    for output in (tmp_path / "grid.png", tmp_path / "folder"):
+        arguments = (f"--checkpoint={step}", f"--output={output}", "--num_images=6")
+        code, text = child.run("sample", *arguments, "--num_steps=1")
+        assert code == 0, text
+    with Image.open(tmp_path / "grid.png") as picture:
+        assert picture.width > 3 * 48
+    assert len(list((tmp_path / "folder").glob("*.png"))) == 6
+
+
+def test_evaluate_prints_one_row(workdir):
+    code, output = child.run(
+        "evaluate",
+        f"--checkpoint={workdir / 'teacher'}",
+        "--reference=digits",
+        "--num_images=100",
+        "--batch_size=50",
+    )
+    assert code == 0, output
+    row = json.loads(output.splitlines()[-1])
+    assert row["nfe"] == 4 and row["metrics"]["fd_pixels"] > 0
+    assert row["images_per_second"] > 0
+
+
+def test_a_model_in_python(workdir):
+    model = interop.load(workdir / "teacher")
+    x_t = np.zeros((2, 8, 8, 1), np.float32)
+    x0_hat = model.apply(x_t, 0.5, np.array([1, 2]))
+    assert x0_hat.shape == (2, 8, 8, 1) and x0_hat.dtype == np.float32
+    assert model.num_params == sum(x.size for x in jax.tree.leaves(model.params))
+    assert model.process.t_max == 1.0
+
+
+def test_a_step_of_a_run_gives_the_average_that_the_stage_ends_with(workdir):
+    stage = workdir / "teacher"
+    of_step = interop.load(stage / "checkpoints" / "4")
+    jax.tree.map(
+        np.testing.assert_array_equal, of_step.params, interop.load(stage).params
+    )
