@@ -49,7 +49,7 @@ setup(
         "chex>=0.1.90",
         "etils[epath]>=1.9.1",
         "flax>=0.12",
-        "grain>=0.2.14",
+        "grain>=0.2.15",
         "importlib_resources>=6.0",  # tensorflow-datasets needs it and does not say so
         "jax>=0.10",
         "jaxtyping>=0.3.2",
@@ -64,7 +64,7 @@ setup(
         "scikit-learn>=1.6",
         "scipy>=1.14",
         "tensorboardX>=2.6.2.2",
-        "tensorflow-datasets>=4.9.9",  # reads prepared sets; TensorFlow only prepares
+        "tensorflow-datasets>=4.9.10",  # reads prepared sets; TensorFlow only prepares
     ],
     extras_require={
         "cuda": ["jax[cuda12]>=0.10"],

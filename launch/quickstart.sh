@@ -16,11 +16,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/setup_env.sh
 setup_env
 
-workdir=runs/digits_student
-for argument in "$@"; do
-  case $argument in --workdir=*) workdir=${argument#*=} ;; esac
-done
-python -m kdiff_jax.main --config=configs/digits_student.py --workdir="$workdir" "$@"
-for output in samples.png report.html; do
-  if [[ -f $workdir/$output ]]; then echo "$workdir/$output"; fi
-done
+# Ends with the table and the paths of the sample grid and of the report.
+exec python -m kdiff_jax.main --config=configs/digits_student.py \
+  --workdir=runs/digits_student "$@"
