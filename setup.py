@@ -40,7 +40,6 @@ setup(
     ],
     python_requires=">=3.11",
     packages=find_packages(include=["kdiff_jax", "kdiff_jax.*"]),
-    include_package_data=True,
     package_data={"kdiff_jax": ["py.typed"]},
     entry_points={"console_scripts": ["kdiff=kdiff_jax.main:run"]},
     install_requires=[
