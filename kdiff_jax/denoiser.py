@@ -55,6 +55,6 @@ def make(
             augment=augment,
             dropout_keys=dropout_keys,
         )
-        return preconditions.combine(scalings, x_t, output.astype(x_t.dtype))
+        return preconditions.combine(scalings, x_t, output)
 
     return Net(init, apply)

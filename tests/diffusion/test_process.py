@@ -71,7 +71,7 @@ def test_cosine_has_the_papers_logsnr_in_double_precision():
     t32 = t.astype(np.float32).astype(np.float64)
     p = process.cosine()
     args = jnp.asarray(t, jnp.float32)
-    np.testing.assert_allclose(p.alpha(args)[:-2], np.cos(a * t32 + b)[:-2], rtol=1e-6)
+    np.testing.assert_allclose(p.alpha(args), np.cos(a * t32 + b), rtol=1e-6)
     np.testing.assert_allclose(p.sigma(args), np.sin(a * t32 + b), rtol=1e-6)
     logsnr = -2 * np.log(np.tan(a * t32 + b))
     np.testing.assert_allclose(p.logsnr(args), logsnr, rtol=1e-6, atol=1e-4)
