@@ -47,6 +47,10 @@ def code(main: Callable[[], None], argv) -> int:
         return _fail(str(error), error.exit_code, debug)
     except KeyboardInterrupt:
         return _fail("interrupted twice; the last checkpoint is intact", 130, debug)
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            return _fail(f"a bug of ours: {error}; --debug shows where", 1, debug)
+        return _fail(f"config: {error}", ConfigError.exit_code, debug)
     except Exception as error:
         text = f"{type(error).__name__}: {error}"
         if "RESOURCE_EXHAUSTED" in text:

@@ -38,7 +38,9 @@ def test_tiny_runs_from_teacher_to_report(name, tmp_path):
 
 
 def _check_stage(folder: pathlib.Path, num_steps: int):
-    lines = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().split("\n")[:-1]]
+    lines = [
+        json.loads(x) for x in (folder / "metrics.jsonl").read_text().split("\n")[:-1]
+    ]
     assert [line["step"] for line in lines] == list(range(2, num_steps + 1, 2))
     assert {"step", "time", "images_per_second"} <= lines[-1].keys()
     assert (folder / "checkpoints" / str(num_steps)).is_dir()
@@ -50,7 +52,12 @@ def _check_stage(folder: pathlib.Path, num_steps: int):
 def test_full_size_plans_without_data(name, tmp_path):
     job = recipe.make_job(recipes.load(name), tmp_path)
     text = plan.text(job)
-    assert "M parameters" in text and "FLOP" in text and "on disk" in text or "disk" in text
+    assert (
+        "M parameters" in text
+        and "FLOP" in text
+        and "on disk" in text
+        or "disk" in text
+    )
     assert not list(tmp_path.iterdir())
 
 

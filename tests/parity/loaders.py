@@ -52,6 +52,8 @@ NETWORKS = {  # name of the data -> name and fields of the network
     ),
     "gr_dd_tiny_uncond": ("iddpm_unet", PD),
     "gr_dd_tiny_both": ("iddpm_unet", PD | dict(out_channels=6)),
+    "gr_dd_tiny_uncond_teacher": ("iddpm_unet", PD),
+    "gr_dd_tiny_both_teacher": ("iddpm_unet", PD | dict(out_channels=6)),
 }
 
 

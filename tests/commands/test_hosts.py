@@ -1,0 +1,58 @@
+"""Two processes are one run: the same images, the same losses, one set of files."""
+
+import os
+import socket
+
+import child
+import numpy as np
+from child import RECIPE
+
+from kdiff_jax.report import metrics_log
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def start_two(arguments):
+    """Both processes of one job, two pretend devices each."""
+    port = free_port()
+    processes = []
+    for i in range(2):
+        names = ("KDIFF_COORDINATOR", "KDIFF_NUM_PROCESSES", "KDIFF_PROCESS_ID")
+        values = (f"127.0.0.1:{port}", "2", str(i))
+        os.environ |= dict(zip(names, values, strict=True))
+        processes.append(child.start("main", *arguments, devices=2))
+    for name in names:
+        del os.environ[name]
+    return processes
+
+
+def test_two_processes_give_what_one_gives(tmp_path):
+    together, alone = tmp_path / "together", tmp_path / "alone"
+    outputs = []
+    for process in start_two([f"--config={RECIPE}:2", f"--workdir={together}"]):
+        output, _ = process.communicate(timeout=500)
+        outputs.append(output)
+        assert process.returncode == 0, "\n".join(outputs)
+    code, output = child.run("main", f"--config={RECIPE}:2", f"--workdir={alone}")
+    assert code == 0, output
+    for stage in ("teacher", "progressive_2", "progressive_1", "student"):
+        # Losses, not parameters: Adam magnifies the rounding of a gradient near zero.
+        one, two = (
+            metrics_log.read(w / stage / "metrics.jsonl") for w in (alone, together)
+        )
+        assert [m["step"] for m in two] == [1, 2]
+        for name in (k for k in one[0] if k.endswith(("/loss", "/grad_norm"))):
+            expected, found = [m[name] for m in one], [m[name] for m in two]
+            np.testing.assert_allclose(found, expected, rtol=2e-3)
+    assert len(list((together / "pairs" / "train").glob("shard-*"))) == 8
+
+
+def test_a_half_given_cluster_is_refused(monkeypatch):
+    monkeypatch.setenv("KDIFF_COORDINATOR", "127.0.0.1:1")
+    code, output = child.run("main", f"--config={RECIPE}")
+    assert code == 2
+    assert "KDIFF_NUM_PROCESSES" in output
