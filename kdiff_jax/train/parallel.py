@@ -51,7 +51,7 @@ def replicate(tree, mesh: Mesh):
         if isinstance(x, jax.Array) and x.sharding == sharding:
             return x
         if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-            return jax.device_put(x, sharding)
+            return jax.random.wrap_key_data(put(jax.random.key_data(x)))
         host = np.asarray(x)
         return jax.make_array_from_callback(host.shape, sharding, lambda i: host[i])
 

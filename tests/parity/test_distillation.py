@@ -59,7 +59,9 @@ def test_targets_and_losses(output, num_steps):
     for weight in ("constant", "snr", "snr_trunc", "v_mse"):
         loss = regression.weight(weight, COSINE.logsnr(t)) * error
         expected = data[f"{key}/loss/{weight}"]
-        np.testing.assert_allclose(loss, expected, **LOSS)
+        # At t = 1 the reference rounds "both"'s weight of eps, alpha, to 0.
+        bound = dict(rtol=5e-4) if output == "both" else LOSS
+        np.testing.assert_allclose(loss, expected, **bound)
 
 
 def test_the_methods_loss_is_the_weighted_error_of_its_own_draws():
