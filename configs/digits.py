@@ -1,6 +1,6 @@
 """What the recipes on scikit-learn's 8x8 digits share: the set comes with the package.
 
-A class-conditional network of 0.4 M parameters that trains on two CPU cores in minutes.
+A class-conditional network of 0.35 M parameters that trains on two CPU cores in minutes.
 """
 
 from configs import common
@@ -14,8 +14,8 @@ def sections(tiny: bool) -> dict:
         name="iddpm_unet",
         channels=32,
         emb_channels=128,
-        channel_mult=(1, 2),
-        num_blocks=2,
+        channel_mult=(1, 1),
+        num_blocks=1,
         attn_resolutions=(4,),
         num_heads=2,
     )

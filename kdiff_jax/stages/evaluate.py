@@ -36,19 +36,19 @@ def run(job: Job, stage: Stage) -> None:
     reference = None
     rows, pictures = [], []
     for name in listed(job, options["models"]):
-        path = folder / f"{name}.json"
-        if path.is_file():
-            entry = json.loads(path.read_text())
-        else:
+        path, first = folder / f"{name}.json", folder / f"{name}.npy"
+        if not path.is_file():
             reference = reference or Reference(job, options)
-            entry = row_of(job, name, reference, options)
+            row, images = row_of(job, name, reference, options)
             if jax.process_index() == 0:
-                write_atomically(path, json_text(entry))
-        rows.append(entry["row"])
-        pictures.append((entry["title"], np.array(entry["images"], np.uint8)))
+                np.save(first, images)
+                write_atomically(path, json_text(row))  # last: now it is done
+        if jax.process_index() == 0:
+            rows.append(json.loads(path.read_text()))
+            pictures.append((_title(rows[-1]), np.load(first)))
     if jax.process_index() == 0:
-        real = build.load_images(job.config).read(np.arange(len(pictures[0][1])))
-        write_report(job, rows, [("real images", real), *pictures])
+        pictures.insert(0, ("real images", _real(job, len(pictures[0][1]))))
+        write_report(job, rows, pictures)
         finish(folder)
 
 
@@ -95,8 +95,8 @@ class Reference:
         return {name: distance}
 
 
-def row_of(job: Job, name: str, reference: Reference, options) -> dict:
-    """One row of the report, and the first images."""
+def row_of(job: Job, name: str, reference: Reference, options):
+    """(one row of the report, the first images)."""
     stage, _, num_steps = name.partition("@")
     imported = stage not in {s.name for s in job.stages}
     model = job.model(job.config["init"]["teacher"] if imported else stage)
@@ -130,9 +130,20 @@ def row_of(job: Job, name: str, reference: Reference, options) -> dict:
         "train_steps": about.get("train_steps"),
         "train_seconds": about.get("train_seconds"),
     }
-    steps = "1 step" if sampler.nfe == 1 else f"{sampler.nfe} evaluations"
-    title = f"{row['role']} {stage}, {steps}"
-    return {"row": row, "title": title, "images": found.first.tolist()}
+    return row, found.first
+
+
+def _title(row) -> str:
+    steps = "1 step" if row["nfe"] == 1 else f"{row['nfe']} evaluations"
+    return f"{row['role']} {row['stage']}, {steps}"
+
+
+def _real(job: Job, num: int) -> np.ndarray:
+    """Real images in the order of labels that the models were asked for."""
+    data = build.load_images(job.config)
+    asked = generate.cycled_labels(num, data.num_classes)
+    places = {k: iter(np.flatnonzero(data.labels == k)) for k in set(asked.tolist())}
+    return data.read(np.array([next(places[k]) for k in asked.tolist()]))
 
 
 def write_report(job: Job, rows, pictures) -> None:

@@ -130,7 +130,7 @@ class SampleGrids:
 
     NUM, SEED = 20, 0
 
-    def __init__(self, job, stage, nets, process, spec, teacher, train):
+    def __init__(self, job, stage, nets, process, spec, teacher, train, log):
         shape = spec["image_shape"]
         sampler = samplers.make(process=process, **spec["sampler"])
         student = generate.make_generator(
@@ -149,7 +149,7 @@ class SampleGrids:
         self._student = lambda p: generate.images(student, p, **keywords)
         self._title = f"{stage.name}, {_steps(sampler)}"
         self._result = "params" if train["result"] == "params" else "ema"
-        self._folder = job.folder(stage.name) / "samples"
+        self._folder, self._log = job.folder(stage.name) / "samples", log
 
     def __call__(self, step, state, metrics) -> None:
         del metrics
@@ -158,6 +158,7 @@ class SampleGrids:
         picture = grid.side_by_side([*rows, (self._title, images)])
         if jax.process_index() == 0:
             grid.save_png(self._folder / f"{step}.png", picture)
+            self._log.image(step, "samples", picture)
 
 
 def _teacher_row(teacher, shape, mesh, keywords):

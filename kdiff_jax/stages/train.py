@@ -79,7 +79,7 @@ def run(job: Job, stage: Stage) -> None:
 
     log = Log(folder, stage.name, train, first_step=step)
     saver = Saver(checkpoints, train["save_minutes"], template)
-    grids = SampleGrids(job, stage, nets, process, spec, teacher, train)
+    grids = SampleGrids(job, stage, nets, process, spec, teacher, train, log)
     hooks = [
         loop.Hook(train["log_every"], log),
         loop.Hook(train["sample_every"], grids),
