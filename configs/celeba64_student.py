@@ -9,6 +9,8 @@ DDIM-100 6.53 [secondary]. Faces are cropped to 140 pixels and scaled to 64, as 
 
 from configs import common, luhman
 
+SAMPLER = dict(num_steps=100, spacing="quadratic")
+
 
 def get_config(size: str = "full"):
     common.check_size(size)
@@ -17,11 +19,12 @@ def get_config(size: str = "full"):
         tiny,
         network=dict(channel_mult=(1, 2, 2, 2, 4)),
         shape=(64, 64, 3),
-        sampler=dict(num_steps=100, spacing="quadratic"),
+        sampler=SAMPLER,
         data=dict(name="celeb_a", path="", use_labels=False),
     )
     stages = luhman.stages(
         tiny,
+        sampler=SAMPLER,
         pairs=dict(
             num_pairs=1_024_000, num_held_out=10_240, shard_size=25_600, batch_size=1024
         ),
@@ -47,6 +50,6 @@ def get_config(size: str = "full"):
 
 
 HINT = (
-    ", a DDPM of CelebA 64x64 with 78.7 M parameters (DDIM's celeba network), converted"
-    " with python -m kdiff_jax.convert, or trained here"
+    ", a DDPM of CelebA 64x64 with 78.7 M parameters (DDIM's celeba network) or one"
+    " trained here, as a folder with model.safetensors and config.json"
 )

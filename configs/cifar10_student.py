@@ -19,6 +19,7 @@ from configs import common, luhman, small_unet
 SHAPE = (32, 32, 3)
 DATA = dict(name="cifar10", path="", flip=True)
 ORDER = ("teacher", "pairs", "student", "evaluate")
+SAMPLER = dict(num_steps=100, spacing="quadratic")
 
 
 def get_config(size: str = "full"):
@@ -40,7 +41,7 @@ def get_config(size: str = "full"):
         tiny,
         network=dict(dropout=0.1),  # the defaults of ddpm_unet are this network's
         shape=SHAPE,
-        sampler=dict(num_steps=100, spacing="quadratic"),
+        sampler=SAMPLER,
         data=DATA | dict(use_labels=False),
     )
     sections["evaluate"] |= dict(features="pixels")
@@ -50,6 +51,7 @@ def get_config(size: str = "full"):
         ),
         **luhman.stages(
             tiny,
+            sampler=SAMPLER,
             pairs=dict(
                 num_pairs=1_024_000,
                 num_held_out=51_200,

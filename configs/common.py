@@ -7,6 +7,8 @@ command in docs/results.md.
 
 from ml_collections import ConfigDict
 
+from kdiff_jax import build
+
 
 def check_size(size: str, sizes=("full", "tiny")) -> None:
     """Refuses an argument that the recipe does not have."""
@@ -15,7 +17,7 @@ def check_size(size: str, sizes=("full", "tiny")) -> None:
 
 
 def config(name: str, *, order, **sections) -> ConfigDict:
-    """A locked config, so that misspelt overrides are refused.
+    """A locked config with all defaults, so that misspelt overrides are refused.
 
     Args:
         name: Of the recipe.
@@ -24,6 +26,7 @@ def config(name: str, *, order, **sections) -> ConfigDict:
     """
     sections = {"init": {"teacher": "teacher"}, "train": {}, "evaluate": {}} | sections
     values = {"name": name, "seed": 0, "order": tuple(order), **sections}
+    values = build.complete(values)
     found = ConfigDict(values, convert_dict=True)
     found.lock()
     return found

@@ -1,6 +1,6 @@
 """What the recipes on scikit-learn's 8x8 digits share: the set comes with the package.
 
-A class-conditional network of 0.35 M parameters that trains on two CPU cores in minutes.
+A class-conditional network of 0.35 M parameters, trained on two CPU cores in minutes.
 """
 
 from configs import common

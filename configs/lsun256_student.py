@@ -13,6 +13,7 @@ from configs import common, luhman
 
 SETS = {"bedroom": "lsun/bedroom", "church": "lsun/church_outdoor"}
 ITERATIONS = {"bedroom": 1_600_000, "church": 1_280_000}
+SAMPLER = dict(num_steps=50, spacing="linear")
 
 
 def get_config(size: str = "bedroom"):
@@ -22,11 +23,12 @@ def get_config(size: str = "bedroom"):
         tiny,
         network=dict(channel_mult=(1, 1, 2, 2, 4, 4)),
         shape=(256, 256, 3),
-        sampler=dict(num_steps=50, spacing="linear"),
+        sampler=SAMPLER,
         data=dict(name=SETS.get(size, ""), path="", size=256, use_labels=False),
     )
     stages = luhman.stages(
         tiny,
+        sampler=SAMPLER,
         pairs=dict(
             num_pairs=1_024_000, num_held_out=2560, shard_size=2560, batch_size=64
         ),
@@ -44,8 +46,8 @@ def get_config(size: str = "bedroom"):
         stages["teacher"] = luhman.teacher(tiny, lr=2e-5, train=train)
         order, init = ("teacher", *order), dict(teacher="teacher")
     hint = (
-        f", google/ddpm-{size}-256 (113.67 M parameters, 455 MB) from the Hugging Face"
-        " Hub, converted with python -m kdiff_jax.convert"
+        f", google/ddpm-{size}-256 of the Hugging Face Hub (113.67 M parameters, 455 MB)"
+        " or one trained here, as a folder with model.safetensors and config.json"
     )
     return common.config(
         f"lsun256_student_{size}",

@@ -41,9 +41,18 @@ def teacher(tiny: bool, *, train: dict, lr: float) -> dict:
 
 
 def stages(
-    tiny: bool, *, pairs: dict, loss: str, optim: dict, train: dict, models
+    tiny: bool,
+    *,
+    pairs: dict,
+    sampler: dict,
+    loss: str,
+    optim: dict,
+    train: dict,
+    models,
 ) -> dict:
-    """Pairs, student, evaluation."""
+    """Pairs, student, evaluation; `sampler` is that of the teacher, however brought."""
+    made = common.tiny_pairs() if tiny else dict(kind="pairs", **pairs)
+    sampler = sampler | (dict(num_steps=4) if tiny else {})
     short = dict(num_steps=4, batch_size=8, validate_every=2)
     student = dict(
         method=dict(name="denoising_student", loss=loss),
@@ -54,7 +63,7 @@ def stages(
         train=dict(result="best") | train | (short if tiny else {}),
     )
     return dict(
-        pairs=common.tiny_pairs() if tiny else dict(kind="pairs", **pairs),
+        pairs=made | dict(sampler=dict(name="ddim", **sampler)),
         student=student,
         evaluate=dict(kind="evaluate", models=models),
     )

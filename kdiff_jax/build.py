@@ -5,19 +5,58 @@ A config has shared sections (`model`, `data`, `init`, `train`, `evaluate`) and
 """
 
 import dataclasses
+import inspect
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import ml_collections
+import numpy as np
+from ml_collections import config_dict
 
-from kdiff_jax import methods
+from kdiff_jax import methods, models
 from kdiff_jax.data import images
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.train import inputs, optim
 from kdiff_jax.train.loop import Programs
 
 KINDS = ("train", "pairs", "evaluate")
+
+
+RESULTS = ("params", "ema", "best")
+# The section `train`, of the whole config or of a stage; beside these a stage has
+# num_steps and batch_size (global). Counts are steps.
+TRAIN = {
+    "result": "params",  # what the stage leaves: "params", "ema", or "best" of the ema
+    "log_every": 100,
+    "sample_every": 1000,
+    "save_every": 5000,
+    "save_minutes": 10.0,
+    "validate_every": 1000,  # for "best"
+    "num_microbatches": 1,  # of gradient accumulation
+    "steps_per_dispatch": 0,  # 0: 1 on the CPU, 10 on accelerators
+    "keep": 2,  # checkpoints
+    "hang_minutes": 60.0,  # without a sign of life, the run ends; 0 is never
+}
+
+
+# The section `evaluate`, of the whole config or of a stage.
+EVALUATE = {
+    "num_images": 10_000,
+    "features": "pixels",  # "" compares nothing: speed and pictures alone
+    "weights": "",  # the file of the feature network
+    "batch_size": 250,
+    "seed": 1,
+}
+# The section `data`; a source may take more.
+DATA = {
+    "path": "",
+    "split": "train",
+    "size": 0,  # 0 keeps the images as they are
+    "use_labels": True,
+    "flip": False,
+    "augment_prob": 0.0,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +81,51 @@ def plain(config) -> dict[str, Any]:
     if isinstance(config, ml_collections.ConfigDict):
         config = config.to_dict()
     return json.loads(json.dumps(config))
+
+
+def complete(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config with every default in it, so that all can be seen and changed.
+
+    Defaults come from the functions that the sections are for. A value that is None by
+    default becomes a placeholder of its type.
+    """
+    model = dict(config["model"])
+    name = model["network"]["name"]
+    given_by_build = ("out_channels", "num_classes", "augment_dim")
+    fields = _defaults(models.make_function(name), leave_out=given_by_build)
+    model["network"] = {**fields, **model["network"]}
+    model = {"augment_dim": 0, **model}
+    stages = {}
+    for key, section in config["stages"].items():
+        section = dict(section)
+        if "optim" in section:
+            section["optim"] = {**_defaults(optim.make), **section["optim"]}
+        if "method" in section:
+            function = methods.make_function(section["method"]["name"])
+            section["method"] = {**_defaults(function), **section["method"]}
+        stages[key] = section
+    return {
+        **config,
+        "model": model,
+        "stages": stages,
+        "data": {**DATA, **config["data"]},
+        "train": {**TRAIN, **config["train"]},
+        "evaluate": {**EVALUATE, **config["evaluate"]},
+    }
+
+
+def _defaults(function, leave_out=()) -> dict[str, Any]:
+    """keyword -> default of a function, None as a placeholder of its type."""
+    found = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        default = parameter.default
+        if default is parameter.empty or name in ("parent", "name", *leave_out):
+            continue
+        if default is None:
+            (kind,) = (t for t in get_args(parameter.annotation) if t is not type(None))
+            default = config_dict.placeholder(kind)
+        found[name] = default
+    return found
 
 
 def expand(config: Mapping[str, Any]) -> list[Stage]:
@@ -107,6 +191,21 @@ def _rounds(name, section, init, *, start_steps, end_steps, last_train_steps=Non
     return stages
 
 
+def train_options(config: Mapping[str, Any], stage: Stage) -> dict[str, Any]:
+    """The section `train` of a stage over that of the whole config over `TRAIN`.
+
+    Raises:
+        ConfigError: If there is no such result.
+    """
+    train = {**TRAIN, **config.get("train", {}), **stage.config.get("train", {})}
+    if train["result"] not in RESULTS:
+        raise ConfigError(
+            f"stages.{stage.name}.train.result={train['result']!r}; choose one of"
+            f" {', '.join(RESULTS)}"
+        )
+    return train
+
+
 def load_images(config: Mapping[str, Any]):
     """The data set of the config, checked against the model's image shape."""
     data = dict(config["data"])
@@ -120,7 +219,7 @@ def load_images(config: Mapping[str, Any]):
             f" {shape}; set data.size, or the model's shape"
         )
     num_classes = config["model"].get("num_classes", 0)
-    if num_classes and found.num_classes not in (0, num_classes):
+    if num_classes and found.num_classes != num_classes:
         raise ConfigError(
             f"data {found.name!r} has {found.num_classes} classes, model.num_classes is"
             f" {num_classes}; make them equal, or set model.num_classes=0"
@@ -128,18 +227,41 @@ def load_images(config: Mapping[str, Any]):
     return found
 
 
+def check_fits(config: Mapping[str, Any], role: str, spec: Mapping[str, Any]) -> None:
+    """Refuses a model of other images or classes than the config's.
+
+    Raises:
+        ConfigError: Names both values.
+    """
+    for key in ("image_shape", "num_classes"):
+        want, found = config["model"][key], spec[key]
+        if list(np.atleast_1d(want)) != list(np.atleast_1d(found)):
+            raise ConfigError(
+                f"init.{role} is a model with {key}={found}, the config has"
+                f" model.{key}={want}; make them equal, or take another model"
+            )
+
+
 _PROGRAMS: dict[str, tuple] = {}
 
 
 def program(
-    stage: Stage, nets, process, specs, *, config, mesh
+    stage: Stage, train, nets, process, specs, *, config, mesh
 ) -> tuple[Any, Mapping[str, Any], Programs]:
     """(method, optim, programs) of a training stage.
 
     Stages that differ only in their settings and lengths, such as the rounds of
     progressive distillation, get the same object, and so one compiled program.
+
+    Args:
+        stage: Its method and optimizer.
+        train: Its merged options, see `train_options`.
+        nets: Role -> Net.
+        process: The forward process.
+        specs: What of the networks the program depends on.
+        config: The whole config.
+        mesh: The devices.
     """
-    train = stage.config["train"]
     batch_size = train["batch_size"]
     flips = {k: config["data"].get(k) for k in ("flip", "augment_prob")}
     paired = "z" in _method(stage, nets, process).batch_keys
@@ -150,7 +272,7 @@ def program(
             specs,
             stage.config["optim"],
             batch_size,
-            train.get("num_microbatches", 1),
+            train["num_microbatches"],
             feed,
             [str(d) for d in mesh.devices.flat],
             list(mesh.devices.shape),
@@ -169,7 +291,7 @@ def program(
             mesh,
             batch_size=batch_size,
             inputs=inputs.make(**feed),
-            num_microbatches=train.get("num_microbatches", 1),
+            num_microbatches=train["num_microbatches"],
         )
         _PROGRAMS[key] = (method, optimizers, programs)
     return _PROGRAMS[key]

@@ -19,8 +19,11 @@ DISTRIBUTED = flags.DEFINE_enum(
 COORDINATOR, NUM, ID = "KDIFF_COORDINATOR", "KDIFF_NUM_PROCESSES", "KDIFF_PROCESS_ID"
 
 
-def usage(text: str) -> ConfigError:
-    return ConfigError(text)
+def required(flag) -> str:
+    """The value of a flag that must be given."""
+    if not flag.value:
+        raise ConfigError(f"--{flag.name} is missing; see --help")
+    return flag.value
 
 
 def run(main: Callable[[], None]) -> None:
@@ -73,10 +76,14 @@ def _parse(argv) -> None:
             sys.path[:0] = [] if root in sys.path else [root]
     try:
         rest = flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError) as error:
+        raise ConfigError(
+            f"command line: {error} is not in the config; --print_config shows what is"
+        ) from error
+    except (flags.Error, TypeError, ValueError) as error:
         raise ConfigError(f"command line: {error}") from error
-    except OSError as error:
-        raise ConfigError(f"--config: {error}") from error
+    except Exception as error:  # the config is a program: anything may go wrong in it
+        raise ConfigError(f"--config: {type(error).__name__}: {error}") from error
     if len(rest) > 1:
         raise ConfigError(f"command line: {rest[1]!r} is not understood; see --help")
 
@@ -112,6 +119,8 @@ def start_distributed() -> None:
     import jax
 
     given = {k: os.environ[k] for k in (COORDINATOR, NUM, ID) if k in os.environ}
+    from kdiff_jax.train import signals
+
     if given:
         if len(given) < 3:
             missing = ", ".join({COORDINATOR, NUM, ID} - given.keys())
@@ -122,11 +131,14 @@ def start_distributed() -> None:
             int(given[ID]),
             heartbeat_timeout_seconds=30,
         )
+        signals.install()
         return
     pod = len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1
-    slurm = int(os.environ.get("SLURM_NTASKS", "1")) > 1
+    # Not SLURM_NTASKS: that is set in an interactive allocation, too.
+    slurm = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
     if pod or slurm or DISTRIBUTED.value == "on":
         jax.distributed.initialize(heartbeat_timeout_seconds=30)
+        signals.install()
 
 
 def _fail(text: str, exit_code: int, debug: bool) -> int:

@@ -28,20 +28,19 @@ OUTPUT = flags.DEFINE_string("output", None, "Also write the row to this .json."
 
 
 def main() -> None:
-    for name in ("checkpoint", "reference"):
-        if not flags.FLAGS[name].value:
-            raise ConfigError(f"--{name} is missing; see --help")
+    checkpoint, reference = command.required(CHECKPOINT), command.required(REFERENCE)
+    command.start_distributed()
+    import jax
 
     from kdiff_jax import interop, metrics
     from kdiff_jax.metrics import features as extractors
     from kdiff_jax.report.files import json_text, write_atomically
-    from kdiff_jax.sample import model_sampler
     from kdiff_jax.train import generate, measure, parallel
 
     features = extractors.make(FEATURES.value, weights=WEIGHTS.value)
-    model = interop.load(CHECKPOINT.value)
-    mu, sigma = _reference(features, model.image_shape)
-    sampler = model_sampler(model, SAMPLER.value, STEPS.value)
+    model = interop.load(checkpoint)
+    mu, sigma = _reference(reference, features, model.image_shape)
+    sampler = model.sampler(SAMPLER.value, STEPS.value)
     began = time.monotonic()
     found = measure.generated(
         model,
@@ -57,8 +56,8 @@ def main() -> None:
         found.moments.mu, found.moments.sigma, mu, sigma
     )
     row = {
-        "checkpoint": CHECKPOINT.value,
-        "reference": REFERENCE.value,
+        "checkpoint": checkpoint,
+        "reference": reference,
         "sampler": sampler.name,
         "nfe": sampler.nfe,
         "num_params": model.num_params,
@@ -68,18 +67,20 @@ def main() -> None:
         "images_per_second": found.images_per_second,
         "seconds": time.monotonic() - began,
     }
+    if jax.process_index() != 0:
+        return
     if OUTPUT.value:
         write_atomically(OUTPUT.value, json_text(row, indent=2) + "\n")
     print(json.dumps(row))
 
 
-def _reference(features, image_shape):
+def _reference(text: str, features, image_shape):
     """(mu, sigma) of the reference."""
     from kdiff_jax.data import images
     from kdiff_jax.metrics import moments
     from kdiff_jax.train import measure
 
-    text, path = REFERENCE.value, pathlib.Path(REFERENCE.value)
+    path = pathlib.Path(text)
     if path.suffix == ".npz" and path.is_file():
         with np.load(path, allow_pickle=False) as file:
             if {"mu", "sigma"} <= set(file.files):

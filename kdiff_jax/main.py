@@ -10,17 +10,21 @@ from absl import flags
 from ml_collections import config_flags
 
 from kdiff_jax import command
+from kdiff_jax.errors import ConfigError
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, FILE.py[:ARG].")
 WORKDIR = flags.DEFINE_string("workdir", None, "Default: runs/<name of the config>.")
 STAGE = flags.DEFINE_string("stage", None, "Run this stage alone.")
 DRYRUN = flags.DEFINE_bool("dryrun", False, "Print the plan and what it needs; end.")
+FORCE = flags.DEFINE_bool(
+    "force_config_change", False, "Go on in a workdir of another config."
+)
 PRINT = flags.DEFINE_bool("print_config", False, "Print the resolved config; end.")
 
 
 def main() -> None:
     if CONFIG.value is None:
-        raise command.usage("--config is missing; give FILE.py[:ARG], see configs/")
+        raise ConfigError("--config is missing; give FILE.py[:ARG], see configs/")
     if PRINT.value:
         print(CONFIG.value)
         return
@@ -32,7 +36,13 @@ def main() -> None:
     if DRYRUN.value:
         print(plan.text(recipe.make_job(CONFIG.value, workdir)))
         return
-    recipe.run(CONFIG.value, workdir, only=STAGE.value)
+    recipe.run(
+        CONFIG.value,
+        workdir,
+        only=STAGE.value,
+        force=FORCE.value,
+        overrides=config_flags.get_override_values(flags.FLAGS["config"]),
+    )
 
 
 def run() -> None:

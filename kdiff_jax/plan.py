@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdiff_jax import interop, samplers
+from kdiff_jax import build, interop, samplers
 from kdiff_jax.build import Stage
 from kdiff_jax.data import pairs as pair_files
-from kdiff_jax.stages import Job, train
+from kdiff_jax.stages import Job
 
 
 def text(job: Job) -> str:
@@ -26,14 +26,14 @@ def text(job: Job) -> str:
     for stage in job.stages:
         if stage.kind == "train":
             lines += _train(job, stage, facts)
-            kept = train.options(job, stage)["keep"] + 1
+            kept = build.train_options(job.config, stage)["keep"] + 1
             disk += kept * _state_bytes(facts)
         elif stage.kind == "pairs":
             more, size = _pairs(job, stage, facts)
             lines += more
             disk += size
         else:
-            num = {**job.config.get("evaluate", {}), **stage.config}["num_images"]
+            num = {**job.config["evaluate"], **stage.config}["num_images"]
             models = ", ".join(stage.config["models"])
             lines.append(f"  {stage.name}: {num} images each of {models}")
     lines.append(f"disk: {_size(disk)} at most, checkpoints and pairs together")
@@ -41,7 +41,7 @@ def text(job: Job) -> str:
 
 
 def _train(job, stage: Stage, facts) -> list[str]:
-    options = train.options(job, stage)
+    options = build.train_options(job.config, stage)
     local = -(-options["batch_size"] // job.mesh.shape["data"])
     micro = -(-local // options["num_microbatches"])
     # Forward, and twice that for the backward pass; PD's teacher steps twice.

@@ -13,11 +13,11 @@ import jax
 from jax.experimental import multihost_utils
 
 from kdiff_jax import build, stages
-from kdiff_jax.errors import CheckpointError, ConfigError, DataError
+from kdiff_jax.errors import CheckpointError, ConfigError, DataError, Interrupted
 from kdiff_jax.report import environment, summary
 from kdiff_jax.report.files import json_text, write_atomically
 from kdiff_jax.stages import Job, evaluate, pairs, train
-from kdiff_jax.train import parallel
+from kdiff_jax.train import parallel, signals, watchdog
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,13 @@ KINDS = {"train": train.run, "pairs": pairs.run, "evaluate": evaluate.run}
 
 
 def run(
-    config, workdir, *, only: str | None = None, command=None, devices=None
+    config,
+    workdir,
+    *,
+    only: str | None = None,
+    force: bool = False,
+    overrides=None,
+    devices=None,
 ) -> None:
     """Runs every stage that is not done.
 
@@ -33,7 +39,8 @@ def run(
         config: A ConfigDict, or plain values.
         workdir: Holds everything; made where it does not exist.
         only: Run this stage alone.
-        command: How the program was called, for the record.
+        force: Go on in a workdir of another config.
+        overrides: What the command line changed, for the record.
         devices: Over which to run; None for all.
 
     Raises:
@@ -45,15 +52,19 @@ def run(
     if only and only not in names:
         raise ConfigError(f"--stage={only!r}; this config has: {', '.join(names)}")
     check_inputs(job)
-    _record(job, command)
+    _record(job, force, overrides)
     for stage in job.stages:
         if only and stage.name != only:
             continue
         if stages.is_done(job.folder(stage.name)):
             log.info("stage %s is done", stage.name)
             continue
+        if signals.asked():
+            raise Interrupted(f"stopped before stage {stage.name}")
         log.info("stage %s", stage.name)
-        KINDS[stage.kind](job, stage)
+        minutes = build.train_options(job.config, stage)["hang_minutes"]
+        with watchdog.watch(stage.name, minutes):
+            KINDS[stage.kind](job, stage)
         if jax.process_count() > 1:  # the first host writes what the others read next
             multihost_utils.sync_global_devices(stage.name)
     report = job.workdir / "report.json"
@@ -102,26 +113,33 @@ def _missing_teacher(job: Job) -> str:
     return ""
 
 
-def _record(job: Job, command) -> None:
+def _record(job: Job, force: bool, overrides) -> None:
     """Writes W/config.json, and refuses a workdir of another config.
 
-    What may change between calls: lengths and how often things are written.
+    How often things are written may change between calls, see FREE.
     """
     path = job.workdir / "config.json"
     if path.is_file():
         before = json.loads(path.read_text())["config"]
         changed = _differences(_identity(before), _identity(job.config))
-        if changed:
+        if changed and not force:
             raise ConfigError(
                 f"workdir {job.workdir} holds a run of another config: "
-                f"{'; '.join(changed[:5])}; take another --workdir"
+                f"{'; '.join(changed[:5])}; take another --workdir,"
+                " or --force_config_change"
             )
+        if not changed:
+            return  # the record of how it began stays
     if jax.process_index() != 0:
         return
-    job.workdir.mkdir(parents=True, exist_ok=True)
+    try:
+        job.workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--workdir={job.workdir}: {error.strerror}") from error
     about = {
         "config": job.config,
-        "command": command or sys.argv,
+        "overrides": overrides or {},
+        "command": sys.argv,
         "versions": environment.versions(),
         "hardware": environment.hardware(),
     }
@@ -136,6 +154,8 @@ FREE = (
     "steps_per_dispatch",
     "keep",
     "hang_minutes",
+    "path",  # a data set may move
+    "weights",
 )
 
 

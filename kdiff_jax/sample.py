@@ -25,20 +25,22 @@ BATCH = flags.DEFINE_integer("batch_size", 250, "Images a call.", lower_bound=1)
 
 
 def main() -> None:
-    for name in ("checkpoint", "output"):
-        if not flags.FLAGS[name].value:
-            raise ConfigError(f"--{name} is missing; see --help")
-    output = pathlib.Path(OUTPUT.value)
+    output = pathlib.Path(command.required(OUTPUT))
+    checkpoint = command.required(CHECKPOINT)
     if output.suffix not in (".png", ".npz", ""):
         raise ConfigError(f"--output={output}: give FILE.png, FILE.npz, or a folder")
 
+    command.start_distributed()
+    import jax
+
     from kdiff_jax import interop
 
-    model = interop.load(CHECKPOINT.value)
+    model = interop.load(checkpoint)
     labels = parse_labels(LABELS.value, NUM.value, model.num_classes)
     images = sample_images(model, labels)
-    save(output, images, labels)
-    print(f"{len(images)} images: {output}")
+    if jax.process_index() == 0:
+        save(output, images, labels)
+        print(f"{len(images)} images: {output}")
 
 
 def sample_images(model, labels) -> np.ndarray:
@@ -46,7 +48,7 @@ def sample_images(model, labels) -> np.ndarray:
     from kdiff_jax.train import generate, parallel
 
     mesh = parallel.make_mesh()
-    sampler = model_sampler(model, SAMPLER.value, STEPS.value)
+    sampler = model.sampler(SAMPLER.value, STEPS.value)
     make = generate.make_generator(
         model.net, sampler, image_shape=model.image_shape, mesh=mesh
     )
@@ -54,18 +56,6 @@ def sample_images(model, labels) -> np.ndarray:
     return generate.images(
         make, model.params, seed=SEED.value, labels=labels, batch_size=size, mesh=mesh
     )
-
-
-def model_sampler(model, name: str | None, num_steps: int | None):
-    """The model's own sampler, or another one, or its own with other steps."""
-    from kdiff_jax import samplers
-
-    keywords = dict(model.spec["sampler"])
-    if name and name != keywords["name"]:
-        keywords = {"name": name, "num_steps": keywords["num_steps"]}
-    if num_steps:
-        keywords["num_steps"] = num_steps
-    return samplers.make(process=model.process, **keywords)
 
 
 def parse_labels(text: str | None, num: int, num_classes: int) -> np.ndarray:

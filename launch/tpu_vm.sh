@@ -101,7 +101,7 @@ run() {
   on_all_workers "cd kdiff_jax && source .venv/bin/activate && touch run.pid || exit;\
  old='-F run.pid -f kdiff_jax.main'; pkill \$old 2>/dev/null;\
  while pgrep \$old >/dev/null 2>&1; do sleep 1; done; echo \$\$ > run.pid;\
- exec $(quoted python -u -m kdiff_jax.main "${training[@]}")"
+ exec $(quoted python -u -m kdiff_jax.main "${training[@]}" --distributed=on)"
 }
 
 train() {

@@ -11,6 +11,7 @@ from tolerance import REORDER
 
 from kdiff_jax import methods, rng
 from kdiff_jax.diffusion.process import cosine
+from kdiff_jax.errors import ConfigError
 from kdiff_jax.train import parallel
 from kdiff_jax.train.step import Optim, due, init_state, make_train_step
 
@@ -130,12 +131,12 @@ def test_forty_steps_lower_the_loss(name):
 def test_settings_have_defaults_and_unknown_keywords_are_refused(name):
     method = methods.make(name, nets=toy.NETS, process=cosine())
     assert "student" in method.nets
-    with pytest.raises(ValueError, match="has no keyword"):
+    with pytest.raises(ConfigError, match="has no keyword"):
         methods.make(name, nets=toy.NETS, process=cosine(), gan_wieght=1.0)
 
 
 def test_an_unknown_method_lists_what_there_is():
-    with pytest.raises(ValueError, match="denoise, denoising_student, progressive"):
+    with pytest.raises(ConfigError, match="denoise, denoising_student, progressive"):
         methods.make("progresive")
 
 

@@ -13,6 +13,8 @@ import grain
 import numpy as np
 from jaxtyping import Int
 
+from kdiff_jax.errors import ConfigError
+
 
 @runtime_checkable
 class Source(Protocol):
@@ -92,12 +94,13 @@ class Batches:
             labels: Only examples with one of these labels; None takes all.
 
         Raises:
-            ValueError: If a number is out of range, or no example has such a label.
+            ConfigError: If seed, batch_size or labels do not fit.
+            ValueError: If there is no such host.
         """
         if seed < 0:
-            raise ValueError(f"seed={seed}: must be at least 0")
+            raise ConfigError(f"seed={seed}: must be at least 0")
         if batch_size < 1 or batch_size % num_hosts:
-            raise ValueError(
+            raise ConfigError(
                 f"batch_size={batch_size}: must be a positive multiple of"
                 f" num_hosts={num_hosts}; choose one"
             )
@@ -107,7 +110,7 @@ class Batches:
         if labels is not None:
             self._chosen = np.flatnonzero(np.isin(source.labels, np.asarray(labels)))
             if not len(self._chosen):
-                raise ValueError(
+                raise ConfigError(
                     f"labels={list(labels)}: no example has such a label;"
                     f" the set has labels up to {source.labels.max()}"
                 )

@@ -17,12 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
-from kdiff_jax import __version__, denoiser, models
+from kdiff_jax import __version__, denoiser, models, samplers
 from kdiff_jax.diffusion import process as processes
 from kdiff_jax.diffusion.process import Process
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.interop import training
+from kdiff_jax.interop.trees import flatten, unflatten
 from kdiff_jax.method import Net
+from kdiff_jax.samplers import Sampler
 
 WEIGHTS, SPEC, CARD = "model.safetensors", "config.json", "README.md"
 
@@ -56,6 +58,15 @@ class Model:
         y = jnp.zeros(len(x_t), jnp.int32) if y is None else jnp.asarray(y, jnp.int32)
         return self.net.apply(self.params, x_t, t, y)
 
+    def sampler(self, name: str | None = None, num_steps: int | None = None) -> Sampler:
+        """The model's own sampler, another one, or its own with other steps."""
+        keywords = dict(self.spec["sampler"])
+        if name and name != keywords["name"]:
+            keywords = {"name": name, "num_steps": keywords["num_steps"]}
+        if num_steps:
+            keywords["num_steps"] = num_steps
+        return samplers.make(process=self.process, **keywords)
+
     @property
     def num_params(self) -> int:
         return sum(x.size for x in jax.tree.leaves(self.params))
@@ -80,7 +91,9 @@ def build(spec: Mapping[str, Any]) -> tuple[Net, Process]:
     channels = spec["image_shape"][-1]
     num_classes, augment_dim = spec["num_classes"], spec.get("augment_dim", 0)
     network, precondition = spec["network"], dict(spec["precondition"])
-    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in network.items()}
+    fields: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in network.items()
+    }
     module = models.make(
         **fields,
         out_channels=channels * (2 if precondition["name"] in ("both", "iddpm") else 1),
@@ -130,6 +143,9 @@ def save(folder, *, params, spec: Mapping[str, Any], card: str = "") -> pathlib.
 
 def load(path) -> Model:
     """Reads a model: a model folder, a stage folder of a workdir, or a step in it.
+
+    A stage folder without a model gives the newest valid step; the log names those that
+    were passed over.
 
     Raises:
         CheckpointError: If nothing loadable is there, or it is damaged. One line.
@@ -184,24 +200,6 @@ def _checked(params, net: Net, where):
             f"{where} does not fit its spec: {'; '.join(sorted(wrong)[:10])}{more}"
         )
     return jax.tree.map(jnp.asarray, params)
-
-
-def flatten(params) -> dict[str, Any]:
-    """{"a/b": leaf} of a nested dict."""
-    flat, _ = jax.tree_util.tree_flatten_with_path(params)
-    return {jax.tree_util.keystr(p, simple=True, separator="/"): x for p, x in flat}
-
-
-def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """The nested dict of {"a/b": leaf}."""
-    tree: dict[str, Any] = {}
-    for path, leaf in flat.items():
-        *parents, name = path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[name] = leaf
-    return tree
 
 
 def _write(path: pathlib.Path, data: bytes) -> None:

@@ -1,68 +1,109 @@
 """Reads the parameters of a run in progress: a step of a stage's Orbax checkpoints.
 
 A stage folder says in `model.json` what its network is, which role it trains, and
-whether its result is the moving average ("ema") or the raw weights ("params").
+whether its result is the moving average ("ema") or the raw weights ("params"). Each
+step holds a digest of every leaf, and what is read here is checked against it.
 """
 
 import json
+import logging
 import pathlib
+import zlib
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import orbax.checkpoint as ocp
 
 from kdiff_jax.errors import CheckpointError
+from kdiff_jax.interop.trees import unflatten
+
+log = logging.getLogger(__name__)
 
 STAGE = "model.json"
 
 
-def find(path: pathlib.Path) -> tuple[pathlib.Path, int] | None:
-    """(stage folder, step) of a stage folder or of one of its steps, or None."""
+def find(path: pathlib.Path) -> tuple[pathlib.Path, list[int]] | None:
+    """(stage folder, steps to try) of a stage folder or of one of its steps, or None.
+
+    A stage folder gives all of its steps, the newest first; a step gives itself.
+    """
     if (path / STAGE).is_file():
-        steps = sorted(_steps(path / "checkpoints"))
-        return (path, steps[-1]) if steps else None
+        steps = sorted(_steps(path / "checkpoints"), reverse=True)
+        return (path, steps) if steps else None
     stage = path.parent.parent
     if path.name.isdigit() and path.is_dir() and (stage / STAGE).is_file():
-        return stage, int(path.name)
+        return stage, [int(path.name)]
     return None
 
 
-def load(stage: pathlib.Path, step: int):
-    """Returns (spec, params) of a step.
+def load(
+    stage: pathlib.Path, steps: Sequence[int]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns (spec, params) of the first of these steps that is sound.
+
+    Those before it are named in the log, as errors.
 
     Raises:
-        CheckpointError: If the step cannot be read.
+        CheckpointError: If no step is.
     """
-    about = json.loads((stage / STAGE).read_text())
-    prefix = f"nets/{about['role']}/{about['result']}/"
-    folder = stage / "checkpoints" / str(step) / "state"
     try:
-        with ocp.StandardCheckpointer() as reader:
-            leaves = reader.metadata(folder.absolute()).item_metadata
-            wanted = {
-                k: ocp.RestoreArgs(restore_type=np.ndarray)
-                for k in leaves.keys()
-                if k.startswith(prefix)
-            }
-        with ocp.PyTreeCheckpointer() as reader:
-            restored = reader.restore(
-                folder.absolute(),
-                args=ocp.args.PyTreeRestore(
-                    item={k: 0 for k in wanted},
-                    restore_args=wanted,
-                    partial_restore=True,
-                ),
-            )
-    except Exception as error:  # Orbax raises bare exceptions for damaged files
-        text = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"step {step} of {stage}: {text}") from error
-    tree: dict = {}
-    for path, leaf in restored.items():
-        *parents, name = path.removeprefix(prefix).split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[name] = np.asarray(leaf)
-    return about["spec"], tree
+        about = json.loads((stage / STAGE).read_text())
+        prefix = f"nets/{about['role']}/{about['result']}/"
+        spec = about["spec"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{stage / STAGE} is not a stage's: {error!r}; run the stage again, which"
+            " writes it"
+        ) from error
+    for step in steps:
+        folder = stage / "checkpoints" / str(step)
+        try:
+            return spec, unflatten(_read(folder, prefix))
+        except Exception as error:  # Orbax raises bare exceptions for damaged files
+            damage = f"checkpoint {folder}: {' '.join(str(error).split())[:200]}"
+            if len(steps) == 1:
+                raise CheckpointError(
+                    f"{damage}; it is damaged or unfinished: take another step"
+                ) from error
+            log.error("%s; trying the step before", damage)
+    raise CheckpointError(
+        f"no valid checkpoint among steps {list(steps)} of {stage}; restore the folder,"
+        " or train again"
+    )
+
+
+def _read(folder: pathlib.Path, prefix: str) -> dict[str, np.ndarray]:
+    """{"a/b": leaf} of the leaves below `prefix`, each equal to its digest."""
+    meta = json.loads((folder / "meta" / "metadata").read_text())
+    if meta["step"] != int(folder.name):
+        raise ValueError(f"it says step {meta['step']}")
+    wanted = {k: v for k, v in meta["leaves"].items() if k.startswith(prefix)}
+    if not wanted:
+        raise ValueError(f"it has no {prefix}")
+    with ocp.PyTreeCheckpointer() as reader:
+        restored = reader.restore(
+            (folder / "state").absolute(),
+            args=ocp.args.PyTreeRestore(
+                item={k: 0 for k in wanted},
+                restore_args={
+                    k: ocp.RestoreArgs(restore_type=np.ndarray) for k in wanted
+                },
+                partial_restore=True,
+            ),
+        )
+    for path, digest in wanted.items():
+        if _digest(restored[path]) != digest:
+            raise ValueError(f"{path} differs from its checksum")
+    return {k.removeprefix(prefix): restored[k] for k in wanted}
+
+
+def _digest(leaf: np.ndarray) -> dict[str, Any]:
+    return {
+        "shape": list(leaf.shape),
+        "dtype": str(leaf.dtype),
+        "crc32": zlib.crc32(np.ascontiguousarray(leaf).tobytes()),
+    }
 
 
 def _steps(folder: pathlib.Path):

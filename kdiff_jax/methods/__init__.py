@@ -3,7 +3,9 @@
 import importlib
 import inspect
 import pkgutil
+from collections.abc import Callable
 
+from kdiff_jax.errors import ConfigError
 from kdiff_jax.method import Method
 
 
@@ -16,19 +18,24 @@ def make(name: str, **keywords) -> Method:
     """Builds the method `name`; see its module's `make` for the keywords.
 
     Raises:
-        ValueError: If there is no such method, or it has no such keyword.
+        ConfigError: If there is no such method, or it has no such keyword.
     """
-    if name not in names():
-        raise ValueError(
-            f"method={name!r} does not exist; kdiff_jax/methods has:"
-            f" {', '.join(names())}"
-        )
-    function = importlib.import_module(f"kdiff_jax.methods.{name}").make
+    function = make_function(name)
     known = list(inspect.signature(function).parameters)
     for keyword in keywords:
         if keyword not in known:
-            raise ValueError(
+            raise ConfigError(
                 f"method {name!r} has no keyword {keyword!r}; it has:"
                 f" {', '.join(known)}"
             )
     return function(**keywords)
+
+
+def make_function(name: str) -> Callable[..., Method]:
+    """What `make` calls; its keywords are the schema of a config's section `method`."""
+    if name not in names():
+        raise ConfigError(
+            f"method={name!r} does not exist; kdiff_jax/methods has:"
+            f" {', '.join(names())}"
+        )
+    return importlib.import_module(f"kdiff_jax.methods.{name}").make

@@ -17,7 +17,8 @@ def make(
     process,
     times: str = "process",
     weight: str = "snr_trunc",
-    **parameters,
+    P_mean: float = -1.2,
+    P_std: float = 1.2,
 ) -> Method:
     """E[ weight(logsnr_t) ||x0 - x0_hat(x_t, t, y)||^2 ].
 
@@ -27,11 +28,12 @@ def make(
         times: Distribution of t: "process" (uniform in the process' own time), or the
             noise levels of EDM: "edm", "vp", "ve" (arXiv:2206.00364, Table 1).
         weight: "constant", "snr" (the loss on eps: DDPM), "snr_trunc", "v_mse", "edm".
-        **parameters: Of the distribution of t (`P_mean`, `P_std`, ...).
+        P_mean, P_std: Of log(sigma), for times="edm".
 
     Source: arXiv:2006.11239 Eq. 14; arXiv:2202.00512 Section 4; arXiv:2206.00364 Eq. 8.
     """
     student = nets["student"]
+    parameters = {"P_mean": P_mean, "P_std": P_std} if times == "edm" else {}
     draw_time = noise_levels.make(times, process, **parameters)
 
     def loss(params, ctx):

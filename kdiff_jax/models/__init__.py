@@ -21,10 +21,12 @@ features of the encoder in place of F.
 import importlib
 import inspect
 import pkgutil
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 
+from kdiff_jax.errors import ConfigError
 from kdiff_jax.types import Params
 
 BUFFERS = (jax.tree_util.DictKey("freqs"),)  # loaded, saved, never trained
@@ -40,13 +42,9 @@ def make(name: str, **keywords) -> nn.Module:
     """Builds the network `name`; the keywords are the fields of its module.
 
     Raises:
-        ValueError: If there is no such network, or it has no such field.
+        ConfigError: If there is no such network, or it has no such field.
     """
-    if name not in names():
-        raise ValueError(
-            f"model={name!r} does not exist; kdiff_jax/models has: {', '.join(names())}"
-        )
-    function = importlib.import_module(f"kdiff_jax.models.{name}").make
+    function = make_function(name)
     known = [
         field
         for field in inspect.signature(function).parameters
@@ -54,10 +52,19 @@ def make(name: str, **keywords) -> nn.Module:
     ]
     for keyword in keywords:
         if keyword not in known:
-            raise ValueError(
+            raise ConfigError(
                 f"model {name!r} has no keyword {keyword!r}; it has: {', '.join(known)}"
             )
     return function(**keywords)
+
+
+def make_function(name: str) -> Callable[..., nn.Module]:
+    """What `make` calls; its keywords and defaults are the network's fields."""
+    if name not in names():
+        raise ConfigError(
+            f"model={name!r} does not exist; kdiff_jax/models has: {', '.join(names())}"
+        )
+    return importlib.import_module(f"kdiff_jax.models.{name}").make
 
 
 def trainable(params: Params) -> Params:

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from kdiff_jax.errors import ConfigError
 from kdiff_jax.models import layers
 from kdiff_jax.types import Keys
 
@@ -56,7 +57,7 @@ class Network(nn.Module):
             dropout_keys: One typed key per example; None switches dropout off.
 
         Raises:
-            ValueError: If the images cannot be halved once per level below the first.
+            ConfigError: If the images cannot be halved once per level below the first.
         """
         rows, augment = self.conditions(x, y, augment)
         return self.trunk(x, c_noise, rows, augment, dropout_keys)[0]
@@ -88,7 +89,7 @@ class Network(nn.Module):
         levels = len(self.channel_mult)
         divisor = 2 ** (levels - 1)
         if height % divisor or width % divisor:
-            raise ValueError(
+            raise ConfigError(
                 f"images of {height}x{width}: a network of {levels} levels needs"
                 f" multiples of {divisor}; pad the images, or use fewer levels"
             )

@@ -8,6 +8,7 @@ import math
 import flax.linen as nn
 import jax.numpy as jnp
 
+from kdiff_jax.errors import ConfigError
 from kdiff_jax.models import layers
 from kdiff_jax.models.edm_layers import SONG, UNetBlock, conv, dense, group_norm
 from kdiff_jax.models.network import Network
@@ -56,7 +57,7 @@ class SongUNet(Network):
         ):
             value = getattr(self, field)
             if value not in known:
-                raise ValueError(
+                raise ConfigError(
                     f"{field}={value!r}: must be one of {', '.join(known)}"
                 )
         super().__post_init__()

@@ -14,6 +14,7 @@ import safetensors.numpy
 from jax.sharding import PartitionSpec as P
 
 from kdiff_jax import rng
+from kdiff_jax.errors import ConfigError
 from kdiff_jax.interop.model import flatten, unflatten
 from kdiff_jax.method import Context
 from kdiff_jax.report.files import write_atomically
@@ -32,6 +33,11 @@ class Best:
         self._mesh = job.mesh
         self._size = min(stage.config["train"]["batch_size"], self._source.num)
         self._size -= self._size % job.mesh.shape["data"]
+        if not self._size:
+            raise ConfigError(
+                f"num_held_out={self._source.num} on {job.mesh.shape['data']} devices:"
+                " each must score one at least; make more held-out pairs"
+            )
         phase, as_batch = method.phases[0], inputs.make()
 
         def loss(params, batch, positions):
@@ -66,7 +72,9 @@ class Best:
         """Mean loss over the held-out pairs; what does not fill a batch is left out."""
         total, num = 0.0, self._source.num // self._size
         for k in range(num):
-            indices = np.arange(k * self._size, (k + 1) * self._size)
+            local = self._size // jax.process_count()
+            first = k * self._size + jax.process_index() * local
+            indices = np.arange(first, first + local)
             batch = parallel.shard_batch(self._source.batch(indices), self._mesh)
             positions = jnp.arange(self._size)
             total += float(self._loss(params, batch, positions))

@@ -5,14 +5,14 @@ import json
 import jax
 import numpy as np
 
-from kdiff_jax import build, metrics, samplers
+from kdiff_jax import build, metrics
 from kdiff_jax.build import Stage
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.metrics import features as feature_extractors
 from kdiff_jax.report import grid, html, metrics_log, summary
 from kdiff_jax.report.files import json_text, write_atomically
 from kdiff_jax.stages import Job, facts, finish
-from kdiff_jax.train import generate, measure
+from kdiff_jax.train import generate, measure, parallel
 
 
 def run(job: Job, stage: Stage) -> None:
@@ -24,20 +24,12 @@ def run(job: Job, stage: Stage) -> None:
     """
     folder = job.folder(stage.name)
     folder.mkdir(parents=True, exist_ok=True)
-    options = {
-        "features": "pixels",
-        "weights": "",
-        "num_images": 10_000,
-        "batch_size": 250,
-        "seed": 1,
-        **job.config.get("evaluate", {}),
-        **stage.config,
-    }
+    options = {**build.EVALUATE, **job.config.get("evaluate", {}), **stage.config}
     reference = None
     rows, pictures = [], []
     for name in listed(job, options["models"]):
         path, first = folder / f"{name}.json", folder / f"{name}.npy"
-        if not path.is_file():
+        if not parallel.from_first_host(path.is_file()):
             reference = reference or Reference(job, options)
             row, images = row_of(job, name, reference, options)
             if jax.process_index() == 0:
@@ -100,10 +92,7 @@ def row_of(job: Job, name: str, reference: Reference, options):
     stage, _, num_steps = name.partition("@")
     imported = stage not in {s.name for s in job.stages}
     model = job.model(job.config["init"]["teacher"] if imported else stage)
-    keywords = dict(model.spec["sampler"])
-    if num_steps:
-        keywords["num_steps"] = int(num_steps)
-    sampler = samplers.make(process=model.process, **keywords)
+    sampler = model.sampler(num_steps=int(num_steps) if num_steps else None)
     num = options["num_images"]
     found = measure.generated(
         model,
@@ -142,8 +131,12 @@ def _real(job: Job, num: int) -> np.ndarray:
     """Real images in the order of labels that the models were asked for."""
     data = build.load_images(job.config)
     asked = generate.cycled_labels(num, data.num_classes)
-    places = {k: iter(np.flatnonzero(data.labels == k)) for k in set(asked.tolist())}
-    return data.read(np.array([next(places[k]) for k in asked.tolist()]))
+    found = []
+    for i, label in enumerate(asked.tolist()):
+        places = np.flatnonzero(data.labels == label)
+        places = places if len(places) else np.arange(data.num)
+        found.append(places[i // max(data.num_classes, 1) % len(places)])
+    return data.read(np.array(found))
 
 
 def write_report(job: Job, rows, pictures) -> None:

@@ -1,19 +1,17 @@
 """What happens beside the steps of a training stage: logs, grids, saves."""
 
+import io
 import math
 import time
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.experimental import multihost_utils
 
 from kdiff_jax import samplers
-from kdiff_jax.diffusion import process as processes
 from kdiff_jax.errors import NumericsError
 from kdiff_jax.report import grid, metrics_log, tensorboard
 from kdiff_jax.report.progress import Progress
-from kdiff_jax.train import generate
+from kdiff_jax.train import generate, parallel
 
 
 class Log:
@@ -23,7 +21,7 @@ class Log:
     """
 
     def __init__(self, folder, name: str, train: dict, *, first_step: int):
-        self._writes = jax.process_index() == 0
+        self._writes = jax.process_index() == 0  # only the first process talks
         path = folder / "metrics.jsonl"
         lines = [m for m in metrics_log.read(path) if m["step"] <= first_step]
         self.seconds = lines[-1].get("train_seconds", 0.0) if lines else 0.0
@@ -35,16 +33,12 @@ class Log:
         self._name, self._batch_size = name, train["batch_size"]
         self._extra: dict[str, float] = {}
         self._last = (first_step, time.monotonic())
-        # Only the first process talks.
-        self._progress = (
-            Progress(
-                name,
-                num_steps=train["num_steps"],
-                batch_size=self._batch_size,
-                step=first_step,
-            )
-            if self._writes
-            else None
+        self._progress = Progress(
+            name,
+            num_steps=train["num_steps"],
+            batch_size=self._batch_size,
+            step=first_step,
+            stream=None if self._writes else io.StringIO(),
         )
 
     def add(self, **metrics: float) -> None:
@@ -72,8 +66,9 @@ class Log:
         bad = [k for k, v in values.items() if not math.isfinite(v)]
         if bad:
             raise NumericsError(
-                f"stage {self._name!r}, step {step}: {bad[0]} is {values[bad[0]]}; the"
-                " last checkpoint is intact: lower optim.lr, or set optim.clip_norm"
+                f"stage {self._name!r}, step {step}: {bad[0]} is {values[bad[0]]}; what"
+                " was saved is intact: lower optim.lr or set optim.clip_norm, with"
+                " --force_config_change or in another workdir"
             )
 
     def close(self) -> None:
@@ -86,10 +81,9 @@ class Log:
 class Saver:
     """Checkpoints every so many steps and every so many minutes; finite states only."""
 
-    def __init__(self, checkpoints, minutes: float, template):
+    def __init__(self, checkpoints, minutes: float):
         self._checkpoints, self._seconds = checkpoints, 60 * minutes
         self._last = time.monotonic()
-        del template
         self._finite = jax.jit(_all_finite)
 
     def __call__(self, step, state, metrics) -> None:
@@ -104,8 +98,9 @@ class Saver:
         """
         if not bool(self._finite(state.nets)):
             raise NumericsError(
-                f"step {step}: a parameter is not finite, so nothing was saved; the"
-                " last checkpoint is intact: lower optim.lr, or set optim.clip_norm"
+                f"step {step}: a parameter is not finite, so nothing was saved; what"
+                " was saved is intact: lower optim.lr or set optim.clip_norm, with"
+                " --force_config_change or in another workdir"
             )
         self._checkpoints.save(step, state)
         self._last = time.monotonic()
@@ -114,9 +109,7 @@ class Saver:
         """Saves if the last save is too long ago, by the clock of the first host."""
         del metrics
         late = time.monotonic() - self._last > self._seconds
-        if jax.process_count() > 1:
-            late = bool(multihost_utils.broadcast_one_to_all(np.array(late)))
-        if late:
+        if bool(parallel.from_first_host(late)):
             self.now(step, state)
 
 
@@ -163,8 +156,7 @@ class SampleGrids:
 
 def _teacher_row(teacher, shape, mesh, keywords):
     """(title, function that makes the teacher's images once)."""
-    process = processes.make(**teacher.spec["process"])
-    sampler = samplers.make(process=process, **teacher.spec["sampler"])
+    sampler = teacher.sampler()
     make = generate.make_generator(teacher.net, sampler, image_shape=shape, mesh=mesh)
     cache = []
 

@@ -11,13 +11,13 @@ import time
 import jax
 import numpy as np
 
-from kdiff_jax import samplers
+from kdiff_jax import build, samplers
 from kdiff_jax.build import Stage
 from kdiff_jax.data import pairs
 from kdiff_jax.data.pixels import truncate_to_uint8
 from kdiff_jax.report.progress import duration
 from kdiff_jax.stages import Job, finish
-from kdiff_jax.train import generate
+from kdiff_jax.train import generate, parallel
 
 log = logging.getLogger(__name__)
 
@@ -37,12 +37,19 @@ def run(job: Job, stage: Stage) -> None:
     folder, config = job.folder(stage.name), stage.config
     counts = {TRAIN: config["num_pairs"], HELD_OUT: config["num_held_out"]}
     teacher = job.model(stage.init["teacher"])
+    build.check_fits(job.config, "teacher", teacher.spec)
     # What is there counts, so both parts are looked at before either is made.
+    need = pairs.disk_need(sum(counts.values()), teacher.image_shape)
+    log.info("%s: the pairs take %.3g GB", folder, need / 1e9)
     pairs.check_disk(folder, sum(counts.values()), teacher.image_shape)
     keywords = config.get("sampler") or teacher.spec["sampler"]
     sampler = samplers.make(process=teacher.process, **keywords)
     make = generate.make_generator(
-        teacher.net, sampler, image_shape=teacher.image_shape, mesh=job.mesh
+        teacher.net,
+        sampler,
+        image_shape=teacher.image_shape,
+        mesh=job.mesh,
+        purpose="pairs",
     )
     seed = job.config.get("seed", 0)
     for part, num in counts.items():
@@ -62,10 +69,11 @@ def run(job: Job, stage: Stage) -> None:
 
 def _make(job, folder: pathlib.Path, identity, make, teacher, batch_size) -> None:
     """Writes every shard of one part that is missing or damaged."""
-    if jax.process_index() == 0:
-        pairs.begin(folder, identity)
+    pairs.begin(folder, identity)
     num, size = identity["num_pairs"], identity["shard_size"]
-    todo = pairs.missing(folder, num, size)
+    absent = np.zeros(-(-num // size), bool)
+    absent[pairs.missing(folder, num, size)] = True
+    todo = np.flatnonzero(parallel.from_first_host(absent)).tolist()
     began = time.monotonic()
     for done, k in enumerate(todo):
         first = identity["first"] + k * size

@@ -3,15 +3,15 @@
 import json
 import logging
 import time
+import zlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdiff_jax import build, interop
+from kdiff_jax import build, interop, rng
 from kdiff_jax.build import Stage
 from kdiff_jax.data import batches as data_batches
-from kdiff_jax.errors import ConfigError
 from kdiff_jax.report.files import write_atomically
 from kdiff_jax.stages import Job, finish, pairs
 from kdiff_jax.stages.best import Best
@@ -19,28 +19,25 @@ from kdiff_jax.stages.hooks import Log, SampleGrids, Saver
 from kdiff_jax.train import loop, parallel
 from kdiff_jax.train.checkpoint import Checkpoints
 from kdiff_jax.train.step import init_state
-from kdiff_jax.train.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
-
-RESULTS = ("params", "ema", "best")
 
 
 def run(job: Job, stage: Stage) -> None:
     """Trains, or resumes, and leaves `model/` in the stage's folder.
 
-    Keywords of the section `train`: num_steps, batch_size, result ("params", "ema" or
-    "best"), log_every, sample_every, save_every, save_minutes, validate_every,
-    num_microbatches, steps_per_dispatch, keep (checkpoints), hang_minutes.
+    For the section `train` see `build.TRAIN`.
 
     Raises:
         Interrupted: If a signal asked to stop; everything is saved.
         NumericsError: If a loss or gradient is not finite; the last checkpoint is good.
     """
-    folder, train = job.folder(stage.name), options(job, stage)
+    folder = job.folder(stage.name)
+    train = build.train_options(job.config, stage)
     nets, process, spec, given, teacher = networks(job, stage)
     method, optim, programs = build.program(
         stage,
+        train,
         nets,
         process,
         _specs(spec, teacher),
@@ -49,7 +46,7 @@ def run(job: Job, stage: Stage) -> None:
     )
     folder.mkdir(parents=True, exist_ok=True)
     about = {"spec": spec, "role": "student", "result": _stored(train["result"])}
-    write_atomically(folder / interop.training.STAGE, json.dumps(about, indent=1))
+    write_atomically(folder / interop.STAGE, json.dumps(about, indent=1))
 
     source = _source(job, stage)
     frozen = {role: given[role] for role in method.frozen}
@@ -60,13 +57,14 @@ def run(job: Job, stage: Stage) -> None:
         **method.settings,
         **{k: jnp.int32(v) for k, v in stage.config.get("settings", {}).items()},
     }
-    seed = job.config.get("seed", 0)
+    # Every stage draws for itself: rounds that share all draws would see few of them.
+    seed = stage_seed(job, stage)
     root_key = parallel.replicate(jax.random.key(seed), job.mesh)
 
     def start(given, key):
         return init_state(method, optim, given, key)
 
-    key = jax.random.fold_in(jax.random.key(seed), _tag("init"))
+    (key,) = rng.stream(jax.random.key(seed)[None], "init")
     template = parallel.abstract(jax.eval_shape(start, given, key), job.mesh)
     checkpoints = Checkpoints(folder / "checkpoints", keep=train["keep"])
     found = checkpoints.restore_latest(template)
@@ -78,23 +76,26 @@ def run(job: Job, stage: Stage) -> None:
     del given
 
     log = Log(folder, stage.name, train, first_step=step)
-    saver = Saver(checkpoints, train["save_minutes"], template)
+    saver = Saver(checkpoints, train["save_minutes"])
     grids = SampleGrids(job, stage, nets, process, spec, teacher, train, log)
-    hooks = [
+    best, hooks = None, []
+    if train["result"] == "best":
+        # Before the log, which then writes the score with the line of its step.
+        best = Best(job, stage, method, folder, log)
+        hooks.append(loop.Hook(train["validate_every"], best))
+    hooks += [
         loop.Hook(train["log_every"], log),
         loop.Hook(train["sample_every"], grids),
     ]
-    best = None
-    if train["result"] == "best":
-        best = Best(job, stage, method, folder, log)
-        hooks.append(loop.Hook(train["validate_every"], best))
     # Last, so that what a checkpoint's step has measured is already written.
     hooks += [
         loop.Hook(train["save_every"], saver),
         loop.Hook(train["log_every"], saver.if_late),
     ]
+    # A gradient inside a loop is slow on the CPU.
+    automatic = 1 if jax.default_backend() == "cpu" else 10
+    dispatch = train["steps_per_dispatch"] or automatic
     stream = data_batches.iterate(batches, start_step=step)
-    watchdog = Watchdog(stage.name, train["hang_minutes"])
     try:
         state = loop.run(
             programs,
@@ -106,11 +107,9 @@ def run(job: Job, stage: Stage) -> None:
             num_steps=train["num_steps"],
             hooks=hooks,
             save=saver.now,
-            alive=watchdog.beat,
-            steps_per_dispatch=train["steps_per_dispatch"],
+            steps_per_dispatch=dispatch,
         )
     finally:
-        watchdog.close()
         stream.close()
         log.close()
         checkpoints.close()
@@ -128,29 +127,9 @@ def run(job: Job, stage: Stage) -> None:
         finish(folder, **facts)
 
 
-def options(job: Job, stage: Stage) -> dict:
-    """The section `train` of a stage over that of the whole config, and defaults."""
-    accelerator = jax.default_backend() != "cpu"
-    train = {
-        "result": "params",
-        "log_every": 100,
-        "sample_every": 1000,
-        "save_every": 5000,
-        "save_minutes": 10.0,
-        "validate_every": 1000,
-        "num_microbatches": 1,
-        "steps_per_dispatch": 10 if accelerator else 1,
-        "keep": 2,
-        "hang_minutes": 60.0,
-        **job.config.get("train", {}),
-        **stage.config.get("train", {}),
-    }
-    if train["result"] not in RESULTS:
-        raise ConfigError(
-            f"stages.{stage.name}.train.result={train['result']!r}; choose one of"
-            f" {', '.join(RESULTS)}"
-        )
-    return train
+def stage_seed(job: Job, stage: Stage) -> int:
+    """31 bits from the config's seed and the stage's name."""
+    return zlib.crc32(f"{job.config.get('seed', 0)}/{stage.name}".encode()) >> 1
 
 
 def networks(job: Job, stage: Stage):
@@ -158,6 +137,8 @@ def networks(job: Job, stage: Stage):
     origin = {role: s for role, s in stage.init.items() if s and s != "random"}
     loaded = {role: job.model(source) for role, source in origin.items()}
     teacher = loaded.get("teacher")
+    for role, model in loaded.items():
+        build.check_fits(job.config, role, model.spec)
     base = dict(teacher.spec) if teacher else dict(job.config["model"])
     for key in ("sha256", "kdiff_jax"):
         base.pop(key, None)
@@ -174,7 +155,7 @@ def feed(job: Job, stage: Stage, source, frozen, batch_size):
     """(frozen, batches): small sets go to the device whole, and indices follow."""
     batches = data_batches.Batches(
         source,
-        seed=job.config.get("seed", 0),
+        seed=stage_seed(job, stage),
         batch_size=batch_size,
         num_hosts=jax.process_count(),
         host=jax.process_index(),
@@ -215,12 +196,6 @@ def _specs(spec, teacher):
 def _stored(result):
     """Where a checkpoint in progress keeps the result."""
     return "params" if result == "params" else "ema"
-
-
-def _tag(name):
-    import zlib
-
-    return zlib.crc32(name.encode())
 
 
 def _card(job, stage, facts):

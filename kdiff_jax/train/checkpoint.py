@@ -13,6 +13,7 @@ import zlib
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 from kdiff_jax.errors import CheckpointError
 
@@ -55,13 +56,14 @@ class Checkpoints:
         """
         steps = sorted(self._steps(), reverse=True)
         for step in steps:
+            state = None
             try:
                 state = self.restore(step, template)
             except _Damaged as error:
                 log.error("%s; trying the step before", error)
-                continue
-            self._set_aside([s for s in steps if s > step])
-            return state, step
+            if _everywhere(state is not None):
+                self._set_aside([s for s in steps if s > step])
+                return state, step
         if steps:
             raise CheckpointError(
                 f"no valid checkpoint among steps {steps} of {self.folder}; refusing to"
@@ -121,13 +123,21 @@ class Checkpoints:
         if not steps:
             return
         self._manager.close()
-        for step in steps:
+        for step in steps if jax.process_index() == 0 else []:
             source, k = self.folder / str(step), 0
             while (target := self.folder / f"damaged_{step}_{k}").exists():
                 k += 1
             source.rename(target)
             log.error("checkpoint %s is set aside as %s", source, target.name)
+        _everywhere(True)  # nobody lists the folder before the names are final
         self._manager = ocp.CheckpointManager(self.folder, options=self._options)
+
+
+def _everywhere(good: bool) -> bool:
+    """Whether it is so on all hosts."""
+    if jax.process_count() == 1:
+        return good
+    return bool(np.all(multihost_utils.process_allgather(np.array(good))))
 
 
 class _Damaged(Exception):

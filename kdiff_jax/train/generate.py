@@ -6,7 +6,6 @@ Image number i of a seed starts from the same noise on any number of devices.
 from collections.abc import Callable, Iterator
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
@@ -17,17 +16,21 @@ from kdiff_jax.data.pixels import to_uint8
 from kdiff_jax.errors import Interrupted
 from kdiff_jax.method import Net
 from kdiff_jax.samplers import Sampler
-from kdiff_jax.train import signals
+from kdiff_jax.train import signals, watchdog
 
 
-def noise(seed, positions, image_shape):
-    """(z, keys) of the images numbered `positions`: z f32[B, H, W, C], keys Key[B]."""
-    keys = rng.example_keys(jax.random.key(seed), 0, positions)
+def noise(seed, positions, image_shape, purpose: str):
+    """(z, keys) of the images numbered `positions`: z f32[B, H, W, C], keys Key[B].
+
+    Images of another purpose, such as pairs to train on, never share their noise.
+    """
+    root = jax.random.key(seed)
+    keys = rng.stream(rng.example_keys(root, 0, positions), purpose)
     return rng.normal(keys, "z", tuple(image_shape)), keys
 
 
 def make_generator(
-    net: Net, sampler: Sampler, *, image_shape, mesh: Mesh
+    net: Net, sampler: Sampler, *, image_shape, mesh: Mesh, purpose: str = "sample"
 ) -> Callable[..., tuple]:
     """Returns (params, seed, positions, y) -> (z, x0), both f32[B, H, W, C].
 
@@ -38,7 +41,7 @@ def make_generator(
     @jax.jit
     def generate(params, seed, positions, y):
         positions = jax.lax.with_sharding_constraint(positions, split)
-        z, keys = noise(seed, positions, image_shape)
+        z, keys = noise(seed, positions, image_shape, purpose)
 
         def denoise(x_t, t, y):
             return net.apply(params, x_t, t, y)
@@ -78,8 +81,9 @@ def batches(
         if signals.asked():
             raise Interrupted("stopped while sampling")
         y = np.resize(np.asarray(labels[start : start + batch_size]), batch_size)
-        positions = jnp.arange(first + start, first + start + batch_size)
-        z, x0 = generate(params, seed, positions, jnp.asarray(y, jnp.int32))
+        positions = np.arange(first + start, first + start + batch_size, dtype=np.int32)
+        z, x0 = generate(params, seed, positions, np.asarray(y, np.int32))
+        watchdog.beat()
         num = min(batch_size, len(labels) - start)
         yield _to_host(z)[:num], _to_host(x0)[:num]
 

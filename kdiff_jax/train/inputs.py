@@ -32,7 +32,10 @@ def make(*, flip: bool = False, augment_prob: float = 0.0):
         if augment_prob:
             batch["x0"], batch["augment"] = augmentation.augment(
                 # EDM's runs flip left-right with probability 1/2, whatever the rest.
-                batch["x0"], keys, augment_prob, xflip_prob=1.0
+                batch["x0"],
+                keys,
+                augment_prob,
+                xflip_prob=1.0,
             )
         return batch
 

@@ -7,6 +7,7 @@ its own student. The state is replicated over "data" and donated.
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -64,6 +65,13 @@ def abstract(tree, mesh: Mesh):
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
     )
+
+
+def from_first_host(value):
+    """What the first host says, on all hosts: they must not decide differently."""
+    if jax.process_count() == 1:
+        return value
+    return np.asarray(multihost_utils.broadcast_one_to_all(np.asarray(value)))
 
 
 def shard_batch(batch, mesh: Mesh, *, axis: int = 0):

@@ -63,7 +63,7 @@ def test_nan_ends_with_5_and_leaves_the_last_good_checkpoint(tmp_path):
     code, output = child.run("main", *arguments, bad)
     assert code == 5, output
     (line,) = said(output)
-    assert "the last checkpoint is intact" in line
+    assert "saved is intact" in line
     assert not (tmp_path / "teacher" / "done.json").exists()
 
 
