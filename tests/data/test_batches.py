@@ -7,7 +7,7 @@ import pytest
 
 from kdiff_jax.data.batches import Batches, iterate, order
 from kdiff_jax.data.images import from_array
-from kdiff_jax.errors import DataError
+from kdiff_jax.errors import ConfigError, DataError
 
 GOLDEN = [6, 1, 0, 5, 3, 8, 7, 9, 2, 4, 7, 3, 5, 0, 1, 4, 6, 8, 9, 2]
 
@@ -124,10 +124,14 @@ def test_a_damaged_example_stops_the_stream_with_its_own_error():
         (dict(seed=-1), r"seed=-1: must be at least 0"),
         (dict(batch_size=0), r"batch_size=0: must be a positive multiple"),
         (dict(batch_size=6, num_hosts=4), r"batch_size=6: .* num_hosts=4"),
-        (dict(num_hosts=2, host=2), r"host=2: must be in 0 .. 1"),
         (dict(labels=[10]), r"labels=\[10\]: no example .* up to 9"),
     ],
 )
 def test_wrong_numbers_are_named(wrong, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigError, match=message):
         Batches(numbered(20), **{"seed": 0, "batch_size": 8, **wrong})
+
+
+def test_a_host_beyond_the_last_is_refused():
+    with pytest.raises(ValueError, match=r"host=2: must be in 0 .. 1"):
+        Batches(numbered(20), seed=0, batch_size=8, num_hosts=2, host=2)

@@ -9,6 +9,7 @@ import tiny_networks as tiny
 from tolerance import REORDER
 
 from kdiff_jax import models
+from kdiff_jax.errors import ConfigError
 
 NCSNPP = dict(embedding="fourier", noise_mult=2, encoder="residual", taps=(1, 3, 3, 1))
 PD_IMAGENET = dict(
@@ -230,13 +231,13 @@ def test_a_tiny_one_channel_network_for_digits_is_possible():
 
 
 def test_errors_say_what_there_is():
-    with pytest.raises(ValueError, match="model='unet' does not exist.*ddpm_unet"):
+    with pytest.raises(ConfigError, match="model='unet' does not exist.*ddpm_unet"):
         models.make("unet")
-    with pytest.raises(ValueError, match="no keyword 'chanels'; it has: .*channels"):
+    with pytest.raises(ConfigError, match="no keyword 'chanels'; it has: .*channels"):
         models.make("ddpm_unet", chanels=3)
-    with pytest.raises(ValueError, match="encoder='residue': must be one of standard"):
+    with pytest.raises(ConfigError, match="encoder='residue': must be one of standard"):
         models.make("song_unet", encoder="residue")
     with pytest.raises(
-        ValueError, match="6x6: a network of 3 levels needs multiples of 4"
+        ConfigError, match="6x6: a network of 3 levels needs multiples of 4"
     ):
         tiny.shapes(tiny.module("ddpm_unet", channel_mult=(1, 1, 1)), size=6)
