@@ -14,10 +14,10 @@ import time
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
-from kdiff_jax import build, recipe
+from kdiff_jax import build, command, recipe
 from kdiff_jax.build import Stage
 from kdiff_jax.report import environment
 from kdiff_jax.stages import train as train_stage
@@ -30,8 +30,7 @@ STEPS = flags.DEFINE_integer("steps", 30, "Timed steps a variant, after two warm
 DISPATCH = flags.DEFINE_integer("dispatch", 0, "Steps in one dispatch; 0: left out.")
 
 
-def main(argv):
-    del argv
+def main():
     config = build.plain(CONFIG.value)
     job = recipe.make_job(config, "unused")
     stage = next(s for s in job.stages if s.name == "teacher")
@@ -42,10 +41,11 @@ def main(argv):
     def measure(name, stage, *, on_device=True, num_microbatches=1, dispatch=1):
         parts = dict(stage.config["train"], num_microbatches=num_microbatches)
         one = Stage(stage.name, "train", dict(stage.config, train=parts), {})
+        options = build.train_options(config, one)
         nets, process, spec, _, _ = train_stage.networks(job, one)
         nets["teacher"] = nets["student"]
         method, optim, programs = build.program(
-            one, nets, process, [spec], config=config, mesh=job.mesh
+            one, options, nets, process, [spec], config=config, mesh=job.mesh
         )
         assert isinstance(programs, Programs)
         given = {"teacher": nets["student"].init(jax.random.key(0))}
@@ -98,4 +98,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(main)

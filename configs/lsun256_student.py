@@ -46,8 +46,8 @@ def get_config(size: str = "bedroom"):
         stages["teacher"] = luhman.teacher(tiny, lr=2e-5, train=train)
         order, init = ("teacher", *order), dict(teacher="teacher")
     hint = (
-        f", google/ddpm-{size}-256 of the Hugging Face Hub (113.67 M parameters, 455 MB)"
-        " or one trained here, as a folder with model.safetensors and config.json"
+        f", google/ddpm-{size}-256 of the Hugging Face Hub (113.67 M parameters, 455"
+        " MB) or one trained here, as a folder with model.safetensors and config.json"
     )
     return common.config(
         f"lsun256_student_{size}",

@@ -3,6 +3,7 @@
 import logging
 import os
 import pathlib
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -34,6 +35,9 @@ def run(main: Callable[[], None]) -> None:
 def code(main: Callable[[], None], argv) -> int:
     """The exit code of a command, see `kdiff_jax.errors`."""
     debug = "--debug" in argv
+    if {"--help", "-h", "-help"} & set(argv):
+        print(_help(main.__module__))
+        return 0
     try:
         _parse(argv)
         _start_logging()
@@ -65,6 +69,14 @@ def code(main: Callable[[], None], argv) -> int:
         return _fail(f"a bug of ours: {text}; --debug shows where", 1, debug)
 
 
+def _help(module: str) -> str:
+    """The command's docstring, its flags, and those of all commands."""
+    usage = sys.modules[module].__doc__ or ""
+    script = module == "__main__"
+    own = flags.FLAGS.main_module_help() if script else flags.FLAGS.module_help(module)
+    return f"{usage.strip()}\n{own}\n{flags.FLAGS.module_help(__name__)}"
+
+
 def _parse(argv) -> None:
     """Flags, with every mistake in one line."""
     for i, text in enumerate(argv):
@@ -81,7 +93,9 @@ def _parse(argv) -> None:
             f"command line: {error} is not in the config; --print_config shows what is"
         ) from error
     except (flags.Error, TypeError, ValueError) as error:
-        raise ConfigError(f"command line: {error}") from error
+        # What a recipe raised comes wrapped in the text of its traceback.
+        text = re.split(r"Traceback .*\b\w+Error: ", str(error), flags=re.DOTALL)[-1]
+        raise ConfigError(f"command line: {text}") from error
     except Exception as error:  # the config is a program: anything may go wrong in it
         raise ConfigError(f"--config: {type(error).__name__}: {error}") from error
     if len(rest) > 1:

@@ -25,6 +25,10 @@ PRINT = flags.DEFINE_bool("print_config", False, "Print the resolved config; end
 def main() -> None:
     if CONFIG.value is None:
         raise ConfigError("--config is missing; give FILE.py[:ARG], see configs/")
+    try:
+        name = CONFIG.value.name
+    except OSError as error:  # a missing file shows itself at the first use
+        raise ConfigError(f"--config: {error}") from error
     if PRINT.value:
         print(CONFIG.value)
         return
@@ -32,7 +36,7 @@ def main() -> None:
     # Imported late: they start JAX, which must know the other hosts first.
     from kdiff_jax import plan, recipe
 
-    workdir = pathlib.Path(WORKDIR.value or pathlib.Path("runs") / CONFIG.value.name)
+    workdir = pathlib.Path(WORKDIR.value or pathlib.Path("runs") / name)
     if DRYRUN.value:
         print(plan.text(recipe.make_job(CONFIG.value, workdir)))
         return

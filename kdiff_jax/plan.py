@@ -78,7 +78,7 @@ def _sampler(spec, override):
     return samplers.make(process=process, **(override or spec["sampler"]))
 
 
-def _model_facts(spec) -> dict[str, float]:
+def _model_facts(spec) -> dict[str, float | int]:
     """Parameters, FLOPs of a forward pass and bytes kept for the backward pass."""
     net, _ = interop.build(spec)
     params = jax.eval_shape(net.init, jax.random.key(0))
