@@ -111,7 +111,7 @@ def _state_bytes(facts):
     return 16 * facts["params"]  # params, two moments, moving average
 
 
-def _size(num_bytes: float) -> str:
+def _size(num_bytes: float | int) -> str:
     for unit in ("B", "KB", "MB", "GB", "TB"):
         if num_bytes < 1000 or unit == "TB":
             return f"{num_bytes:.3g} {unit}"

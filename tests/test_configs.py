@@ -48,6 +48,19 @@ def _check_stage(folder: pathlib.Path, num_steps: int):
     assert (folder / "model" / "model.safetensors").is_file()
 
 
+# Parameters of the papers' networks, in millions. That of EDM is with its augmentation
+# layer and the label embedding (10 x 128).
+MILLIONS = {
+    "cifar10_teacher": 55.74,
+    "cifar10_progressive": 60.00,
+    "imagenet64_progressive": 295.91,
+    "lsun128_progressive": 139.58,
+    "cifar10_student": 35.75,
+    "celeba64_student": 78.70,
+    "lsun256_student": 113.67,
+}
+
+
 @every_recipe
 def test_full_size_plans_without_data(name, tmp_path):
     job = recipe.make_job(recipes.load(name), tmp_path)
@@ -57,27 +70,9 @@ def test_full_size_plans_without_data(name, tmp_path):
         assert any(line.startswith(f"  {stage.name}: ") for line in lines), stage.name
     for part in ("M parameters", "GFLOP", "a device", "disk:"):
         assert part in text
+    if name in MILLIONS:
+        assert f"{MILLIONS[name]:.2f} M parameters" in text
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("name", "millions"),
-    [
-        ("cifar10_teacher", 55.73),
-        ("cifar10_progressive", 60.00),
-        ("imagenet64_progressive", 295.91),
-        ("lsun128_progressive", 139.58),
-        ("cifar10_student", 35.75),
-        ("celeba64_student", 78.70),
-        ("lsun256_student", 113.67),
-    ],
-)
-def test_full_size_has_the_papers_network(name, millions, tmp_path):
-    text = plan.text(recipe.make_job(recipes.load(name), tmp_path))
-    found = float(text.split(" M parameters")[0].split()[-1])
-    # The augmentation layer (9 x 128) and the label embedding are not in the figure.
-    slack = 0.01 if name == "cifar10_teacher" else 0.005
-    assert abs(found - millions) < slack
 
 
 def test_rounds_of_the_paper():

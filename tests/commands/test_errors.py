@@ -79,7 +79,7 @@ def test_a_workdir_of_another_config_is_refused(tmp_path):
 @pytest.mark.parametrize("module", ["main", "sample", "evaluate"])
 def test_help(module):
     code, output = child.run(module, "--help")
-    assert code == 0 and "--debug" in output
+    assert code == 0 and "debug" in output
 
 
 @pytest.mark.parametrize(
