@@ -18,8 +18,9 @@ def get_config(size: str = "full"):
         num_held_out=1024,
         shard_size=4096,
         batch_size=256,
-        # Many pairs of few steps: with 10 k pairs of 32 steps the student overfits.
-        sampler=dict(name="ddim", num_steps=16),
+        # As near to the exact flow as 64 steps of DDIM, at a quarter of the cost; fewer
+        # pairs and the student overfits.
+        sampler=dict(name="dpm_solver", num_steps=16),
     )
     train = dict(num_steps=2500, batch_size=64, result="best", validate_every=500)
     short = dict(num_steps=4, batch_size=8, validate_every=2)
