@@ -124,7 +124,8 @@ def row_of(job: Job, name: str, reference: Reference, options):
 
 def _title(row) -> str:
     steps = "1 step" if row["nfe"] == 1 else f"{row['nfe']} evaluations"
-    return f"{row['role']} {row['stage']}, {steps}"
+    name = row["stage"] if row["stage"] != row["role"] else ""
+    return f"{row['role']} {name}".strip() + f", {steps}"
 
 
 def _real(job: Job, num: int) -> np.ndarray:
