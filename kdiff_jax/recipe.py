@@ -10,7 +10,6 @@ import pathlib
 import sys
 
 import jax
-from jax.experimental import multihost_utils
 
 from kdiff_jax import build, stages
 from kdiff_jax.errors import CheckpointError, ConfigError, DataError, Interrupted
@@ -65,8 +64,7 @@ def run(
         minutes = build.train_options(job.config, stage)["hang_minutes"]
         with watchdog.watch(stage.name, minutes):
             KINDS[stage.kind](job, stage)
-        if jax.process_count() > 1:  # the first host writes what the others read next
-            multihost_utils.sync_global_devices(stage.name)
+        parallel.wait_for_all(stage.name)
     report = job.workdir / "report.json"
     if report.is_file() and not only and jax.process_index() == 0:
         rows = summary.read(report)["rows"]

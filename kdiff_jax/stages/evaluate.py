@@ -9,6 +9,7 @@ from kdiff_jax import build, metrics
 from kdiff_jax.build import Stage
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.metrics import features as feature_extractors
+from kdiff_jax.metrics.moments import load_stats, save_stats
 from kdiff_jax.report import grid, html, metrics_log, summary
 from kdiff_jax.report.files import json_text, write_atomically
 from kdiff_jax.stages import Job, facts, finish
@@ -30,7 +31,7 @@ def run(job: Job, stage: Stage) -> None:
     for name in listed(job, options["models"]):
         path, first = folder / f"{name}.json", folder / f"{name}.npy"
         if not parallel.from_first_host(path.is_file()):
-            reference = reference or Reference(job, options)
+            reference = reference or Reference(job, options, folder)
             row, images = row_of(job, name, reference, options)
             if jax.process_index() == 0:
                 np.save(first, images)
@@ -65,21 +66,28 @@ def listed(job: Job, models) -> list[str]:
 class Reference:
     """What the models are compared with: features of the whole data set.
 
-    Without features nothing is compared, and speed and pictures are all there is.
+    Without features nothing is compared, and speed and pictures are all there is. The
+    statistics stay in the stage's folder, as `reference_<features>.npz`.
     """
 
-    def __init__(self, job: Job, options):
+    def __init__(self, job: Job, options, folder):
         self.features = None
         if options["features"]:
             name, weights = options["features"], options["weights"] or None
             self.features = feature_extractors.make(name, weights=weights)
-            data = build.load_images(job.config)
-            self.moments = measure.of_data(data, self.features)
+            path = folder / f"reference_{name}.npz"
+            if not parallel.from_first_host(path.is_file()):
+                data = build.load_images(job.config)
+                moments = measure.of_data(data, self.features)
+                if jax.process_index() == 0:
+                    save_stats(path, moments, features=name)
+                parallel.wait_for_all("reference")
+            self.stats = load_stats(path, features=name)
 
     def metrics(self, found: measure.Generated) -> dict[str, float]:
         if self.features is None:
             return {}
-        ours, theirs = found.moments, self.moments
+        ours, theirs = found.moments, self.stats
         name = feature_extractors.metric_name(self.features)
         distance = metrics.frechet_distance(
             ours.mu, ours.sigma, theirs.mu, theirs.sigma

@@ -74,6 +74,12 @@ def from_first_host(value):
     return np.asarray(multihost_utils.broadcast_one_to_all(np.asarray(value)))
 
 
+def wait_for_all(name: str) -> None:
+    """Blocks until every host is here: one may read what another has written."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
 def shard_batch(batch, mesh: Mesh, *, axis: int = 0):
     """Makes global arrays of this host's part of a batch, split along `axis`."""
     sharding = NamedSharding(mesh, P(*[None] * axis, "data"))
