@@ -6,7 +6,7 @@ Hardware: a TPU v4-16 or 8 GPUs, about four days [memory]. Expected FID: 1 step 
 2 steps 4.51, 4 steps 3.00, 8 steps 2.57 [paper, Table 2].
 
 `configs/cifar10_progressive.py:cpu` is a class-conditional network of 0.9 M parameters
-from 16 steps, for two CPU cores and two hours; its figures are in docs/results.md.
+from 16 steps, for two CPU cores and about two hours.
 
 The set is read from a prepared tensorflow-datasets folder, or from a file:
 --config.data.name=npz --config.data.path=cifar10.npz

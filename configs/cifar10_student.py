@@ -7,7 +7,7 @@ trains first takes days: bring your own with --config.init.teacher=PATH. Expecte
 9.36 [secondary], IS 8.36 [memory].
 
 `configs/cifar10_student.py:cpu` is a class-conditional network of 0.9 M parameters, for
-two CPU cores and two hours; its figures are in docs/results.md. Its teacher is that of
+two CPU cores and about two hours. Its teacher is that of
 cifar10_progressive.py:cpu, and may be taken from there: --config.init.teacher=W/teacher
 
 The set is read from a prepared tensorflow-datasets folder, or from a file:
