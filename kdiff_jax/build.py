@@ -198,6 +198,11 @@ def train_options(config: Mapping[str, Any], stage: Stage) -> dict[str, Any]:
         ConfigError: If there is no such result.
     """
     train = {**TRAIN, **config.get("train", {}), **stage.config.get("train", {})}
+    for key in ("num_steps", "batch_size"):
+        if stage.kind == "train" and train[key] < 1:
+            raise ConfigError(
+                f"stages.{stage.name}.train.{key}={train[key]}: at least 1"
+            )
     if train["result"] not in RESULTS:
         raise ConfigError(
             f"stages.{stage.name}.train.result={train['result']!r}; choose one of"

@@ -48,7 +48,7 @@ def code(main: Callable[[], None], argv) -> int:
         main()
         return 0
     except Interrupted as stop:
-        _say(f"{stop}; everything is saved: the same command resumes")
+        _say(str(stop))
         return stop.exit_code
     except UserError as error:
         return _fail(str(error), error.exit_code, debug)
@@ -90,7 +90,8 @@ def _parse(argv) -> None:
         rest = flags.FLAGS(argv)
     except (AttributeError, KeyError) as error:
         raise ConfigError(
-            f"command line: {error} is not in the config; --print_config shows what is"
+            f"command line: {str(error).strip(chr(34))} is not in the config;"
+            " --print_config shows what is"
         ) from error
     except (flags.Error, TypeError, ValueError) as error:
         # What a recipe raised comes wrapped in the text of its traceback.

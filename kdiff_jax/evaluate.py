@@ -21,7 +21,9 @@ FEATURES = flags.DEFINE_string("features", "pixels", "pixels or resnet56.")
 WEIGHTS = flags.DEFINE_string("weights", None, "The file of the feature network.")
 NUM = flags.DEFINE_integer("num_images", 10_000, "How many images.", lower_bound=2)
 SAMPLER = flags.DEFINE_string("sampler", None, "Default: the model's own.")
-STEPS = flags.DEFINE_integer("num_steps", None, "Default: the model's own.")
+STEPS = flags.DEFINE_integer(
+    "num_steps", None, "Default: the model's own.", lower_bound=1
+)
 SEED = flags.DEFINE_integer("seed", 1, "Of the noise.")
 BATCH = flags.DEFINE_integer("batch_size", 250, "Images a call.", lower_bound=1)
 OUTPUT = flags.DEFINE_string("output", None, "Also write the row to this .json.")

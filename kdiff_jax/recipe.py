@@ -59,7 +59,10 @@ def run(
             log.info("stage %s is done", stage.name)
             continue
         if signals.asked():
-            raise Interrupted(f"stopped before stage {stage.name}")
+            raise Interrupted(
+                f"stopped before stage {stage.name}; everything is saved: the same"
+                " command resumes"
+            )
         log.info("stage %s", stage.name)
         minutes = build.train_options(job.config, stage)["hang_minutes"]
         with watchdog.watch(stage.name, minutes):

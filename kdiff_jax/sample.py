@@ -16,7 +16,9 @@ CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A model, see above.")
 OUTPUT = flags.DEFINE_string("output", None, "FILE.png, FILE.npz, or a folder.")
 NUM = flags.DEFINE_integer("num_images", 64, "How many images.", lower_bound=1)
 SAMPLER = flags.DEFINE_string("sampler", None, "Default: the model's own.")
-STEPS = flags.DEFINE_integer("num_steps", None, "Default: the model's own.")
+STEPS = flags.DEFINE_integer(
+    "num_steps", None, "Default: the model's own.", lower_bound=1
+)
 SEED = flags.DEFINE_integer("seed", 0, "Image i of a seed is always the same.")
 LABELS = flags.DEFINE_string(
     "labels", None, "Classes, as 3 or 0,1,2 or 0-4, repeated; default: all in turn."
@@ -39,7 +41,10 @@ def main() -> None:
     labels = parse_labels(LABELS.value, NUM.value, model.num_classes)
     images = sample_images(model, labels)
     if jax.process_index() == 0:
-        save(output, images, labels)
+        try:
+            save(output, images, labels)
+        except OSError as error:
+            raise ConfigError(f"--output={output}: {error.strerror}") from error
         print(f"{len(images)} images: {output}")
 
 

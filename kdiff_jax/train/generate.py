@@ -79,7 +79,7 @@ def batches(
     batch_size = -(-batch_size // mesh.size) * mesh.size
     for start in range(0, len(labels), batch_size):
         if signals.asked():
-            raise Interrupted("stopped while sampling")
+            raise Interrupted("stopped while sampling; run the same command again")
         y = np.resize(np.asarray(labels[start : start + batch_size]), batch_size)
         positions = np.arange(first + start, first + start + batch_size, dtype=np.int32)
         z, x0 = generate(params, seed, positions, np.asarray(y, np.int32))

@@ -115,12 +115,15 @@ def run(
             for hook in hooks:
                 if step % hook.every == 0 or step == num_steps:
                     hook.call(step, state, metrics)
+            stop = step < num_steps and _should_stop(step, num)
         except Interrupted:  # while sampling
+            stop = True
+        if stop:
             save(step, state)
-            raise
-        if step < num_steps and _should_stop(step, num):
-            save(step, state)
-            raise Interrupted(f"stopped at step {step} of {num_steps}")
+            raise Interrupted(
+                f"stopped at step {step} of {num_steps}; everything is saved: the same"
+                " command resumes"
+            )
     return state
 
 
