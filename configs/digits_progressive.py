@@ -2,7 +2,8 @@
 
     python -m kdiff_jax.main --config=configs/digits_progressive.py --workdir=runs/pd
 
-A quarter of an hour. Expected: table of fd_pixels against steps in docs/results.md [measured].
+A quarter of an hour. Expected: table of fd_pixels against steps in docs/results.md
+[measured].
 """
 
 from configs import common, digits
