@@ -1,0 +1,37 @@
+"""An array that is read when it is wanted: what files hand over, and conversions pass on.
+
+A checkpoint of gigabytes is converted leaf by leaf: no stage holds more than one leaf
+beside the file itself.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Lazy(NamedTuple):
+    """Attributes: `shape` and `dtype` of what `read` will return, known beforehand."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    read: Callable[[], np.ndarray]
+
+    def transpose(self, *axes: int) -> "Lazy":
+        """The array with its axes in another order."""
+        shape = tuple(self.shape[axis] for axis in axes)
+        return Lazy(shape, self.dtype, lambda: self.read().transpose(axes))
+
+    def reshape(self, *shape: int) -> "Lazy":
+        """The array in another shape of the same size, without -1."""
+        return Lazy(shape, self.dtype, lambda: self.read().reshape(shape))
+
+    def take(self, index) -> "Lazy":
+        """The part `array[index]`; `index` of slices, integers and None."""
+        shape = np.empty(self.shape, np.bool_)[index].shape
+        return Lazy(shape, self.dtype, lambda: self.read()[index])
+
+
+def of(array: np.ndarray) -> Lazy:
+    """An array that is there already."""
+    return Lazy(array.shape, array.dtype, lambda: array)

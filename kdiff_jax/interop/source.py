@@ -1,0 +1,39 @@
+"""What a family of foreign checkpoints becomes before it is a model."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from kdiff_jax.interop.lazy import Lazy
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What the user says of a file that does not say it; None is "not said".
+
+    Attributes:
+        precondition: A name of `diffusion.precondition`.
+        image_size: Height and width of the images, pixels.
+        sampler: A name of `samplers`.
+        num_steps: Of that sampler.
+    """
+
+    precondition: str | None = None
+    image_size: int | None = None
+    sampler: str | None = None
+    num_steps: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A foreign checkpoint in our terms.
+
+    Attributes:
+        spec: What `interop.build` reads, with "sampler": the model's spec.
+        leaves: {"a/b": array} in our layout; read one by one.
+        assumed: One line for each fact that the file does not say.
+    """
+
+    spec: dict[str, Any]
+    leaves: Mapping[str, Lazy]
+    assumed: tuple[str, ...] = ()
