@@ -31,6 +31,12 @@ class Lazy(NamedTuple):
         shape = np.empty(self.shape, np.bool_)[index].shape
         return Lazy(shape, self.dtype, lambda: self.read()[index])
 
+    def astype(self, dtype) -> "Lazy":
+        """The array in another type."""
+        return Lazy(
+            self.shape, np.dtype(dtype), lambda: self.read().astype(dtype, copy=False)
+        )
+
 
 def of(array: np.ndarray) -> Lazy:
     """An array that is there already."""
