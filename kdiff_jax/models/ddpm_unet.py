@@ -7,150 +7,143 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from kdiff_jax.models import layers
+from kdiff_jax.models.ddpm_layers import SMALL, XAVIER, Attention, ResBlock
 from kdiff_jax.models.network import Network
-from kdiff_jax.types import Keys
-
-XAVIER = nn.initializers.xavier_uniform()
-# The end of each branch. 1e-10 in place of zero, as in the original.
-SMALL = nn.initializers.variance_scaling(1e-10, "fan_avg", "uniform")
-
-
-class ResBlock(nn.Module):
-    """norm, silu, conv, + time, norm, silu, dropout, conv; + x."""
-
-    out_channels: int
-    dropout: float
-    num_groups: int
-    norm_eps: float
-    dtype: str = "float32"
-
-    @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "B H W C"],
-        emb: Float[Array, "B E"],
-        keys: Keys | None,
-    ) -> Float[Array, "B H W C2"]:
-        norms: dict[str, Any] = dict(num_groups=self.num_groups, eps=self.norm_eps)
-        convs: dict[str, Any] = dict(kernel_init=XAVIER, dtype=self.dtype)
-        h = nn.silu(layers.group_norm(x.shape[-1], name="norm1", **norms)(x))
-        h = nn.Conv(self.out_channels, (3, 3), name="conv1", **convs)(h)
-        dense = nn.Dense(self.out_channels, kernel_init=XAVIER, name="time_emb_proj")
-        h = h + dense(nn.silu(emb))[:, None, None, :]
-        h = nn.silu(layers.group_norm(self.out_channels, name="norm2", **norms)(h))
-        h = layers.Dropout(self.dropout, name="dropout")(h.astype(self.dtype), keys)
-        h = nn.Conv(
-            self.out_channels, (3, 3), kernel_init=SMALL, dtype=self.dtype, name="conv2"
-        )(h)
-        if x.shape[-1] != self.out_channels:
-            x = nn.Conv(self.out_channels, (1, 1), name="conv_shortcut", **convs)(x)
-        return x + h
-
-
-class Attention(nn.Module):
-    """Self-attention over the places of an image; + x."""
-
-    head_dim: int | None
-    num_groups: int
-    norm_eps: float
-    dtype: str = "float32"
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
-        channels = x.shape[-1]
-        h = layers.group_norm(
-            channels, name="group_norm", num_groups=self.num_groups, eps=self.norm_eps
-        )(x)
-        q, k, v = (
-            nn.Dense(channels, kernel_init=XAVIER, dtype=self.dtype, name=name)(
-                h
-            ).reshape(*h.shape[:-1], -1, self.head_dim or channels)
-            for name in ("to_q", "to_k", "to_v")
-        )
-        h = layers.attend(q, k, v).reshape(x.shape)
-        h = nn.Dense(channels, kernel_init=SMALL, dtype=self.dtype, name="to_out_0")(h)
-        return x + h
 
 
 class DdpmUNet(Network):
     """F(x, index, y) of DDPM. The defaults are its CIFAR-10 network, 35,746,307.
 
     Attributes:
+        widths: Channels of each level, where those are no multiples of `channels`; ()
+            is `channels * channel_mult[i]`.
+        emb_channels: Width of the embedding; None is 4 `channels`.
         head_dim: Channels per head; None is one head.
         num_groups: Groups of each norm. As many as channels would hide the time.
         norm_eps: Epsilon of each norm (TensorFlow-addons' default was 1e-3).
         freq_shift: Of the sinusoid; see `layers.sinusoid`.
         flip_sin_to_cos: Puts the cosines of the sinusoid first.
         downsample_padding: 0 pads below and right, as TensorFlow does; 1 all around.
+        down_blocks: "" | "Attn" | "Resnet" of each level on the way down: plain, with
+            attention, or resampled by a residual block. () is `attn_resolutions`'.
+        up_blocks: The same on the way up, from the smallest level.
+        resample_by: "conv" | "resnet", down and up, of the levels with attention.
+        mid_block: Whether there is a middle.
+        mid_attention: Whether it has attention.
+        mid_num_groups: Of the norm of that attention; None is `num_groups`, or no norm
+            with `scale_shift`.
+        mid_divisor: Of every sum of a branch and its shortcut in the middle.
+        scale_shift: How residual blocks take the embedding; see `ResBlock`.
+        center_input: The network sees 2 x - 1.
 
     The others are those of `Network`.
 
     Source: Ho et al. 2020, arXiv:2006.11239, appendix B; Luhman & Luhman 2021,
-    arXiv:2101.02388.
+    arXiv:2101.02388; Dhariwal & Nichol 2021, arXiv:2105.05233, for `scale_shift` and
+    resampling residual blocks.
     """
 
     channels: int = 128
     channel_mult: tuple[int, ...] = (1, 2, 2, 2)
     num_blocks: int = 2
     attn_resolutions: tuple[int, ...] = (16,)
+    widths: tuple[int, ...] = ()
+    emb_channels: int | None = None
     head_dim: int | None = None
     num_groups: int = 32
     norm_eps: float = 1e-6
     freq_shift: float = 1.0
     flip_sin_to_cos: bool = False
     downsample_padding: int = 0
+    down_blocks: tuple[str, ...] = ()
+    up_blocks: tuple[str, ...] = ()
+    resample_by: tuple[str, str] = ("conv", "conv")
+    mid_block: bool = True
+    mid_attention: bool = True
+    mid_num_groups: int | None = None
+    mid_divisor: float = 1.0
+    scale_shift: bool = False
+    center_input: bool = False
 
     @nn.compact
     def trunk(self, x, c_noise, rows, augment, keys):
         block_class = nn.remat(ResBlock) if self.remat else ResBlock
         attention_class = nn.remat(Attention) if self.remat else Attention
         emb = self.embed(c_noise, rows, augment)
-        shared = (self.num_groups, self.norm_eps, self.dtype)
+        norms: dict[str, Any] = dict(num_groups=self.num_groups, norm_eps=self.norm_eps)
+        widths = self.widths or [self.channels * m for m in self.channel_mult]
+        levels = len(widths)
 
         def conv(h, name, width, **keywords):
             convs: dict[str, Any] = dict(kernel_init=XAVIER, dtype=self.dtype)
             return nn.Conv(width, (3, 3), name=name, **(convs | keywords))(h)
 
-        def block(h, name, width):
-            return block_class(width, self.dropout, *shared, name=name)(h, emb, keys)
+        def block(h, name, width, **keywords):
+            fields: dict[str, Any] = dict(norms, dropout=self.dropout, dtype=self.dtype)
+            fields |= dict(scale_shift=self.scale_shift) | keywords
+            return block_class(width, **fields, name=name)(h, emb, keys)
 
-        def attention(h, name):
-            return attention_class(self.head_dim, *shared, name=name)(h)
+        def attention(h, name, **keywords):
+            fields: dict[str, Any] = norms | dict(dtype=self.dtype) | keywords
+            return attention_class(self.head_dim, **fields, name=name)(h)
 
+        def kind(blocks, level, h):
+            """ "", "Attn" or "Resnet"."""
+            if blocks:
+                return blocks[level]
+            return "Attn" if h.shape[1] in self.attn_resolutions else ""
+
+        def by_resnet(kind, way):
+            return kind == "Resnet" or (kind, way) == ("Attn", "resnet")
+
+        x = 2 * x - 1 if self.center_input else x
         h = conv(x, "conv_in", self.channels)
         skips, features = [h], []
-        for level, mult in enumerate(self.channel_mult):
+        for level, width in enumerate(widths):
+            prefix = f"down_blocks_{level}"
+            now = kind(self.down_blocks, level, h)
             for i in range(self.num_blocks):
-                name = f"down_blocks_{level}_{{}}_{i}"
-                h = block(h, name.format("resnets"), self.channels * mult)
-                if h.shape[1] in self.attn_resolutions:
-                    h = attention(h, name.format("attentions"))
+                h = block(h, f"{prefix}_resnets_{i}", width)
+                if now == "Attn":
+                    h = attention(h, f"{prefix}_attentions_{i}")
                 skips.append(h)
             features.append(h)
-            if level < len(self.channel_mult) - 1:
-                pad = (self.downsample_padding, 1)
-                name = f"down_blocks_{level}_downsamplers_0_conv"
-                h = conv(h, name, h.shape[-1], strides=2, padding=(pad, pad))
+            if level < levels - 1:
+                name = f"{prefix}_downsamplers_0"
+                if by_resnet(now, self.resample_by[0]):
+                    h = block(h, name, width, resample="down")
+                else:
+                    pad = (self.downsample_padding, 1)
+                    h = conv(h, f"{name}_conv", width, strides=2, padding=(pad, pad))
                 skips.append(h)
 
-        h = block(h, "mid_block_resnets_0", h.shape[-1])
-        h = attention(h, "mid_block_attentions_0")
-        h = block(h, "mid_block_resnets_1", h.shape[-1])
+        if self.mid_block:
+            divided = dict(divisor=self.mid_divisor)
+            h = block(h, "mid_block_resnets_0", widths[-1], **divided)
+            if self.mid_attention:
+                groups = self.mid_num_groups
+                if groups is None and not self.scale_shift:
+                    groups = self.num_groups
+                h = attention(h, "mid_block_attentions_0", num_groups=groups, **divided)
+            h = block(h, "mid_block_resnets_1", widths[-1], **divided)
         features.append(h)
 
-        for level, mult in enumerate(reversed(self.channel_mult)):
+        for level, width in enumerate(reversed(widths)):
+            prefix = f"up_blocks_{level}"
+            now = kind(self.up_blocks, level, h)
             for i in range(self.num_blocks + 1):
-                name = f"up_blocks_{level}_{{}}_{i}"
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
-                h = block(h, name.format("resnets"), self.channels * mult)
-                if h.shape[1] in self.attn_resolutions:
-                    h = attention(h, name.format("attentions"))
-            if level < len(self.channel_mult) - 1:
-                name = f"up_blocks_{level}_upsamplers_0_conv"
-                h = conv(layers.upsample(h), name, h.shape[-1])
+                h = block(h, f"{prefix}_resnets_{i}", width)
+                if now == "Attn":
+                    h = attention(h, f"{prefix}_attentions_{i}")
+            if level < levels - 1:
+                name = f"{prefix}_upsamplers_0"
+                if by_resnet(now, self.resample_by[1]):
+                    h = block(h, name, width, resample="up")
+                else:
+                    h = conv(layers.upsample(h), f"{name}_conv", width)
 
         h = layers.group_norm(
             h.shape[-1],
@@ -168,8 +161,8 @@ class DdpmUNet(Network):
         return out, features
 
     def embed(self, t, rows, augment):
-        """f32[B, 4 C]: Dense, silu, Dense of the time; plus the labels."""
-        width = 4 * self.channels
+        """f32[B, E]: Dense, silu, Dense of the time; plus the labels."""
+        width = self.emb_channels or 4 * self.channels
         emb = layers.sinusoid(t, self.channels, freq_shift=self.freq_shift)
         if self.flip_sin_to_cos:
             emb = jnp.roll(emb, self.channels // 2, axis=-1)
