@@ -1,15 +1,15 @@
-r"""Denoising Student on LSUN 256x256, from a DDPM teacher that you bring.
+r"""Denoising Student on LSUN 256x256, from Google's DDPM.
 
     python -m kdiff_jax.main --config=configs/lsun256_student.py:church \
-        --workdir=runs/church256 --config.init.teacher=PATH
+        --workdir=runs/church256
 
-`:bedroom` (the default) or `:church`. Teachers: google/ddpm-bedroom-256 and
-google/ddpm-church-256, 113.67 M parameters. Hardware: a TPU pod slice or 8 GPUs; the
+`:bedroom` (the default) or `:church`. The teacher is google/ddpm-bedroom-256 or
+google/ddpm-church-256 at teachers/, 113.67 M parameters, read as it is. Hardware: a TPU pod slice or 8 GPUs; the
 pairs take 600 GB (--config.stages.pairs.num_pairs=204800 is the authors' smaller set).
 No figure is published; the paper shows samples [code].
 """
 
-from configs import common, luhman
+from configs import common, luhman, teachers
 
 SETS = {"bedroom": "lsun/bedroom", "church": "lsun/church_outdoor"}
 ITERATIONS = {"bedroom": 1_600_000, "church": 1_280_000}
@@ -40,20 +40,17 @@ def get_config(size: str = "bedroom"):
         models=("teacher", "student"),
     )
     order = ("pairs", "student", "evaluate")
-    init = dict(teacher="")
+    begin = {}
     if tiny:
         train = dict(num_steps=4, batch_size=8)
         stages["teacher"] = luhman.teacher(tiny, lr=2e-5, train=train)
-        order, init = ("teacher", *order), dict(teacher="teacher")
-    hint = (
-        f", google/ddpm-{size}-256 of the Hugging Face Hub (113.67 M parameters, 455"
-        " MB) or one trained here, as a folder with model.safetensors and config.json"
-    )
+        order = ("teacher", *order)
+    else:
+        begin = teachers.bring(f"ddpm-{size}-256")
     return common.config(
         f"lsun256_student_{size}",
         order=order,
         stages=stages,
-        init=init,
-        teacher_hint=hint,
+        **begin,
         **sections,
     )

@@ -63,7 +63,7 @@ def stages(
         train=dict(result="best") | train | (short if tiny else {}),
     )
     return dict(
-        pairs=made | dict(sampler=dict(name="ddim", **sampler)),
+        pairs=made | dict(sampler=dict(name="ddim") | sampler),
         student=student,
         evaluate=dict(kind="evaluate", models=models),
     )

@@ -5,7 +5,10 @@ import pathlib
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-SHARED = ("common", "digits", "luhman", "progressive_paper", "small_unet")
+SHARED = {
+    *("common", "digits", "edm_student", "luhman", "progressive_paper", "small_unet"),
+    "teachers",
+}
 
 
 def names() -> list[str]:

@@ -58,6 +58,10 @@ MILLIONS = {
     "cifar10_student": 35.75,
     "celeba64_student": 78.70,
     "lsun256_student": 113.67,
+    "imagenet64_edm": 295.90,
+    "afhq64_edm": 61.81,
+    "ffhq64_edm": 61.81,
+    "cifar10_edm": 55.74,
 }
 
 

@@ -4,6 +4,7 @@ import json
 import logging
 import time
 import zlib
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -142,13 +143,25 @@ def networks(job: Job, stage: Stage):
     base = dict(teacher.spec) if teacher else dict(job.config["model"])
     for key in ("sha256", "kdiff_jax"):
         base.pop(key, None)
-    spec = {**base, **stage.config.get("model", {})}
+    spec = changed(base, stage.config.get("model", {}))
     spec["sampler"] = stage.config.get("sampler") or spec["sampler"]
     student, process = interop.build(spec)
     nets = {"student": student}
     if teacher:
         nets["teacher"] = teacher.net
     return nets, process, spec, {r: m.params for r, m in loaded.items()}, teacher
+
+
+def changed(spec, changes):
+    """A spec with other values; a section that names nothing changes fields of its own.
+
+    {"network": {"dropout": 0.0}} keeps the network and takes its dropout away.
+    """
+    spec = dict(spec)
+    for key, value in changes.items():
+        fields = isinstance(value, Mapping) and "name" not in value
+        spec[key] = {**spec[key], **value} if fields else value
+    return spec
 
 
 def feed(job: Job, stage: Stage, source, frozen, batch_size):

@@ -1,0 +1,39 @@
+"""Public teachers: the name of the file, its size, where it is, where it goes.
+
+Nothing is fetched: a run names what is missing, and ends with exit code 4.
+"""
+
+EDM = "https://nvlabs-fi-cdn.nvidia.com/edm/pretrained/"
+HUB = "https://huggingface.co/google/"
+EDM_TERMS = "CC BY-NC-SA 4.0, non-commercial"
+# Name -> (where, size, license).
+KNOWN = {
+    "edm-cifar10-32x32-cond-vp.pkl": (EDM, "223 MB", EDM_TERMS),
+    "edm-ffhq-64x64-uncond-vp.pkl": (EDM, "247 MB", EDM_TERMS),
+    "edm-afhqv2-64x64-uncond-vp.pkl": (EDM, "247 MB", EDM_TERMS),
+    "edm-imagenet-64x64-cond-adm.pkl": (EDM, "1.18 GB", EDM_TERMS),
+    "ddpm-cifar10-32": (HUB, "143 MB", "Apache-2.0"),
+    "ddpm-church-256": (HUB, "455 MB", "Apache-2.0"),
+    "ddpm-bedroom-256": (HUB, "455 MB", "Apache-2.0"),
+}
+FOLDER = "teachers"
+
+
+def bring(name: str) -> dict:
+    """The sections `init` and `teacher_hint` of a recipe that begins from `name`."""
+    where, size, terms = KNOWN[name]
+    path = f"{FOLDER}/{name}"
+    # A folder of the Hub needs its weights and both of its configs.
+    what = f"{name} ({size}, {terms})"
+    if not name.endswith(".pkl"):
+        what = (
+            f"the folder {name} ({size}: config.json, scheduler_config.json,"
+            f" diffusion_pytorch_model.safetensors or .bin; {terms})"
+        )
+    return dict(
+        init=dict(teacher=path),
+        teacher_hint=(
+            f": get {what} from {where}{name} and put it at {path}, or set"
+            " --config.init.teacher=PATH"
+        ),
+    )
