@@ -1,4 +1,4 @@
-"""An array that is read when it is wanted: what files hand over, and conversions pass on.
+"""An array that is read when it is wanted: files hand it over, conversions pass it on.
 
 A checkpoint of gigabytes is converted leaf by leaf: no stage holds more than one leaf
 beside the file itself.

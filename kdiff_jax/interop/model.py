@@ -1,12 +1,14 @@
 """A model as a folder: `model.safetensors`, `config.json`, `README.md`.
 
 The config is the model's spec: a dict of plain values from which the network, its
-preconditioning and its process are built, so that loading executes no code.
+preconditioning and its process are built, so that loading executes no code. Checkpoints
+of other projects are read through `foreign`, into the same thing.
 """
 
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import pathlib
 from collections.abc import Mapping
@@ -15,16 +17,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
 
 from kdiff_jax import __version__, denoiser, models, samplers
 from kdiff_jax.diffusion import process as processes
 from kdiff_jax.diffusion.process import Process
 from kdiff_jax.errors import CheckpointError
-from kdiff_jax.interop import training
+from kdiff_jax.interop import foreign, lazy, tensors, training
+from kdiff_jax.interop.lazy import Lazy
+from kdiff_jax.interop.source import Facts, Source
 from kdiff_jax.interop.trees import flatten, unflatten
 from kdiff_jax.method import Net
 from kdiff_jax.samplers import Sampler
+
+log = logging.getLogger(__name__)
 
 WEIGHTS, SPEC, CARD = "model.safetensors", "config.json", "README.md"
 
@@ -69,7 +74,10 @@ class Model:
 
     @property
     def num_params(self) -> int:
-        return sum(x.size for x in jax.tree.leaves(self.params))
+        """Numbers that can be trained; buffers, as random frequencies, do not count."""
+        sizes = jax.tree.map(jnp.size, self.params)
+        trained = models.trainable(self.params)
+        return sum(jax.tree.leaves(jax.tree.map(lambda n, t: n * t, sizes, trained)))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -123,83 +131,141 @@ def save(folder, *, params, spec: Mapping[str, Any], card: str = "") -> pathlib.
         spec: See `build`; facts of the model's origin may be added.
         card: Markdown for people.
     """
+    leaves = {k: lazy.of(np.asarray(v)) for k, v in flatten(params).items()}
+    return write(folder, leaves=leaves, spec=spec, card=card)
+
+
+def write(
+    folder, *, leaves: Mapping[str, Lazy], spec: Mapping[str, Any], card: str = ""
+) -> pathlib.Path:
+    """As `save`, from {"a/b": leaf}; holds one leaf at a time."""
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    blob = safetensors.numpy.save(
-        {k: np.ascontiguousarray(v) for k, v in flatten(params).items()}
-    )
-    spec = {
-        **spec,
-        "sha256": hashlib.sha256(blob).hexdigest(),
-        "kdiff_jax": __version__,
-    }
     # The spec comes last: a folder without it holds no model.
     (folder / SPEC).unlink(missing_ok=True)
-    _write(folder / WEIGHTS, blob)
+    sha256 = tensors.write(folder / WEIGHTS, leaves)
+    spec = {**spec, "sha256": sha256, "kdiff_jax": __version__}
     _write(folder / CARD, card.encode())
     _write(folder / SPEC, json.dumps(spec, indent=1).encode())
     return folder
 
 
-def load(path) -> Model:
-    """Reads a model: a model folder, a stage folder of a workdir, or a step in it.
+def load(path, *, source: str | None = None, **facts) -> Model:
+    """Reads a model, ours or another project's; what it is shows in its content.
 
-    A stage folder without a model gives the newest valid step; the log names those that
-    were passed over.
+    Ours are a model folder, a stage folder of a workdir, or a step in it. A stage
+    folder without a model gives the newest valid step; the log names those that were
+    passed over. For others see `foreign.FAMILIES`; no code of theirs is run.
+
+    Args:
+        path: A file or a folder.
+        source: One of `foreign.FAMILIES`, to be sure of it.
+        facts: What the file does not say: `source.Facts`.
 
     Raises:
         CheckpointError: If nothing loadable is there, or it is damaged. One line.
     """
     path = pathlib.Path(path)
-    for folder in (path, path / "model"):
-        if (folder / SPEC).is_file() and (folder / WEIGHTS).is_file():
-            return _load_folder(folder)
-    if (found := training.find(path)) is not None:
-        spec, params = training.load(*found)
-        net, process = build(spec)
-        return Model(net, _checked(params, net, path), process, spec)
-    raise CheckpointError(
-        f"checkpoint={str(path)!r} holds no model; give a stage folder of a workdir, a"
-        f" step in its checkpoints/, or a folder with {WEIGHTS} and {SPEC}"
-    )
+    if not path.exists():
+        raise CheckpointError(f"checkpoint={str(path)!r} does not exist")
+    if source is None and path.is_dir():
+        for folder in (path, path / "model"):
+            if is_ours(folder):
+                return _load_folder(folder)
+        if (found := training.find(path)) is not None:
+            spec, params = training.load(*found)
+            return _model(spec, flatten(params), path)
+        if not foreign.is_foreign(path):
+            raise CheckpointError(
+                f"checkpoint={str(path)!r} holds no model; give a stage folder of a"
+                f" workdir, a step in its checkpoints/, a folder with {WEIGHTS} and"
+                f" {SPEC}, or another project's checkpoint (docs/teachers.md)"
+            )
+    model, _ = foreign.read(path, Facts(**facts), source)
+    for line in model.assumed:
+        log.warning("%s: %s", path.name, line)
+    leaves = checked(model, path)
+    return _model(model.spec, {k: v.read() for k, v in leaves.items()}, path)
+
+
+def is_ours(folder: pathlib.Path) -> bool:
+    """Whether this is a model folder of ours."""
+    if not ((folder / SPEC).is_file() and (folder / WEIGHTS).is_file()):
+        return False
+    try:
+        return "network" in json.loads((folder / SPEC).read_text())
+    except ValueError:
+        return True  # and damaged: loading it says how
+
+
+def checked(source: Source, where) -> dict[str, Lazy]:
+    """The leaves of a foreign checkpoint, if they are those of its network; float32.
+
+    Raises:
+        CheckpointError: Names the first leaves that differ.
+    """
+    net, _ = _built(source.spec, where)
+    _compare(source.leaves, net, where)
+    return {name: leaf.astype(np.float32) for name, leaf in source.leaves.items()}
 
 
 def _load_folder(folder: pathlib.Path) -> Model:
     try:
         spec = json.loads((folder / SPEC).read_text())
-        net, process = build(spec)
+        expected = spec["sha256"]
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{folder / SPEC} is not a model's spec: {error}"
+            f"{folder / SPEC} is not a model's spec: {error!r}"
         ) from error
-    blob = (folder / WEIGHTS).read_bytes()
-    found = hashlib.sha256(blob).hexdigest()
-    if found != spec["sha256"]:
+    with open(folder / WEIGHTS, "rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != expected:
         raise CheckpointError(
             f"{folder / WEIGHTS} has sha256 {found[:12]}..., expected"
-            f" {spec['sha256'][:12]}...; it is damaged: copy or train it again"
+            f" {expected[:12]}...; it is damaged: copy or train it again"
         )
-    params = unflatten(safetensors.numpy.load(blob))
-    return Model(net, _checked(params, net, folder), process, spec)
+    leaves, _ = tensors.read(folder / WEIGHTS)
+    return _model(spec, {k: v.read() for k, v in leaves.items()}, folder)
 
 
-def _checked(params, net: Net, where):
-    """The params as device arrays; an error names the first leaves that differ."""
+def _model(spec: Mapping[str, Any], leaves: Mapping[str, Any], where) -> Model:
+    """A model of {"a/b": array}, if they are what its spec describes."""
+    net, process = _built(spec, where)
+    _compare(leaves, net, where)
+    params = unflatten({k: jnp.asarray(v) for k, v in leaves.items()})
+    return Model(net, params, process, spec)
+
+
+def _built(spec: Mapping[str, Any], where) -> tuple[Net, Process]:
+    try:
+        return build(spec)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{where} has a spec that is no model: {error}"
+        ) from error
+
+
+def _compare(given: Mapping[str, Any], net: Net, where) -> None:
+    """Names the first leaves whose shape is not the network's."""
     expected = flatten(jax.eval_shape(net.init, jax.random.key(0)))
-    given = flatten(params)
-    wrong = [f"{k} is missing" for k in expected if k not in given]
-    wrong += [f"{k} is not expected" for k in given if k not in expected]
+    wrong = [
+        f"{k} is missing, expected {expected[k].shape}"
+        for k in expected
+        if k not in given
+    ]
+    wrong += [
+        f"{k} {given[k].shape} is not expected" for k in given if k not in expected
+    ]
     wrong += [
         f"{k} is {given[k].shape}, expected {expected[k].shape}"
         for k in expected.keys() & given.keys()
-        if given[k].shape != expected[k].shape
+        if tuple(given[k].shape) != tuple(expected[k].shape)
     ]
     if wrong:
-        more = f" and {len(wrong) - 10} more" if len(wrong) > 10 else ""
+        more = f"; and {len(wrong) - 10} more" if len(wrong) > 10 else ""
         raise CheckpointError(
-            f"{where} does not fit its spec: {'; '.join(sorted(wrong)[:10])}{more}"
+            f"{where} does not fit its network: {'; '.join(sorted(wrong)[:10])}{more}"
         )
-    return jax.tree.map(jnp.asarray, params)
 
 
 def _write(path: pathlib.Path, data: bytes) -> None:
