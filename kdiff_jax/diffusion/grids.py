@@ -133,7 +133,7 @@ def make(
             )
         grid = process.time_of_logsnr(-2 * np.log(sigma[:-1]))
         # Rounding must not leave the range that the network was trained on.
-        grid = np.clip(grid, process.t_min, process.t_max)
+        grid = process.round_time(np.clip(grid, process.t_min, process.t_max))
         return np.append(grid, -1.0 if process.num_timesteps else 0.0)
     if process.num_timesteps is not None:
         return subsequence(num_steps, spacing, num_timesteps=process.num_timesteps)

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from kdiff_jax import rng
@@ -76,3 +77,21 @@ def loguniform(
     Source: Karras et al. 2022, Table 1, column "VE" (the defaults).
     """
     return sigma_min * (sigma_max / sigma_min) ** u
+
+
+def iddpm_levels(
+    *, C_1: float = 0.001, C_2: float = 0.008, num_timesteps: int = 1000
+) -> np.ndarray:
+    """The M + 1 decreasing noise levels u_0 .. u_M = 0 of improved DDPM, float64.
+
+    u_{j-1} = sqrt((u_j^2 + 1) / max(abar(j-1) / abar(j), C_1) - 1)
+
+    Source: Karras et al. 2022, Table 1, column "iDDPM".
+    """
+    j = np.arange(num_timesteps + 1)
+    abar = np.sin(0.5 * np.pi * j / num_timesteps / (C_2 + 1)) ** 2
+    levels = np.zeros(num_timesteps + 1)
+    for i in range(num_timesteps, 0, -1):
+        ratio = max(abar[i - 1] / abar[i], C_1)
+        levels[i - 1] = np.sqrt((levels[i] ** 2 + 1) / ratio - 1)
+    return levels

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
+from kdiff_jax.diffusion.noise_levels import iddpm_levels
 from kdiff_jax.diffusion.process import Process, left
 from kdiff_jax.errors import ConfigError
 
@@ -71,6 +71,31 @@ def edm(process: Process, *, sigma_data: float = 0.5) -> Preconditioning:
         )
 
     return scalings
+
+
+def boundary(
+    process: Process, *, sigma_min: float = 0.002, sigma_data: float = 0.5
+) -> Preconditioning:
+    """EDM's wrapper, moved so that x0_hat = x_t at sigma_min: consistency models'.
+
+    With d = sigma_data and t = sigma: c_skip = d^2 / ((sigma - sigma_min)^2 + d^2),
+    c_out = (sigma - sigma_min) d / sqrt(sigma^2 + d^2); the others are `edm`'s.
+
+    Source: Song et al. 2023, arXiv:2303.01469, appendix C; at the one level 80, the
+    generator of Zheng & Yang 2024, arXiv:2405.20750.
+    """
+
+    def of_sigma(sigma):
+        above = sigma - sigma_min
+        scale = jnp.sqrt(sigma**2 + sigma_data**2)
+        return Scalings(
+            c_skip=sigma_data**2 / (above**2 + sigma_data**2),
+            c_out=above * sigma_data / scale,
+            c_in=1 / scale,
+            c_noise=jnp.log(sigma) / 4,
+        )
+
+    return _rescaled(process, of_sigma)
 
 
 def vp(
@@ -141,22 +166,6 @@ def iddpm(
     return _rescaled(process, of_sigma)
 
 
-def iddpm_levels(
-    *, C_1: float = 0.001, C_2: float = 0.008, num_timesteps: int = 1000
-) -> np.ndarray:
-    """The M + 1 decreasing noise levels u_0 .. u_M = 0 of improved DDPM, float64.
-
-    u_{j-1} = sqrt((u_j^2 + 1) / max(abar(j-1) / abar(j), C_1) - 1)
-    """
-    j = np.arange(num_timesteps + 1)
-    abar = np.sin(0.5 * np.pi * j / num_timesteps / (C_2 + 1)) ** 2
-    levels = np.zeros(num_timesteps + 1)
-    for i in range(num_timesteps, 0, -1):
-        ratio = max(abar[i - 1] / abar[i], C_1)
-        levels[i - 1] = np.sqrt((levels[i] ** 2 + 1) / ratio - 1)
-    return levels
-
-
 def x(process: Process) -> Preconditioning:
     """The network predicts x0."""
     return _plain(process, lambda a, s: (jnp.zeros_like(a), jnp.ones_like(a)))
@@ -208,6 +217,7 @@ def _rescaled(process, of_sigma) -> Preconditioning:
 
 PRECONDITIONINGS = {
     "edm": edm,
+    "boundary": boundary,
     "vp": vp,
     "ve": ve,
     "iddpm": iddpm,

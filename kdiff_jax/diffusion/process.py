@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from kdiff_jax.diffusion.noise_levels import loguniform
+from kdiff_jax.diffusion.noise_levels import iddpm_levels, loguniform
 from kdiff_jax.errors import ConfigError
 
 
@@ -30,7 +30,8 @@ class Process(NamedTuple):
         num_timesteps: T of a discrete process; its times are 0 .. T - 1, and -1 (data).
         time: u in [0, 1) -> t, the uniform training time.
         spacing: Name in `grids` of the time grid of samplers that name none.
-        z_scale: x at t_max is z_scale * z, z ~ N(0, I).
+        z_scale: x where generation starts is z_scale * z, z ~ N(0, I).
+        round_time: t -> the time that grids have in its place; NumPy, float64.
     """
 
     logsnr: Callable[[Any], Any]
@@ -44,6 +45,7 @@ class Process(NamedTuple):
     time: Callable[[Any], Any] = lambda u: u
     spacing: str = "uniform"
     z_scale: float = 1.0
+    round_time: Callable[[Any], Any] = lambda t: t
 
     def add_noise(
         self,
@@ -140,6 +142,7 @@ def discrete(
     beta_min: float = 1e-4,
     beta_max: float = 0.02,
     num_timesteps: int = 1000,
+    told: str = "time",
 ) -> Process:
     """DDPM's process with T steps, t = 0 .. T - 1; t = -1 is the data itself.
 
@@ -154,23 +157,42 @@ def discrete(
         beta_min: beta_0.
         beta_max: beta_{T-1}.
         num_timesteps: T.
+        told: What a network is told between two indices: "time", "log" (interpolated
+            in the logarithm of sigma / alpha) or "nearest" (the nearer index in that
+            logarithm); the last two as in diffusers' schedulers with such grids.
 
     Source: Ho et al. 2020, arXiv:2006.11239, Section 4; Nichol & Dhariwal 2021,
         arXiv:2102.09672, Eq. 17.
     """
+    if told not in ("time", "log", "nearest"):
+        raise ConfigError(f"told={told!r}: unknown; choose time, log or nearest")
     beta = betas(schedule, beta_min, beta_max, num_timesteps)
     # In logarithms, because 1 - alpha^2 cancels where beta is tiny.
     log_abar = np.cumsum(np.log1p(-beta))
     ratio_table = np.append(0.0, np.sqrt(np.expm1(-log_abar)))
 
-    def ratio(t):
-        """sigma / alpha, from which alpha = 1 / sqrt(1 + ratio^2)."""
+    def around(t):
+        """The place in the table below t, what is left of t, the levels around it."""
         table = jnp.asarray(ratio_table, t.dtype)
         at = jnp.clip(t + 1, 0, num_timesteps)
         below = jnp.floor(at).astype(jnp.int32)
         above = jnp.minimum(below + 1, num_timesteps)
-        part = at - below
-        return table[below] * (1 - part) + table[above] * part
+        return below, at - below, table[below], table[above]
+
+    def ratio(t):
+        """sigma / alpha, from which alpha = 1 / sqrt(1 + ratio^2)."""
+        _, part, low, high = around(t)
+        return low * (1 - part) + high * part
+
+    def c_noise(t):
+        if told == "time":
+            return t
+        below, part, low, high = around(t)
+        inside = (part > 0) & (below > 0)
+        # Where t is an index the quotient may be 0 / 0, and is not used.
+        logs = jnp.log(ratio(t) / low) / jnp.log(jnp.where(inside, high / low, 2))
+        logs = logs if told == "log" else jnp.round(logs)
+        return jnp.where(inside, below - 1 + logs, t)
 
     def sigma(t):
         return ratio(t) / jnp.sqrt(1 + ratio(t) ** 2)
@@ -185,7 +207,7 @@ def discrete(
         sigma=sigma,
         t_min=0.0,
         t_max=num_timesteps - 1.0,
-        c_noise=lambda t: t,
+        c_noise=c_noise,
         num_timesteps=num_timesteps,
         time=lambda u: jnp.clip(jnp.floor(u * num_timesteps), 0, num_timesteps - 1),
         spacing="linear",
@@ -210,12 +232,23 @@ def betas(
     )
 
 
-def edm(*, sigma_min: float = 0.002, sigma_max: float = 80.0) -> Process:
+def edm(
+    *,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+    num_levels: int | None = None,
+    C_1: float = 0.001,
+    C_2: float = 0.008,
+) -> Process:
     """The variance-exploding process x_t = x0 + t eps: time is the noise level.
 
     Args:
         sigma_min: Smallest level above 0, in units of the data (images in [-1, 1]).
         sigma_max: Level where generation starts.
+        num_levels: M of an improved-DDPM network (see `precondition.iddpm`), which
+            knows that many levels: time grids take the nearest ones. None: any level.
+        C_1: Of those levels.
+        C_2: Of those levels.
 
     Source: Karras et al. 2022, arXiv:2206.00364, Table 1, column "Ours".
     """
@@ -224,6 +257,7 @@ def edm(*, sigma_min: float = 0.002, sigma_max: float = 80.0) -> Process:
             f"sigma_min={sigma_min}: must lie in (0, sigma_max={sigma_max});"
             " the grid is logarithmic"
         )
+    round_time = _nearest(num_levels, C_1, C_2) if num_levels else lambda t: t
     return Process(
         logsnr=lambda t: -2 * jnp.log(t),
         alpha=jnp.ones_like,
@@ -233,9 +267,21 @@ def edm(*, sigma_min: float = 0.002, sigma_max: float = 80.0) -> Process:
         c_noise=lambda t: t,
         time=lambda u: loguniform(u, sigma_min=sigma_min, sigma_max=sigma_max),
         spacing="karras",
-        z_scale=sigma_max,
+        z_scale=float(round_time(sigma_max)),
         time_of_logsnr=lambda logsnr: np.exp(-0.5 * logsnr),
+        round_time=round_time,
     )
+
+
+def _nearest(num_levels, C_1, C_2):
+    """t -> the nearest level above 0 of improved DDPM, each t by itself."""
+    levels = iddpm_levels(C_1=C_1, C_2=C_2, num_timesteps=num_levels)[:-1]
+
+    def round_time(t):
+        distance = np.abs(np.asarray(t, np.float64)[..., None] - levels)
+        return levels[distance.argmin(-1)]
+
+    return round_time
 
 
 PROCESSES = {"cosine": cosine, "discrete": discrete, "edm": edm}

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from kdiff_jax.errors import CheckpointError
 from kdiff_jax.interop.lazy import Lazy
 
 
@@ -22,6 +23,25 @@ class Facts:
     image_size: int | None = None
     sampler: str | None = None
     num_steps: int | None = None
+
+    def agree(self, **found) -> None:
+        """What a file says itself must be what the user says, if he does.
+
+        Raises:
+            CheckpointError: Naming the first fact that differs.
+        """
+        for name, value in found.items():
+            said = getattr(self, name)
+            if said not in (None, value):
+                raise CheckpointError(
+                    f"{name}={said!r}: the checkpoint says {value!r}; leave it out"
+                )
+
+    def choose_sampler(self, name: str, num_steps: int, **more) -> dict[str, Any]:
+        """The sampler of the spec: the family's own, unless the user wants another."""
+        if self.sampler not in (None, name):
+            name, more = self.sampler, {}
+        return {"name": name, "num_steps": self.num_steps or num_steps, **more}
 
 
 @dataclasses.dataclass(frozen=True)

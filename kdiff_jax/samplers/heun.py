@@ -53,7 +53,9 @@ def make(
     raised = clean * (1 + gamma)
     with np.errstate(divide="ignore"):
         raised_grid = process.time_of_logsnr(-2 * np.log(raised))
-    raised_grid = np.where(gamma > 0, raised_grid, grid)
+    raised_grid = np.where(gamma > 0, process.round_time(raised_grid), grid)
+    if process.spacing == "karras":
+        raised = raised_grid  # rounded, where the network knows few levels
     spread = S_noise * np.sqrt(raised**2 - clean**2)
 
     # One scan over evaluations, not steps, so that the network is compiled once. The
