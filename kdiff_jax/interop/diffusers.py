@@ -1,0 +1,322 @@
+"""Folders of diffusers with a `UNet2DModel`: DDPM's networks and consistency models'.
+
+A folder is a pipeline (model_index.json, with the network in unet/ or beside it) or the
+network alone. Options and defaults are those of diffusers 0.42.
+"""
+
+import json
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from kdiff_jax.errors import CheckpointError
+from kdiff_jax.interop import containers, schedulers
+from kdiff_jax.interop.lazy import Lazy
+from kdiff_jax.interop.options import Option, Unlike, checked, only
+from kdiff_jax.interop.source import Facts, Source
+
+CLASS = "UNet2DModel"
+CONFIG, INDEX = "config.json", "model_index.json"
+SCHEDULER = "scheduler_config.json"
+WEIGHTS = "diffusion_pytorch_model"
+DOWN = {
+    "DownBlock2D": "",
+    "AttnDownBlock2D": "Attn",
+    "ResnetDownsampleBlock2D": "Resnet",
+}
+UP = {"UpBlock2D": "", "AttnUpBlock2D": "Attn", "ResnetUpsampleBlock2D": "Resnet"}
+OPTIONS: dict[str, Option] = dict(
+    sample_size=Option(None),
+    in_channels=Option(3),
+    out_channels=Option(3),
+    center_input_sample=Option(False),
+    time_embedding_type=only("positional"),
+    time_embedding_dim=Option(None),
+    freq_shift=Option(0),
+    flip_sin_to_cos=Option(True),
+    down_block_types=Option(("DownBlock2D", *["AttnDownBlock2D"] * 3)),
+    mid_block_type=Option("UNetMidBlock2D", ("UNetMidBlock2D", None)),
+    up_block_types=Option((*["AttnUpBlock2D"] * 3, "UpBlock2D")),
+    block_out_channels=Option((224, 448, 672, 896)),
+    layers_per_block=Option(2),
+    mid_block_scale_factor=Option(1),
+    downsample_padding=Option(1, (0, 1)),
+    downsample_type=Option("conv", ("conv", "resnet")),
+    upsample_type=Option("conv", ("conv", "resnet")),
+    dropout=Option(0.0),
+    act_fn=Option("silu", ("silu", "swish")),
+    attention_head_dim=Option(8),
+    norm_num_groups=Option(32),
+    attn_norm_num_groups=Option(None),
+    norm_eps=Option(1e-5),
+    resnet_time_scale_shift=Option("default", ("default", "scale_shift")),
+    add_attention=Option(True),
+    class_embed_type=only(None),
+    num_class_embeds=Option(None),
+    num_train_timesteps=Option(None),  # of time_embedding_type="learned"
+)
+# Until diffusers 0.16; in an attention block alone.
+OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+def matches(folder) -> bool:
+    """Whether this is a folder of diffusers; `convert` says whether it can be read."""
+    if not isinstance(folder, pathlib.Path) or not folder.is_dir():
+        return False
+    return (folder / INDEX).is_file() or "_class_name" in _json(folder / CONFIG)
+
+
+def convert(folder: pathlib.Path, facts: Facts) -> Source:
+    """The network of a folder, with the process and sampler of its scheduler.
+
+    Raises:
+        CheckpointError: If it is another model, has an option that is not implemented,
+            or lacks its weights. One line.
+    """
+    home = _home(folder)
+    network, shape, num_classes = read_config(_json(home / CONFIG), facts)
+    leaves = read_weights(_weights(home))
+    where = next(
+        (
+            path
+            for path in (folder / SCHEDULER, folder / "scheduler" / SCHEDULER)
+            if path.is_file()
+        ),
+        None,
+    )
+    parts, assumed = schedulers.read(_json(where), facts, SCHEDULER)
+    if where is None:
+        note = f"scheduler=DDPMScheduler with its defaults: there is no {SCHEDULER}"
+        assumed = (note, *assumed)
+    given = facts.precondition
+    if given is not None and given != parts["precondition"]["name"]:
+        if where is not None:
+            raise CheckpointError(
+                f"precondition={given!r}: {SCHEDULER} says"
+                f" {parts['precondition']['name']!r}; leave it out, or edit that file"
+            )
+        parts["precondition"] = dict(name=given)
+    check_groups({path: leaf.shape for path, leaf in leaves.items()}, network)
+    spec = dict(network=network, **parts, image_shape=[*shape], num_classes=num_classes)
+    return Source(spec, leaves, assumed)
+
+
+def read_config(
+    config: Mapping[str, Any], facts: Facts
+) -> tuple[dict[str, Any], tuple[int, int, int], int]:
+    """(network of a spec, image shape, number of classes) of a config.json.
+
+    Raises:
+        CheckpointError: If an option, or its value, is not implemented. One line.
+    """
+    try:
+        if (name := config.get("_class_name")) != CLASS:
+            raise Unlike("_class_name", name, f"{CLASS} alone")
+        options = checked(config, OPTIONS)
+        return (
+            _network(options),
+            _shape(options, facts),
+            options["num_class_embeds"] or 0,
+        )
+    except Unlike as error:
+        option, value, ways = error.args
+        raise CheckpointError(
+            f"{CONFIG}: {option}={value!r}: is not implemented; there is {ways}"
+        ) from error
+
+
+def _network(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of `models.ddpm_unet` that an `UNet2DModel` of these options has."""
+    widths = list(options["block_out_channels"])
+    channels, head_dim = widths[0], options["attention_head_dim"]
+    network: dict[str, Any] = dict(
+        name="ddpm_unet",
+        channels=channels,
+        channel_mult=[width // channels for width in widths],
+        num_blocks=options["layers_per_block"],
+        attn_resolutions=[],
+        down_blocks=_kinds(options, "down_block_types", DOWN),
+        up_blocks=_kinds(options, "up_block_types", UP),
+        resample_by=[options["downsample_type"], options["upsample_type"]],
+        downsample_padding=options["downsample_padding"],
+        emb_channels=options["time_embedding_dim"],
+        freq_shift=float(options["freq_shift"]),
+        flip_sin_to_cos=options["flip_sin_to_cos"],
+        head_dim=head_dim,
+        num_groups=options["norm_num_groups"],
+        norm_eps=float(options["norm_eps"]),
+        dropout=float(options["dropout"]),
+        mid_block=options["mid_block_type"] is not None,
+        mid_attention=options["add_attention"],
+        mid_num_groups=options["attn_norm_num_groups"],
+        mid_divisor=float(options["mid_block_scale_factor"]),
+        scale_shift=options["resnet_time_scale_shift"] == "scale_shift",
+        center_input=options["center_input_sample"],
+    )
+    if any(width % channels for width in widths):
+        network["widths"] = widths
+    if channels % 2:
+        raise Unlike("block_out_channels", widths, "an even first one")
+    if head_dim is not None:
+        attentive = [
+            width
+            for width, kind in zip(
+                [*widths, *reversed(widths)],
+                [*network["down_blocks"], *network["up_blocks"]],
+                strict=True,
+            )
+            if kind == "Attn"
+        ]
+        if network["mid_block"] and network["mid_attention"]:
+            attentive.append(widths[-1])
+        if any(width % head_dim for width in attentive):
+            raise Unlike("attention_head_dim", head_dim, "a divisor of the channels")
+    return network
+
+
+def _kinds(options, name: str, known: Mapping[str, str]) -> list[str]:
+    """Our kinds of the blocks of each level."""
+    types = options[name]
+    for block in types:
+        # The prefix is that of the first releases.
+        if block.removeprefix("UNetRes") not in known:
+            raise Unlike(name, block, ", ".join(known))
+    if len(types) != len(options["block_out_channels"]):
+        raise Unlike(name, list(types), "one for each of block_out_channels")
+    return [known[block.removeprefix("UNetRes")] for block in types]
+
+
+def _shape(options: Mapping[str, Any], facts: Facts) -> tuple[int, int, int]:
+    channels, size = options["in_channels"], options["sample_size"]
+    if options["out_channels"] != channels:
+        ways = f"as many as in_channels, {channels}; a learned variance is not read"
+        raise Unlike("out_channels", options["out_channels"], ways)
+    if size is None:
+        if facts.image_size is None:
+            raise Unlike("sample_size", None, "a number; say --image_size")
+        size = facts.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    if facts.image_size is not None and {height, width} != {facts.image_size}:
+        ways = f"no other than --image_size={facts.image_size}; leave that out"
+        raise Unlike("sample_size", size, ways)
+    return height, width, channels
+
+
+def check_groups(
+    shapes: Mapping[str, tuple[int, ...]], network: Mapping[str, Any]
+) -> None:
+    """Our norms take fewer groups where they do not divide the channels; theirs fail.
+
+    Raises:
+        CheckpointError: If that happens in this network. One line.
+    """
+    for path, shape in shapes.items():
+        block, name = path.split("/")[0], path.split("/")[-1]
+        groups = network["num_groups"]
+        if block == "mid_block_attentions_0":
+            groups = network.get("mid_num_groups") or groups
+        if name == "scale" and shape[0] % groups:
+            raise CheckpointError(
+                f"{path} has {shape[0]} channels in {groups} groups: they must divide;"
+                " in diffusers there is no such network"
+            )
+
+
+def read_weights(tensors: Mapping[str, Lazy]) -> dict[str, Lazy]:
+    """{our path: float32 array in our layout} of {their name: array}."""
+    return {
+        our_path(name): _turned(name, leaf).astype(np.float32)
+        for name, leaf in tensors.items()
+    }
+
+
+def our_path(name: str) -> str:
+    """down_blocks.0.resnets.1.norm1.weight -> down_blocks_0_resnets_1/norm1/scale."""
+    *parts, leaf = name.split(".")
+    if "attentions" in parts:
+        *parts, last = parts
+        parts += OLD_NAMES.get(last, last).split(".")
+    text = ".".join(parts)
+    block = re.match(
+        r"(down_blocks\.\d+|up_blocks\.\d+|mid_block)\.[a-z]+\.\d+(\.conv$)?", text
+    )
+    head = block.group() if block else text
+    ours = [head, text[len(head) + 1 :]] if block else [head]
+    path = "/".join(part.replace(".", "_") for part in ours if part)
+    if leaf == "weight":
+        leaf = "scale" if "norm" in path.split("/")[-1] else "kernel"
+    return f"{path}/{leaf}"
+
+
+def _turned(name: str, leaf: Lazy) -> Lazy:
+    if name.startswith("class_embedding"):  # a table, of which rows are taken
+        return leaf
+    axes = {2: (1, 0), 4: (2, 3, 1, 0)}.get(len(leaf.shape))
+    return leaf.transpose(*axes) if axes else leaf
+
+
+def _home(folder: pathlib.Path) -> pathlib.Path:
+    """The folder of the network itself.
+
+    Raises:
+        CheckpointError: If the pipeline has parts that are not read, or no network.
+    """
+    parts = [k for k in _json(folder / INDEX) if not k.startswith("_")]
+    if other := [part for part in parts if part not in ("unet", "scheduler")]:
+        raise CheckpointError(
+            f"{INDEX}: {other[0]}: is not implemented; there are pipelines of a unet"
+            " and a scheduler alone, whose pixels are the image's"
+        )
+    if (folder / "unet" / CONFIG).is_file():
+        return folder / "unet"
+    if not (folder / CONFIG).is_file():
+        raise CheckpointError(f"{INDEX} is there, and no {CONFIG}; copy unet/ as well")
+    return folder
+
+
+def _weights(folder: pathlib.Path) -> Mapping[str, Lazy]:
+    """{name: array} of the weights: the plain file, or the only variant of it."""
+    found = [
+        path
+        for ending in ("safetensors", "bin")
+        for path in (
+            folder / f"{WEIGHTS}.{ending}",
+            *sorted(folder.glob(f"{WEIGHTS}.*.{ending}")),
+        )
+        if path.is_file()
+    ]
+    plain = [path for path in found if path.stem == WEIGHTS]
+    if not (plain or len(found) == 1):
+        names = ", ".join(path.name for path in found) or "nothing like it"
+        raise CheckpointError(
+            f"{WEIGHTS}.safetensors is missing, and there is {names}; copy that file,"
+            " or keep one variant"
+        )
+    content = containers.open((plain or found)[0]).content
+    if not all(isinstance(leaf, Lazy) for leaf in content.values()):
+        raise CheckpointError(
+            f"{(plain or found)[0].name} is no table of tensors; save its state_dict"
+        )
+    return content
+
+
+def _json(path: pathlib.Path | None) -> dict[str, Any]:
+    """The object in a file; empty where there is no such file.
+
+    Raises:
+        CheckpointError: If it holds something else.
+    """
+    if path is None or not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text())
+        if not isinstance(found, dict):
+            raise ValueError("it is no object")
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path.name}: {error}; it is damaged: copy it again"
+        ) from error
+    return found
