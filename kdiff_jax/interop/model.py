@@ -94,11 +94,21 @@ def build(spec: Mapping[str, Any]) -> tuple[Net, Process]:
     Args:
         spec: {"network": {"name", ...}, "precondition": {"name", ...}, "process":
             {"name", ...}, "image_shape": [H, W, C], "num_classes": int,
-            "augment_dim": int}.
+            "augment_dim": int}. "revision" is that of the network's definition.
+
+    Raises:
+        CheckpointError: If the network has been defined otherwise since.
     """
     channels = spec["image_shape"][-1]
     num_classes, augment_dim = spec["num_classes"], spec.get("augment_dim", 0)
     network, precondition = spec["network"], dict(spec["precondition"])
+    now = models.REVISIONS.get(network["name"], 1)
+    if spec.get("revision", now) != now:
+        raise CheckpointError(
+            f"network {network['name']} is of revision {spec['revision']}, and here it"
+            f" is {now}, another function of the same parameters; use the version of"
+            " kdiff_jax that its config.json names"
+        )
     fields: dict[str, Any] = {
         k: tuple(v) if isinstance(v, list) else v for k, v in network.items()
     }
@@ -144,7 +154,9 @@ def write(
     # The spec comes last: a folder without it holds no model.
     (folder / SPEC).unlink(missing_ok=True)
     sha256 = tensors.write(folder / WEIGHTS, leaves)
-    spec = {**spec, "sha256": sha256, "kdiff_jax": __version__}
+    revision = models.REVISIONS[spec["network"]["name"]]
+    origin = {"revision": revision, "sha256": sha256, "kdiff_jax": __version__}
+    spec = {**spec, **origin}
     _write(folder / CARD, card.encode())
     _write(folder / SPEC, json.dumps(spec, indent=1).encode())
     return folder

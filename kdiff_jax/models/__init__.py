@@ -29,6 +29,9 @@ import jax
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.types import Params
 
+# Raise a network's number when the same parameters come to mean another function:
+# models of another number are refused.
+REVISIONS = {"ddpm_unet": 1, "iddpm_unet": 1, "song_unet": 1, "adm_unet": 1}
 BUFFERS = (jax.tree_util.DictKey("freqs"),)  # loaded, saved, never trained
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdiff_jax import build, interop, rng
+from kdiff_jax import build, interop, models, rng
 from kdiff_jax.build import Stage
 from kdiff_jax.data import batches as data_batches
 from kdiff_jax.report.files import write_atomically
@@ -47,6 +47,7 @@ def run(job: Job, stage: Stage) -> None:
     )
     folder.mkdir(parents=True, exist_ok=True)
     about = {"spec": spec, "role": "student", "result": _stored(train["result"])}
+    _check_revision(folder / interop.STAGE)
     write_atomically(folder / interop.STAGE, json.dumps(about, indent=1))
 
     source = _source(job, stage)
@@ -128,6 +129,16 @@ def run(job: Job, stage: Stage) -> None:
         finish(folder, **facts)
 
 
+def _check_revision(begun) -> None:
+    """What was begun must still mean the same: refuses an older network's stage."""
+    if begun.is_file():
+        try:
+            spec = json.loads(begun.read_text())["spec"]
+        except (json.JSONDecodeError, KeyError):
+            return  # damaged; it is written anew
+        interop.build(spec)
+
+
 def stage_seed(job: Job, stage: Stage) -> int:
     """31 bits from the config's seed and the stage's name."""
     return zlib.crc32(f"{job.config.get('seed', 0)}/{stage.name}".encode()) >> 1
@@ -141,8 +152,9 @@ def networks(job: Job, stage: Stage):
     for role, model in loaded.items():
         build.check_fits(job.config, role, model.spec)
     base = dict(teacher.spec) if teacher else dict(job.config["model"])
-    for key in ("sha256", "kdiff_jax"):
+    for key in ("sha256", "kdiff_jax", "source"):
         base.pop(key, None)
+    base["revision"] = models.REVISIONS[base["network"]["name"]]
     spec = changed(base, stage.config.get("model", {}))
     spec["sampler"] = stage.config.get("sampler") or spec["sampler"]
     student, process = interop.build(spec)

@@ -1,0 +1,102 @@
+"""A model as a folder: what is saved is loaded, what is damaged is refused by name."""
+
+import hashlib
+import json
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from kdiff_jax import interop, models
+from kdiff_jax.errors import CheckpointError
+from kdiff_jax.interop.trees import flatten
+
+SPEC = {
+    "network": {
+        "name": "song_unet",
+        "channels": 8,
+        "channel_mult": [1],
+        "num_blocks": 1,
+        "attn_resolutions": [],
+        "embedding": "fourier",
+    },
+    "precondition": {"name": "edm"},
+    "process": {"name": "edm"},
+    "image_shape": [8, 8, 3],
+    "num_classes": 0,
+    "sampler": {"name": "heun", "num_steps": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def params():
+    net, _ = interop.build(SPEC)
+    return net.init(jax.random.key(0))
+
+
+@pytest.fixture
+def folder(tmp_path, params):
+    return interop.save(tmp_path / "model", params=params, spec=SPEC, card="# A net")
+
+
+def test_a_saved_model_is_loaded_bit_for_bit(folder, params):
+    model = interop.load(folder)
+    flat, saved = flatten(model.params), flatten(params)
+    assert flat.keys() == saved.keys()
+    for name, leaf in saved.items():
+        np.testing.assert_array_equal(flat[name], leaf)
+    assert model.spec["sampler"] == SPEC["sampler"]
+    assert (folder / "README.md").read_text() == "# A net"
+
+
+def test_frequencies_do_not_count_as_parameters(folder, params):
+    total = sum(x.size for x in jax.tree.leaves(params))
+    assert interop.load(folder).num_params == total - 4
+
+
+def test_a_flipped_byte_is_noticed(folder):
+    path = folder / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match="sha256.*damaged"):
+        interop.load(folder)
+
+
+def test_a_network_of_another_revision_is_refused(folder, monkeypatch):
+    monkeypatch.setitem(models.REVISIONS, "song_unet", 2)
+    with pytest.raises(CheckpointError, match="revision 1, and here it is 2"):
+        interop.load(folder)
+
+
+def test_leaves_that_do_not_fit_are_named_with_both_shapes(folder, params):
+    flat = {k: np.asarray(v) for k, v in flatten(params).items()}
+    flat["map_layer0/kernel"] = np.zeros((3, 5), np.float32)
+    del flat["map_layer1/bias"]
+    flat["more"] = np.zeros(7, np.float32)
+    safetensors.numpy.save_file(flat, folder / "model.safetensors")
+    spec = json.loads((folder / "config.json").read_text())
+    data = (folder / "model.safetensors").read_bytes()
+    spec["sha256"] = hashlib.sha256(data).hexdigest()
+    (folder / "config.json").write_text(json.dumps(spec))
+    with pytest.raises(CheckpointError) as error:
+        interop.load(folder)
+    for part in (
+        "map_layer0/kernel is (3, 5), expected (8, 32)",
+        "map_layer1/bias is missing, expected (32,)",
+        "more (7,) is not expected",
+    ):
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"network": 3, "sha256": "x"}'])
+def test_a_spec_that_is_none_is_refused(folder, text):
+    (folder / "config.json").write_text(text)
+    with pytest.raises(CheckpointError):
+        interop.load(folder)
+
+
+def test_what_is_not_there_is_said(tmp_path):
+    with pytest.raises(CheckpointError, match="does not exist"):
+        interop.load(tmp_path / "none")
