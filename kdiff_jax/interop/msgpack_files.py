@@ -14,6 +14,8 @@ from kdiff_jax.interop.lazy import Lazy
 ARRAY, COMPLEX, SCALAR = 1, 2, 3  # flax.serialization's extension types
 CHUNKED = "__msgpack_chunked_array__"  # arrays over 1 GiB are cut into pieces
 MAX_DEPTH = 100
+MAX_NODES = 1_000_000
+MAX_MAP = 100_000
 MAX_LIST = 1024  # Flax writes lists as dicts; msgpack reserves what a list claims
 
 DTYPES = {
@@ -32,7 +34,17 @@ def load(data) -> dict[str, Any]:
     Raises:
         CheckpointError: If it is damaged or holds anything else. One line.
     """
-    value = _joined(_unpack(data, MAX_LIST, _extension), 0)
+    num_nodes = 0
+
+    def counted(node):
+        nonlocal num_nodes
+        num_nodes += 1 + len(node)
+        if num_nodes > MAX_NODES:
+            raise CheckpointError(f"it has over {MAX_NODES} entries")
+        return node
+
+    hooks = {"ext_hook": _extension, "object_hook": counted, "list_hook": counted}
+    value = _joined(_unpack(data, MAX_LIST, **hooks), 0)
     if type(value) is not dict:
         raise CheckpointError(
             f"it holds a {type(value).__name__}, not a dict of arrays"
@@ -40,19 +52,19 @@ def load(data) -> dict[str, Any]:
     return value
 
 
-def _unpack(data, max_list: int, extension=msgpack.ExtType) -> Any:
+def _unpack(data, max_list: int, **hooks) -> Any:
     size = len(data)
     try:
         return msgpack.unpackb(
             data,
-            ext_hook=extension,
             raw=False,
             strict_map_key=True,
             max_str_len=size,
             max_bin_len=size,
             max_ext_len=size,
             max_array_len=max_list,
-            max_map_len=size,
+            max_map_len=MAX_MAP,
+            **hooks,
         )
     except CheckpointError:
         raise

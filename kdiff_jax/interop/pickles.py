@@ -16,14 +16,14 @@ import numpy as np
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.interop import raw
 
-MAX_OPS = 2_000_000  # the largest public checkpoints need some hundred thousand
+MAX_OPS = 1_000_000  # the largest public EDM networks need about a hundred thousand
 MAX_DEPTH = 200
 MAX_NODES = 4_000_000
 MAX_INT = 2**127
 MAX_INT_KEYS = 10_000  # integers, unlike strings, can be made to collide in a dict
-VIEW = 2**20  # bytes from which a run of bytes is a view of the file, not a copy
-LONG = 256
+SHORT = 8  # length up to which an argument may be used again and again
 
+SIZED = (str, bytes, bytearray, memoryview, list, tuple, dict, set)
 LITERALS = frozenset(
     "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING"
     " SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES"
@@ -117,18 +117,22 @@ def load(
 
 
 class Window:
-    """A buffer as the file that `pickletools` and `zipfile` want, which never copies
-    long runs of bytes and never reserves what is only claimed."""
+    """A buffer as the file that `pickletools` and `zipfile` want. It does not copy the
+    bytes of tensors, and reserves nothing for bytes that are only claimed."""
 
     def __init__(self, data):
         self.view = memoryview(data).cast("B")
         self.at = 0
+        self.code = b""  # the opcode that `pickletools` is reading
 
     def read(self, num: int = -1):
         stop = len(self.view) if num < 0 else min(self.at + num, len(self.view))
         part = self.view[self.at : stop]
         self.at = max(self.at, stop)
-        return part if len(part) >= VIEW else bytes(part)
+        if num == 1:
+            self.code = bytes(part)
+        whole = self.code in (b"B", b"\x8e") and num > 8  # not a length: its bytes
+        return part if whole else bytes(part)
 
     def readline(self) -> bytes:
         num = 128
@@ -161,7 +165,7 @@ class _Machine:
 
     def run(self) -> Any:
         try:
-            for num, (opcode, arg, _) in enumerate(pickletools.genops(self.data)):
+            for num, (opcode, arg, _) in enumerate(pickletools.genops(self.data)):  # type: ignore[arg-type]
                 if num >= MAX_OPS:
                     raise CheckpointError(
                         f"its pickle has over {MAX_OPS} steps, more than a checkpoint"
@@ -183,7 +187,7 @@ class _Machine:
         match name:
             case "BINGET" | "LONG_BINGET" | "GET":
                 if arg not in self.memo:
-                    raise _damaged(f"it recalls object {arg}, which it never stored")
+                    raise _damaged(f"it recalls object {raw.shown(arg)}, which is not")
                 push(self.memo[arg])
             case "MEMOIZE":
                 self._remember(len(self.memo))
@@ -250,9 +254,7 @@ class _Machine:
             case "NEWOBJ_EX":
                 function, args, keywords = self._pop(3)
                 if keywords != {}:
-                    raise CheckpointError(
-                        f"its pickle calls {raw.shown(str(function))} with keywords"
-                    )
+                    raise CheckpointError("its pickle makes an object with keywords")
                 push(self._call(function, args))
             case "INST":
                 args = tuple(self._since_mark())
@@ -312,7 +314,7 @@ class _Machine:
     def _remember(self, place: int) -> None:
         # Writers count up, from 0 or from 1. Free numbers could be made to collide.
         if not 0 <= place <= len(self.memo) + 1 or not self.stack:
-            raise _damaged(f"it stores nothing, or as object {place} out of turn")
+            raise _damaged(f"it stores object {raw.shown(place)} out of turn")
         self.memo[place] = top = self.stack[-1]
         if isinstance(top, Inert):
             top.place = place
@@ -322,19 +324,20 @@ class _Machine:
             raise CheckpointError("its pickle asks for a name that is no string")
         if (module, name) not in self.globals:
             raise CheckpointError(
-                f"its pickle asks for {raw.shown(module)}.{raw.shown(name)}, which no"
-                " checkpoint that is read here needs, and nothing of it was run; save"
-                " the weights alone, best as safetensors"
+                f"its pickle asks for {raw.shown(module)}.{raw.shown(name)}; only data"
+                " is read, and nothing was run: save the weights alone, best as"
+                " safetensors"
             )
         return Global(module, name, self.globals[module, name])
 
     def _call(self, function: Any, args: Any) -> Any:
         if type(function) is not Global or function.call is None:
-            raise CheckpointError(f"its pickle calls {raw.shown(str(function))}")
+            named = str(function) if type(function) is Global else function
+            raise CheckpointError(f"its pickle calls {raw.shown(named)}")
         if type(args) is not tuple:
             raise _damaged(f"it calls {function} with no arguments")
         # One stored run of bytes, recalled and copied often, would fill the memory.
-        self.copied += sum(len(a) for a in args if hasattr(a, "__len__") and _long(a))
+        self.copied += sum(len(a) for a in args if type(a) in SIZED and len(a) > SHORT)
         if self.copied > 2 * len(self.data.view):
             raise CheckpointError("its pickle copies its content over and over")
         try:
@@ -364,10 +367,6 @@ def _damaged(why: str) -> CheckpointError:
     return CheckpointError(f"its pickle is damaged: {why}; copy or download it again")
 
 
-def _long(x) -> bool:
-    return len(x) > LONG
-
-
 def _fill(target: dict, items: list) -> dict:
     if len(items) % 2:
         raise _damaged("a dict has a key without a value")
@@ -377,7 +376,7 @@ def _fill(target: dict, items: list) -> dict:
     return target
 
 
-def _gather(target: set, items: list) -> set:
+def _gather(target: set, items: Iterable[Any]) -> set:
     for key in items:
         _check_key(key, target)
         target.add(key)
@@ -452,12 +451,16 @@ def _encode(text: str, encoding: str = "latin1") -> bytes:
     return text.encode("latin1")
 
 
-def _bytes(data=b""):
-    return data if isinstance(data, (bytes, bytearray, memoryview)) else _encode(data)
+def _bytes(data=b"", encoding: str = "latin1"):
+    if isinstance(data, (bytes, bytearray, memoryview)):
+        return data
+    return _encode(data, encoding)
 
 
 def _set(items=()):
-    return _gather(set(), list(items) if type(items) in (list, tuple, set) else [()])
+    if type(items) not in (list, tuple):
+        raise _damaged("a set is made of what is no list")
+    return _gather(set(), items)
 
 
 def _reconstructor(cls, base, state):
@@ -511,11 +514,13 @@ class _Array(Inert):
         raise _damaged("an array has no content")
 
 
-def _array(data, dtype, shape, order="C"):
+def _array(data, dtype, shape, order: Any = "C"):
     if type(dtype) is not _Dtype or not isinstance(
         data, (bytes, bytearray, memoryview)
     ):
         raise _damaged("an array is not numbers in bytes")
+    if order not in ("C", "F"):
+        raise _damaged("an array has no order")
     return raw.dense(data, dtype.dtype, shape, order)
 
 

@@ -5,7 +5,7 @@ Every check happens before an array is made, so that reading it later cannot fai
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,7 +18,25 @@ MAX_BYTES = (
 )  # numpy counts bytes in 63 bits, also those of an array with a 0 in it
 
 
-def dense(data, dtype: np.dtype, shape: Sequence[int], order="C") -> Lazy:
+def checked_shape(shape: Any, dtype: np.dtype) -> tuple[int, ...]:
+    """The shape, if numpy can make such an array.
+
+    Raises:
+        CheckpointError: If it cannot.
+    """
+    if (
+        type(shape) not in (tuple, list)
+        or len(shape) > MAX_DIMS
+        or any(type(n) is not int or n < 0 for n in shape)
+        or math.prod(max(n, 1) for n in shape) * dtype.itemsize > MAX_BYTES
+    ):
+        raise CheckpointError("an array has no possible shape")
+    return tuple(shape)
+
+
+def dense(
+    data, dtype: np.dtype, shape: Sequence[int], order: Literal["C", "F"] = "C"
+) -> Lazy:
     """The array whose elements are all of `data`, copied when read.
 
     Args:
@@ -28,7 +46,7 @@ def dense(data, dtype: np.dtype, shape: Sequence[int], order="C") -> Lazy:
     Raises:
         CheckpointError: If shape and type do not need exactly these bytes.
     """
-    shape = _checked(shape, dtype)
+    shape = checked_shape(shape, dtype)
     if math.prod(shape) * dtype.itemsize != len(data):
         raise CheckpointError(f"{len(data)} bytes cannot be {dtype.name}{list(shape)}")
 
@@ -55,7 +73,7 @@ def strided(
     Raises:
         CheckpointError: If it reaches beyond the storage, or is larger than it.
     """
-    shape = _checked(shape, dtype)
+    shape = checked_shape(shape, dtype)
     numbers = (offset, *strides)
     if len(strides) != len(shape) or any(type(n) is not int or n < 0 for n in numbers):
         raise CheckpointError("offset and strides of a tensor are not natural numbers")
@@ -81,18 +99,12 @@ def strided(
     return Lazy(shape, dtype, read)
 
 
-def shown(text: object) -> str:
+def shown(text: Any) -> str:
     """Text from a file, for a message: short, one line, no control characters."""
-    line = ascii(text)[1:-1] if isinstance(text, str) else ascii(text)
+    if not isinstance(text, (str, bytes, int, float, type(None))):
+        return f"a {type(text).__name__}"  # its own text may be endless
+    if isinstance(text, str):
+        line = ascii(text[:200])[1:-1]
+    else:
+        line = ascii(text[:200] if isinstance(text, bytes) else text)
     return line if len(line) <= 80 else line[:77] + "..."
-
-
-def _checked(shape, dtype) -> tuple[int, ...]:
-    if (
-        type(shape) not in (tuple, list)
-        or len(shape) > MAX_DIMS
-        or any(type(n) is not int or n < 0 for n in shape)
-        or math.prod(max(n, 1) for n in shape) * dtype.itemsize > MAX_BYTES
-    ):
-        raise CheckpointError(f"{shown(shape)} is not the shape of an array")
-    return tuple(shape)

@@ -47,22 +47,42 @@ def read(path) -> tuple[dict[str, Lazy], dict[str, str]]:
     """
     try:
         file = safetensors.safe_open(path, framework="numpy")
+        _check_names(path)
+        return _leaves(file), dict(file.metadata() or {})
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     except (safetensors.SafetensorError, OSError) as error:
         why = raw.shown(" ".join(str(error).split()))
         raise CheckpointError(
             f"{path}: {why}; it is no sound safetensors file: copy or download it again"
         ) from error
+
+
+def _leaves(file) -> dict[str, Lazy]:
     leaves = {}
     for name in file.keys():
         part = file.get_slice(name)
-        shape, code = tuple(part.get_shape()), part.get_dtype()
+        code = part.get_dtype()
         if code not in DTYPES:
             raise CheckpointError(
-                f"{path}: {raw.shown(name)} is of type {code}, which numpy lacks;"
-                " save it as F32"
+                f"{raw.shown(name)} has type {code}, which is not read; save it as F32"
             )
+        shape = raw.checked_shape(part.get_shape(), DTYPES[code])
         leaves[name] = Lazy(shape, DTYPES[code], functools.partial(_read, file, name))
-    return leaves, dict(file.metadata() or {})
+    return leaves
+
+
+def _check_names(path) -> None:
+    """Refuses a name that is there twice, of which the library takes the last."""
+
+    def unique(pairs):
+        if len(dict(pairs)) < len(pairs):
+            raise CheckpointError("a name is there twice; save it again")
+        return dict(pairs)
+
+    with pathlib.Path(path).open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        json.loads(file.read(size), object_pairs_hook=unique)
 
 
 def _read(file, name: str) -> np.ndarray:

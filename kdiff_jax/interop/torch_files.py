@@ -125,7 +125,7 @@ def _load_zip(data) -> Any:
             " checkpoint itself"
         )
     (root,) = roots
-    if bytes(members.get(root + "byteorder", b"little")) != b"little":
+    if bytes(members.get(root + "byteorder", b"little")[:16]) != b"little":
         raise CheckpointError("it was written on a big-endian machine; save it again")
 
     @functools.cache
@@ -264,7 +264,7 @@ def _tensor_v3(storage, offset, size, stride, grad, hooks, dtype, *_) -> Lazy:
     name = dtype.name if type(dtype) is pickles.Global else ""
     name = ALIASES.get(name, name)
     if type(storage) is not Storage or name not in DTYPES:
-        raise CheckpointError(f"a tensor is of an unknown type {raw.shown(str(dtype))}")
+        raise CheckpointError(f"a tensor is of an unknown type {raw.shown(name)}")
     return _tensor(storage.view(DTYPES[name]), offset, size, stride)
 
 
