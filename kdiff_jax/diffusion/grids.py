@@ -55,7 +55,11 @@ def uniform_logsnr(
 
 
 def subsequence(
-    num_steps: int, spacing: str = "linear", *, num_timesteps: int = 1000
+    num_steps: int,
+    spacing: str = "linear",
+    *,
+    num_timesteps: int = 1000,
+    offset: int = 0,
 ) -> np.ndarray:
     """Indices of a discrete process, decreasing, ending at -1 (the data).
 
@@ -64,7 +68,8 @@ def subsequence(
       although generation starts from z ~ N(0, I), and small indices repeat: a step
       between equal indices is the identity. Both as the authors have it.
     - leading, trailing, linspace: as in diffusers' schedulers.
-    - dpm: linspace of N + 1 without its 0, as diffusers' DPM-Solver has it.
+    - dpm, dpm_leading: linspace and leading of N + 1 without their 0, as diffusers'
+      DPM-Solver has them.
     - fractional: linspace not rounded, as diffusers' Euler has it.
 
     One linear or quadratic step is the one-step student: [T - 1, -1]. The formulas
@@ -74,6 +79,7 @@ def subsequence(
         num_steps: N.
         spacing: One of the names above.
         num_timesteps: T.
+        offset: Added to all times but the last.
     """
     _check(num_steps)
     T = num_timesteps
@@ -89,24 +95,37 @@ def subsequence(
     elif spacing == "quadratic":
         times = (np.linspace(0, np.sqrt(0.8 * T), num_steps) ** 2).astype(np.int64)
     elif spacing == "trailing":
-        times = np.round(np.arange(T, 0, -T / num_steps))[::-1] - 1
+        # The slice, because rounding may give one time more, near 0.
+        times = np.round(np.arange(T, 0, -T / num_steps)[:num_steps])[::-1] - 1
     elif spacing == "linspace":
         times = np.round(np.linspace(0, T - 1, num_steps))
     elif spacing == "dpm":
         times = np.round(np.linspace(0, T - 1, num_steps + 1))[1:]
+    elif spacing == "dpm_leading":
+        times = np.arange(1, num_steps + 1) * (T // (num_steps + 1))
     elif spacing == "fractional":
         times = np.linspace(0, T - 1, num_steps)
     else:
         raise ConfigError(
             f"spacing={spacing!r}: unknown for a discrete process; choose linear,"
-            " quadratic, leading, trailing, linspace, dpm, fractional, karras or"
-            " uniform_logsnr"
+            " quadratic, leading, trailing, linspace, dpm, dpm_leading, fractional,"
+            " karras or uniform_logsnr"
         )
-    return np.append(times[::-1], -1).astype(np.float64)
+    if times[-1] + offset > T - 1:
+        raise ConfigError(
+            f"offset={offset}: {num_steps} steps would start at {times[-1] + offset:g},"
+            f" and the last time is {T - 1}; take fewer steps"
+        )
+    return np.append(times[::-1] + offset, -1).astype(np.float64)
 
 
 def make(
-    process: Process, num_steps: int, *, spacing: str | None = None, rho: float = 7.0
+    process: Process,
+    num_steps: int,
+    *,
+    spacing: str | None = None,
+    rho: float = 7.0,
+    offset: int = 0,
 ) -> np.ndarray:
     """The grid of `process` with N steps: N + 1 times of its own, float64.
 
@@ -117,6 +136,7 @@ def make(
         num_steps: N, the denoiser calls of a first-order sampler.
         spacing: None for the process' own.
         rho: Curvature of "karras".
+        offset: Added to the times of the spacings of `subsequence`.
     """
     spacing = spacing or process.spacing
     if spacing in ("karras", "uniform_logsnr"):
@@ -136,7 +156,9 @@ def make(
         grid = process.round_time(np.clip(grid, process.t_min, process.t_max))
         return np.append(grid, -1.0 if process.num_timesteps else 0.0)
     if process.num_timesteps is not None:
-        return subsequence(num_steps, spacing, num_timesteps=process.num_timesteps)
+        return subsequence(
+            num_steps, spacing, num_timesteps=process.num_timesteps, offset=offset
+        )
     if spacing == "uniform" and process.spacing == "uniform":
         return uniform(num_steps, t_max=process.t_max)
     raise ConfigError(

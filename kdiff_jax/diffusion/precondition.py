@@ -74,7 +74,11 @@ def edm(process: Process, *, sigma_data: float = 0.5) -> Preconditioning:
 
 
 def boundary(
-    process: Process, *, sigma_min: float = 0.002, sigma_data: float = 0.5
+    process: Process,
+    *,
+    sigma_min: float = 0.002,
+    sigma_data: float = 0.5,
+    c_noise_scale: float = 1.0,
 ) -> Preconditioning:
     """EDM's wrapper, moved so that x0_hat = x_t at sigma_min: consistency models'.
 
@@ -92,7 +96,7 @@ def boundary(
             c_skip=sigma_data**2 / (above**2 + sigma_data**2),
             c_out=above * sigma_data / scale,
             c_in=1 / scale,
-            c_noise=jnp.log(sigma) / 4,
+            c_noise=c_noise_scale * jnp.log(sigma) / 4,
         )
 
     return _rescaled(process, of_sigma)

@@ -10,8 +10,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.interop import containers, schedulers
 from kdiff_jax.interop.lazy import Lazy
@@ -226,11 +224,8 @@ def check_groups(
 
 
 def read_weights(tensors: Mapping[str, Lazy]) -> dict[str, Lazy]:
-    """{our path: float32 array in our layout} of {their name: array}."""
-    return {
-        our_path(name): _turned(name, leaf).astype(np.float32)
-        for name, leaf in tensors.items()
-    }
+    """{our path: array in our layout} of {their name: array}."""
+    return {our_path(name): _turned(name, leaf) for name, leaf in tensors.items()}
 
 
 def our_path(name: str) -> str:

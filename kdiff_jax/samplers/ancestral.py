@@ -18,8 +18,9 @@ def make(
     process: Process,
     num_steps: int,
     spacing: str | None = None,
+    offset: int = 0,
     variance: float = 1.0,
-    clip: bool = False,
+    clip: bool | float = False,
 ) -> Sampler:
     """Draws x_s ~ q(x_s | x_t, x0_hat) down the grid; the last step returns x0_hat.
 
@@ -27,13 +28,14 @@ def make(
         process: Any.
         num_steps: Denoiser calls.
         spacing: See `grids.make`; None for the process' own.
+        offset: See `grids.make`.
         variance: 0 is the posterior's ("fixed_small"), 1 the forward step's
             ("fixed_large"), between them geometric ("fixed_medium").
-        clip: Clips x0_hat to [-1, 1].
+        clip: Clips x0_hat to [-1, 1]; a number c clips it to [-c, c].
     """
     if not 0 <= variance <= 1:
         raise ConfigError(f"variance={variance}: must lie in [0, 1]; 1 is the largest")
-    grid = grids.make(process, num_steps, spacing=spacing)
+    grid = grids.make(process, num_steps, spacing=spacing, offset=offset)
 
     def sample(denoise, z, y=None, *, keys=None, noise=None):
         draw = step_noise(keys, noise, z)
@@ -44,7 +46,7 @@ def make(
             t, s = jnp.full(len(z), t), jnp.full(len(z), s)
             x0_hat = denoise(x_t, t, y)
             if clip:
-                x0_hat = jnp.clip(x0_hat, -1, 1)
+                x0_hat = jnp.clip(x0_hat, -clip, clip)
             x_s = step(process, x_t, x0_hat, t, s, draw(i), variance=variance)
             return (x_s, x0_hat), None
 

@@ -5,6 +5,7 @@ Song et al. 2021, arXiv:2010.02502; in continuous time Salimans & Ho 2022.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from kdiff_jax.diffusion import grids
@@ -18,10 +19,14 @@ def make(
     process: Process,
     num_steps: int,
     spacing: str | None = None,
+    offset: int = 0,
     eta: float = 0.0,
-    clip: bool = False,
+    clip: bool | float = False,
     clip_eps: bool = True,
     rho: float = 7.0,
+    start_at_sigma: bool = False,
+    end_at_data: bool = True,
+    even: bool = False,
 ) -> Sampler:
     """DDIM on a grid of the process' own time.
 
@@ -31,15 +36,29 @@ def make(
         process: Any; with `edm` this is Euler's method in sigma.
         num_steps: Denoiser calls.
         spacing: See `grids.make`; None for the process' own.
+        offset: See `grids.make`.
         eta: 0 is deterministic, 1 draws with the variance of DDPM's posterior.
-        clip: Clips x0_hat to [-1, 1].
+        clip: Clips x0_hat to [-1, 1]; a number c clips it to [-c, c].
         clip_eps: Moves along the eps of the clipped x0_hat, as Progressive Distillation
             does; False keeps the network's own eps, as diffusers does.
         rho: Curvature of the grid "karras".
+        start_at_sigma: Starts with noise of the size that the first time has, as
+            diffusers' Euler does, in place of the process' `z_scale`.
+        end_at_data: The last step goes to the data; False: to the process' t_min.
+        even: Every step of a discrete process goes T // N back, as diffusers' DDIM
+            does, also where the network is asked at another time next.
     """
     if not 0 <= eta <= 1:
         raise ConfigError(f"eta={eta}: must lie in [0, 1]; 0 is deterministic")
-    grid = grids.make(process, num_steps, spacing=spacing, rho=rho)
+    grid = grids.make(process, num_steps, spacing=spacing, rho=rho, offset=offset)
+    end = grid[-1] if end_at_data else process.t_min
+    goals = np.append(grid[1:-1], end)
+    if even:
+        if process.num_timesteps is None:
+            raise ConfigError("even=True: is for a discrete process; leave it out")
+        stride = process.num_timesteps // num_steps
+        goals = np.where(grid[:-1] < stride, end, grid[:-1] - stride)
+    to_data = goals[-1] == grid[-1]
 
     def sample(denoise, z, y=None, *, keys=None, noise=None):
         draw = step_noise(keys, noise, z) if eta else lambda i: jnp.zeros_like(z)
@@ -50,17 +69,17 @@ def make(
             t, s = jnp.full(len(z), t), jnp.full(len(z), s)
             x0_hat = x0_eps = denoise(x_t, t, y)
             if clip:
-                x0_hat = jnp.clip(x0_hat, -1, 1)
+                x0_hat = jnp.clip(x0_hat, -clip, clip)
                 x0_eps = x0_hat if clip_eps else x0_eps
             x_s = step(process, x_t, x0_hat, t, s, draw(i), eta=eta, x0_eps=x0_eps)
             return (x_s, x0_hat), None
 
-        x = process.z_scale * z
-        times = jnp.asarray(grid, z.dtype)
-        over = (times[:-1], times[1:], jnp.arange(num_steps))
-        # The last step returns x0_hat also where sigma at the end is not quite 0.
-        (_, x0_hat), _ = jax.lax.scan(body, (x, jnp.zeros_like(x)), over)
-        return x0_hat
+        times = jnp.asarray(grid[:-1], z.dtype)
+        x = (process.sigma(times[0]) if start_at_sigma else process.z_scale) * z
+        over = (times, jnp.asarray(goals, z.dtype), jnp.arange(num_steps))
+        (x_s, x0_hat), _ = jax.lax.scan(body, (x, jnp.zeros_like(x)), over)
+        # At the data this is x0_hat also where sigma there is not quite 0.
+        return x0_hat if to_data else x_s
 
     return Sampler(sample, nfe=num_steps, name="ddim")
 

@@ -16,28 +16,35 @@ def make(
     process: Process,
     num_steps: int,
     spacing: str | None = None,
+    offset: int = 0,
     rho: float = 7.0,
-    clip: bool = False,
+    clip: bool | float = False,
+    end_at_data: bool = True,
 ) -> Sampler:
     """Extrapolates x0_hat from the last two steps, linearly in h = logsnr / 2.
 
     x_s = (sigma_s / sigma_t) x_t - alpha_s (exp(-h) - 1) D,
     D = x0_hat + (h / (2 h_before)) (x0_hat - x0_hat_before)
 
-    The first step is of first order, and so is the last, which returns x0_hat.
+    The first step is of first order, and so is the last, which returns x0_hat; where
+    it ends at t_min in place of the data it is so below 15 steps, as in diffusers.
 
     Args:
         process: Any.
         num_steps: Denoiser calls; 1 is the network itself at t_max.
         spacing: See `grids.make`; None for the process' own, "dpm" for a discrete one.
+        offset: See `grids.make`.
         rho: Curvature of the grid "karras".
-        clip: Clips x0_hat to [-1, 1].
+        clip: Clips x0_hat to [-1, 1]; a number c clips it to [-c, c].
+        end_at_data: The last step goes to the data; False: to the process' t_min.
 
     Source: Lu et al. 2022, arXiv:2211.01095, Algorithm 2.
     """
     if spacing is None and process.num_timesteps is not None:
         spacing = "dpm"
-    grid = grids.make(process, num_steps, spacing=spacing, rho=rho)
+    grid = grids.make(process, num_steps, spacing=spacing, rho=rho, offset=offset)
+    if not end_at_data:
+        grid[-1] = process.t_min
 
     def sample(denoise, z, y=None, *, keys=None, noise=None):
         del keys, noise  # deterministic
@@ -45,14 +52,15 @@ def make(
         times = jnp.asarray(grid, z.dtype)
         alpha, sigma = process.alpha(times), process.sigma(times)
         h = jnp.diff(process.logsnr(times)) / 2
-        # The last h may be infinite, and its extrapolation is not used.
-        weight = jnp.append(0.0, h[1:] / (2 * h[:-1])).at[-1].set(0)
+        weight = jnp.append(0.0, h[1:] / (2 * h[:-1]))
+        if end_at_data or num_steps < 15:
+            weight = weight.at[-1].set(0)  # h may be infinite there
 
         def body(carry, now):
             x_t, before = carry
             x0_hat = denoise(x_t, jnp.full(len(z), now["t"]), y)
             if clip:
-                x0_hat = jnp.clip(x0_hat, -1, 1)
+                x0_hat = jnp.clip(x0_hat, -clip, clip)
             slope = x0_hat + now["weight"] * (x0_hat - before)
             return (now["keep"] * x_t + now["go"] * slope, x0_hat), None
 
@@ -63,7 +71,7 @@ def make(
             keep=sigma[1:] / sigma[:-1],
             go=-alpha[1:] * jnp.expm1(-h),
         )
-        (_, x0_hat), _ = jax.lax.scan(body, (x, jnp.zeros_like(x)), rows)
-        return x0_hat
+        (x_s, x0_hat), _ = jax.lax.scan(body, (x, jnp.zeros_like(x)), rows)
+        return x0_hat if end_at_data else x_s
 
     return Sampler(sample, nfe=num_steps, name="dpm_solver")

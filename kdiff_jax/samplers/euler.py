@@ -9,7 +9,13 @@ from kdiff_jax.samplers import Sampler, ddim
 
 
 def make(
-    *, process: Process, num_steps: int, spacing: str = "karras", rho: float = 7.0
+    *,
+    process: Process,
+    num_steps: int,
+    spacing: str = "karras",
+    offset: int = 0,
+    rho: float = 7.0,
+    start_at_sigma: bool = False,
 ) -> Sampler:
     """Euler's method; one step is the network itself at t_max.
 
@@ -17,9 +23,18 @@ def make(
         process: Any.
         num_steps: Denoiser calls.
         spacing: See `grids.make`.
+        offset: See `grids.make`.
         rho: Curvature of the grid "karras".
+        start_at_sigma: See `ddim.make`.
 
     Source: Karras et al. 2022, arXiv:2206.00364, Algorithm 1 without the correction.
     """
-    sampler = ddim.make(process=process, num_steps=num_steps, spacing=spacing, rho=rho)
+    sampler = ddim.make(
+        process=process,
+        num_steps=num_steps,
+        spacing=spacing,
+        offset=offset,
+        rho=rho,
+        start_at_sigma=start_at_sigma,
+    )
     return sampler._replace(name="euler")
