@@ -84,6 +84,11 @@ def _parse(argv) -> None:
         if name == "config":
             # Recipes import what they share from the folder that they lie in.
             file = (value or " ".join(argv[i + 1 : i + 2])).partition(":")[0]
+            if not pathlib.Path(file).is_file():
+                raise ConfigError(
+                    f"--config={file}: no such file; give a recipe, FILE.py[:ARG], as"
+                    " those of configs/"
+                )
             root = str(pathlib.Path(file).absolute().parents[1])
             sys.path[:0] = [] if root in sys.path else [root]
     try:

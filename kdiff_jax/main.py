@@ -25,10 +25,7 @@ PRINT = flags.DEFINE_bool("print_config", False, "Print the resolved config; end
 def main() -> None:
     if CONFIG.value is None:
         raise ConfigError("--config is missing; give FILE.py[:ARG], see configs/")
-    try:
-        name = CONFIG.value.name
-    except OSError as error:  # a missing file shows itself at the first use
-        raise ConfigError(f"--config: {error}") from error
+    name = CONFIG.value.name
     if PRINT.value:
         print(CONFIG.value)
         return

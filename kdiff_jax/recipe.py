@@ -135,6 +135,10 @@ def _record(job: Job, force: bool, overrides) -> None:
         return
     try:
         job.workdir.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise ConfigError(
+            f"--workdir={job.workdir}: is a file; name a folder"
+        ) from error
     except OSError as error:
         raise ConfigError(f"--workdir={job.workdir}: {error.strerror}") from error
     about = {

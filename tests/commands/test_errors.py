@@ -76,7 +76,7 @@ def test_a_workdir_of_another_config_is_refused(tmp_path):
     assert "channels was 8, is 12" in said(output)[0]
 
 
-@pytest.mark.parametrize("module", ["main", "sample", "evaluate"])
+@pytest.mark.parametrize("module", ["main", "sample", "evaluate", "convert"])
 def test_help(module):
     code, output = child.run(module, "--help")
     assert code == 0 and "debug" in output
@@ -87,7 +87,7 @@ def test_help(module):
     [
         ("sample", ["--output=x.png"], 2, "--checkpoint is missing"),
         ("sample", ["--checkpoint=x", "--output=x.jpg"], 2, "FILE.png"),
-        ("sample", ["--checkpoint=/no/model", "--output=x.png"], 4, "holds no model"),
+        ("sample", ["--checkpoint=/no/model", "--output=x.png"], 4, "not exist"),
         ("evaluate", ["--checkpoint=x"], 2, "--reference is missing"),
     ],
 )
