@@ -21,7 +21,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests/interop"))
 
-import streams  # noqa: E402
+import streams  # noqa: E402  # pyright: ignore[reportMissingImports]
 
 from kdiff_jax.errors import CheckpointError  # noqa: E402
 from kdiff_jax.interop import containers, pickles, torch_files  # noqa: E402
@@ -38,7 +38,7 @@ LENGTHS = (0, 1, 127, 255, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser()
     parser.add_argument("--inputs", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit_mb", type=int, default=512, help="Beyond the start.")

@@ -81,12 +81,16 @@ def _kind(data: memoryview) -> str:
         return "torch-legacy"
     if head[:1] in b"(}]c" and data[-1:] == b".":
         return "pickle"
+    if known := _foreign(head):
+        raise CheckpointError(f"{known}; {ACCEPTED}")
     if 0x81 <= head[0] <= 0x8F or head[0] in (0xDE, 0xDF):
         return "msgpack"
-    raise CheckpointError(f"{_guess(head)}; {ACCEPTED}")
+    found = f"it starts with {raw.shown(head[:16])}, which is no known format"
+    raise CheckpointError(f"{found}; {ACCEPTED}")
 
 
-def _guess(head: bytes) -> str:
+def _foreign(head: bytes) -> str | None:
+    """What people give by mistake; some of it starts like msgpack."""
     start = head.lstrip().lower()
     if start.startswith((b"<!doctype", b"<html")):
         return "it is a web page, so the download failed"
@@ -96,6 +100,8 @@ def _guess(head: bytes) -> str:
         return "it is compressed; unpack it"
     if head.startswith(b"\x89HDF"):
         return "it is HDF5"
+    if head.startswith(b"\x89PNG"):
+        return "it is a PNG image"
     if start.startswith(b"{"):
         return "it is JSON, not weights"
-    return f"it starts with {raw.shown(head[:16])}, which is no known format"
+    return None

@@ -21,6 +21,7 @@ MAX_DEPTH = 200
 MAX_NODES = 4_000_000
 MAX_INT = 2**127
 MAX_INT_KEYS = 10_000  # integers, unlike strings, can be made to collide in a dict
+VIEW = 4096  # bytes in a row that are not copied
 SHORT = 8  # length up to which an argument may be used again and again
 
 SIZED = (str, bytes, bytearray, memoryview, list, tuple, dict, set)
@@ -123,16 +124,17 @@ class Window:
     def __init__(self, data):
         self.view = memoryview(data).cast("B")
         self.at = 0
-        self.code = b""  # the opcode that `pickletools` is reading
+        self.recent = (b"", b"")  # the last two reads
 
     def read(self, num: int = -1):
         stop = len(self.view) if num < 0 else min(self.at + num, len(self.view))
         part = self.view[self.at : stop]
         self.at = max(self.at, stop)
-        if num == 1:
-            self.code = bytes(part)
-        whole = self.code in (b"B", b"\x8e") and num > 8  # not a length: its bytes
-        return part if whole else bytes(part)
+        code, length = self.recent
+        self.recent = length, bytes(part[:9])
+        # An opcode of bytes, then their number, then this.
+        is_bytes = (code, len(length)) in ((b"B", 4), (b"\x8e", 8))
+        return part if is_bytes and len(part) >= VIEW else bytes(part)
 
     def readline(self) -> bytes:
         num = 128
@@ -444,14 +446,14 @@ def _two(pair):
     return pair
 
 
-def _encode(text: str, encoding: str = "latin1") -> bytes:
+def _encode(text, encoding="latin1") -> bytes:
     # How bytes are written in protocols without bytes.
     if type(text) is not str or encoding not in ("latin1", "latin-1"):
         raise _damaged("bytes are written in an unknown way")
     return text.encode("latin1")
 
 
-def _bytes(data=b"", encoding: str = "latin1"):
+def _bytes(data=b"", encoding="latin1"):
     if isinstance(data, (bytes, bytearray, memoryview)):
         return data
     return _encode(data, encoding)

@@ -4,7 +4,7 @@ Every check happens before an array is made, so that reading it later cannot fai
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -34,13 +34,12 @@ def checked_shape(shape: Any, dtype: np.dtype) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def dense(
-    data, dtype: np.dtype, shape: Sequence[int], order: Literal["C", "F"] = "C"
-) -> Lazy:
+def dense(data, dtype: np.dtype, shape: Any, order: Literal["C", "F"] = "C") -> Lazy:
     """The array whose elements are all of `data`, copied when read.
 
     Args:
         data: Bytes or another buffer of bytes.
+        shape: Natural numbers, if the file is right.
         order: "C" or "F", that of the elements in `data`.
 
     Raises:
@@ -61,14 +60,15 @@ def strided(
     data: Callable[[], Any],
     num: int,
     dtype: np.dtype,
-    offset: int,
-    shape: Sequence[int],
-    strides: Sequence[int],
+    offset: Any,
+    shape: Any,
+    strides: tuple | list,
 ) -> Lazy:
     """The array at `offset` of a storage, with strides in elements, copied when read.
 
     Args:
         data: Gives the storage, a buffer of `num` elements of `dtype`.
+        offset, shape, strides: Natural numbers, if the file is right.
 
     Raises:
         CheckpointError: If it reaches beyond the storage, or is larger than it.

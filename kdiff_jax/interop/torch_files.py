@@ -280,7 +280,7 @@ def _size(numbers=()) -> tuple[int, ...]:
     return numbers
 
 
-def _device(kind: str, index: int | None = None) -> str:
+def _device(kind, index=None) -> str:
     if type(kind) is not str or type(index) not in (int, type(None)):
         raise CheckpointError("a torch.device is not a name")
     return kind if index is None else f"{kind}:{index}"
