@@ -246,6 +246,20 @@ def our_path(name: str) -> str:
     return f"{path}/{leaf}"
 
 
+def their_name(path: str) -> str:
+    """The inverse of `our_path`."""
+    *parts, leaf = path.split("/")
+    parts[0] = re.sub(
+        r"^(down_blocks_\d+|up_blocks_\d+|mid_block)_([a-z]+)_(\d+)(_conv)?$",
+        lambda m: ".".join(
+            [m[1].replace("blocks_", "blocks."), m[2], m[3], *(["conv"] * bool(m[4]))]
+        ),
+        parts[0].replace("time_embedding_", "time_embedding."),
+    )
+    leaf = "weight" if leaf in ("kernel", "scale") else leaf
+    return ".".join([*parts, leaf]).replace("to_out_0", "to_out.0")
+
+
 def _turned(name: str, leaf: Lazy) -> Lazy:
     if name.startswith("class_embedding"):  # a table, of which rows are taken
         return leaf

@@ -3,14 +3,17 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-ANY = None  # in place of the implemented values: all are, or none has an effect
-
 
 class Option(NamedTuple):
-    """The other project's default, and the values that are implemented."""
+    """An option of another project.
+
+    Attributes:
+        default: What the other project takes where a config does not say it.
+        implemented: The values that are; None where all are, or none has an effect.
+    """
 
     default: Any
-    implemented: tuple | None = ANY
+    implemented: tuple | None = None
 
 
 class Unlike(Exception):
@@ -34,6 +37,6 @@ def checked(config: Mapping[str, Any], known: Mapping[str, Option]) -> dict[str,
         if name not in known:
             raise Unlike(name, value, f"no such option, but {', '.join(known)}")
         implemented = known[name].implemented
-        if implemented is not ANY and value not in implemented:
+        if implemented is not None and value not in implemented:
             raise Unlike(name, value, " or ".join(repr(v) for v in implemented))
     return {name: config.get(name, option.default) for name, option in known.items()}

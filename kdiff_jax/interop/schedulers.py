@@ -65,7 +65,7 @@ def ddpm(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def ddim(options: Mapping[str, Any]) -> dict[str, Any]:
-    keywords = dict(
+    keywords: dict[str, Any] = dict(
         name="ddim",
         num_steps=min(50, options["num_train_timesteps"]),
         spacing=options["timestep_spacing"],
@@ -83,7 +83,7 @@ def ddim(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def dpm_solver(options: Mapping[str, Any]) -> dict[str, Any]:
     spacings = dict(linspace="dpm", leading="dpm_leading", trailing="trailing")
-    keywords = dict(
+    keywords: dict[str, Any] = dict(
         name="dpm_solver",
         num_steps=min(20, options["num_train_timesteps"]),
         spacing=spacings[options["timestep_spacing"]],
@@ -103,7 +103,7 @@ def dpm_solver(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def euler(options: Mapping[str, Any]) -> dict[str, Any]:
     spaced = options["timestep_spacing"]
-    keywords = dict(
+    keywords: dict[str, Any] = dict(
         name="euler",
         num_steps=min(50, options["num_train_timesteps"]),
         spacing="fractional" if spaced == "linspace" else spaced,
@@ -224,7 +224,7 @@ def read(
         )
     try:
         options = checked(config, FAMILIES[name].options)
-        sampler = FAMILIES[name].sampler(options)
+        sampler: dict[str, Any] = FAMILIES[name].sampler(options)
     except Unlike as error:
         option, value, ways = error.args
         raise CheckpointError(
@@ -237,7 +237,7 @@ def read(
             f"num_steps={sampler['num_steps']}: a call's matter in diffusers"
         )
     if facts.sampler not in (None, sampler["name"]):
-        sampler = dict(name=facts.sampler, num_steps=sampler["num_steps"])
+        sampler = {"name": facts.sampler, "num_steps": sampler["num_steps"]}
     if facts.num_steps is not None:
         sampler["num_steps"] = facts.num_steps
     if name == CONSISTENCY:
@@ -265,7 +265,7 @@ def read(
 def process(options: Mapping[str, Any], sampler: str) -> dict[str, Any]:
     """The spec of the discrete process of a scheduler's options."""
     schedule = SCHEDULES[options["beta_schedule"]]
-    keywords = dict(name="discrete", schedule=schedule)
+    keywords: dict[str, Any] = dict(name="discrete", schedule=schedule)
     if schedule != "squaredcos":
         keywords |= dict(beta_min=options["beta_start"], beta_max=options["beta_end"])
     keywords["num_timesteps"] = options["num_train_timesteps"]
