@@ -54,6 +54,8 @@ setup(
         "jaxtyping>=0.3.2",
         "matplotlib>=3.9",
         "ml_collections>=1.0",
+        "ml_dtypes>=0.5",
+        "msgpack>=1.0.8",
         "numpy>=2.0",
         "optax>=0.2.5",
         "orbax-checkpoint>=0.11.30",
