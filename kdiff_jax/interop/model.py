@@ -162,7 +162,7 @@ def write(
     return folder
 
 
-def load(path, *, source: str | None = None, **facts) -> Model:
+def load(path, source: str | None = None, facts: Facts | None = None) -> Model:
     """Reads a model, ours or another project's; what it is shows in its content.
 
     Ours are a model folder, a stage folder of a workdir, or a step in it. A stage
@@ -172,7 +172,7 @@ def load(path, *, source: str | None = None, **facts) -> Model:
     Args:
         path: A file or a folder.
         source: One of `foreign.FAMILIES`, to be sure of it.
-        facts: What the file does not say: `source.Facts`.
+        facts: What the file does not say.
 
     Raises:
         CheckpointError: If nothing loadable is there, or it is damaged. One line.
@@ -193,7 +193,7 @@ def load(path, *, source: str | None = None, **facts) -> Model:
                 f" workdir, a step in its checkpoints/, a folder with {WEIGHTS} and"
                 f" {SPEC}, or another project's checkpoint (docs/teachers.md)"
             )
-    model, _ = foreign.read(path, Facts(**facts), source)
+    model, _ = foreign.read(path, facts, source)
     for line in model.assumed:
         log.warning("%s: %s", path.name, line)
     leaves = checked(model, path)

@@ -1,0 +1,111 @@
+"""From any checkpoint to a model folder, or to what other projects read."""
+
+import dataclasses
+import math
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from kdiff_jax import __version__
+from kdiff_jax.errors import CheckpointError
+from kdiff_jax.interop import diffusers_export, foreign, model, safetensors_export
+from kdiff_jax.interop.source import Facts
+
+EXPORTS = {"diffusers": diffusers_export.save, "safetensors": safetensors_export.save}
+
+
+def run(
+    source: pathlib.Path,
+    output: pathlib.Path,
+    target: str = "kdiff",
+    *,
+    family: str | None = None,
+    facts: dict[str, Any] | None = None,
+) -> list[str]:
+    """Writes `output`; returns what there is to say, one line each.
+
+    Args:
+        source: Anything that `interop.load` reads.
+        output: A folder.
+        target: "kdiff" (a model folder), "diffusers" or "safetensors".
+        family: See `foreign.read`.
+        facts: Those of `Facts`.
+
+    Raises:
+        CheckpointError: If the source cannot be read, or the target cannot hold it.
+    """
+    said = Facts(**(facts or {}))
+    if not source.exists():
+        raise CheckpointError(f"input={str(source)!r} does not exist")
+    ours = source.is_dir() and not foreign.is_foreign(source)
+    if ours or target != "kdiff":
+        loaded = _ours(source, said) if ours else model.load(source, family, said)
+        if target == "kdiff":
+            text = card(loaded.spec, ())
+            model.save(output, params=loaded.params, spec=loaded.spec, card=text)
+        else:
+            EXPORTS[target](output, loaded)
+        return [f"{loaded.num_params:,} parameters: {output}"]
+    read, origin = foreign.read(source, said, family)
+    leaves = model.checked(read, source)
+    spec = {**read.spec, "source": origin}
+    model.write(output, leaves=leaves, spec=spec, card=card(spec, read.assumed))
+    size = sum(math.prod(leaf.shape) for leaf in leaves.values())
+    lines = [f"{origin['family']} {origin['file']}, sha256 {origin['sha256']}"]
+    lines += [f"assumed: {line}" for line in read.assumed]
+    return [*lines, f"{size:,} parameters: {output}"]
+
+
+def _ours(source: pathlib.Path, said: Facts) -> model.Model:
+    """A model of ours, with another sampler if the user wants one."""
+    loaded = model.load(source)
+    spec = dict(loaded.spec)
+    said.agree(
+        precondition=spec["precondition"]["name"], image_size=spec["image_shape"][0]
+    )
+    spec["sampler"] = said.choose_sampler(**spec["sampler"])
+    return dataclasses.replace(loaded, spec=spec)
+
+
+def card(spec: Mapping[str, Any], assumed) -> str:
+    """The model card: what it is, where it came from, how to load it."""
+    network, source = dict(spec["network"]), spec.get("source", {})
+    height, width, channels = spec["image_shape"]
+    rows = {
+        "network": network.pop("name"),
+        "fields": ", ".join(f"{k}={v}" for k, v in network.items()),
+        "preconditioning": _call(spec["precondition"]),
+        "process": _call(spec["process"]),
+        "sampler": _call(spec["sampler"]),
+        "images": f"{height}x{width}, {channels} channels, in [-1, 1]",
+        "classes": spec["num_classes"] or "none",
+    }
+    if source:
+        rows["source"] = f"{source['file']} ({source['family']})"
+        rows["sha256 of the source"] = source["sha256"]
+    rows["converted by"] = f"kdiff_jax {__version__}"
+    table = "\n".join(f"| {k} | {v} |" for k, v in rows.items())
+    notes = "".join(f"\nAssumed, because the file does not say: {a}." for a in assumed)
+    return f"""# Denoising network
+
+| | |
+|---|---|
+{table}
+{notes}
+
+```python
+from kdiff_jax import interop
+model = interop.load("this folder")
+x0_hat = model.apply(x_t, t, y)
+```
+
+As a teacher: `--config.init.teacher=FOLDER`. Images:
+`python -m kdiff_jax.sample --checkpoint=FOLDER --output=samples.png`.
+
+The weights keep the license of their source.
+"""
+
+
+def _call(section: dict[str, Any]) -> str:
+    rest = {k: v for k, v in section.items() if k != "name"}
+    return f"{section['name']}({', '.join(f'{k}={v}' for k, v in rest.items())})"

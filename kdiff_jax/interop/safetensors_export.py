@@ -1,0 +1,37 @@
+"""Weights alone, as the code that a network comes from names and orders them."""
+
+import json
+import pathlib
+
+import numpy as np
+
+from kdiff_jax.interop import diffusers_export, edm_export, lazy, tensors
+from kdiff_jax.interop.trees import flatten
+
+WEIGHTS = "model.safetensors"
+
+
+def save(folder, model) -> pathlib.Path:
+    """Writes `model.safetensors`; its metadata holds the model's spec.
+
+    SongUNet and ADM: the state dict of NVlabs/edm. DDPM's: that of diffusers'
+    `UNet2DModel`. That of Progressive Distillation: Flax names and layout, with dots.
+
+    Args:
+        folder: Made where it does not exist.
+        model: An `interop.Model`.
+    """
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    leaves = {k: lazy.of(np.asarray(v)) for k, v in flatten(model.params).items()}
+    name = model.spec["network"]["name"]
+    if name in edm_export.NETWORKS:
+        found, layout = edm_export.state_dict(model.spec, leaves), "NVlabs/edm"
+    elif name == "ddpm_unet":
+        found, layout = diffusers_export.state_dict(leaves), "diffusers UNet2DModel"
+    else:
+        found = {k.replace("/", "."): leaf for k, leaf in leaves.items()}
+        layout = "flax"
+    metadata = {"layout": layout, "kdiff_jax": json.dumps(dict(model.spec))}
+    tensors.write(folder / WEIGHTS, found, metadata)
+    return folder
