@@ -10,10 +10,14 @@ their own (diffusers 0.42.1, torch 2.13.0, safetensors, numpy), here called thei
 `make` saves tiny `UNet2DModel`s of each style, with random weights, and their outputs.
 `read` compares ours with them, and exports models with the images of our samplers.
 `load` compares the images that diffusers makes of those exports. Each prints one line
-per style with the largest difference, and fails if one is too large.
+per style with the largest difference, and fails if one is too large. A fourth phase,
+`fixtures`, is `make` for two small networks: tests/parity/data/diffusers_*; `schedules`
+is the same for tests/samplers/data.
 """
 
 import argparse
+import functools
+import importlib
 import json
 import pathlib
 
@@ -81,6 +85,31 @@ STYLES = {
         up_block_types=("AttnUpBlock2D",),
     ),
 }
+DPM = "DPMSolverMultistepScheduler"
+EULER = "EulerDiscreteScheduler"
+SCHEDULERS: dict[str, tuple[str, int, dict]] = {  # name -> class, steps, options
+    "ddpm_trailing": ("DDPMScheduler", 20, dict(timestep_spacing="trailing")),
+    "ddpm_linspace": ("DDPMScheduler", 7, dict(timestep_spacing="linspace")),
+    "ddpm_offset": ("DDPMScheduler", 10, dict(steps_offset=1, clip_sample_range=0.7)),
+    "ddpm_unclipped": ("DDPMScheduler", 20, dict(clip_sample=False)),
+    "ddim_linspace": ("DDIMScheduler", 10, dict(timestep_spacing="linspace")),
+    "ddim_trailing_ragged": ("DDIMScheduler", 30, dict(timestep_spacing="trailing")),
+    "ddim_trailing_to_0": ("DDIMScheduler", 37, dict(timestep_spacing="trailing")),
+    "ddim_one_step": ("DDIMScheduler", 1, dict(timestep_spacing="trailing")),
+    "dpm_lu": (DPM, 20, dict(use_lu_lambdas=True)),
+    "dpm_leading": (DPM, 12, dict(timestep_spacing="leading", steps_offset=1)),
+    "dpm_trailing": (DPM, 12, dict(timestep_spacing="trailing")),
+    "dpm_sigma_min_10": (DPM, 10, dict(final_sigmas_type="sigma_min")),
+    "dpm_sigma_min_20": (DPM, 20, dict(final_sigmas_type="sigma_min")),
+    "dpm_karras_sigma_min": (
+        DPM,
+        20,
+        dict(final_sigmas_type="sigma_min", use_karras_sigmas=True),
+    ),
+    "euler_leading": (EULER, 20, dict(timestep_spacing="leading", steps_offset=1)),
+    "euler_trailing": (EULER, 20, dict(timestep_spacing="trailing")),
+    "euler_karras": (EULER, 20, dict(use_karras_sigmas=True)),
+}
 DISCRETE = dict(name="discrete")
 CLIPPED = dict(name="ddim", clip=True, clip_eps=False)
 EXPORTS = {  # name -> precondition, sampler, number of classes
@@ -117,39 +146,81 @@ EXPORTS = {  # name -> precondition, sampler, number of classes
 
 def make(folder: pathlib.Path) -> None:
     """Saves diffusers' networks and their outputs."""
+    for name, config in STYLES.items():
+        save(folder / "theirs" / name, config)
+
+
+def fixtures(folder: pathlib.Path) -> None:
+    """Saves the small ones of the tests, in half precision."""
+    for name in ("class_conditional", "consistency"):
+        config = STYLES[name] | dict(block_out_channels=(8, 16))
+        save(folder / f"diffusers_{name}", config, variant="fp16")
+
+
+def schedules(folder: pathlib.Path) -> None:
+    """Adds runs of schedulers with other options to diffusers_schedulers.npz."""
+    import diffusers
+    import torch
+
+    path = folder / "diffusers_schedulers.npz"
+    with np.load(path) as file:
+        arrays = dict(file)
+    for name, (kind, num_steps, options) in SCHEDULERS.items():
+        made = getattr(diffusers, kind)(prediction_type="v_prediction", **options)
+        made.set_timesteps(num_steps)
+        x = torch.tensor(arrays["x_T"]) * made.init_noise_sigma
+        noise = iter(torch.tensor(arrays["noise"]))
+        module = importlib.import_module(type(made).__module__)
+        module.randn_tensor = functools.partial(_next, noise)
+        for t in made.timesteps:
+            scaled = made.scale_model_input(x, t)
+            out = torch.tanh(1.3 * scaled) * (0.2 + 0.8 * torch.cos(t / 700))
+            x = made.step(out + 0.1 * scaled, t, x).prev_sample
+        config = {"_class_name": kind, "prediction_type": "v_prediction", **options}
+        arrays[f"options/{name}"] = x.numpy().astype(np.float32)
+        arrays[f"config/{name}"] = np.array(json.dumps(config))
+        arrays[f"num_steps/{name}"] = np.array(num_steps)
+    np.savez_compressed(path, **arrays)
+
+
+def _next(noise, *args, **keywords):
+    return next(noise)
+
+
+def save(home: pathlib.Path, config: dict, variant: str | None = None) -> None:
+    """Saves a network with random weights, none of them zero, and its outputs."""
     import diffusers
     import torch
 
     torch.set_num_threads(1)
-    for name, config in STYLES.items():
-        torch.manual_seed(0)
-        unet = diffusers.UNet2DModel(**config).eval()
-        for key, leaf in unet.named_parameters():
-            noise = torch.randn(leaf.shape)
-            if leaf.ndim == 1:
-                noise = 1 + 0.2 * noise if "norm" in key and "weight" in key else noise
-                noise = noise if "norm" in key and "weight" in key else 0.1 * noise
-            else:
-                noise = noise / leaf[0].numel() ** 0.5
-            leaf.data.copy_(noise)
-        home = folder / "theirs" / name
-        unet.save_pretrained(home)
-        size = unet.config.sample_size
-        size = (size, size) if isinstance(size, int) else tuple(size)
-        x = torch.randn(3, unet.config.in_channels, *size)
-        t = torch.tensor([0.0, 437.0, 999.0])
-        if config.get("resnet_time_scale_shift"):
-            scheduler = diffusers.CMStochasticIterativeScheduler()
-            t = torch.tensor([-1553.6, 12.25, 1095.5])
+    torch.manual_seed(0)
+    unet = diffusers.UNet2DModel(**config).eval()
+    for key, leaf in unet.named_parameters():
+        noise = torch.randn(leaf.shape)
+        if leaf.ndim > 1:
+            noise = noise / leaf[0].numel() ** 0.5
+        elif "norm" in key and key.endswith("weight"):
+            noise = 1 + 0.2 * noise
         else:
-            scheduler = diffusers.DDPMScheduler()
-        scheduler.save_pretrained(home)
-        y = torch.tensor([0, 3, 4]) if config.get("num_class_embeds") else None
-        with torch.no_grad():
-            out = unet(x, t, y).sample
-        y = np.zeros(3, np.int32) if y is None else y.numpy()
-        np.savez(home / "io.npz", x=x.numpy(), t=t.numpy(), y=y, out=out.numpy())
-        print(f"{name}: {sum(p.numel() for p in unet.parameters())} parameters")
+            noise = 0.1 * noise
+        leaf.data.copy_(noise.half() if variant else noise)
+    size = unet.config.sample_size
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    x = torch.randn(3, unet.config.in_channels, *size)
+    if config.get("resnet_time_scale_shift"):
+        scheduler = diffusers.CMStochasticIterativeScheduler()
+        t = torch.tensor([-1553.6, 12.25, 1095.5])
+    else:
+        scheduler = diffusers.DDPMScheduler()
+        t = torch.tensor([0.0, 437.0, 999.0])
+    y = torch.tensor([0, 3, 4]) if config.get("num_class_embeds") else None
+    with torch.no_grad():
+        out = unet(x, t, y).sample
+    (unet.half() if variant else unet).save_pretrained(home, variant=variant)
+    scheduler.save_pretrained(home)
+    y = np.zeros(3, np.int32) if y is None else y.numpy()
+    np.savez(home / "io.npz", x=x.numpy(), t=t.numpy(), y=y, out=out.numpy())
+    print(f"{home.name}: {sum(p.numel() for p in unet.parameters())} parameters")
 
 
 def read(folder: pathlib.Path) -> None:
@@ -308,7 +379,8 @@ def report(name: str, ours: np.ndarray, theirs: np.ndarray) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("phase", choices=("make", "read", "load"))
+    phases = {f.__name__: f for f in (make, read, load, fixtures, schedules)}
+    parser.add_argument("phase", choices=phases)
     parser.add_argument("folder", type=pathlib.Path)
     given = parser.parse_args()
-    {"make": make, "read": read, "load": load}[given.phase](given.folder)
+    phases[given.phase](given.folder)

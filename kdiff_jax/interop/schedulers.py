@@ -97,6 +97,9 @@ def dpm_solver(options: Mapping[str, Any]) -> dict[str, Any]:
         karras = options["use_karras_sigmas"]
         keywords["spacing"] = "karras" if karras else "uniform_logsnr"
     if options["final_sigmas_type"] == "sigma_min":
+        if options["euler_at_final"] or not options["lower_order_final"]:
+            # At the data, the last step is of first order in any case.
+            raise Unlike("final_sigmas_type", "sigma_min", "'zero' with that last step")
         keywords["end_at_data"] = False
     return keywords
 
@@ -162,8 +165,8 @@ FAMILIES = {
             solver_order=only(2),
             algorithm_type=only("dpmsolver++"),
             solver_type=only("midpoint"),
-            lower_order_final=only(True),
-            euler_at_final=only(False),
+            lower_order_final=Option(True, (False, True)),
+            euler_at_final=Option(False, (False, True)),
             use_lu_lambdas=Option(False, (False, True)),
             use_flow_sigmas=only(False),
             flow_shift=Option(1.0),
