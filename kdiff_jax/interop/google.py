@@ -15,7 +15,6 @@ from kdiff_jax.interop.lazy import Lazy
 from kdiff_jax.interop.source import Facts, Source
 
 NUM_STEPS = 1024  # of the teachers, which their files may not say
-PRECONDITIONS = ("x", "eps", "v", "both")
 
 
 def matches(content: Any) -> bool:
@@ -59,15 +58,12 @@ def convert(content: Any, facts: Facts) -> Source:
     if name is None:
         name = "x"
         assumed.append("precondition='x': the file does not say x, eps or v")
-    if facts.precondition not in (None, name) or name not in PRECONDITIONS:
+    possible = {1: ("x", "eps", "v"), 2: ("both",)}.get(outputs / image_channels, ())
+    if name not in possible or facts.precondition not in (None, name):
         raise CheckpointError(
-            f"precondition={facts.precondition!r}: with {outputs} output channels it"
-            f" is {'both' if name == 'both' else 'x, eps or v'}"
-        )
-    if outputs != image_channels * (2 if name == "both" else 1):
-        raise CheckpointError(
-            f"precondition={name!r}: its network has {outputs} output channels for"
-            f" images of {image_channels}"
+            f"precondition={facts.precondition or name!r}: with {outputs} output"
+            f" channels for images of {image_channels} it can be"
+            f" {' or '.join(possible) or 'nothing known'}"
         )
     num_steps = content.get("num_sample_steps")
     if not isinstance(num_steps, int) or num_steps < 1:
