@@ -76,7 +76,8 @@ def convert(folder: pathlib.Path, facts: Facts) -> Source:
     """
     home = _home(folder)
     network, shape, num_classes = read_config(_json(home / CONFIG), facts)
-    leaves = read_weights(_weights(home))
+    weights = _weights_file(home)
+    leaves = read_weights(_weights(weights))
     where = next(
         (
             path
@@ -99,7 +100,7 @@ def convert(folder: pathlib.Path, facts: Facts) -> Source:
         parts["precondition"] = dict(name=given)
     check_groups({path: leaf.shape for path, leaf in leaves.items()}, network)
     spec = dict(network=network, **parts, image_shape=[*shape], num_classes=num_classes)
-    return Source(spec, leaves, assumed)
+    return Source(spec, leaves, assumed, weights)
 
 
 def read_config(
@@ -286,8 +287,8 @@ def _home(folder: pathlib.Path) -> pathlib.Path:
     return folder
 
 
-def _weights(folder: pathlib.Path) -> Mapping[str, Lazy]:
-    """{name: array} of the weights: the plain file, or the only variant of it."""
+def _weights_file(folder: pathlib.Path) -> pathlib.Path:
+    """The file of the weights: the plain one, or the only variant of it."""
     found = [
         path
         for ending in ("safetensors", "bin")
@@ -304,10 +305,15 @@ def _weights(folder: pathlib.Path) -> Mapping[str, Lazy]:
             f"{WEIGHTS}.safetensors is missing, and there is {names}; copy that file,"
             " or keep one variant"
         )
-    content = containers.open((plain or found)[0]).content
+    return (plain or found)[0]
+
+
+def _weights(path: pathlib.Path) -> Mapping[str, Lazy]:
+    """{name: array} of a file of weights."""
+    content = containers.open(path).content
     if not all(isinstance(leaf, Lazy) for leaf in content.values()):
         raise CheckpointError(
-            f"{(plain or found)[0].name} is no table of tensors; save its state_dict"
+            f"{path.name} is no table of tensors; save its state_dict"
         )
     return content
 

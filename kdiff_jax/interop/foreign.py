@@ -4,6 +4,7 @@ A family is a module with `matches(content)` and `convert(content, facts)`; `con
 a folder, or what `containers.open` found in a file.
 """
 
+import hashlib
 import importlib
 import pathlib
 from typing import Any
@@ -36,11 +37,9 @@ def read(
         raise ConfigError(f"source={family!r}: choose one of {', '.join(FAMILIES)}")
     if path.is_dir():
         content, kind, among = path, "folder", FOLDERS
-        origin: dict[str, Any] = {"file": path.name}
     else:
         opened = containers.open(path)
         content, kind, among = opened.content, opened.kind, FILES
-        origin = {"file": path.name, "sha256": opened.sha256}
     found = next((name for name in among if _module(name).matches(content)), None)
     if found is None:
         raise CheckpointError(
@@ -55,7 +54,11 @@ def read(
         source = _module(found).convert(content, facts or Facts())
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    return source, {"family": found, **origin}
+    weights = source.weights or path
+    with weights.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    name = str(weights.relative_to(path.parent))
+    return source, {"family": found, "file": name, "sha256": sha256}
 
 
 def is_foreign(folder: pathlib.Path) -> bool:

@@ -1,10 +1,12 @@
 """What a family of foreign checkpoints becomes before it is a model."""
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+import pathlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from kdiff_jax.errors import CheckpointError
+from kdiff_jax.errors import CheckpointError, UserError
 from kdiff_jax.interop.lazy import Lazy
 
 
@@ -52,8 +54,34 @@ class Source:
         spec: What `interop.build` reads, with "sampler": the model's spec.
         leaves: {"a/b": array} in our layout; read one by one.
         assumed: One line for each fact that the file does not say.
+        weights: The file of the weights, where the checkpoint is a folder.
     """
 
     spec: dict[str, Any]
     leaves: Mapping[str, Lazy]
     assumed: tuple[str, ...] = ()
+    weights: pathlib.Path | None = None
+
+
+def whole(convert: Callable[[Any, Facts], Source]) -> Callable[[Any, Facts], Source]:
+    """A family's `convert`, to which a tree that is made otherwise is a damaged one."""
+
+    @functools.wraps(convert)
+    def guarded(content, facts):
+        try:
+            return convert(content, facts)
+        except UserError:
+            raise
+        except KeyError as error:
+            raise CheckpointError(
+                f"its network has no {error.args[0]}; it is not whole, or of another"
+                " code"
+            ) from error
+        except (ArithmeticError, AttributeError, IndexError, TypeError, ValueError) as e:
+            why = " ".join(str(e).split())[:200]
+            raise CheckpointError(
+                f"its network is made otherwise than this family's ({why}); it is"
+                " damaged, or of another code"
+            ) from e
+
+    return guarded
