@@ -110,7 +110,6 @@ SCHEDULERS: dict[str, tuple[str, int, dict]] = {  # name -> class, steps, option
     "euler_trailing": (EULER, 20, dict(timestep_spacing="trailing")),
     "euler_karras": (EULER, 20, dict(use_karras_sigmas=True)),
 }
-DISCRETE = dict(name="discrete")
 CLIPPED = dict(name="ddim", clip=True, clip_eps=False)
 EXPORTS = {  # name -> precondition, sampler, number of classes
     "one_step_eps": ("eps", dict(name="ddim", num_steps=1, clip=True), 0),
@@ -266,11 +265,17 @@ def read(folder: pathlib.Path) -> None:
     labelled = interop.load(folder / "ours" / "class_conditional")
     for name, (output, sampler, num_classes) in EXPORTS.items():
         base = labelled if num_classes else ddpm
-        told = {"told": "nearest"} if sampler.get("spacing") == "karras" else {}
+        process: dict = {"name": "discrete"}
+        if sampler.get("spacing") == "karras":
+            process["told"] = "nearest"
+        if name == "ddim_50_eps":
+            # x0 = (x - sigma eps) / alpha; with the usual alpha of 0.006 an untrained
+            # network's chain is so wild that 1e-6 in z becomes 2e-4 in the image.
+            process["beta_max"] = 0.005
         spec = dict(
             base.spec,
             precondition=dict(name=output),
-            process=DISCRETE | told,
+            process=process,
             sampler=sampler,
         )
         home = folder / "exports" / name

@@ -219,6 +219,6 @@ def _one_step(process: Mapping[str, Any], sampler: Mapping[str, Any]) -> bool:
     """Whether the sampler is the network itself at the last time."""
     if sampler["num_steps"] != 1 or sampler.get("start_at_sigma"):
         return False
-    start, end = _grid(process, sampler)
+    last = process.get("num_timesteps", 1000) - 1
     whole = sampler.get("end_at_data", True)
-    return whole and start == process.get("num_timesteps", 1000) - 1 and end == -1
+    return whole and _grid(process, sampler).tolist() == [last, -1]
