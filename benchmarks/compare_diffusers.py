@@ -20,6 +20,7 @@ import functools
 import importlib
 import json
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -143,6 +144,11 @@ EXPORTS = {  # name -> precondition, sampler, number of classes
 }
 
 
+def theirs() -> tuple[Any, Any]:
+    """The modules of the other environment."""
+    return importlib.import_module("diffusers"), importlib.import_module("torch")
+
+
 def make(folder: pathlib.Path) -> None:
     """Saves diffusers' networks and their outputs."""
     for name, config in STYLES.items():
@@ -158,9 +164,7 @@ def fixtures(folder: pathlib.Path) -> None:
 
 def schedules(folder: pathlib.Path) -> None:
     """Adds runs of schedulers with other options to diffusers_schedulers.npz."""
-    import diffusers
-    import torch
-
+    diffusers, torch = theirs()
     path = folder / "diffusers_schedulers.npz"
     with np.load(path) as file:
         arrays = dict(file)
@@ -170,7 +174,7 @@ def schedules(folder: pathlib.Path) -> None:
         x = torch.tensor(arrays["x_T"]) * made.init_noise_sigma
         noise = iter(torch.tensor(arrays["noise"]))
         module = importlib.import_module(type(made).__module__)
-        module.randn_tensor = functools.partial(_next, noise)
+        setattr(module, "randn_tensor", functools.partial(_next, noise))
         for t in made.timesteps:
             scaled = made.scale_model_input(x, t)
             out = torch.tanh(1.3 * scaled) * (0.2 + 0.8 * torch.cos(t / 700))
@@ -188,9 +192,7 @@ def _next(noise, *args, **keywords):
 
 def save(home: pathlib.Path, config: dict, variant: str | None = None) -> None:
     """Saves a network with random weights, none of them zero, and its outputs."""
-    import diffusers
-    import torch
-
+    diffusers, torch = theirs()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     unet = diffusers.UNet2DModel(**config).eval()
@@ -238,7 +240,7 @@ def read(folder: pathlib.Path) -> None:
         source = diffusers.convert(home, Facts())
         leaves = {k: leaf.read() for k, leaf in checked(source, home).items()}
         spec, params = source.spec, unflatten(leaves)
-        fields = {
+        fields: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v
             for k, v in spec["network"].items()
         }
@@ -307,9 +309,7 @@ def export(diffusers_export, model, home: pathlib.Path) -> None:
 
 def load(folder: pathlib.Path) -> None:
     """Compares the images that diffusers makes of our exports."""
-    import diffusers
-    import torch
-
+    diffusers, torch = theirs()
     diffusers.utils.logging.set_verbosity_error()
     diffusers.utils.logging.disable_progress_bar()
     torch.set_num_threads(1)
@@ -383,7 +383,7 @@ def report(name: str, ours: np.ndarray, theirs: np.ndarray) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     phases = {f.__name__: f for f in (make, read, load, fixtures, schedules)}
     parser.add_argument("phase", choices=phases)
     parser.add_argument("folder", type=pathlib.Path)

@@ -64,7 +64,8 @@ def matches(folder) -> bool:
     """Whether this is a folder of diffusers; `convert` says whether it can be read."""
     if not isinstance(folder, pathlib.Path) or not folder.is_dir():
         return False
-    return (folder / INDEX).is_file() or "_class_name" in _json(folder / CONFIG)
+    signs = (folder / INDEX, folder / "unet" / CONFIG)
+    return any(sign.is_file() for sign in signs) or any(folder.glob(f"{WEIGHTS}*"))
 
 
 def convert(folder: pathlib.Path, facts: Facts) -> Source:

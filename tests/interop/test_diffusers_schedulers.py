@@ -3,9 +3,11 @@
 import json
 import pathlib
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kdiff_jax.diffusion import precondition, process
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.interop import schedulers, schedulers_export
 from kdiff_jax.interop.source import Facts
@@ -114,6 +116,17 @@ def test_a_consistency_model():
         sigma_min=0.002, sigma_data=0.5, clip_denoised=True
     )
     assert back.pipeline == "ConsistencyModelPipeline"
+
+
+def test_a_consistency_model_s_scalings_by_hand():
+    parts, _ = schedulers.read(dict(_class_name=CM), Facts(), "file")
+    p = process.make(**parts["process"])
+    c = precondition.make(process=p, **parts["precondition"])(jnp.array([0.002, 80.0]))
+    np.testing.assert_allclose(c.c_skip, [1, 0.25 / (79.998**2 + 0.25)], rtol=1e-5)
+    c_out = 79.998 * 0.5 / np.sqrt(80**2 + 0.25)
+    np.testing.assert_allclose(c.c_out, [0, c_out], rtol=1e-5)
+    np.testing.assert_allclose(c.c_in, 1 / np.sqrt(np.array([4e-6, 6400]) + 0.25))
+    np.testing.assert_allclose(c.c_noise, 250 * np.log([0.002, 80.0]), rtol=1e-5)
 
 
 EXACT = [name for name, (config, _) in CONFIGS.items() if "Euler" not in str(config)]

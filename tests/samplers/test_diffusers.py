@@ -18,6 +18,7 @@ from tolerance import BLOCK
 
 from kdiff_jax import samplers
 from kdiff_jax.diffusion import grids, precondition, predict, process
+from kdiff_jax.errors import ConfigError
 from kdiff_jax.interop import schedulers
 from kdiff_jax.interop.source import Facts
 
@@ -86,6 +87,37 @@ def test_add_noise_and_velocity():
 def test_timesteps(name, spacing, num):
     grid = grids.subsequence(num, spacing)
     np.testing.assert_allclose(grid[:-1], FIXTURE[f"timesteps/{name}"], rtol=1e-6)
+
+
+def test_spacings_of_few_times_by_hand():
+    def times(spacing, offset=0):
+        return grids.subsequence(3, spacing, num_timesteps=10, offset=offset).tolist()
+
+    assert times("dpm_leading") == [6, 4, 2, -1]
+    assert times("leading", offset=1) == [7, 4, 1, -1]
+    with pytest.raises(ConfigError, match="offset=4: 3 steps would start at 10"):
+        times("leading", offset=4)
+    for num in (61, 103, 48):  # where rounding gives one time more, or moves a half
+        theirs = np.round(np.arange(1000, 0, -1000 / num))[:num] - 1
+        assert grids.subsequence(num, "trailing")[:-1].tolist() == theirs.tolist()
+    with pytest.raises(ConfigError, match="even=True"):
+        samplers.make("ddim", process=process.cosine(), num_steps=2, even=True)
+
+
+def test_what_a_network_is_told_between_two_indices():
+    told = {name: process.discrete(told=name) for name in ("time", "log", "nearest")}
+    t = jnp.array([-1.0, 0.0, 0.4, 0.5, 7.0, 998.7, 999.0])
+    np.testing.assert_array_equal(told["time"].c_noise(t), t)
+    np.testing.assert_array_equal(
+        told["nearest"].c_noise(t), [-1, 0, 0, 1, 7, 999, 999]
+    )
+    level = np.sqrt(1 / np.cumprod(1 - np.linspace(1e-4, 0.02, 1000)) - 1)[:2]
+    part = np.log(0.6 + 0.4 * level[1] / level[0]) / np.log(level[1] / level[0])
+    found = told["log"].c_noise(t)
+    np.testing.assert_allclose(found[2], part, rtol=1e-5)
+    np.testing.assert_array_equal(found[jnp.array([0, 1, 4, 6])], [-1, 0, 7, 999])
+    with pytest.raises(ConfigError, match="told='index': unknown"):
+        process.discrete(told="index")
 
 
 def run(config, num_steps, **call):

@@ -164,6 +164,11 @@ def test_what_is_no_folder_of_diffusers(tmp_path):
     assert not diffusers.matches(tmp_path)
     assert not diffusers.matches(tmp_path / "config.json")
     assert not diffusers.matches({"ema": {}})
+    (tmp_path / "model_index.json").write_text(json.dumps({"unet": []}))
+    (tmp_path / "config.json").write_text(json.dumps(DDPM))
+    assert diffusers.matches(tmp_path)
+    with pytest.raises(CheckpointError, match="safetensors is missing.*nothing like"):
+        diffusers.convert(tmp_path, Facts())
 
 
 REFUSED_NETWORKS = [
