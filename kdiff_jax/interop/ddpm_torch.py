@@ -11,7 +11,7 @@ import numpy as np
 
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.interop.lazy import Lazy
-from kdiff_jax.interop.source import Facts, Source
+from kdiff_jax.interop.source import Facts, Source, whole
 
 ANCHORS = ("temb.dense.0.weight", "down.0.block.0.norm1.weight", "mid.attn_1.q.weight")
 BLOCK = {"temb_proj": "time_emb_proj", "nin_shortcut": "conv_shortcut"}
@@ -37,6 +37,7 @@ def matches(content: Any) -> bool:
     return _state(content) is not None
 
 
+@whole
 def convert(content: Any, facts: Facts) -> Source:
     """The network in our terms; of a training state, the moving average if it has one.
 
@@ -73,14 +74,9 @@ def convert(content: Any, facts: Facts) -> Source:
             )
         size = ATTENTION_SIZE << attends[0]
         assumed.append(f"image_size={size}: attention is at {ATTENTION_SIZE} pixels")
-    try:
-        channels, image_channels = shape["conv_in.weight"][:2]
-        widths = [shape[f"down.{i}.block.0.conv1.weight"][0] for i in range(levels)]
-        outputs = shape["conv_out.weight"][0]
-    except KeyError as error:
-        raise CheckpointError(
-            f"its network has no {error.args[0]}; it is not whole"
-        ) from error
+    channels, image_channels = shape["conv_in.weight"][:2]
+    widths = [shape[f"down.{i}.block.0.conv1.weight"][0] for i in range(levels)]
+    outputs = shape["conv_out.weight"][0]
     if any(width % channels for width in widths) or outputs != image_channels:
         raise CheckpointError(
             f"its network has {channels} channels, levels of {widths} and {outputs}"

@@ -17,17 +17,17 @@ from kdiff_jax.diffusion import noise_levels
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.interop.lazy import Lazy
 from kdiff_jax.interop.pickles import Stub
-from kdiff_jax.interop.source import Facts, Source
+from kdiff_jax.interop.source import Facts, Source, whole
 from kdiff_jax.interop.torch_files import Persistent
 
 INF = float("inf")
 # Keywords of the reference's constructors and their defaults; None must be given.
 WRAPPER = dict(img_resolution=None, img_channels=None, label_dim=0, use_fp16=False)
 WRAPPERS = {
-    "EDMPrecond": dict(sigma_min=0, sigma_max=INF, sigma_data=0.5),
-    "GDDPrecond": dict(sigma_min=0, sigma_max=INF, sigma_data=0.5),
+    "EDMPrecond": dict(sigma_min=0.0, sigma_max=INF, sigma_data=0.5),
+    "GDDPrecond": dict(sigma_min=0.0, sigma_max=INF, sigma_data=0.5),
     "VPPrecond": dict(beta_d=19.9, beta_min=0.1, M=1000, epsilon_t=1e-5),
-    "VEPrecond": dict(sigma_min=0.02, sigma_max=100),
+    "VEPrecond": dict(sigma_min=0.02, sigma_max=100.0),
     "iDDPMPrecond": dict(C_1=0.001, C_2=0.008, M=1000),
 }
 PRECONDITIONS = {
@@ -45,7 +45,7 @@ NETWORK = dict(
     augment_dim=0,
     channel_mult_emb=4,
     dropout=0.10,
-    label_dropout=0,
+    label_dropout=0.0,
 )
 NETWORKS = {
     "SongUNet": NETWORK
@@ -108,6 +108,7 @@ def matches(content: Any) -> bool:
     return _object(content) is not None or bool(_anchors(content))
 
 
+@whole
 def convert(content: Any, facts: Facts) -> Source:
     """The checkpoint in our terms; computes in float32 whatever `use_fp16` said.
 
@@ -131,7 +132,7 @@ def convert(content: Any, facts: Facts) -> Source:
     return _from_state_dict(_tree(content), anchors[0], facts)
 
 
-def _from_pickle(net, facts: Facts) -> Source:
+def _from_pickle(net: Persistent, facts: Facts) -> Source:
     wrapper = _keywords(net, WRAPPERS, base=WRAPPER, inner=True)
     model: Any = _children(net).get("model")
     said = _keywords(model, NETWORKS)
@@ -142,9 +143,9 @@ def _from_pickle(net, facts: Facts) -> Source:
     _compare(model.class_name, said, found)
     name = {v: k for k, v in PRECONDITIONS.items()}[net.class_name]
     facts.agree(precondition=name, image_size=said["img_resolution"])
-    wrapper |= {k: net.state[k] for k in ("sigma_min", "sigma_max") if k in net.state}
-    if "eps" in net.state:  # GDD's: x0_hat is x_t here
-        wrapper["eps"] = net.state["eps"]
+    for key in ("sigma_min", "sigma_max", "eps"):  # eps, GDD's: x0_hat is x_t there
+        if key in net.state:
+            wrapper[key] = _plain(key, net.state[key], 0.0)
     assumed = []
     if said["label_dropout"]:
         assumed.append(
@@ -275,26 +276,20 @@ def _of_shapes(leaves: Mapping[str, Lazy]) -> dict[str, Any]:
     found = [re.match(r"enc\.(\d+)x\1_(\w+)", key) for key in leaves]
     sizes = sorted({int(m[1]) for m in found if m}, reverse=True)
     song = f"dec.{sizes[0]}x{sizes[0]}_aux_conv.weight" if sizes else ""
-    try:
-        if song in shape:
-            name, out = "SongUNet", shape[song]
-            channels = shape[f"enc.{sizes[0]}x{sizes[0]}_conv.weight"][0]
-            noise = {"channel_mult_noise": shape[ANCHOR][1] / channels}
-        else:
-            name, out = "DhariwalUNet", shape["out_conv.weight"]
-            channels, noise = shape[ANCHOR][1], {}
-        widths = [shape[f"enc.{s}x{s}_block0.conv0.weight"][0] for s in sizes]
-        mults = dict(
-            channel_mult=[w / channels for w in widths],
-            channel_mult_emb=shape[ANCHOR][0] / channels,
-            **noise,
-        )
-        in_channels = shape[f"enc.{sizes[0]}x{sizes[0]}_conv.weight"][1]
-    except KeyError as error:
-        raise CheckpointError(
-            f"checkpoint has no {error.args[0]}; it is not whole"
-        ) from error
-    whole = lambda m: round(m) if round(m) == m else m  # noqa: E731
+    if song in shape:
+        name, out = "SongUNet", shape[song]
+        channels = shape[f"enc.{sizes[0]}x{sizes[0]}_conv.weight"][0]
+        noise = {"channel_mult_noise": shape[ANCHOR][1] / channels}
+    else:
+        name, out = "DhariwalUNet", shape["out_conv.weight"]
+        channels, noise = shape[ANCHOR][1], {}
+    widths = [shape[f"enc.{s}x{s}_block0.conv0.weight"][0] for s in sizes]
+    mults = dict(
+        channel_mult=[w / channels for w in widths],
+        channel_mult_emb=shape[ANCHOR][0] / channels,
+        **noise,
+    )
+    in_channels = shape[f"enc.{sizes[0]}x{sizes[0]}_conv.weight"][1]
     config: dict[str, Any] = dict(
         class_name=name,
         img_resolution=sizes[0],
@@ -311,7 +306,7 @@ def _of_shapes(leaves: Mapping[str, Lazy]) -> dict[str, Any]:
             s for s in sizes if f"enc.{s}x{s}_block0.qkv.weight" in shape
         ],
         **{
-            k: [whole(m) for m in v] if isinstance(v, list) else whole(v)
+            k: [_exact(m) for m in v] if isinstance(v, list) else _exact(v)
             for k, v in mults.items()
         },
     )
@@ -338,6 +333,11 @@ def _of_shapes(leaves: Mapping[str, Lazy]) -> dict[str, Any]:
             )
         config["resample_filter"] = taps
     return config
+
+
+def _exact(ratio: float) -> int | float:
+    """A whole number as int: widths are whole multiples, where all is well."""
+    return round(ratio) if round(ratio) == ratio else ratio
 
 
 def _taps(filters: list[Lazy]) -> list[int] | None:
@@ -505,9 +505,9 @@ def _tree(content: Any) -> Mapping[str, Any]:
 
 def _anchors(content: Any) -> list[str]:
     """Prefixes of the networks of this family in a state dict."""
-    flat = _tree(content)
-    prefixes = [k.removesuffix(ANCHOR) for k in flat if k.endswith(ANCHOR)]
-    return [p for p in prefixes if any(k.startswith(f"{p}enc.") for k in flat)]
+    names = [name for name in _tree(content) if isinstance(name, str)]
+    prefixes = [name.removesuffix(ANCHOR) for name in names if name.endswith(ANCHOR)]
+    return [p for p in prefixes if any(n.startswith(f"{p}enc.") for n in names)]
 
 
 def _path(key: str) -> str:

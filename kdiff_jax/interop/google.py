@@ -12,7 +12,7 @@ import numpy as np
 
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.interop.lazy import Lazy
-from kdiff_jax.interop.source import Facts, Source
+from kdiff_jax.interop.source import Facts, Source, whole
 
 NUM_STEPS = 1024  # of the teachers, which their files may not say
 
@@ -23,6 +23,7 @@ def matches(content: Any) -> bool:
     return all(name in params for name in ("conv_in", "dense0", "mid.block_1"))
 
 
+@whole
 def convert(content: Any, facts: Facts) -> Source:
     """The moving average of a training state in our terms.
 
@@ -36,12 +37,7 @@ def convert(content: Any, facts: Facts) -> Source:
     """
     flat = _flat(_params(content))
     shape = {path: leaf.shape for path, leaf in flat.items()}
-    try:
-        network, image_channels, outputs = _network(shape)
-    except (KeyError, IndexError) as error:
-        raise CheckpointError(
-            f"its network has no {error.args[0]}; it is not whole, or of another code"
-        ) from error
+    network, image_channels, outputs = _network(shape)
     levels = len(network["channel_mult"])
     assumed = [
         "process='cosine', logsnr in [-20, 20], told as inv_cos: as all public configs",
@@ -58,7 +54,10 @@ def convert(content: Any, facts: Facts) -> Source:
     if name is None:
         name = "x"
         assumed.append("precondition='x': the file does not say x, eps or v")
-    possible = {1: ("x", "eps", "v"), 2: ("both",)}.get(outputs / image_channels, ())
+    possible = {
+        image_channels: ("x", "eps", "v"),
+        2 * image_channels: ("both",),
+    }.get(outputs, ())
     if name not in possible or facts.precondition not in (None, name):
         raise CheckpointError(
             f"precondition={facts.precondition or name!r}: with {outputs} output"

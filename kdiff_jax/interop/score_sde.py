@@ -14,7 +14,7 @@ import numpy as np
 
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.interop.lazy import Lazy
-from kdiff_jax.interop.source import Facts, Source
+from kdiff_jax.interop.source import Facts, Source, whole
 
 BLOCK, ATTENTION = "ResnetBlockBigGANpp", "AttnBlockpp"
 KNOWN = (BLOCK, ATTENTION, "Conv", "Dense", "GroupNorm", "Downsample", "Combine") + (
@@ -30,6 +30,7 @@ def matches(content: Any) -> bool:
     return BLOCK in classes and "Dense" in classes
 
 
+@whole
 def convert(content: Any, facts: Facts) -> Source:
     """The moving average of a training state in our terms.
 
@@ -48,15 +49,6 @@ def convert(content: Any, facts: Facts) -> Source:
     if unknown:
         raise CheckpointError(f"its network has {unknown[0]}, which ours does not have")
     assumed = ["skip_rescale=True, dropout=0.0: the file does not say"]
-    try:
-        return _convert(content, params, classes, facts, assumed)
-    except (KeyError, IndexError) as error:
-        raise CheckpointError(
-            f"its network has no {error.args[0]}; it is not whole, or of another code"
-        ) from error
-
-
-def _convert(content, params, classes, facts, assumed) -> Source:
     blocks = [params[name] for name in classes[BLOCK]]
     kernel = params[classes["Conv"][0]]["kernel"]
     image_channels, channels = kernel.shape[2:]
@@ -322,6 +314,6 @@ def _classes(params: Mapping[str, Any]) -> dict[str, list[str]]:
     """{class: names of its modules, in the order of their numbers}."""
     classes: dict[str, list[tuple[int, str]]] = {}
     for name in params:
-        if found := re.match(r"(\w+)_(\d+)$", name):
+        if found := re.match(r"(\w+)_(\d+)$", str(name)):
             classes.setdefault(found[1], []).append((int(found[2]), name))
     return {kind: [n for _, n in sorted(names)] for kind, names in classes.items()}

@@ -9,6 +9,9 @@ from typing import Any
 from kdiff_jax.errors import CheckpointError, UserError
 from kdiff_jax.interop.lazy import Lazy
 
+# What reading a tree of unexpected make raises.
+MALFORMED = (ArithmeticError, AttributeError, IndexError, TypeError, ValueError)
+
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
@@ -77,11 +80,11 @@ def whole(convert: Callable[[Any, Facts], Source]) -> Callable[[Any, Facts], Sou
                 f"its network has no {error.args[0]}; it is not whole, or of another"
                 " code"
             ) from error
-        except (ArithmeticError, AttributeError, IndexError, TypeError, ValueError) as e:
-            why = " ".join(str(e).split())[:200]
+        except MALFORMED as error:
+            why = " ".join(str(error).split())[:200]
             raise CheckpointError(
                 f"its network is made otherwise than this family's ({why}); it is"
                 " damaged, or of another code"
-            ) from e
+            ) from error
 
     return guarded

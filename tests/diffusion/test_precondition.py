@@ -61,6 +61,17 @@ def test_ve():
     np.testing.assert_array_equal(c.c_in, 1)
 
 
+def test_boundary_is_the_identity_at_sigma_min():
+    c = precondition.make("boundary", EDM)(jnp.array([0.002, 80.0]))
+    np.testing.assert_allclose(c.c_skip, [1, 0.25 / (79.998**2 + 0.25)], rtol=1e-6)
+    np.testing.assert_allclose(
+        c.c_out, [0, 79.998 * 0.5 / np.sqrt(6400.25)], rtol=1e-6, atol=1e-9
+    )
+    same = precondition.make("edm", EDM)(jnp.array([0.002, 80.0]))
+    np.testing.assert_allclose(c.c_in, same.c_in, rtol=1e-6)
+    np.testing.assert_allclose(c.c_noise, same.c_noise, rtol=1e-6)
+
+
 def test_iddpm_rounds_to_the_nearest_level():
     levels = precondition.iddpm_levels()
     assert levels[-1] == 0 and len(levels) == 1001 and np.all(np.diff(levels) < 0)
@@ -116,7 +127,7 @@ def test_an_edm_wrapper_on_a_vp_process_is_the_same_denoiser():
     x_t = jax.random.normal(jax.random.key(0), (2, 4, 4, 3))
     x_edm = x_t / process.left(p.alpha(t), x_t)
     network = jnp.tanh
-    for name in ("edm", "vp", "ve", "iddpm"):
+    for name in ("edm", "boundary", "vp", "ve", "iddpm"):
         results = []
         for q, x, at in ((p, x_t, t), (EDM, x_edm, ratio)):
             c = precondition.make(name, q)(at)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tolerance import IDENTITY, REORDER
 
-from kdiff_jax.diffusion import process
+from kdiff_jax.diffusion import grids, noise_levels, process
 
 VP = {
     "cosine": process.cosine(),
@@ -164,3 +164,16 @@ def test_mistakes_are_told_in_one_line():
     with pytest.raises(ValueError, match="logsnr_min=30.0: must lie below"):
         process.make("cosine", logsnr_min=30.0)
     assert set(process.names()) == {"cosine", "discrete", "edm"}
+
+
+def test_times_of_a_network_with_few_levels_are_rounded():
+    p = process.edm(num_levels=1000)
+    u = noise_levels.iddpm_levels()[:-1]
+    between = (u[500] + u[501]) / 2
+    found = p.round_time(np.array([between * 1.0001, between * 0.9999, 0.0, 1e9]))
+    np.testing.assert_array_equal(found, [u[500], u[501], u[999], u[0]])
+    # generation starts at the level next to sigma_max, and so does the grid
+    grid = grids.make(p, 18)
+    assert p.z_scale == grid[0] == u[np.abs(u - 80).argmin()]
+    assert set(grid[:-1]) <= set(u) and grid[-1] == 0
+    assert process.edm().round_time(0.3) == 0.3

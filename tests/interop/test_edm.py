@@ -464,6 +464,22 @@ def test_facts_that_the_file_denies_are_refused():
         edm.convert(bare, Facts())
 
 
+def test_what_only_training_reads_is_said_and_not_kept():
+    source = edm.convert(changed(own={"label_dropout": 0.1}), Facts())
+    assert source.assumed == ("label_dropout=0.1 of its training is not kept",)
+    assert source.spec == edm.convert(changed(said={"use_fp16": True}), Facts()).spec
+
+
+def test_a_tree_of_another_make_is_refused_in_one_line():
+    net = changed()
+    net.state["_modules"]["model"].state["_modules"]["enc"] = 3
+    with pytest.raises(CheckpointError, match="class 'int', which networks of this"):
+        edm.convert(net, Facts())
+    content = {"map_layer0.weight": 1, "enc.8x8_conv.weight": 2}
+    with pytest.raises(CheckpointError, match="made otherwise than this family's"):
+        edm.convert(content, Facts())
+
+
 def test_another_sampler_may_be_asked_for():
     sampler = edm.convert(changed(), Facts(sampler="dpm_solver", num_steps=9)).spec
     assert sampler["sampler"] == {"name": "dpm_solver", "num_steps": 9}
