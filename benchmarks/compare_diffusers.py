@@ -173,8 +173,8 @@ def schedules(folder: pathlib.Path) -> None:
         made.set_timesteps(num_steps)
         x = torch.tensor(arrays["x_T"]) * made.init_noise_sigma
         noise = iter(torch.tensor(arrays["noise"]))
-        module = importlib.import_module(type(made).__module__)
-        setattr(module, "randn_tensor", functools.partial(_next, noise))
+        module: Any = importlib.import_module(type(made).__module__)
+        module.randn_tensor = functools.partial(_next, noise)
         for t in made.timesteps:
             scaled = made.scale_model_input(x, t)
             out = torch.tanh(1.3 * scaled) * (0.2 + 0.8 * torch.cos(t / 700))
