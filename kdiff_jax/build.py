@@ -276,6 +276,7 @@ def program(
             stage.config["method"],
             specs,
             stage.config["optim"],
+            stage.config.get("roles", {}),
             batch_size,
             train["num_microbatches"],
             feed,
@@ -287,7 +288,7 @@ def program(
     if key not in _PROGRAMS:
         method = _method(stage, nets, process)
         optimizers = {
-            role: optim.make(**stage.config["optim"], batch_size=batch_size)
+            role: optim.make(**_optim(stage, role), batch_size=batch_size)
             for role in method.nets
         }
         programs = Programs(
@@ -300,6 +301,11 @@ def program(
         )
         _PROGRAMS[key] = (method, optimizers, programs)
     return _PROGRAMS[key]
+
+
+def _optim(stage: Stage, role: str) -> dict[str, Any]:
+    """The optimizer of a role: the stage's, with the changes of the section `roles`."""
+    return {**stage.config["optim"], **stage.config.get("roles", {}).get(role, {})}
 
 
 def _method(stage, nets, process):

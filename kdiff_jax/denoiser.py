@@ -45,16 +45,18 @@ def make(
         y = labels(jnp.zeros(1, jnp.int32))
         return module.init(key, x, jnp.zeros(1), y, augment=augment)["params"]
 
+    def run(params, x_t, scalings, y, method=None, **keywords):
+        images = left(scalings.c_in, x_t) * x_t
+        inputs = (images, scalings.c_noise, labels(y))
+        return module.apply({"params": params}, *inputs, method=method, **keywords)
+
     def apply(params, x_t, t, y=None, *, dropout_keys=None, augment=None):
         scalings = scalings_at(t)
-        output = module.apply(
-            {"params": params},
-            left(scalings.c_in, x_t) * x_t,
-            scalings.c_noise,
-            labels(y),
-            augment=augment,
-            dropout_keys=dropout_keys,
-        )
+        more = dict(augment=augment, dropout_keys=dropout_keys)
+        output = run(params, x_t, scalings, y, **more)
         return preconditions.combine(scalings, x_t, output)
 
-    return Net(init, apply)
+    def encode(params, x_t, t, y=None):
+        return run(params, x_t, scalings_at(t), y, method="encode")
+
+    return Net(init, apply, encode, tuple(image_shape), num_classes)

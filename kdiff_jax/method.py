@@ -21,10 +21,17 @@ class Net(NamedTuple):
         apply: A denoiser: (params, x_t, t, y, *, dropout_keys=None, augment=None) ->
             x0_hat. `x_t` is f32[B, H, W, C], `t` f32[B] in the process' own time, `y`
             i32[B]. Dropout is off without keys, which are Key[B].
+        encode: As `apply`, but gives the features of the network's encoder, one
+            f32[B, H_i, W_i, C_i] per level and the middle; None without an encoder.
+        image_shape: (H, W, C) of a denoiser's images.
+        num_classes: Of its labels; 0 without.
     """
 
     init: Callable[..., Params]
     apply: Callable[..., Array]
+    encode: Callable[..., Any] | None = None
+    image_shape: tuple[int, ...] = ()
+    num_classes: int = 0
 
 
 class Context(NamedTuple):
@@ -76,6 +83,10 @@ class Method(NamedTuple):
         carry: Initial non-gradient state.
         settings: Default of every number that `Context.settings` must hold.
         batch_keys: The entries of the batch that the losses read, see `types`.
+        brings: Frozen roles whose params the method has read itself, from files that
+            its keywords name.
+        trainable: role -> predicate of a leaf's path, "a/b/kernel"; leaves that fail it
+            stay as they are, bit for bit, and have no optimizer state. Default: all.
     """
 
     nets: Mapping[str, Net]
@@ -86,3 +97,5 @@ class Method(NamedTuple):
     carry: Mapping[str, Any] = {}
     settings: Mapping[str, Any] = {}
     batch_keys: tuple[str, ...] = ("x0", "y")
+    brings: Mapping[str, Params] = {}
+    trainable: Mapping[str, Callable[[str], bool]] = {}

@@ -193,11 +193,12 @@ def load(path, source: str | None = None, facts: Facts | None = None) -> Model:
                 f" workdir, a step in its checkpoints/, a folder with {WEIGHTS} and"
                 f" {SPEC}, or another project's checkpoint (docs/teachers.md)"
             )
-    model, _ = foreign.read(path, facts, source)
+    model, origin = foreign.read(path, facts, source)
     for line in model.assumed:
         log.warning("%s: %s", path.name, line)
     leaves = checked(model, path)
-    return _model(model.spec, {k: v.read() for k, v in leaves.items()}, path)
+    spec = {**model.spec, "source": origin, "sha256": origin["sha256"]}
+    return _model(spec, {k: v.read() for k, v in leaves.items()}, path)
 
 
 def is_ours(folder: pathlib.Path) -> bool:

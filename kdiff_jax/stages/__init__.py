@@ -40,9 +40,15 @@ class Job:
         return self.workdir / stage
 
     def model(self, source: str) -> interop.Model:
-        """The result of the stage `source`, or the model at the path `source`."""
+        """The result of the stage `source`, or the model at the path `source`.
+
+        A model that is brought is sampled as the recipe says, not as its file does: a
+        DDPM's own 1000 steps are not what a recipe of DDIM-100 means.
+        """
         if source not in {stage.name for stage in self.stages}:
-            return interop.load(source)
+            model = interop.load(source)
+            spec = {**model.spec, "sampler": self.config["model"]["sampler"]}
+            return dataclasses.replace(model, spec=spec)
         folder = self.folder(source) / "model"
         if not folder.is_dir():
             raise CheckpointError(

@@ -51,7 +51,8 @@ def run(job: Job, stage: Stage) -> None:
     write_atomically(folder / interop.STAGE, json.dumps(about, indent=1))
 
     source = _source(job, stage)
-    frozen = {role: given[role] for role in method.frozen}
+    frozen = {role: given[role] for role in method.frozen if role in given}
+    frozen |= method.brings
     frozen, batches = feed(job, stage, source, frozen, train["batch_size"])
     frozen = parallel.replicate(frozen, job.mesh)
     settings = {

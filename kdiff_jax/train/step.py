@@ -69,7 +69,8 @@ def init_state(
     for role in method.nets:
         own = jax.tree.map(jnp.array, params[role])  # copies: the state is donated
         ema = jax.tree.map(jnp.array, params[role])
-        nets[role] = NetState(own, optim[role].tx.init(own), ema)
+        moving, _ = split(own, method.trainable.get(role))
+        nets[role] = NetState(own, optim[role].tx.init(moving), ema)
     return TrainState(jnp.int32(0), nets, jax.tree.map(jnp.array, dict(method.carry)))
 
 
@@ -105,13 +106,19 @@ def make_train_step(
         return Context(params, ema, frozen, state.carry, batch, keys, settings)
 
     def update(phase, state, ctx):
-        trained = _local({role: ctx.nets[role] for role in phase.trains}, axis_name)
+        parts = {r: split(ctx.nets[r], method.trainable.get(r)) for r in phase.trains}
+        trained = _local(
+            {role: moving for role, (moving, _) in parts.items()}, axis_name
+        )
+        still = {role: rest for role, (_, rest) in parts.items()}
 
         def gradient(batch, keys):
             part = ctx._replace(batch=batch, keys=keys)
-            (_, aux), grads = jax.value_and_grad(phase.loss, has_aux=True)(
-                trained, part
-            )
+
+            def loss(moving):
+                return phase.loss({r: join(moving[r], still[r]) for r in moving}, part)
+
+            (_, aux), grads = jax.value_and_grad(loss, has_aux=True)(trained)
             return grads, aux
 
         grads, aux = _accumulate(
@@ -121,7 +128,12 @@ def make_train_step(
         num_steps = ctx.settings["num_train_steps"]
         new = {
             role: _apply(
-                state.nets[role], grads[role], optim[role], state.step, num_steps
+                state.nets[role],
+                grads[role],
+                optim[role],
+                state.step,
+                num_steps,
+                method.trainable.get(role),
             )
             for role in phase.trains
         }
@@ -142,13 +154,39 @@ def make_train_step(
     return train_step
 
 
-def _apply(net: NetState, grads, optim: Optim, step, num_steps) -> NetState:
-    updates, opt_state = optim.tx.update(grads, net.opt_state, net.params)
+def split(params, trainable: Callable[[str], bool] | None):
+    """(the leaves that train, the others), each a tree with None for what it lacks."""
+    if trainable is None:
+        return params, None
+
+    def keep(wanted):
+        def of(path, leaf):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            return leaf if trainable(name) == wanted else None
+
+        return jax.tree_util.tree_map_with_path(of, params)
+
+    return keep(True), keep(False)
+
+
+def join(moving, still):
+    """The whole of what `split` took apart."""
+    if still is None:
+        return moving
+    return jax.tree.map(
+        lambda a, b: b if a is None else a, moving, still, is_leaf=lambda x: x is None
+    )
+
+
+def _apply(net: NetState, grads, optim: Optim, step, num_steps, trainable) -> NetState:
+    moving, still = split(net.params, trainable)
+    updates, opt_state = optim.tx.update(grads, net.opt_state, moving)
     lr = optim.lr(step, num_steps)
-    params = jax.tree.map(lambda p, u: p - lr * u, net.params, updates)
+    params = jax.tree.map(lambda p, u: p - lr * u, moving, updates)
     decay = optim.ema_decay(step)
-    ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, net.ema, params)
-    return NetState(params, opt_state, ema)
+    average, _ = split(net.ema, trainable)
+    ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, average, params)
+    return NetState(join(params, still), opt_state, join(ema, still))
 
 
 def _accumulate(gradient, parts, num_parts: int, unroll: bool):
