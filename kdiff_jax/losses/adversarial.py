@@ -1,0 +1,79 @@
+"""Losses of a generator and its discriminator, from the discriminator's logits.
+
+High logits mean "real". Logits are f32[B, ...]: an example may have several, which
+count equally; how the f32[B] of a batch is reduced is the method's choice.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from kdiff_jax.errors import ConfigError
+
+LOSSES = ("nonsaturating", "hinge")
+
+
+def generator(name: str, logits_fake: Float[Array, "B ..."]) -> Float[Array, " B"]:
+    """What the generator minimises, the mean over the logits of an example.
+
+    - nonsaturating: softplus(-logits_fake)
+    - hinge: -logits_fake
+
+    Args:
+        name: One of the names above.
+        logits_fake: Of generated images.
+
+    Source: Goodfellow et al. 2014, arXiv:1406.2661, Section 3; Lim & Ye 2017,
+        arXiv:1705.02894.
+    """
+    if name == "nonsaturating":
+        return _mean(jax.nn.softplus(-logits_fake))
+    if name == "hinge":
+        return _mean(-logits_fake)
+    raise ConfigError(f"loss={name!r}: unknown; choose one of {', '.join(LOSSES)}")
+
+
+def discriminator(
+    name: str, logits_real: Float[Array, "B ..."], logits_fake: Float[Array, "B ..."]
+) -> Float[Array, " B"]:
+    """What the discriminator minimises, the mean over the logits of an example.
+
+    - nonsaturating: softplus(-logits_real) + softplus(logits_fake)
+    - hinge: max(1 - logits_real, 0) + max(1 + logits_fake, 0)
+
+    Args:
+        name: One of the names above.
+        logits_real: Of images of the data.
+        logits_fake: Of generated images; as many examples, as their sum is by example.
+
+    Source: see `generator`.
+    """
+    if name == "nonsaturating":
+        return _mean(jax.nn.softplus(-logits_real)) + _mean(
+            jax.nn.softplus(logits_fake)
+        )
+    if name == "hinge":
+        return _mean(jax.nn.relu(1 - logits_real)) + _mean(jax.nn.relu(1 + logits_fake))
+    raise ConfigError(f"loss={name!r}: unknown; choose one of {', '.join(LOSSES)}")
+
+
+def r1(
+    logits_fn: Callable[[Float[Array, "B ..."]], Array], x: Float[Array, "B ..."]
+) -> Float[Array, " B"]:
+    """||grad_x sum of logits||^2 of each example, without a weight.
+
+    Args:
+        logits_fn: Images -> logits; every logit of the batch is in the sum, so that
+            examples that meet in a batch norm share their gradient.
+        x: Real images.
+
+    Source: Mescheder et al. 2018, arXiv:1801.04406, Eq. 9.
+    """
+    gradient = jax.grad(lambda images: logits_fn(images).sum())(x)
+    return jnp.sum(gradient**2, axis=tuple(range(1, x.ndim)))
+
+
+def _mean(values):
+    return values.mean(axis=tuple(range(1, values.ndim)))
