@@ -287,6 +287,8 @@ def _device(kind, index=None) -> str:
 
 
 def _persistent(meta) -> Persistent:
+    if isinstance(meta, pickles.Stub):  # an EasyDict
+        meta = meta.items
     if type(meta) is not dict or type(meta.get("class_name")) is not str:
         raise CheckpointError("an object of torch_utils.persistence has no class")
     rest = {k: v for k, v in meta.items() if k not in ("class_name", "state")}
