@@ -35,8 +35,8 @@ def main() -> None:
     import jax
 
     from kdiff_jax import interop, metrics
+    from kdiff_jax.files import json_text, write_atomically
     from kdiff_jax.metrics import features as extractors
-    from kdiff_jax.report.files import json_text, write_atomically
     from kdiff_jax.train import generate, measure, parallel
 
     features = extractors.make(FEATURES.value, weights=WEIGHTS.value)

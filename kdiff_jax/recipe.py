@@ -13,8 +13,8 @@ import jax
 
 from kdiff_jax import build, stages
 from kdiff_jax.errors import CheckpointError, ConfigError, DataError, Interrupted
+from kdiff_jax.files import json_text, write_atomically
 from kdiff_jax.report import environment, summary
-from kdiff_jax.report.files import json_text, write_atomically
 from kdiff_jax.stages import Job, evaluate, pairs, train
 from kdiff_jax.train import parallel, signals, watchdog
 

@@ -12,7 +12,7 @@ import pytest
 import kdiff_jax
 
 FLOORS = (
-    "types rng errors",
+    "types rng errors files",
     "method diffusion losses models",
     "denoiser samplers",
     "methods metrics data report interop",

@@ -6,7 +6,6 @@ pipeline's index lie side by side, so that `UNet2DModel.from_pretrained(folder)`
 """
 
 import json
-import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from kdiff_jax import __version__, models
+from kdiff_jax.files import write_atomically
 from kdiff_jax.interop import diffusers, lazy, schedulers_export, tensors
 from kdiff_jax.interop.lazy import Lazy
 from kdiff_jax.interop.schedulers_export import Scheduler, refused
@@ -86,7 +86,7 @@ def save(folder, model, *, num_steps: int | None = None) -> pathlib.Path:
     # Readers of PyTorch's safetensors want that one line of metadata.
     weights = folder / f"{diffusers.WEIGHTS}.safetensors"
     tensors.write(weights, state_dict(leaves), {"format": "pt"})
-    _write(folder / diffusers.SCHEDULER, _json(scheduler.config))
+    write_atomically(folder / diffusers.SCHEDULER, _json(scheduler.config))
     index = {
         "_class_name": scheduler.pipeline,
         "scheduler": ["diffusers", scheduler.config["_class_name"]],
@@ -94,10 +94,10 @@ def save(folder, model, *, num_steps: int | None = None) -> pathlib.Path:
     }
     (folder / diffusers.INDEX).unlink(missing_ok=True)
     if _has_pipeline(spec, scheduler):
-        _write(folder / diffusers.INDEX, _json(index))
-    _write(folder / CARD, _card(model, scheduler))
+        write_atomically(folder / diffusers.INDEX, _json(index))
+    write_atomically(folder / CARD, _card(model, scheduler))
     # The config comes last: a folder without it holds no model.
-    _write(folder / diffusers.CONFIG, _json(config))
+    write_atomically(folder / diffusers.CONFIG, _json(config))
     return folder
 
 
@@ -212,12 +212,3 @@ def _whole(number: float) -> float | int:
 
 def _json(content: Mapping[str, Any]) -> str:
     return json.dumps({"_diffusers_version": VERSION, **content}, indent=2)
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)

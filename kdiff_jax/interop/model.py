@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -22,6 +21,7 @@ from kdiff_jax import __version__, denoiser, models, samplers
 from kdiff_jax.diffusion import process as processes
 from kdiff_jax.diffusion.process import Process
 from kdiff_jax.errors import CheckpointError
+from kdiff_jax.files import write_atomically
 from kdiff_jax.interop import foreign, lazy, tensors, training
 from kdiff_jax.interop.lazy import Lazy
 from kdiff_jax.interop.source import Facts, Source
@@ -157,8 +157,8 @@ def write(
     revision = models.REVISIONS[spec["network"]["name"]]
     origin = {"revision": revision, "sha256": sha256, "kdiff_jax": __version__}
     spec = {**spec, **origin}
-    _write(folder / CARD, card.encode())
-    _write(folder / SPEC, json.dumps(spec, indent=1).encode())
+    write_atomically(folder / CARD, card)
+    write_atomically(folder / SPEC, json.dumps(spec, indent=1))
     return folder
 
 
@@ -279,12 +279,3 @@ def _compare(given: Mapping[str, Any], net: Net, where) -> None:
         raise CheckpointError(
             f"{where} does not fit its network: {'; '.join(sorted(wrong)[:10])}{more}"
         )
-
-
-def _write(path: pathlib.Path, data: bytes) -> None:
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from kdiff_jax.report.files import write_atomically
+from kdiff_jax.files import write_atomically
 
 MIN_TILE = 48  # pixels; below, a person cannot read an 8x8 digit
 WHITE = 255

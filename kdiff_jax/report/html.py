@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from kdiff_jax.files import json_text, write_atomically
 from kdiff_jax.report import curves as curve_plots
-from kdiff_jax.report.files import json_text, write_atomically
 from kdiff_jax.report.summary import table
 
 STYLE = """

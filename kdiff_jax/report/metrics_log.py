@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from kdiff_jax.report.files import json_text, write_atomically
+from kdiff_jax.files import json_text, write_atomically
 
 
 class MetricsLog:

@@ -7,8 +7,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kdiff_jax.files import json_text, write_atomically
 from kdiff_jax.report.environment import hardware, versions
-from kdiff_jax.report.files import json_text, write_atomically
 from kdiff_jax.report.progress import duration
 
 Row = Mapping[str, Any]

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from kdiff_jax import interop
 from kdiff_jax.build import Stage
 from kdiff_jax.errors import CheckpointError
-from kdiff_jax.report.files import write_atomically
+from kdiff_jax.files import write_atomically
 
 DONE = "done.json"
 

@@ -15,9 +15,9 @@ from jax.sharding import PartitionSpec as P
 
 from kdiff_jax import rng
 from kdiff_jax.errors import ConfigError
+from kdiff_jax.files import write_atomically
 from kdiff_jax.interop.model import flatten, unflatten
 from kdiff_jax.method import Context
-from kdiff_jax.report.files import write_atomically
 from kdiff_jax.stages import pairs
 from kdiff_jax.train import inputs, parallel
 

@@ -8,10 +8,10 @@ import numpy as np
 from kdiff_jax import build, metrics
 from kdiff_jax.build import Stage
 from kdiff_jax.errors import ConfigError
+from kdiff_jax.files import json_text, write_atomically
 from kdiff_jax.metrics import features as feature_extractors
 from kdiff_jax.metrics.moments import load_stats, save_stats
 from kdiff_jax.report import grid, html, metrics_log, summary
-from kdiff_jax.report.files import json_text, write_atomically
 from kdiff_jax.stages import Job, facts, finish
 from kdiff_jax.train import generate, measure, parallel
 

@@ -13,7 +13,7 @@ import numpy as np
 from kdiff_jax import build, interop, models, rng
 from kdiff_jax.build import Stage
 from kdiff_jax.data import batches as data_batches
-from kdiff_jax.report.files import write_atomically
+from kdiff_jax.files import write_atomically
 from kdiff_jax.stages import Job, finish, pairs
 from kdiff_jax.stages.best import Best
 from kdiff_jax.stages.hooks import Log, SampleGrids, Saver

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kdiff_jax.files import json_text, write_atomically
 from kdiff_jax.report import metrics_log
-from kdiff_jax.report.files import json_text, write_atomically
 from kdiff_jax.report.metrics_log import MetricsLog
 
 
@@ -105,7 +105,7 @@ def test_an_interrupted_write_leaves_the_former_file(tmp_path, monkeypatch):
     def crash(descriptor):
         raise OSError("disk full")
 
-    monkeypatch.setattr("kdiff_jax.report.files.os.fsync", crash)
+    monkeypatch.setattr("kdiff_jax.files.os.fsync", crash)
     with pytest.raises(OSError, match="disk full"):
         write_atomically(path, "new")
     assert path.read_text() == "old"
