@@ -11,7 +11,7 @@ DIM = 16
 
 
 def denoiser(width: int = 8) -> Net:
-    """A two-layer network of (x_t, t, y) -> x0_hat."""
+    """A two-layer network of (x_t, t, y) -> x0_hat; its levels have 4x4, 2x2 pixels."""
 
     def init(key):
         first, second = jax.random.split(key)
@@ -20,11 +20,17 @@ def denoiser(width: int = 8) -> Net:
 
     def apply(params, x_t, t, y, *, dropout_keys=None, augment=None):
         del dropout_keys, augment  # it has neither
-        columns = [x_t.reshape(len(x_t), -1), t[:, None], jax.nn.one_hot(y, 10)]
-        h = jnp.tanh(jnp.concatenate(columns, axis=1) @ params["w"])
-        return (h @ params["v"]).reshape(x_t.shape)
+        return (hidden(params, x_t, t, y) @ params["v"]).reshape(x_t.shape)
 
-    return Net(init, apply)
+    def encode(params, x_t, t, y):
+        h = hidden(params, x_t, t, y)
+        return [x_t, h.reshape(len(h), 2, 2, -1), h.reshape(len(h), 1, 1, -1)]
+
+    def hidden(params, x_t, t, y):
+        columns = [x_t.reshape(len(x_t), -1), t[:, None], jax.nn.one_hot(y, 10)]
+        return jnp.tanh(jnp.concatenate(columns, axis=1) @ params["w"])
+
+    return Net(init, apply, encode, SHAPE, NUM_CLASSES)
 
 
 NETS = {"student": denoiser(), "teacher": denoiser()}

@@ -4,9 +4,13 @@ A grid of N steps has N + 1 decreasing times; step i goes from grid[i] to grid[i
 The last time is the data: 0, or -1 for a discrete process.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 
+from kdiff_jax import rng
 from kdiff_jax.diffusion.process import Process
 from kdiff_jax.errors import ConfigError
 
@@ -165,6 +169,37 @@ def make(
         f"spacing={spacing!r}: does not fit this process; leave it out to use"
         f" {process.spacing!r}"
     )
+
+
+def draw_from(
+    process: Process,
+    *,
+    low: float = 0.0,
+    high: float = 1.0,
+    spacing: str | None = None,
+) -> Callable[..., Any]:
+    """Training times out of a grid: (keys, name) -> t, f32[B], uniform in its index.
+
+    The grid has T = 1000 times (those of a discrete process, all), in ascending order:
+    index 0 is the data end. Drawn are the indices low T .. min(high T, T - 1).
+
+    Args:
+        process: Whose time.
+        low, high: Part of the grid, 0 <= low < high <= 1.
+        spacing: See `make`; None for the process' own.
+
+    Source: Yin et al. 2024, arXiv:2311.18828 and arXiv:2405.14867, released code.
+    """
+    if not 0 <= low < high <= 1:
+        raise ConfigError(f"low={low}, high={high}: must be 0 <= low < high <= 1")
+    num_times = process.num_timesteps or 1000
+    times = make(process, num_times, spacing=spacing)[-2::-1]
+    times = times[round(low * num_times) : round(high * num_times) + 1]
+
+    def draw(keys, name):
+        return jnp.asarray(times, jnp.float32)[rng.randint(keys, name, len(times))]
+
+    return draw
 
 
 def levels(process: Process, grid: np.ndarray, dtype=jnp.float32):

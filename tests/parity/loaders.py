@@ -98,7 +98,7 @@ def from_torch(tensor):
 def path(name, key):
     """Where torch's `key` stands in our parameters."""
     *parts, leaf = key.removeprefix("model.").split(".")
-    if name.startswith("edm"):
+    if name.startswith(("edm", "dmd2")):
         head = 2 if parts[0] in ("enc", "dec") else 1
     elif "samplers" in key:
         head = len(parts)  # a convolution alone, no block

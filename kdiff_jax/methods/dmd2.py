@@ -1,0 +1,215 @@
+"""DMD2: distribution matching with two time-scales and a GAN on the fake score.
+
+Yin et al. 2024, arXiv:2405.14867. No pairs are needed: the student's images are moved
+by the difference between the teacher's denoiser and one that learns those images, and
+by a discriminator that reads the latter's encoder.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from kdiff_jax import rng
+from kdiff_jax.diffusion import grids
+from kdiff_jax.diffusion.process import left
+from kdiff_jax.errors import ConfigError
+from kdiff_jax.losses import adversarial, distribution
+from kdiff_jax.method import Aux, Method, Net, Phase
+from kdiff_jax.models.gan_head import GanHead
+
+
+def make(
+    *,
+    nets,
+    process,
+    student_every: int = 5,
+    num_steps: int = 1,
+    dm_weight: str = "normalized",
+    fake_weight: str = "edm",
+    min_step: float = 0.02,
+    max_step: float = 0.98,
+    spacing: str | None = None,
+    gan_weight: float = 3e-3,
+    disc_weight: float = 1e-2,
+    gan_loss: str = "nonsaturating",
+    diffusion_gan: bool = True,
+    features: str = "fake_score",
+    head_groups: int = 32,
+) -> Method:
+    """A few-step student; `fake_score` and `disc` are trained five times as often.
+
+    Args:
+        nets: {"student": Net, "teacher": Net}.
+        process: The forward process.
+        student_every: Updates of the guidance (fake score and head) per student update.
+        num_steps: Of the student. Above 1, it is trained on its own intermediate
+            results, made without a gradient ("backward simulation").
+        dm_weight: See `distribution.gradient`.
+        fake_weight: See `regression.weight`; that of the teacher's training.
+        min_step, max_step: Part of the time grid on which the two scores are compared.
+        spacing: Of that grid, see `grids.make`; None for the process' own.
+        gan_weight: Of the GAN's loss for the student; 0 leaves the discriminator out.
+        disc_weight: Of the discriminator's own loss beside the fake score's.
+        gan_loss: "nonsaturating" or "hinge".
+        diffusion_gan: The discriminator sees noised images, at times of the whole grid.
+        features: Whose encoder it reads: "fake_score", which then learns from its loss
+            too, or "teacher".
+        head_groups: See `GanHead`.
+
+    Raises:
+        ConfigError: If an option is unknown.
+
+    Source: arXiv:2405.14867, Section 4 and released code (ImageNet: the defaults).
+    """
+    student, teacher = nets["student"], nets["teacher"]
+    if features not in ("fake_score", "teacher"):
+        raise ConfigError(f"features={features!r}; choose fake_score or teacher")
+    if gan_weight and teacher.encode is None:
+        raise ConfigError(
+            f"gan_weight={gan_weight}: the teacher has no encoder for the discriminator"
+            " to read; set gan_weight=0"
+        )
+    head = _head(teacher, head_groups)
+    shape, num_classes = student.image_shape, max(student.num_classes, 1)
+    inner_time = grids.draw_from(process, low=min_step, high=max_step, spacing=spacing)
+    any_time = grids.draw_from(process, spacing=spacing)
+    first_time = grids.make(process, process.num_timesteps or 1000, spacing=spacing)[-2]
+    steps = grids.make(process, num_steps)[:-1]
+
+    def prepare(ctx):
+        z = rng.normal(ctx.keys, "z", shape)
+        y_gen = rng.randint(ctx.keys, "y_gen", num_classes)
+
+        def generate(x_t, t):
+            return student.apply(ctx.nets["student"], x_t, t, y_gen)
+
+        x_t, t = simulate(generate, z, ctx.keys, steps, process=process)
+        made = {"y_gen": y_gen, "x_t": x_t, "t": t, "x_gen": generate(x_t, t)}
+        return {**ctx.batch, **made}
+
+    def judge(ctx, nets, x, y, name):
+        """Logits of images x; the noise of each `name` is its own."""
+        encoder = ctx.frozen["teacher"] if features == "teacher" else nets["fake_score"]
+        keys = rng.stream(ctx.keys, name)
+        t, x_t = jnp.full(len(x), first_time, jnp.float32), x
+        if diffusion_gan:
+            t = any_time(keys, "t")
+            x_t = process.add_noise(x, rng.normal(keys, "eps", shape), t)
+        return head.apply(nets["disc"], bottleneck(teacher.encode(encoder, x_t, t, y)))
+
+    def matching(ctx, x):
+        y = ctx.batch["y_gen"]
+
+        def real(x_t, t):
+            return teacher.apply(ctx.frozen["teacher"], x_t, t, y)
+
+        def fake(x_t, t):
+            return teacher.apply(ctx.nets["fake_score"], x_t, t, y)
+
+        t, eps = inner_time(ctx.keys, "t"), rng.normal(ctx.keys, "eps", shape)
+        g = distribution.gradient(
+            real, fake, x, t, eps, process=process, weight=dm_weight
+        )
+        return distribution.surrogate(x, g).mean()
+
+    def fooling(ctx, x):
+        logits = judge(ctx, ctx.nets, x, ctx.batch["y_gen"], "fake")
+        return adversarial.generator(gan_loss, logits).mean()
+
+    def denoising(params, ctx):
+        y = ctx.batch["y_gen"]
+
+        def fake(x_t, t):
+            return teacher.apply(params["fake_score"], x_t, t, y)
+
+        t, eps = any_time(ctx.keys, "t"), rng.normal(ctx.keys, "eps", shape)
+        return distribution.fake_score(
+            fake, ctx.batch["x_gen"], t, eps, process=process, weight=fake_weight
+        ).mean()
+
+    def telling_apart(params, ctx):
+        batch = ctx.batch
+        real = judge(ctx, params, batch["x0"], batch["y"], "real")
+        fake = judge(ctx, params, batch["x_gen"], batch["y_gen"], "fake")
+        return adversarial.discriminator(gan_loss, real, fake).mean()
+
+    for_student = {"dm": (1.0, matching)}
+    for_guidance = {"fake_score": (1.0, denoising)}
+    trained = {"student": student, "fake_score": teacher}
+    if gan_weight:
+        for_student["gan"] = (gan_weight, fooling)
+        for_guidance["disc"] = (disc_weight, telling_apart)
+        trained["disc"] = head
+    guides = tuple(trained)[1:]
+
+    def student_loss(params, ctx):
+        batch = ctx.batch
+        x = student.apply(params["student"], batch["x_t"], batch["t"], batch["y_gen"])
+        return weighted_sum(for_student, ctx, x)
+
+    def guidance_loss(params, ctx):
+        return weighted_sum(for_guidance, params, ctx)
+
+    return Method(
+        nets=trained,
+        frozen=("teacher",),
+        init_from={"student": "teacher", "fake_score": "teacher"},
+        phases=(
+            Phase("student", ("student",), student_loss, every=student_every),
+            Phase("guidance", guides, guidance_loss),
+        ),
+        prepare=prepare,
+    )
+
+
+def weighted_sum(terms, *args):
+    """(sum of weight * term(*args), its parts as metrics) of {name: (weight, term)}."""
+    parts = {name: term(*args) for name, (_, term) in terms.items()}
+    value = sum(terms[name][0] * part for name, part in parts.items())
+    return value, Aux({"loss": value, **parts})
+
+
+def bottleneck(features):
+    """The encoder's last output, before the middle of the network."""
+    return features[-2]
+
+
+def simulate(generate, z, keys, steps, *, process):
+    """Backward simulation: (x_t, t) that the student meets when it samples itself.
+
+    From z at steps[0], x0 is predicted and noised again to the next time. Each example
+    keeps one of its inputs, drawn evenly; with one step that is z_scale * z.
+
+    Args:
+        generate: The student, (x_t, t) -> x0.
+        z: f32[B, H, W, C], noise.
+        keys: Key[B].
+        steps: N decreasing times.
+        process: The forward process.
+
+    Source: arXiv:2405.14867, Section 4.4 and 4.5.
+    """
+    times = jnp.asarray(steps, jnp.float32)
+    chosen = rng.randint(keys, "step", len(steps))
+    x_t = kept = process.z_scale * z
+    for i in range(1, len(steps)):
+        x0 = generate(x_t, jnp.full(len(z), times[i - 1]))
+        eps = rng.normal(keys, f"eps_{i}", z.shape[1:])
+        x_t = process.add_noise(x0, eps, jnp.full(len(z), times[i]))
+        kept = jnp.where(left(chosen == i, z), x_t, kept)
+    return kept, times[chosen]
+
+
+def _head(denoiser: Net, num_groups: int) -> Net:
+    """The discriminator's head as pure functions on the encoder's last output."""
+    module = GanHead(num_groups)
+
+    def features(key):
+        x, t = jnp.zeros((1, *denoiser.image_shape)), jnp.ones(1)
+        y = jnp.zeros(1, jnp.int32)
+        return bottleneck(denoiser.encode(denoiser.init(key), x, t, y))
+
+    def init(key):
+        found = jax.eval_shape(features, key)
+        return module.init(key, jnp.zeros(found.shape, found.dtype))["params"]
+
+    return Net(init, lambda params, h: module.apply({"params": params}, h))

@@ -1,0 +1,51 @@
+"""DMD2's discriminator: a small head on the features of a denoiser's encoder."""
+
+import math
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from kdiff_jax.errors import ConfigError
+
+# PyTorch's default for convolutions, U(-b, b) with b = 1 / sqrt(fan_in).
+KERNEL = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+class GanHead(nn.Module):
+    """One logit per example, high for real; float32 whatever the features are.
+
+    A 4x4 convolution of stride 2, one over all that remains (4x4 for the paper's 8x8
+    features), and a linear layer, with norm and silu between.
+
+    Attributes:
+        num_groups: Of each GroupNorm; fewer where that leaves a group one channel,
+            which its norm would cancel.
+
+    Source: Yin et al. 2024, arXiv:2405.14867, and its released code.
+    """
+
+    num_groups: int = 32
+
+    @nn.compact
+    def __call__(self, features: Float[Array, "B H W C"]) -> Float[Array, " B"]:
+        _, height, width, channels = features.shape
+        if min(height, width) < 2:
+            raise ConfigError(
+                f"features of {height}x{width}: the discriminator's head needs 2x2 at"
+                " least; use a network with fewer levels"
+            )
+        groups = math.gcd(self.num_groups, channels, max(channels // 2, 1))
+
+        def norm(h, name):
+            return nn.silu(nn.GroupNorm(groups, epsilon=1e-5, name=name)(h))
+
+        def conv(h, width, size, name, **keywords):
+            layer = nn.Conv(width, size, kernel_init=KERNEL, name=name, **keywords)
+            return layer(h)
+
+        h = features.astype(jnp.float32)
+        h = norm(conv(h, channels, (4, 4), "conv_0", strides=2, padding=1), "norm_0")
+        h = conv(h, channels, h.shape[1:3], "conv_1", padding=0)
+        h = conv(norm(h, "norm_1"), 1, (1, 1), "conv_2", padding=0)
+        return h.reshape(len(h))
