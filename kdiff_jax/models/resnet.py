@@ -15,7 +15,9 @@ PRECISION = jax.lax.Precision.HIGHEST
 
 
 class FixedBatchNorm(nn.Module):
-    """(x - mean) / sqrt(var + 1e-5) * scale + bias, with stored mean and var."""
+    """(x - mean) / sqrt(var + eps) * scale + bias, with stored mean and var."""
+
+    eps: float = BN_EPS
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
@@ -25,7 +27,7 @@ class FixedBatchNorm(nn.Module):
         bias = self.param("bias", zeros, shape)
         mean = self.param("mean", zeros, shape)
         var = self.param("var", ones, shape)
-        factor = scale / jnp.sqrt(var + BN_EPS)
+        factor = scale / jnp.sqrt(var + self.eps)
         return x * factor[None, None, None] + (bias - mean * factor)[None, None, None]
 
 
