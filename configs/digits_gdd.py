@@ -1,0 +1,36 @@
+"""A one-step generator of 8x8 digits from their teacher, by GDD: two CPU cores.
+
+    python -m kdiff_jax.main --config=configs/digits_gdd.py --workdir=runs/digits_gdd
+
+The discriminator reads the teacher's own encoder, so that nothing is downloaded.
+"""
+
+from configs import common, digits, gdd
+
+
+def get_config(size: str = "full"):
+    common.check_size(size)
+    tiny = size == "tiny"
+    train = dict(num_steps=2000, batch_size=64, result="ema")
+    stages = dict(
+        teacher=digits.teacher(tiny),
+        student=dict(
+            method=dict(
+                name="gdd",
+                noise_levels=(0.25, 1.0),
+                width=4 if tiny else 32,
+                virtual_local_batch=4 if tiny else 32,
+            ),
+            optim=dict(
+                lr=3e-4, b1=0.0, b2=0.99, schedule="cosine", ema_half_life=5000.0
+            ),
+            roles=gdd.roles(lr=6e-4),
+            sampler=dict(name="ddim", num_steps=1),
+            train=train | (dict(num_steps=4, batch_size=8) if tiny else {}),
+        ),
+        evaluate=dict(kind="evaluate", models=("teacher", "teacher@1", "student")),
+    )
+    order = ("teacher", "student", "evaluate")
+    return common.config(
+        "digits_gdd", order=order, stages=stages, **digits.sections(tiny)
+    )

@@ -1,0 +1,30 @@
+"""GDD-I on FFHQ 64x64: a one-step generator, most convolutions frozen.
+
+    python -m kdiff_jax.main --config=configs/ffhq64_gddi.py --workdir=runs/gddi
+
+The teacher is the public edm-ffhq-64x64-uncond-ve.pkl
+at teachers/, read as it is. Hardware: several GPUs or a TPU slice.
+Expected of the authors' discriminator: FID 0.85 [paper].
+The authors' discriminator reads classifiers (DeiT-B and EfficientNet-lite0); this
+one reads the teacher's encoder, with which no figure is published.
+
+Images as EDM prepares them: --config.data.path=ffhq-64x64.zip
+"""
+
+from configs import gdd
+
+
+def get_config(size: str = "full"):
+    return gdd.get(
+        "ffhq64_gddi",
+        size,
+        teacher="edm-ffhq-64x64-uncond-ve.pkl",
+        network=gdd.NCSNPP | dict(channel_mult=(1, 2, 2, 2)),
+        shape=(64, 64, 3),
+        num_classes=0,
+        data=gdd.DATA_64 | dict(use_labels=False),
+        freeze=True,
+        lr=2e-5,
+        disc_lr=4e-5,
+        num_images=10_000_000,
+    )

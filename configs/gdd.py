@@ -1,0 +1,101 @@
+"""What the recipes of Zheng & Yang (2024, arXiv:2405.20750) share [code].
+
+The generator is a public EDM network at sigma = 80 with its consistency-style wrapper;
+no pairs, no teacher in the loss. The authors read features of classifiers; these
+recipes read the teacher's own encoder, which needs no further file.
+"""
+
+from configs import common, teachers
+
+DATA_64 = dict(name="edm_zip", path="", size=64)
+NCSNPP = dict(
+    name="song_unet",
+    embedding="fourier",
+    noise_mult=2,
+    encoder="residual",
+    taps=(1, 3, 3, 1),
+)
+
+
+def roles(lr: float) -> dict:
+    """The optimizer of the discriminator: Adam, corrected for the lazy penalty.
+
+    It makes 17 updates where the others make 16 (Karras et al. 2020, arXiv:1912.04958,
+    Appendix B).
+    """
+    ratio = 16 / 17
+    return dict(disc=dict(lr=lr * ratio, b1=0.0, b2=0.99**ratio))
+
+
+def get(
+    name: str,
+    size: str,
+    *,
+    teacher: str,
+    network: dict,
+    shape,
+    num_classes: int,
+    data: dict,
+    freeze: bool,
+    lr: float,
+    disc_lr: float,
+    num_images: int,
+    precondition: str = "ve",
+    augment_dim: int = 9,
+    batch_size: int = 256,
+    virtual_local_batch: int = 64,
+    ema_half_life: float = 500_000.0,
+):
+    """The recipe `name`; `num_images` are those that the run sees."""
+    common.check_size(size)
+    tiny = size == "tiny"
+    if tiny:
+        network = common.tiny_network(network["name"])
+        shape, batch_size, virtual_local_batch = (16, 16, 3), 8, 4
+    sampler = dict(name="heun", num_steps=3 if tiny else 18)
+    model = dict(
+        network=network,
+        precondition=dict(name=precondition),
+        process=dict(name="edm"),
+        image_shape=shape,
+        num_classes=num_classes,
+        augment_dim=augment_dim,
+        sampler=sampler,
+    )
+    num_steps = 4 if tiny else num_images // batch_size
+    student = dict(
+        method=dict(
+            name="gdd",
+            noise_levels=(0.2, 1.0),
+            width=4 if tiny else 64,
+            virtual_local_batch=virtual_local_batch,
+            freeze=freeze,
+        ),
+        model=dict(precondition=dict(name="boundary"), network=dict(dropout=0.0)),
+        optim=dict(lr=lr, b1=0.0, b2=0.99, ema_half_life=ema_half_life),
+        roles=roles(disc_lr),
+        sampler=dict(name="ddim", num_steps=1),
+        train=dict(num_steps=num_steps, batch_size=batch_size, result="ema"),
+    )
+    stages = dict(
+        student=student,
+        evaluate=dict(kind="evaluate", models=("teacher", "student")),
+    )
+    order, begin = ("student", "evaluate"), teachers.bring(teacher)
+    if tiny:
+        stages["teacher"] = dict(
+            method=dict(name="denoise", times="edm", weight="edm"),
+            optim=dict(lr=1e-3, ema_half_life=500_000.0),
+            train=dict(num_steps=4, batch_size=8, result="ema"),
+        )
+        order, begin = ("teacher", *order), {}
+    return common.config(
+        name,
+        order=order,
+        stages=stages,
+        data=common.tiny_data(shape) if tiny else data,
+        model=model,
+        train=common.tiny_train() if tiny else dict(sample_every=1000),
+        evaluate=dict(num_images=20 if tiny else 50_000, features="", weights=""),
+        **begin,
+    )

@@ -1,0 +1,232 @@
+"""GDD: a GAN on real images makes a one-step generator of a diffusion model.
+
+Zheng & Yang 2024, arXiv:2405.20750. The teacher gives its weights, and its encoder
+to the discriminator; its samples are never looked at. GDD-I is the same with the
+generator's convolutions frozen. The authors' discriminator reads classifiers instead.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kdiff_jax import rng
+from kdiff_jax.errors import ConfigError
+from kdiff_jax.losses import adversarial
+from kdiff_jax.method import Aux, Method, Net, Phase
+from kdiff_jax.models import projected, spectral
+from kdiff_jax.models.freeze import trains_with_frozen_convolutions
+
+
+def make(
+    *,
+    nets,
+    process,
+    loss: str = "nonsaturating",
+    noise_levels: tuple[float, ...] = (0.5,),
+    width: int = 16,
+    virtual_local_batch: int = 1,
+    r1_weight: float = 1e-4,
+    r1_every: int = 16,
+    freeze: bool = False,
+) -> Method:
+    """Generator, discriminator, and every `r1_every`-th step a penalty, in that order.
+
+    With l_k the logits of the discriminator on feature network k, V the virtual local
+    batch, and means over the batch and the logits of an example:
+
+    - student: V sum_k E[ softplus(-l_k(G(z, y))) ]
+    - disc: V sum_k E[ softplus(l_k(G(z, y))) + softplus(-l_k(x0)) ]
+    - r1: r1_every r1_weight / 2 E[ ||grad_x0 sum_k sum l_k(x0)||^2 ]
+
+    V stands for the authors' sum over the images of one GPU, which fixes the ratio of
+    the second line to the third. G(z, y) is the student's x0_hat at the noise end, y
+    the label of the real image; every phase draws its own z. The first penalty comes at
+    step r1_every - 1, never at the first step.
+
+    Args:
+        nets: {"student": Net, "teacher": Net}.
+        process: The forward process; its t_max is the student's only time.
+        loss: "nonsaturating" (above), or "hinge".
+        noise_levels: sigma / alpha of the noise that images get before the teacher's
+            encoder sees them; each is a feature network with a discriminator.
+        width: Of the discriminator, see `projected.Discriminator`; 64 in the paper.
+        virtual_local_batch: V; also the images that share the statistics of a batch
+            norm. Must divide the images of a device (and microbatch); 1 always does.
+        r1_weight: gamma of the penalty.
+        r1_every: Its period in steps.
+        freeze: GDD-I: see `freeze.trains_with_frozen_convolutions`.
+
+    Raises:
+        ConfigError: If there is no teacher with an encoder, or a level is not positive.
+
+    Source: arXiv:2405.20750 and its released code.
+    """
+    student = nets["student"]
+    if loss not in adversarial.LOSSES:
+        known = ", ".join(adversarial.LOSSES)
+        raise ConfigError(f"loss={loss!r}; choose one of {known}")
+    extractors = _teacher_features(nets.get("teacher"), process, noise_levels)
+    disc, state = _discriminators(
+        extractors,
+        student,
+        width=width,
+        num_classes=student.num_classes,
+        group=virtual_local_batch,
+    )
+
+    def generate(params, ctx):
+        z = rng.normal(ctx.keys, "z", ctx.batch["x0"].shape[1:])
+        t_max = jnp.full(len(z), process.t_max, jnp.float32)
+        return student.apply(params, process.z_scale * z, t_max, ctx.batch["y"])
+
+    def judge(params, state, ctx, images, name):
+        """Logits by feature network, and the state after the pass."""
+        y, keys = ctx.batch["y"], rng.stream(ctx.keys, name)
+        maps = {k: e.maps(ctx.frozen, images, y, keys) for k, e in extractors.items()}
+        return disc.apply(params, state, maps, y)
+
+    def student_loss(params, ctx):
+        x_gen = generate(params["student"], ctx)
+        state = ctx.carry["spectral"]
+        fake, state = judge(ctx.nets["disc"], state, ctx, x_gen, "fake")
+        value = sum(adversarial.generator(loss, fake[k]).mean() for k in fake)
+        value = virtual_local_batch * value
+        metrics = {"loss": value, "logit_fake": _mean(fake)}
+        return value, Aux(metrics, {"spectral": state})
+
+    def disc_loss(params, ctx):
+        x_gen = generate(ctx.nets["student"], ctx)
+        state = ctx.carry["spectral"]
+        # One after the other: each has its own statistics in the batch norms.
+        fake, state = judge(params["disc"], state, ctx, x_gen, "fake")
+        real, state = judge(params["disc"], state, ctx, ctx.batch["x0"], "real")
+        terms = [adversarial.discriminator(loss, real[k], fake[k]) for k in real]
+        value = virtual_local_batch * sum(term.mean() for term in terms)
+        metrics = {"loss": value, "logit_fake": _mean(fake), "logit_real": _mean(real)}
+        return value, Aux(metrics, {"spectral": state})
+
+    def r1_loss(params, ctx):
+        def judged(x0):
+            return judge(params["disc"], ctx.carry["spectral"], ctx, x0, "real")
+
+        def all_logits(x0):
+            return jnp.concatenate(list(judged(x0)[0].values()), axis=1)
+
+        x0 = ctx.batch["x0"]
+        penalty = adversarial.r1(all_logits, x0).mean()
+        value = r1_every * r1_weight / 2 * penalty
+        metrics = {"loss": value, "penalty": penalty}
+        return value, Aux(metrics, {"spectral": judged(x0)[1]})
+
+    phases = (
+        Phase("student", ("student",), student_loss),
+        Phase("disc", ("disc",), disc_loss),
+        Phase("r1", ("disc",), r1_loss, every=r1_every, offset=r1_every - 1),
+    )
+    trainable: dict[str, Callable[[str], bool]] = {"disc": projected.trainable}
+    if freeze:
+        trainable["student"] = trains_with_frozen_convolutions
+    return Method(
+        nets={"student": student, "disc": disc},
+        phases=phases,
+        frozen=("teacher",),
+        init_from={"student": "teacher"},
+        carry={"spectral": state},
+        trainable=trainable,
+    )
+
+
+class Extractor(NamedTuple):
+    """A frozen feature network: images in [-1, 1] -> its maps.
+
+    Attributes:
+        maps: (frozen, images, y, keys) -> [f32[B, H_i, W_i, C_i], ...].
+        shapes: (batch size) -> their shapes.
+    """
+
+    maps: Callable[..., Any]
+    shapes: Callable[[int], Any]
+
+
+def _teacher_features(
+    teacher: Net | None, process, noise_levels
+) -> dict[str, Extractor]:
+    """The teacher's encoder at each noise level, told the label."""
+    if teacher is None or teacher.encode is None:
+        raise ConfigError(
+            "init.teacher: the discriminator reads the encoder of a teacher, and there"
+            " is none; give the path of a model, or a stage"
+        )
+    if not noise_levels or min(noise_levels) <= 0:
+        raise ConfigError(f"noise_levels={noise_levels}: at least one, all above 0")
+    encode = teacher.encode
+
+    def extractor(i, level):
+        t = process.time_of_logsnr(-2 * np.log(level))
+        if process.num_timesteps:
+            t = np.round(t)
+        t = float(np.clip(process.round_time(t), process.t_min, process.t_max))
+
+        def maps(frozen, images, y, keys):
+            times = jnp.full(len(images), t, jnp.float32)
+            eps = rng.normal(keys, f"eps_{i}", images.shape[1:])
+            x_t = process.add_noise(images, eps, times)
+            return encode(frozen["teacher"], x_t, times, y)
+
+        def shapes(batch):
+            params = jax.eval_shape(teacher.init, jax.random.key(0))
+            x = jax.ShapeDtypeStruct((batch, *teacher.image_shape), jnp.float32)
+            times = jax.ShapeDtypeStruct((batch,), jnp.float32)
+            y = jax.ShapeDtypeStruct((batch,), jnp.int32)
+            return jax.eval_shape(encode, params, x, times, y)
+
+        return Extractor(maps, shapes)
+
+    return {f"teacher_{i}": extractor(i, s) for i, s in enumerate(noise_levels)}
+
+
+def _discriminators(extractors, student: Net, *, width, num_classes, group):
+    """(Net, state): one discriminator for each feature network, as one role.
+
+    Net.apply is (params, state, maps, y) -> (logits by feature network, new state).
+    """
+    module = projected.Discriminator(width, num_classes, group)
+
+    def zeros(shapes):
+        return jax.tree.map(lambda x: jnp.zeros(x.shape), shapes)
+
+    def variables(name, key):
+        maps = zeros(extractors[name].shapes(group))
+        return module.init(key, maps, jnp.zeros(group, jnp.int32))
+
+    def init(key):
+        keys = jax.random.split(key, len(extractors))
+        pairs = zip(extractors, keys, strict=True)
+        return {name: variables(name, k)["params"] for name, k in pairs}
+
+    def apply(params, state, maps, y):
+        logits, new = {}, {}
+        for name in extractors:
+            logits[name], changed = module.apply(
+                {"params": params[name], spectral.STATE: state[name]},
+                maps[name],
+                y,
+                mutable=[spectral.STATE],
+            )
+            new[name] = changed[spectral.STATE]
+        return logits, new
+
+    @jax.jit
+    def start():
+        key = jax.random.key(0)  # the state does not depend on it
+        return {name: variables(name, key)[spectral.STATE] for name in extractors}
+
+    return Net(init, apply), start()
+
+
+def _mean(logits):
+    """The mean over the feature networks of that over images and logits."""
+    return sum(x.mean() for x in logits.values()) / len(logits)

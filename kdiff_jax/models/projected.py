@@ -1,0 +1,189 @@
+"""The projected discriminator: small trained heads on features that never train.
+
+Sauer et al. 2021, arXiv:2111.01007, as Zheng & Yang 2024, arXiv:2405.20750, use it.
+The features of a network are first mixed, by random convolutions that never train
+either, across channels (CCM) and across sizes (CSM); then each size has a head.
+"""
+
+import math
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from kdiff_jax.errors import ConfigError
+from kdiff_jax.models.spectral import SpectralConv, torch_uniform
+
+SLOPE = 0.2  # of the leaky ReLUs
+
+
+class Discriminator(nn.Module):
+    """Logits of images from a list of feature maps of one network.
+
+    With four maps of 56, 28, 14 and 7 pixels this is the network of the paper. In
+    general there are L maps, c_0 (finest) to c_{L-1}, maps of equal size counting as
+    one with the channels of both, and:
+
+    - CCM takes c_i to `width` 2^i channels, CSM makes y_i with the size of c_{i-1}, and
+      y_0 with twice the size of c_0;
+    - head i reads y_i and has L - i blocks, the last of `width` 2^(L-1) channels. A
+      block halves its map, unless that is smaller than 8 pixels: then a 3x3 convolution
+      keeps it (the paper has no such maps);
+    - the last convolution is 4x4, or as large as a smaller map, without padding.
+
+    Attributes:
+        width: Channels of the finest map; 64 in the paper.
+        num_classes: Of the labels that the logits depend on; 0 without.
+        group: Examples that share the statistics of a batch norm; must divide B.
+    """
+
+    width: int = 64
+    num_classes: int = 0
+    group: int = 1
+
+    @nn.compact
+    def __call__(
+        self, features: Sequence[Array], y: Int[Array, " B"] | None = None
+    ) -> Float[Array, "B L"]:
+        """Every logit of every head, in float32; see `SpectralConv` for the state."""
+        maps = by_size(features)
+        batch = maps[0].shape[0]
+        if batch % self.group:
+            raise ConfigError(
+                f"virtual_local_batch={self.group} does not divide the {batch} images"
+                " of one device and microbatch; take a divisor, or fewer devices"
+            )
+        widths = tuple(self.width * 2**i for i in range(len(maps)))
+        inputs = Projection(widths, name="projection")(maps)
+        logits = []
+        for i, x in enumerate(inputs):
+            head = Head(widths[i:], self.num_classes, self.group, name=f"head_{i}")
+            logits.append(head(x, y))
+        return jnp.concatenate(logits, axis=1)
+
+
+def trainable(path: str) -> bool:
+    """Whether a leaf of the discriminator trains: all but CCM and CSM."""
+    return "projection" not in path.split("/")
+
+
+def by_size(features: Sequence[Array]) -> list[Array]:
+    """Finest first; maps of equal size are one map with the channels of all."""
+    sizes = sorted({f.shape[1:3] for f in features}, reverse=True)
+    return [
+        jnp.concatenate([f for f in features if f.shape[1:3] == size], axis=-1)
+        for size in sizes
+    ]
+
+
+class Projection(nn.Module):
+    """CCM, then CSM: y_i = conv1x1(up(y_{i+1} + c_i)) from the coarsest map on.
+
+    Attributes:
+        widths: Channels of the mixed maps, finest first; y_i has those of c_{i-1}.
+    """
+
+    widths: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, maps: Sequence[Array]) -> list[Array]:
+        mixed = [
+            _conv(x.astype(jnp.float32), width, f"ccm_{i}")
+            for i, (x, width) in enumerate(zip(maps, self.widths, strict=True))
+        ]
+        outs, y = [], None
+        for i in reversed(range(len(mixed))):
+            y = mixed[i] if y is None else y + mixed[i]
+            height, width = y.shape[1:3]
+            size = mixed[i - 1].shape[1:3] if i else (2 * height, 2 * width)
+            y = _conv(enlarge(y, size), self.widths[max(i - 1, 0)], f"csm_{i}")
+            outs.append(y)
+        return outs[::-1]
+
+
+class Head(nn.Module):
+    """Blocks of convolution, batch norm and leaky ReLU; a last convolution.
+
+    With labels the last convolution has 64 channels, and a logit is their product with
+    an embedding of the label, over sqrt(64) (Miyato & Koyama 2018, arXiv:1802.05637).
+    """
+
+    widths: tuple[int, ...]
+    num_classes: int
+    group: int
+    embedding_dim: int = 320
+    condition_dim: int = 64
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B H W C"], y: Int[Array, " B"] | None
+    ) -> Float[Array, "B L"]:
+        for i, width in enumerate(self.widths):
+            halves = min(x.shape[1:3]) >= 8
+            size, stride = (4, 2) if halves else (3, 1)
+            x = SpectralConv(width, size, stride, padding=1, name=f"conv_{i}")(x)
+            x = GroupedBatchNorm(self.group, name=f"norm_{i}")(x)
+            x = nn.leaky_relu(x, SLOPE)
+        width = self.condition_dim if self.num_classes else 1
+        size = min(4, *x.shape[1:3])
+        x = SpectralConv(width, size, use_bias=False, name="last")(x)
+        if self.num_classes:
+            table = nn.Embed(
+                self.num_classes,
+                self.embedding_dim,
+                embedding_init=nn.initializers.normal(1.0),
+                name="embedding",
+            )
+            dense = nn.Dense(
+                width, kernel_init=nn.initializers.normal(1.0), name="condition"
+            )
+            # The kernel is N(0, 1) and its gain stands outside, as in StyleGAN.
+            rows = dense(table(y) / math.sqrt(self.embedding_dim))
+            rows = math.sqrt(2) * nn.leaky_relu(rows, SLOPE)
+            x = (x * rows[:, None, None]).sum(axis=-1) / math.sqrt(width)
+        return x.reshape(x.shape[0], -1)
+
+
+class GroupedBatchNorm(nn.Module):
+    """Batch norm in training mode, with the statistics of `group` examples each.
+
+    Groups are neighbours in the global batch, so that the result does not depend on how
+    many devices share it. There is no evaluation mode: a discriminator never needs it.
+    """
+
+    group: int
+    eps: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        parts = x.reshape(-1, self.group, *x.shape[1:])
+        mean = parts.mean(axis=(1, 2, 3), keepdims=True)
+        var = jnp.mean((parts - mean) ** 2, axis=(1, 2, 3), keepdims=True)
+        x = ((parts - mean) * jax.lax.rsqrt(var + self.eps)).reshape(x.shape)
+        return x * scale[None, None, None] + bias[None, None, None]
+
+
+def enlarge(x: Float[Array, "B H W C"], size) -> Float[Array, "B H2 W2 C"]:
+    """Bilinear interpolation to (height, width); corners stay corners."""
+    rows, columns = (
+        _interpolation(old, new) for old, new in zip(x.shape[1:3], size, strict=True)
+    )
+    exact = jax.lax.Precision.HIGHEST
+    x = jnp.einsum("ih,bhwc->biwc", rows, x, precision=exact)
+    return jnp.einsum("jw,biwc->bijc", columns, x, precision=exact)
+
+
+def _interpolation(old: int, new: int) -> Float[Array, "new old"]:
+    at = np.arange(new) * (old - 1) / max(new - 1, 1)
+    distance = np.abs(at[:, None] - np.arange(old)[None])
+    return jnp.asarray(np.maximum(1 - distance, 0), jnp.float32)
+
+
+def _conv(x, width, name):
+    init = torch_uniform(x.shape[-1])
+    return nn.Conv(width, (1, 1), kernel_init=init, bias_init=init, name=name)(x)
