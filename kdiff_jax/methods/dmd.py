@@ -1,0 +1,124 @@
+"""DMD: a one-step student by distribution matching, and regression on a few pairs.
+
+Yin et al. 2024, arXiv:2311.18828. The student's images are moved by the difference
+between the teacher's denoiser and one that learns those images; pairs of the teacher's
+sampler keep it from dropping modes.
+"""
+
+import jax.numpy as jnp
+
+from kdiff_jax import rng
+from kdiff_jax.diffusion import grids
+from kdiff_jax.errors import ConfigError
+from kdiff_jax.losses import distribution, regression
+from kdiff_jax.method import Aux, Method, Phase
+from kdiff_jax.models import lpips
+
+
+def make(
+    *,
+    nets,
+    process,
+    regression_weight: float = 0.25,
+    distance: str = "l2",
+    lpips_weights: str = "",
+    lpips_heads: str = "",
+    dm_weight: str = "normalized",
+    fake_weight: str = "edm",
+    min_step: float = 0.02,
+    max_step: float = 0.98,
+    spacing: str | None = None,
+) -> Method:
+    """Distribution matching + regression_weight * distance(G(z, y), x0), in turns with
+    the fake score's own update.
+
+    The pairs (z, x0, y) were made once by the teacher's sampler; distribution matching
+    draws its own noise and labels, as many.
+
+    Args:
+        nets: {"student": Net, "teacher": Net}.
+        process: The forward process; its t_max is the student's only time.
+        regression_weight: 0.25 in the paper; 0.5 for its unconditional CIFAR-10.
+        distance: "l2", the mean square, or "lpips" of VGG (the paper's).
+        lpips_weights: File of the VGG network, for "lpips"; see `lpips.load`.
+        lpips_heads: File of its heads.
+        dm_weight: See `distribution.gradient`.
+        fake_weight: See `regression.weight`; that of the teacher's training.
+        min_step, max_step: Part of the time grid on which the two scores are compared.
+        spacing: Of that grid, see `grids.make`; None for the process' own.
+
+    Raises:
+        ConfigError: If there is no such distance, or LPIPS lacks a file.
+
+    Source: arXiv:2311.18828, Algorithms 1 and 2.
+    """
+    student, teacher = nets["student"], nets["teacher"]
+    if distance not in ("l2", "lpips"):
+        raise ConfigError(f"distance={distance!r}; choose l2 or lpips")
+    perceptual, brings = None, {}
+    if distance == "lpips":
+        perceptual, params = lpips.load(
+            weights=lpips_weights or None, heads=lpips_heads or None
+        )
+        brings = {"lpips": params}
+    shape, num_classes = student.image_shape, max(student.num_classes, 1)
+    inner_time = grids.draw_from(process, low=min_step, high=max_step, spacing=spacing)
+    any_time = grids.draw_from(process, spacing=spacing)
+
+    def generate(params, z, y):
+        t_max = jnp.full(len(z), process.t_max, jnp.float32)
+        return student.apply(params, process.z_scale * z, t_max, y)
+
+    def prepare(ctx):
+        z_gen = rng.normal(ctx.keys, "z", shape)
+        y_gen = rng.randint(ctx.keys, "y_gen", num_classes)
+        x_gen = generate(ctx.nets["student"], z_gen, y_gen)
+        return {**ctx.batch, "z_gen": z_gen, "y_gen": y_gen, "x_gen": x_gen}
+
+    def student_loss(params, ctx):
+        batch, y = ctx.batch, ctx.batch["y_gen"]
+
+        def real(x_t, t):
+            return teacher.apply(ctx.frozen["teacher"], x_t, t, y)
+
+        def fake(x_t, t):
+            return teacher.apply(ctx.nets["fake_score"], x_t, t, y)
+
+        x = generate(params["student"], batch["z_gen"], y)
+        t, eps = inner_time(ctx.keys, "t"), rng.normal(ctx.keys, "eps", shape)
+        g = distribution.gradient(
+            real, fake, x, t, eps, process=process, weight=dm_weight
+        )
+        dm = distribution.surrogate(x, g).mean()
+
+        x0_hat = generate(params["student"], batch["z"], batch["y"])
+        if perceptual:
+            errors = perceptual(ctx.frozen["lpips"], x0_hat, batch["x0"])
+        else:
+            errors = regression.mse_per_example(x0_hat, batch["x0"])
+        kd = errors.mean()
+        value = dm + regression_weight * kd
+        return value, Aux({"loss": value, "dm": dm, "regression": kd})
+
+    def fake_loss(params, ctx):
+        def fake(x_t, t):
+            return teacher.apply(params["fake_score"], x_t, t, ctx.batch["y_gen"])
+
+        t, eps = any_time(ctx.keys, "t"), rng.normal(ctx.keys, "eps", shape)
+        value = distribution.fake_score(
+            fake, ctx.batch["x_gen"], t, eps, process=process, weight=fake_weight
+        ).mean()
+        return value, Aux({"loss": value})
+
+    return Method(
+        nets={"student": student, "fake_score": teacher},
+        frozen=("teacher",) + tuple(brings),
+        init_from={"student": "teacher", "fake_score": "teacher"},
+        phases=(
+            Phase("student", ("student",), student_loss),
+            Phase("fake_score", ("fake_score",), fake_loss),
+        ),
+        prepare=prepare,
+        batch_keys=("z", "x0", "y"),
+        brings=brings,
+    )
