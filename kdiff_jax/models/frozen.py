@@ -39,15 +39,22 @@ LEAVES = {
 }
 
 
-def conv(num_channels, size, *, stride=1, padding=0, groups=1, bias=True, name):
+def conv(
+    num_channels: int,
+    size: int,
+    *,
+    stride: int = 1,
+    padding: int | str = 0,
+    groups: int = 1,
+    bias: bool = True,
+    name: str,
+) -> nn.Conv:
     """A convolution with PyTorch's padding, or "SAME" for TensorFlow's."""
-    if isinstance(padding, int):
-        padding = ((padding, padding), (padding, padding))
     return nn.Conv(
         num_channels,
         (size, size),
         strides=stride,
-        padding=padding,
+        padding=[(padding, padding)] * 2 if isinstance(padding, int) else padding,
         feature_group_count=groups,
         use_bias=bias,
         precision=PRECISION,
@@ -101,7 +108,7 @@ def load(
     """
     images = jnp.zeros((1, SIZE, SIZE, 3))
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), images)["params"])
-    leaves = traverse_util.flatten_dict(shapes)
+    leaves: dict = traverse_util.flatten_dict(shapes)
     names = {leaf: torch_name(leaf) for leaf in leaves}
     found = {
         name: array

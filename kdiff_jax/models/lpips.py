@@ -8,7 +8,7 @@ Source: Zhang et al. 2018, arXiv:1801.03924, Eq. 1; constants of the released co
 
 import os
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -131,7 +131,7 @@ def layers(
         images = frozen.normalise(images, frozen.IMAGENET_MEAN, frozen.IMAGENET_STD)
         if resize is not None:
             images = frozen.resize(images, resize)
-        found = backbone.module.apply({"params": params["backbone"]}, images)
+        found: Any = backbone.module.apply({"params": params["backbone"]}, images)
         if any(feature.size == 0 for feature in found):
             raise ConfigError(
                 f"images={x.shape}: too small for {backbone.name}; set resize=224"

@@ -1,5 +1,7 @@
 """The features of SqueezeNet 1.1, frozen."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
@@ -59,5 +61,5 @@ class SqueezeNet(nn.Module):
 
 def _pool(x):
     """3x3, stride 2; a last window that the image fills in part counts (ceil mode)."""
-    edges = tuple((0, (size - 3) % 2) for size in x.shape[1:3])
+    edges: Any = [(0, (size - 3) % 2) for size in x.shape[1:3]]
     return nn.max_pool(x, (3, 3), (2, 2), padding=edges)
