@@ -6,7 +6,16 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SHARED = {
-    *("common", "digits", "edm_student", "gdd", "luhman", "progressive_paper", "small_unet"),
+    *(
+        "common",
+        "digits",
+        "dmd",
+        "edm_student",
+        "gdd",
+        "luhman",
+        "progressive_paper",
+        "small_unet",
+    ),
     "teachers",
 }
 

@@ -1,0 +1,38 @@
+"""DMD on 8x8 digits: distribution matching and a few pairs make a one-step student.
+
+    python -m kdiff_jax.main --config=configs/digits_dmd.py --workdir=runs/digits_dmd
+
+A teacher that is there may be taken: --config.init.teacher=runs/digits/teacher
+"""
+
+from configs import common, digits
+
+
+def get_config(size: str = "full"):
+    common.check_size(size)
+    tiny = size == "tiny"
+    pairs = dict(
+        kind="pairs",
+        num_pairs=4096,
+        num_held_out=256,
+        shard_size=4096,
+        batch_size=256,
+        sampler=dict(name="dpm_solver", num_steps=16),
+    )
+    train = dict(num_steps=1500, batch_size=64, result="ema")
+    stages = dict(
+        teacher=digits.teacher(tiny),
+        pairs=common.tiny_pairs() if tiny else pairs,
+        student=dict(
+            method=dict(name="dmd", regression_weight=1.0, fake_weight="v_mse"),
+            pairs="pairs",
+            optim=dict(lr=5e-4, warmup_steps=50, schedule="cosine", ema_decay=0.99),
+            sampler=dict(name="ddim", num_steps=1),
+            train=train | (dict(num_steps=4, batch_size=8) if tiny else {}),
+        ),
+        evaluate=dict(kind="evaluate", models=("teacher", "teacher@1", "student")),
+    )
+    order = ("teacher", "pairs", "student", "evaluate")
+    return common.config(
+        "digits_dmd", order=order, stages=stages, **digits.sections(tiny)
+    )

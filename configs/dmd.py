@@ -1,0 +1,80 @@
+"""What the recipes of DMD and DMD2 on public EDM teachers share.
+
+Yin et al. 2024, arXiv:2311.18828 and arXiv:2405.14867. Both train with AdamW, batches
+over 7 GPUs, constant rates after 500 steps, and no moving average [code].
+"""
+
+from configs import common, teachers
+
+OPTIM = dict(weight_decay=0.01, warmup_steps=500, clip_norm=10.0)
+
+
+def student(tiny: bool, *, method: dict, lr: float, train: dict, **more) -> dict:
+    """A stage of one-step training; the student has no dropout."""
+    short = dict(num_steps=4, batch_size=8) if tiny else {}
+    return dict(
+        method=method,
+        model=dict(network=dict(dropout=0.0)),
+        optim=dict(lr=lr, **OPTIM),
+        sampler=dict(name="heun", num_steps=1),
+        train=train | short,
+        **more,
+    )
+
+
+def get(
+    name: str,
+    size: str,
+    *,
+    teacher: str,
+    network: dict,
+    shape,
+    num_classes: int,
+    augment_dim: int,
+    data: dict,
+    num_steps: int,
+    stages,
+    models=("teacher", "student"),
+):
+    """The recipe `name`.
+
+    Args:
+        stages: (tiny) -> the stages between the teacher and the evaluation, in order.
+        num_steps: Of the teacher's Heun sampler, 2 N - 1 evaluations.
+        models: What is evaluated.
+
+    The others are those of the model and the data.
+    """
+    common.check_size(size)
+    tiny = size == "tiny"
+    if tiny:
+        network, shape = common.tiny_network(network["name"]), (16, 16, 3)
+    model = dict(
+        network=network,
+        precondition=dict(name="edm"),
+        process=dict(name="edm"),
+        image_shape=shape,
+        num_classes=10 if tiny else num_classes,
+        augment_dim=augment_dim,
+        sampler=dict(name="heun", num_steps=3 if tiny else num_steps),
+    )
+    middle = stages(tiny)
+    made, begin = {}, teachers.bring(teacher)
+    if tiny:
+        begin = {}
+        made["teacher"] = dict(
+            method=dict(name="denoise", times="edm", weight="edm"),
+            optim=dict(lr=1e-3, ema_half_life=500_000.0),
+            train=dict(num_steps=4, batch_size=8, result="ema"),
+        )
+    made |= middle | dict(evaluate=dict(kind="evaluate", models=models))
+    return common.config(
+        name,
+        order=tuple(made),
+        stages=made,
+        data=common.tiny_data(shape) if tiny else data,
+        model=model,
+        train=common.tiny_train() if tiny else dict(sample_every=5000),
+        evaluate=dict(num_images=20 if tiny else 50_000, features="", weights=""),
+        **begin,
+    )
