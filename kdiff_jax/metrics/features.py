@@ -9,14 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
-from kdiff_jax.errors import CheckpointError, ConfigError
-from kdiff_jax.metrics.npz import read_npz
+from kdiff_jax.errors import ConfigError
+from kdiff_jax.models import frozen
 from kdiff_jax.models.resnet import ResNet
 
 WANTED = "the .npz of a CIFAR-10 ResNet-56"
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Features(NamedTuple):
@@ -71,11 +68,13 @@ def _resnet56(weights, batch_size):
     if weights is None:
         raise ConfigError(f"weights=None: resnet56 needs its file; give {WANTED}")
     network = ResNet()
-    params = _load(weights, network)
+    params = frozen.load(
+        network, weights, network="a CIFAR-10 ResNet-56", wanted=WANTED
+    )
 
     @jax.jit
     def forward(params, images):
-        mean, std = jnp.array(IMAGENET_MEAN), jnp.array(IMAGENET_STD)
+        mean, std = jnp.array(frozen.IMAGENET_MEAN), jnp.array(frozen.IMAGENET_STD)
         x = (images / 255 - mean[None, None, None]) / std[None, None, None]
         return network.apply({"params": params}, x)[0]
 
@@ -101,46 +100,3 @@ def _in_batches(function, images, batch_size, dim):
         values = function(np.pad(part, fill))
         features[start : start + len(part)] = np.asarray(values)[: len(part)]
     return features
-
-
-def _load(path, network):
-    """Parameters from a file with PyTorch's names and layouts."""
-    shapes = jax.eval_shape(
-        lambda: network.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
-    )
-    leaves, treedef = jax.tree.flatten_with_path(shapes)
-    arrays = read_npz("weights", path, error=CheckpointError, wanted=WANTED)
-    wanted = {_torch_name(tree_path): leaf.shape for tree_path, leaf in leaves}
-    # BatchNorm's counter of training steps: PyTorch stores it, nothing reads it.
-    found = {
-        name: _flax_layout(array)
-        for name, array in arrays.items()
-        if not name.endswith("num_batches_tracked")
-    }
-    wrong = [
-        *(f"{name} missing" for name in wanted if name not in found),
-        *(f"{name} unknown" for name in found if name not in wanted),
-        *(
-            f"{name} has shape {arrays[name].shape}"
-            for name, shape in wanted.items()
-            if name in found and found[name].shape != shape
-        ),
-    ]
-    if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise CheckpointError(
-            f"weights={path}: not a CIFAR-10 ResNet-56: {', '.join(wrong[:3])}{more}; "
-            f"give {WANTED}"
-        )
-    return treedef.unflatten([jnp.asarray(found[name], jnp.float32) for name in wanted])
-
-
-def _torch_name(tree_path):
-    *modules, leaf = (key.key for key in tree_path)
-    kind = {"mean": "running_mean", "var": "running_var", "bias": "bias"}
-    return ".".join([*modules, kind.get(leaf, "weight")])
-
-
-def _flax_layout(array):
-    """Convolutions OIHW -> HWIO, matrices transposed, vectors as they are."""
-    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T

@@ -14,7 +14,7 @@ import named_weights
 import numpy as np
 import pytest
 from flax import traverse_util
-from tolerance import LOSS
+from tolerance import LOSS, REORDER
 
 from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.models import alexnet, deit, efficientnet, frozen, lpips, vgg
@@ -97,8 +97,8 @@ def test_features_are_those_of_torch(name, data, tmp_path):
     }[name]
     assert [x.shape for x in found] == [(1, size, size, c) for size, c in shapes]
     # Float32 against float64: torch's own is 2.5e-4 away in the last of EfficientNet,
-    # whose products of 26 layers cancel, and 3e-5 elsewhere.
-    noise = 5e-4 if name == "efficientnet" else 1e-4
+    # whose products of 26 layers cancel, and 3e-5 elsewhere; ours 1.4e-4 and 1e-5.
+    noise = 5e-4 if name == "efficientnet" else 3e-5
     for i, x in enumerate(found):
         x = np.asarray(x, np.float64).reshape(-1)
         mean, std = data[f"{name}/moments{i}"]
@@ -163,7 +163,7 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
     path.write_bytes((DATA / "torch_wrapped.pth").read_bytes())
     refused(
         deit,
-        r"not DeiT-B distilled: blocks.0.attn.proj.bias missing.* and 14\d more; give timm's",
+        r"not DeiT-B distilled: blocks.0.attn.proj.bias missing.* and 146 more;",
     )
     refused(vgg, r"not VGG16-BN: features\.0\.bias missing")
     path.write_bytes(b"<html>")
@@ -179,6 +179,12 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
         r"blocks\.1\.0\.se\.conv_reduce\.bias unknown, conv_stem\.weight has shape"
         r" \(40, 3, 3, 3\); give",
     )
+
+
+def test_large_images_are_resized_without_antialiasing():
+    x = np.random.default_rng(0).normal(size=(1, 4, 4, 1)).astype(np.float32)
+    blocks = x.reshape(1, 2, 2, 2, 2, 1).mean(axis=(2, 4))
+    np.testing.assert_allclose(frozen.resize(jnp.asarray(x), 2), blocks, **REORDER)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
