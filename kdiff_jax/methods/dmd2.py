@@ -5,8 +5,11 @@ by the difference between the teacher's denoiser and one that learns those image
 by a discriminator that reads the latter's encoder.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from kdiff_jax import rng
 from kdiff_jax.diffusion import grids
@@ -68,6 +71,7 @@ def make(
             f"gan_weight={gan_weight}: the teacher has no encoder for the discriminator"
             " to read; set gan_weight=0"
         )
+    encode: Any = teacher.encode  # None only where there is no discriminator
     head = _head(teacher, head_groups)
     shape, num_classes = student.image_shape, max(student.num_classes, 1)
     inner_time = grids.draw_from(process, low=min_step, high=max_step, spacing=spacing)
@@ -94,7 +98,7 @@ def make(
         if diffusion_gan:
             t = any_time(keys, "t")
             x_t = process.add_noise(x, rng.normal(keys, "eps", shape), t)
-        return head.apply(nets["disc"], bottleneck(teacher.encode(encoder, x_t, t, y)))
+        return head.apply(nets["disc"], bottleneck(encode(encoder, x_t, t, y)))
 
     def matching(ctx, x):
         y = ctx.batch["y_gen"]
@@ -164,7 +168,8 @@ def make(
 def weighted_sum(terms, *args):
     """(sum of weight * term(*args), its parts as metrics) of {name: (weight, term)}."""
     parts = {name: term(*args) for name, (_, term) in terms.items()}
-    value = sum(terms[name][0] * part for name, part in parts.items())
+    weighted = [terms[name][0] * part for name, part in parts.items()]
+    value = sum(weighted[1:], start=weighted[0])
     return value, Aux({"loss": value, **parts})
 
 
@@ -203,13 +208,18 @@ def _head(denoiser: Net, num_groups: int) -> Net:
     """The discriminator's head as pure functions on the encoder's last output."""
     module = GanHead(num_groups)
 
+    def apply(params, h) -> Array:
+        return module.apply({"params": params}, h)  # type: ignore[return-value]
+
     def features(key):
         x, t = jnp.zeros((1, *denoiser.image_shape)), jnp.ones(1)
         y = jnp.zeros(1, jnp.int32)
-        return bottleneck(denoiser.encode(denoiser.init(key), x, t, y))
+        # Nobody asks for a head on a network without encoder: `make` refuses it.
+        encode: Any = denoiser.encode
+        return bottleneck(encode(denoiser.init(key), x, t, y))
 
     def init(key):
         found = jax.eval_shape(features, key)
         return module.init(key, jnp.zeros(found.shape, found.dtype))["params"]
 
-    return Net(init, lambda params, h: module.apply({"params": params}, h))
+    return Net(init, apply)
