@@ -1,8 +1,8 @@
 """GDD: a GAN on real images makes a one-step generator of a diffusion model.
 
 Zheng & Yang 2024, arXiv:2405.20750. The teacher gives its weights, and its encoder
-to the discriminator; its samples are never looked at. GDD-I is the same with the
-generator's convolutions frozen. The authors' discriminator reads classifiers instead.
+to the discriminator unless that reads classifiers, as the authors' does; its samples
+are never looked at. GDD-I is the same with the generator's convolutions frozen.
 """
 
 from collections.abc import Callable
@@ -16,8 +16,10 @@ from kdiff_jax import rng
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.losses import adversarial
 from kdiff_jax.method import Aux, Method, Net, Phase
-from kdiff_jax.models import projected, spectral
+from kdiff_jax.models import efficientnet, projected, spectral, vgg
 from kdiff_jax.models.freeze import trains_with_frozen_convolutions
+
+CLASSIFIERS: dict[str, Any] = {"vgg16_bn": vgg, "efficientnet_lite0": efficientnet}
 
 
 def make(
@@ -25,6 +27,8 @@ def make(
     nets,
     process,
     loss: str = "nonsaturating",
+    features: tuple[str, ...] = ("teacher",),
+    feature_files: tuple[str, ...] = (),
     noise_levels: tuple[float, ...] = (0.5,),
     width: int = 16,
     virtual_local_batch: int = 1,
@@ -50,8 +54,12 @@ def make(
         nets: {"student": Net, "teacher": Net}.
         process: The forward process; its t_max is the student's only time.
         loss: "nonsaturating" (above), or "hinge".
-        noise_levels: sigma / alpha of the noise that images get before the teacher's
-            encoder sees them; each is a feature network with a discriminator.
+        features: What the discriminator reads: "teacher", the teacher's encoder, and
+            the classifiers "vgg16_bn" and "efficientnet_lite0" (the authors' for
+            CIFAR-10); of several the terms are summed.
+        feature_files: The weights of the classifiers among them, in their order.
+        noise_levels: Of "teacher": sigma / alpha of the noise that images get before
+            the encoder sees them; each is a feature network with a discriminator.
         width: Of the discriminator, see `projected.Discriminator`; 64 in the paper.
         virtual_local_batch: V; also the images that share the statistics of a batch
             norm. Must divide the images of a device (and microbatch); 1 always does.
@@ -60,7 +68,9 @@ def make(
         freeze: GDD-I: see `freeze.trains_with_frozen_convolutions`.
 
     Raises:
-        ConfigError: If there is no teacher with an encoder, or a level is not positive.
+        ConfigError: If there is no teacher with an encoder to read, features are
+            unknown or lack their file, or a level is not positive.
+        CheckpointError: If a file of weights cannot be read.
 
     Source: arXiv:2405.20750 and its released code.
     """
@@ -68,7 +78,14 @@ def make(
     if loss not in adversarial.LOSSES:
         known = ", ".join(adversarial.LOSSES)
         raise ConfigError(f"loss={loss!r}; choose one of {known}")
-    extractors = _teacher_features(nets.get("teacher"), process, noise_levels)
+    brings = _load(features, feature_files)
+    extractors = {}
+    for name in features:
+        if name == "teacher":
+            teacher = nets.get("teacher")
+            extractors |= _teacher_features(teacher, process, noise_levels)
+        else:
+            extractors[name] = _classifier(name, brings[name], student.image_shape)
     disc, state = _discriminators(
         extractors,
         student,
@@ -132,9 +149,10 @@ def make(
     return Method(
         nets={"student": student, "disc": disc},
         phases=phases,
-        frozen=("teacher",),
+        frozen=(*(("teacher",) if "teacher" in features else ()), *brings),
         init_from={"student": "teacher"},
         carry={"spectral": state},
+        brings=brings,
         trainable=trainable,
     )
 
@@ -149,6 +167,38 @@ class Extractor(NamedTuple):
 
     maps: Callable[..., Any]
     shapes: Callable[[int], Any]
+
+
+def _load(features, files) -> dict[str, Any]:
+    """Parameters of the classifiers by name."""
+    known = ("teacher", *CLASSIFIERS)
+    wrong = [name for name in features if name not in known]
+    if wrong or not features or len(set(features)) < len(features):
+        raise ConfigError(
+            f"features={features}: choose from {', '.join(known)}, each at most once"
+        )
+    wanted = [name for name in features if name != "teacher"]
+    if len(wanted) != len(files):
+        raise ConfigError(
+            f"feature_files={files}: give one file each for {', '.join(wanted) or 'no'}"
+            " features; 'teacher' needs none"
+        )
+    pairs = zip(wanted, files, strict=True)
+    return {name: CLASSIFIERS[name].load(file) for name, file in pairs}
+
+
+def _classifier(name, params, image_shape) -> Extractor:
+    """The feature maps of a classifier, which sees no label and no noise."""
+
+    def maps(frozen, images, y, keys):
+        del y, keys
+        return CLASSIFIERS[name].features(frozen[name], images)
+
+    def shapes(batch):
+        x = jax.ShapeDtypeStruct((batch, *image_shape), jnp.float32)
+        return jax.eval_shape(CLASSIFIERS[name].features, params, x)
+
+    return Extractor(maps, shapes)
 
 
 def _teacher_features(
