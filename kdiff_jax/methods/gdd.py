@@ -103,14 +103,15 @@ def make(
         """Logits by feature network, and the state after the pass."""
         y, keys = ctx.batch["y"], rng.stream(ctx.keys, name)
         maps = {k: e.maps(ctx.frozen, images, y, keys) for k, e in extractors.items()}
-        return disc.apply(params, state, maps, y)
+        judged: Any = disc.apply(params, state, maps, y)
+        return judged
 
     def student_loss(params, ctx):
         x_gen = generate(params["student"], ctx)
         state = ctx.carry["spectral"]
         fake, state = judge(ctx.nets["disc"], state, ctx, x_gen, "fake")
-        value = sum(adversarial.generator(loss, fake[k]).mean() for k in fake)
-        value = virtual_local_batch * value
+        terms = [adversarial.generator(loss, fake[k]).mean() for k in fake]
+        value = virtual_local_batch * jnp.stack(terms).sum()
         metrics = {"loss": value, "logit_fake": _mean(fake)}
         return value, Aux(metrics, {"spectral": state})
 
@@ -120,8 +121,8 @@ def make(
         # One after the other: each has its own statistics in the batch norms.
         fake, state = judge(params["disc"], state, ctx, x_gen, "fake")
         real, state = judge(params["disc"], state, ctx, ctx.batch["x0"], "real")
-        terms = [adversarial.discriminator(loss, real[k], fake[k]) for k in real]
-        value = virtual_local_batch * sum(term.mean() for term in terms)
+        terms = [adversarial.discriminator(loss, real[k], fake[k]).mean() for k in real]
+        value = virtual_local_batch * jnp.stack(terms).sum()
         metrics = {"loss": value, "logit_fake": _mean(fake), "logit_real": _mean(real)}
         return value, Aux(metrics, {"spectral": state})
 
@@ -257,7 +258,7 @@ def _discriminators(extractors, student: Net, *, width, num_classes, group):
         pairs = zip(extractors, keys, strict=True)
         return {name: variables(name, k)["params"] for name, k in pairs}
 
-    def apply(params, state, maps, y):
+    def apply(params, state, maps, y) -> Any:
         logits, new = {}, {}
         for name in extractors:
             logits[name], changed = module.apply(
