@@ -2,7 +2,7 @@
 
     python -m kdiff_jax.main --config=configs/digits_dmd2.py --workdir=runs/digits_dmd2
 
-Two CPU cores, a quarter of an hour. A teacher that is there may be taken:
+A teacher that is there may be taken:
 --config.init.teacher=runs/digits/teacher
 """
 
@@ -12,7 +12,7 @@ from configs import common, digits
 def get_config(size: str = "full"):
     common.check_size(size)
     tiny = size == "tiny"
-    train = dict(num_steps=4000, batch_size=64, result="ema")
+    train = dict(num_steps=1500, batch_size=64, result="ema")
     short = dict(num_steps=6, batch_size=8)
     stages = dict(
         teacher=digits.teacher(tiny),
