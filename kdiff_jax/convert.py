@@ -7,9 +7,9 @@ and our own models; no code of a file is run. The output is a model folder for
 `diffusers` (a pipeline folder) or `safetensors` (PyTorch's layout and names).
 """
 
-import json
+import os
 import pathlib
-from typing import Any
+import signal
 
 from absl import flags
 
@@ -33,8 +33,11 @@ STEPS = flags.DEFINE_integer("num_steps", None, "Of the sampler.", lower_bound=1
 
 
 def main() -> None:
-    source = pathlib.Path(command.required(INPUT))
-    output = pathlib.Path(command.required(OUTPUT))
+    # It writes nothing that a signal could spoil: the first one ends it.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    source = pathlib.Path(command.required(INPUT)).expanduser()
+    output = pathlib.Path(command.required(OUTPUT)).expanduser()
     _check_output(output, source)
     from kdiff_jax.interop import convert
 
@@ -56,7 +59,7 @@ def main() -> None:
 
 def _check_output(output: pathlib.Path, source: pathlib.Path) -> None:
     """Refuses to write over anything but an earlier conversion."""
-    if output.resolve() == source.resolve():
+    if os.path.realpath(output) == os.path.realpath(source):
         raise ConfigError(f"--output={output}: is the input; name another folder")
     if output.is_file():
         raise ConfigError(f"--output={output}: is a file; name a folder")
@@ -67,11 +70,11 @@ def _check_output(output: pathlib.Path, source: pathlib.Path) -> None:
 
 
 def _written_by_us(folder: pathlib.Path) -> bool:
+    """Whether its card says so: every target has one."""
     try:
-        about: dict[str, Any] = json.loads((folder / "config.json").read_text())
+        return "kdiff_jax" in (folder / "README.md").read_text()
     except (OSError, ValueError):
         return False
-    return "kdiff_jax" in about
 
 
 if __name__ == "__main__":

@@ -218,7 +218,17 @@ def discrete(
 def betas(
     schedule: str, beta_min: float, beta_max: float, num_timesteps: int
 ) -> np.ndarray:
-    """The variances beta_0 .. beta_{T-1} of a discrete process, float64."""
+    """The variances beta_0 .. beta_{T-1} of a discrete process, float64.
+
+    Raises:
+        ConfigError: If they are no variances, or the schedule is unknown.
+    """
+    if not 1 <= num_timesteps <= 1_000_000:
+        raise ConfigError(f"num_timesteps={num_timesteps}: must lie in 1 .. 1000000")
+    if not 0 < beta_min <= beta_max < 1:
+        raise ConfigError(
+            f"beta_min={beta_min}, beta_max={beta_max}: must lie in (0, 1), in order"
+        )
     if schedule == "linear":
         return np.linspace(beta_min, beta_max, num_timesteps)
     if schedule == "scaled_linear":

@@ -6,11 +6,12 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from kdiff_jax import __version__
-from kdiff_jax.errors import CheckpointError
+from kdiff_jax import __version__, models, samplers
+from kdiff_jax.diffusion import process as processes
 from kdiff_jax.interop import diffusers_export, foreign, model, safetensors_export
 from kdiff_jax.interop.source import Facts
 
+BUFFERS = {str(key.key) for key in models.BUFFERS}
 EXPORTS = {"diffusers": diffusers_export.save, "safetensors": safetensors_export.save}
 
 
@@ -35,11 +36,11 @@ def run(
         CheckpointError: If the source cannot be read, or the target cannot hold it.
     """
     said = Facts(**(facts or {}))
-    if not source.exists():
-        raise CheckpointError(f"input={str(source)!r} does not exist")
+    source = model.located(source)
     ours = source.is_dir() and not foreign.is_foreign(source)
     if ours or target != "kdiff":
         loaded = _ours(source, said) if ours else model.load(source, family, said)
+        _check_sampler(loaded.spec)
         if target == "kdiff":
             text = card(loaded.spec, ())
             model.save(output, params=loaded.params, spec=loaded.spec, card=text)
@@ -48,12 +49,22 @@ def run(
         return [f"{loaded.num_params:,} parameters: {output}"]
     read, origin = foreign.read(source, said, family)
     leaves = model.checked(read, source)
+    _check_sampler(read.spec)
     spec = {**read.spec, "source": origin}
     model.write(output, leaves=leaves, spec=spec, card=card(spec, read.assumed))
-    size = sum(math.prod(leaf.shape) for leaf in leaves.values())
+    size = sum(
+        math.prod(leaf.shape)
+        for name, leaf in leaves.items()
+        if name.split("/")[-1] not in BUFFERS
+    )
     lines = [f"{origin['family']} {origin['file']}, sha256 {origin['sha256']}"]
     lines += [f"assumed: {line}" for line in read.assumed]
     return [*lines, f"{size:,} parameters: {output}"]
+
+
+def _check_sampler(spec: Mapping[str, Any]) -> None:
+    """Refuses a sampler that the model's process does not have."""
+    samplers.make(process=processes.make(**spec["process"]), **spec["sampler"])
 
 
 def _ours(source: pathlib.Path, said: Facts) -> model.Model:

@@ -14,7 +14,7 @@ from kdiff_jax.errors import CheckpointError
 from kdiff_jax.interop import containers, schedulers
 from kdiff_jax.interop.lazy import Lazy
 from kdiff_jax.interop.options import Option, Unlike, checked, only
-from kdiff_jax.interop.source import Facts, Source
+from kdiff_jax.interop.source import Facts, Source, whole
 
 CLASS = "UNet2DModel"
 CONFIG, INDEX = "config.json", "model_index.json"
@@ -68,6 +68,7 @@ def matches(folder) -> bool:
     return any(sign.is_file() for sign in signs) or any(folder.glob(f"{WEIGHTS}*"))
 
 
+@whole
 def convert(folder: pathlib.Path, facts: Facts) -> Source:
     """The network of a folder, with the process and sampler of its scheduler.
 

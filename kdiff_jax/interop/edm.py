@@ -177,6 +177,11 @@ def _from_state_dict(flat: Mapping[str, Lazy], prefix: str, facts: Facts) -> Sou
             f" {', '.join(PRECONDITIONS)}"
         )
     found = _of_shapes(leaves)
+    if found.get("embedding_type") == "positional" and found["channel_mult_noise"] != 1:
+        raise CheckpointError(
+            "map_noise.freqs is missing: an embedding twice as wide as the network is"
+            " of random frequencies; save the buffers with the weights"
+        )
     facts.agree(image_size=found["img_resolution"])
     wrapper = dict(WRAPPERS[PRECONDITIONS[name]])
     if buffer in flat:
@@ -472,7 +477,7 @@ def _dict(module, name: str) -> dict[str, Any]:
     """An attribute of a stored object that is a dict, or is not there."""
     if not isinstance(module, Persistent | Stub) or not isinstance(module.state, dict):
         raise CheckpointError("checkpoint's network is not made of modules")
-    found = module.state.get(name) or {}
+    found = _opened(module.state.get(name)) or {}
     if not isinstance(found, dict):
         raise CheckpointError(f"checkpoint's {name} is not a dict; it is damaged")
     return found
@@ -487,20 +492,36 @@ def _kind(module) -> str:
 
 def _object(content: Any):
     """The persistent network of a pickle's tree, or None."""
-    nets = [content]
-    if isinstance(content, Mapping):
-        nets = [content.get(name) for name in NETS]
+    content = _opened(content)
+    nets = _best_first(content) if isinstance(content, Mapping) else [content]
     return next((net for net in nets if isinstance(net, Persistent)), None)
 
 
+def _best_first(content: Mapping) -> list[Any]:
+    """The values of a dict: those of `NETS`, then other averages, then the rest."""
+
+    def rank(name):
+        known = NETS.index(name) if name in NETS else len(NETS)
+        return known, not (isinstance(name, str) and "ema" in name)
+
+    return [_opened(content[name]) for name in sorted(content, key=rank)]
+
+
+def _opened(value: Any) -> Any:
+    """An EasyDict as the dict that it is."""
+    easy = isinstance(value, Stub) and value.name == "EasyDict"
+    return value.items if easy else value
+
+
 def _tree(content: Any) -> Mapping[str, Any]:
-    """The state dict in a torch file: itself, or under the name of a network."""
-    if isinstance(content, Mapping):
-        for name in (*NETS, "model", "state_dict"):
-            if isinstance(content.get(name), Mapping):
-                return content[name]
+    """The state dict in a torch file: itself, or in a dict of it, averages first."""
+    content = _opened(content)
+    if not isinstance(content, Mapping):
+        return {}
+    if any(isinstance(k, str) and k.endswith(ANCHOR) for k in content):
         return content
-    return {}
+    found = map(_tree, _best_first(content))
+    return next((tree for tree in found if tree), {})
 
 
 def _anchors(content: Any) -> list[str]:

@@ -4,9 +4,12 @@ A family is a module with `matches(content)` and `convert(content, facts)`; `con
 a folder, or what `containers.open` found in a file.
 """
 
+import dataclasses
 import hashlib
 import importlib
+import json
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from kdiff_jax.errors import CheckpointError, ConfigError
@@ -16,6 +19,8 @@ from kdiff_jax.interop.source import Facts, Source
 FOLDERS = ("diffusers",)
 FILES = ("edm", "google", "score_sde", "ddpm_torch")
 FAMILIES = FOLDERS + FILES
+OWN = "kdiff_jax"  # metadata of a state dict that we wrote: the spec
+KEPT = ("revision",)
 
 
 def read(
@@ -36,15 +41,16 @@ def read(
     if family not in (None, *FAMILIES):
         raise ConfigError(f"source={family!r}: choose one of {', '.join(FAMILIES)}")
     if path.is_dir():
-        content, kind, among = path, "folder", FOLDERS
+        content, kind, among, metadata = path, "folder", FOLDERS, {}
     else:
         opened = containers.open(path)
         content, kind, among = opened.content, opened.kind, FILES
+        metadata = opened.metadata
     found = next((name for name in among if _module(name).matches(content)), None)
     if found is None:
         raise CheckpointError(
-            f"{path}: a {kind} that holds no network known here; known are"
-            f" {', '.join(FAMILIES)} (docs/teachers.md)"
+            f"{path}: a {kind} that holds no network known here{_seen(content)}; known"
+            f" are {', '.join(FAMILIES)} (docs/teachers.md)"
         )
     if family not in (None, found):
         raise CheckpointError(
@@ -54,11 +60,34 @@ def read(
         source = _module(found).convert(content, facts or Facts())
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
+    if OWN in metadata:
+        source = _as_exported(source, metadata[OWN], path)
     weights = source.weights or path
     with weights.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     name = str(weights.relative_to(path.parent))
     return source, {"family": found, "file": name, "sha256": sha256}
+
+
+def _as_exported(source: Source, text: str, path: pathlib.Path) -> Source:
+    """A state dict that we wrote: its metadata says what the names do not."""
+    try:
+        spec = {k: v for k, v in json.loads(text).items() if k in (*source.spec, *KEPT)}
+    except (AttributeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: its metadata {OWN!r} is no spec: {error}; it is damaged"
+        ) from error
+    return dataclasses.replace(source, spec={**source.spec, **spec}, assumed=())
+
+
+def _seen(content) -> str:
+    """What there is instead, and how a folder's file is read."""
+    if not isinstance(content, Mapping):
+        return ""
+    names = [str(name) for name in list(content)[:5]]
+    if any("down_blocks" in name for name in content if isinstance(name, str)):
+        return " (weights of diffusers: give the folder, with its config.json)"
+    return f" (its first names: {', '.join(names)[:200]})"
 
 
 def is_foreign(folder: pathlib.Path) -> bool:

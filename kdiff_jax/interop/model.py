@@ -7,6 +7,7 @@ of other projects are read through `foreign`, into the same thing.
 
 import dataclasses
 import hashlib
+import inspect
 import json
 import logging
 import pathlib
@@ -20,7 +21,7 @@ import numpy as np
 from kdiff_jax import __version__, denoiser, models, samplers
 from kdiff_jax.diffusion import process as processes
 from kdiff_jax.diffusion.process import Process
-from kdiff_jax.errors import CheckpointError
+from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.files import write_atomically
 from kdiff_jax.interop import foreign, lazy, tensors, training
 from kdiff_jax.interop.lazy import Lazy
@@ -56,21 +57,45 @@ class Model:
         Args:
             x_t: f32[B, H, W, C], noised images.
             t: f32[B] or a number, in the model's own time (EDM: sigma; DDPM: index).
-            y: i32[B] labels, or None for a model without classes.
+            y: i32[B] labels; None, or -1, is no label.
+
+        Raises:
+            ConfigError: If labels are not such.
         """
         x_t = jnp.asarray(x_t, jnp.float32)
         t = jnp.broadcast_to(jnp.asarray(t, jnp.float32), (len(x_t),))
-        y = jnp.zeros(len(x_t), jnp.int32) if y is None else jnp.asarray(y, jnp.int32)
+        # -1 is no label, to networks with classes as well.
+        y = np.full(len(x_t), -1) if y is None else y
+        self._check_labels(y, len(x_t))
+        y = jnp.asarray(y, jnp.int32)
         return self.net.apply(self.params, x_t, t, y)
 
     def sampler(self, name: str | None = None, num_steps: int | None = None) -> Sampler:
         """The model's own sampler, another one, or its own with other steps."""
         keywords = dict(self.spec["sampler"])
         if name and name != keywords["name"]:
-            keywords = {"name": name, "num_steps": keywords["num_steps"]}
+            kept = {k: v for k, v in keywords.items() if k in ("num_steps", "clip")}
+            takes = inspect.signature(samplers.make_function(name)).parameters
+            keywords = {"name": name} | {k: v for k, v in kept.items() if k in takes}
         if num_steps:
             keywords["num_steps"] = num_steps
         return samplers.make(process=self.process, **keywords)
+
+    def _check_labels(self, y, batch: int) -> None:
+        if np.shape(y) != (batch,) or not jnp.issubdtype(
+            jnp.result_type(y), jnp.integer
+        ):
+            raise ConfigError(
+                f"y={jnp.result_type(y)}{list(np.shape(y))}: labels are integers, one"
+                " per image"
+            )
+        if isinstance(y, jax.core.Tracer) or not (self.num_classes and batch):
+            return
+        if (highest := int(np.max(np.asarray(y)))) >= self.num_classes:
+            raise ConfigError(
+                f"y={highest}: this model has {self.num_classes} classes; -1 or None"
+                " is no label"
+            )
 
     @property
     def num_params(self) -> int:
@@ -177,9 +202,7 @@ def load(path, source: str | None = None, facts: Facts | None = None) -> Model:
     Raises:
         CheckpointError: If nothing loadable is there, or it is damaged. One line.
     """
-    path = pathlib.Path(path)
-    if not path.exists():
-        raise CheckpointError(f"checkpoint={str(path)!r} does not exist")
+    path = located(path)
     if source is None and path.is_dir():
         for folder in (path, path / "model"):
             if is_ours(folder):
@@ -201,6 +224,25 @@ def load(path, source: str | None = None, facts: Facts | None = None) -> Model:
     return _model(spec, {k: v.read() for k, v in leaves.items()}, path)
 
 
+def located(path) -> pathlib.Path:
+    """The path of a checkpoint; of a folder with nothing but weights, the weights.
+
+    Raises:
+        CheckpointError: If there is nothing.
+    """
+    path = pathlib.Path(path).expanduser()
+    try:
+        there = path.exists()
+    except OSError as error:  # a name too long, a loop of links
+        raise CheckpointError(
+            f"checkpoint={str(path)[:200]!r}: {error.strerror}"
+        ) from error
+    if not there:
+        raise CheckpointError(f"checkpoint={str(path)!r} does not exist")
+    alone = path / WEIGHTS
+    return alone if alone.is_file() and not (path / SPEC).exists() else path
+
+
 def is_ours(folder: pathlib.Path) -> bool:
     """Whether this is a model folder of ours."""
     if not ((folder / SPEC).is_file() and (folder / WEIGHTS).is_file()):
@@ -217,8 +259,7 @@ def checked(source: Source, where) -> dict[str, Lazy]:
     Raises:
         CheckpointError: Names the first leaves that differ.
     """
-    net, _ = _built(source.spec, where)
-    _compare(source.leaves, net, where)
+    _built(source.spec, source.leaves, where)
     return {name: leaf.astype(np.float32) for name, leaf in source.leaves.items()}
 
 
@@ -243,24 +284,38 @@ def _load_folder(folder: pathlib.Path) -> Model:
 
 def _model(spec: Mapping[str, Any], leaves: Mapping[str, Any], where) -> Model:
     """A model of {"a/b": array}, if they are what its spec describes."""
-    net, process = _built(spec, where)
-    _compare(leaves, net, where)
+    net, process = _built(spec, leaves, where)
     params = unflatten({k: jnp.asarray(v) for k, v in leaves.items()})
     return Model(net, params, process, spec)
 
 
-def _built(spec: Mapping[str, Any], where) -> tuple[Net, Process]:
+def _built(
+    spec: Mapping[str, Any], leaves: Mapping[str, Any], where
+) -> tuple[Net, Process]:
+    """The network and process of a spec, if these leaves are the network's.
+
+    Raises:
+        CheckpointError: If the spec is none, or names the first leaves that differ.
+    """
     try:
-        return build(spec)
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{where} has a spec that is no model: {error}"
-        ) from error
+        # A network has more leaves than blocks: a spec of millions is not built.
+        for part in ("num_blocks", "channel_mult", "widths"):
+            value = spec["network"].get(part) or 0
+            if (value if isinstance(value, int) else len(value)) > len(leaves):
+                raise ValueError(f"{part}={value!r}, and {len(leaves)} leaves")
+        net, process = build(spec)
+        expected = flatten(jax.eval_shape(net.init, jax.random.key(0)))
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever a spec of nonsense sets off
+        why = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{where} has a spec that is no model: {why}") from error
+    _compare(leaves, expected, where)
+    return net, process
 
 
-def _compare(given: Mapping[str, Any], net: Net, where) -> None:
+def _compare(given: Mapping[str, Any], expected: Mapping[str, Any], where) -> None:
     """Names the first leaves whose shape is not the network's."""
-    expected = flatten(jax.eval_shape(net.init, jax.random.key(0)))
     wrong = [
         f"{k} is missing, expected {expected[k].shape}"
         for k in expected

@@ -5,10 +5,17 @@ import pathlib
 
 import numpy as np
 
+from kdiff_jax.files import write_atomically
 from kdiff_jax.interop import diffusers_export, edm_export, lazy, tensors
 from kdiff_jax.interop.trees import flatten
 
 WEIGHTS = "model.safetensors"
+CARD = """\
+# Weights of a denoising network
+
+`{file}`: names and layout of {layout}, written by kdiff_jax. Its metadata hold the
+model's spec: `interop.load` of the file gives the same model.
+"""
 
 
 def save(folder, model) -> pathlib.Path:
@@ -34,4 +41,5 @@ def save(folder, model) -> pathlib.Path:
         layout = "flax"
     metadata = {"layout": layout, "kdiff_jax": json.dumps(dict(model.spec))}
     tensors.write(folder / WEIGHTS, found, metadata)
+    write_atomically(folder / "README.md", CARD.format(layout=layout, file=WEIGHTS))
     return folder

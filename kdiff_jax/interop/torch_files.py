@@ -286,9 +286,13 @@ def _device(kind, index=None) -> str:
     return kind if index is None else f"{kind}:{index}"
 
 
+def _opened(value):
+    """An EasyDict as the dict that it is."""
+    return value.items if isinstance(value, pickles.Stub) else value
+
+
 def _persistent(meta) -> Persistent:
-    if isinstance(meta, pickles.Stub):  # an EasyDict
-        meta = meta.items
+    meta = _opened(meta)
     if type(meta) is not dict or type(meta.get("class_name")) is not str:
         raise CheckpointError("an object of torch_utils.persistence has no class")
     rest = {k: v for k, v in meta.items() if k not in ("class_name", "state")}

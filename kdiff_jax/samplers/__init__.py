@@ -65,7 +65,11 @@ def make(name: str, *, process: Process, **keywords) -> Sampler:
         process: The process that the denoiser was trained on.
         keywords: Those of the sampler's own `make`.
     """
+    return make_function(name)(process=process, **keywords)
+
+
+def make_function(name: str) -> Callable[..., Sampler]:
+    """What `make` calls; its keywords and defaults are the sampler's settings."""
     if name not in names():
         raise ConfigError(f"sampler={name!r}: unknown; choose one of {names()}")
-    module = importlib.import_module(f"kdiff_jax.samplers.{name}")
-    return module.make(process=process, **keywords)
+    return importlib.import_module(f"kdiff_jax.samplers.{name}").make

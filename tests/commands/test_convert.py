@@ -63,8 +63,23 @@ def test_edm_to_ours_to_edm_is_bit_equal(folder, tmp_path):
         np.testing.assert_array_equal(back[name], leaf)
 
 
-def test_the_same_command_again_replaces_its_own_output(folder):
-    assert convert(EDM, folder, "--precondition=edm")[0] == 0
+@pytest.mark.parametrize("target", ["kdiff", "safetensors"])
+def test_the_same_command_again_replaces_its_own_output(tmp_path, target):
+    for _ in range(2):
+        code, said = convert(EDM, tmp_path / "out", f"--target={target}")
+        assert code == 0, said
+
+
+def test_what_we_export_comes_back_as_the_same_model(tmp_path):
+    code, said = convert(EDM, tmp_path / "vp", "--precondition=vp")
+    assert code == 0, said
+    code, said = convert(tmp_path / "vp", tmp_path / "out", "--target=safetensors")
+    assert code == 0, said
+    original = interop.load(tmp_path / "vp")
+    for path in (tmp_path / "out", tmp_path / "out" / "model.safetensors"):
+        model = interop.load(path)
+        for part in ("network", "precondition", "process", "sampler"):
+            assert model.spec[part] == original.spec[part]
 
 
 @pytest.mark.parametrize(
@@ -75,6 +90,8 @@ def test_the_same_command_again_replaces_its_own_output(folder):
         (EDM, ["--source=diffusers"], 4, "of the family 'edm'"),
         (EDM, ["--source=nvidia"], 2, "choose one of"),
         (EDM, ["--image_size=32"], 4, "the checkpoint says 16"),
+        (EDM, ["--sampler=foo"], 2, "sampler='foo'"),
+        (EDM, ["--num_steps=-1"], 2, "num_steps"),
         (GOOGLE, ["--target=diffusers"], 4, "iddpm_unet"),
         (__file__, [], 4, "no known format"),
     ],

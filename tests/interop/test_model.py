@@ -9,7 +9,7 @@ import pytest
 import safetensors.numpy
 
 from kdiff_jax import interop, models
-from kdiff_jax.errors import CheckpointError
+from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.interop.trees import flatten
 
 SPEC = {
@@ -100,3 +100,40 @@ def test_a_spec_that_is_none_is_refused(folder, text):
 def test_what_is_not_there_is_said(tmp_path):
     with pytest.raises(CheckpointError, match="does not exist"):
         interop.load(tmp_path / "none")
+
+
+def test_no_label_is_not_class_0(tmp_path):
+    spec = SPEC | {"num_classes": 3}
+    net, _ = interop.build(spec)
+    params = jax.tree.map(
+        lambda x: x + 0.1 * np.cos(np.arange(x.size)).reshape(x.shape),
+        net.init(jax.random.key(0)),
+    )
+    model = interop.load(interop.save(tmp_path / "m", params=params, spec=spec))
+    x = np.ones((2, 8, 8, 3), np.float32)
+    none, minus = model.apply(x, 1.0), model.apply(x, 1.0, np.full(2, -1))
+    np.testing.assert_array_equal(none, minus)
+    assert np.abs(none - model.apply(x, 1.0, np.zeros(2, np.int32))).max() > 1e-3
+    for y in (np.array([0, 3]), np.eye(2, 3), np.array([0])):
+        with pytest.raises(ConfigError, match="y="):
+            model.apply(x, 1.0, y)
+
+
+@pytest.mark.parametrize(
+    "part", [{"num_blocks": 10**8}, {"channel_mult": [0]}, {"channels": -8}]
+)
+def test_a_network_of_nonsense_is_refused_at_once(folder, part):
+    spec = json.loads((folder / "config.json").read_text())
+    spec["network"] |= part
+    (folder / "config.json").write_text(json.dumps(spec))
+    with pytest.raises(CheckpointError, match="spec that is no model"):
+        interop.load(folder)
+
+
+def test_a_name_that_no_file_can_have(tmp_path):
+    with pytest.raises(CheckpointError):
+        interop.load("x" * 5000)
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    with pytest.raises(CheckpointError):
+        interop.load(tmp_path / "a")
