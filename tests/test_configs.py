@@ -17,6 +17,7 @@ ALIKE = {
     *("afhq64_edm", "ffhq64_edm", "celeba64_student", "fashion_student"),
     *("afhq64_gddi", "ffhq64_gddi", "cifar10_gddi", "fashion_progressive"),
     *("cifar10_dmd", "imagenet64_dmd2", "lsun128_progressive", "digits_teacher"),
+    *("cifar10_dmd2", "cifar10_gdd", "imagenet64_gddi", "imagenet64_edm"),
 }
 every_recipe = pytest.mark.parametrize("name", recipes.names())
 tiny_recipes = pytest.mark.parametrize(

@@ -164,6 +164,12 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=pytest.mark.slow if "discriminator" in case else ())
+        for case in CASES
+    ],
+)
 def test_student_has_all_modes_with_their_weights(case):
     assert total_variation(train(case.split()[0], **CASES[case])) < 0.05
