@@ -11,10 +11,11 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import serialization
 from ncsnpp import NCSNpp
-from tolerance import LOSS, UNET
+from tolerance import GRADIENT, LOSS, UNET
 
 from kdiff_jax import interop
 from kdiff_jax.errors import CheckpointError
@@ -40,71 +41,113 @@ def converted(content, **facts):
 
 
 @functools.cache
-def denoiser(which):
-    """(spec, compiled (x_t, t) -> x0_hat)."""
+def network(which):
+    """(spec, params) of one of four networks: a preconditioning has two of them."""
     if which == "student":
         model = interop.load(STATE)
-        return model.spec, jax.jit(model.apply)
+        return model.spec, model.params
     if which == "teacher":
         model = interop.load(TEACHER, facts=Facts(precondition="edm"))
-        return model.spec, jax.jit(model.apply)
+        return model.spec, model.params
     content = containers.open(STATE).content
-    spec, params = converted(
-        content["params_ema" if which == "denoiser" else "target_params"],
-        precondition="edm" if which == "denoiser" else "boundary",
-    )
+    name = "params_ema" if which == "denoiser" else "target_params"
+    precondition = "boundary" if which == "target" else "edm"
+    return converted(content[name], precondition=precondition)
+
+
+@functools.cache
+def programs(precondition):
+    """Compiled functions of (params, x_t, t, ...), one set for all networks.
+
+    x0_hat; (x0_hat, its tangent) along a tangent of (x_t, t); and the L2 norm of the
+    gradient of all parameters, from the gradient of x0_hat.
+    """
+    spec, _ = network("student" if precondition == "boundary" else "teacher")
     net, _ = interop.build(spec)
-    return spec, jax.jit(functools.partial(net.apply, params))
+
+    def tangent(params, x_t, t, *tangents):
+        return jax.jvp(functools.partial(net.apply, params), (x_t, t), tangents)
+
+    def gradient_norm(params, x_t, t, cotangent):
+        _, pull_back = jax.vjp(lambda params: net.apply(params, x_t, t), params)
+        return optax.tree.norm(pull_back(cotangent))
+
+    return jax.jit(net.apply), jax.jit(tangent), jax.jit(gradient_norm)
+
+
+def denoiser(which, precondition=None):
+    """The function (x_t, t) -> x0_hat."""
+    spec, params = network(which)
+    apply, _, _ = programs(precondition or spec["precondition"]["name"])
+    return functools.partial(apply, params)
+
+
+def column(t):
+    return t[:, None, None, None]
 
 
 def test_the_denoiser_and_the_generator_are_the_reference_s():
     data = arrays()
-    spec, generate = denoiser("student")
-    found = generate(data["x_t"], data["t"])
-    np.testing.assert_allclose(found, data["distiller"], **UNET)
-    found = denoiser("denoiser")[1](data["x_t"], data["t"])
+    x_t, t = data["x_t"], data["t"]
+    np.testing.assert_allclose(denoiser("student")(x_t, t), data["distiller"], **UNET)
+    found = denoiser("denoiser")(x_t, t)
     np.testing.assert_allclose(found, data["denoiser"], **UNET)
+    variance = column(t**2 + 0.25)
+    output = (found - 0.25 / variance * x_t) * 2 * jnp.sqrt(variance) / column(t)
+    np.testing.assert_allclose(output, data["F"], **UNET)
+    spec, _ = network("student")
     assert spec["sampler"] == {"name": "ddim", "num_steps": 1}
     assert spec["precondition"] == {"name": "boundary"}
     assert spec["image_shape"] == [8, 8, 3]
-    network = spec["network"]
-    assert (network["encoder"], network["decoder"]) == ("residual", "standard")
-    assert network["attn_resolutions"] == [4]
+    fields = spec["network"]
+    assert (fields["encoder"], fields["decoder"]) == ("residual", "standard")
+    assert fields["attn_resolutions"] == [4]
+
+
+def level(place):
+    """Karras' levels, 80 at place 0 and 0.002 at 1."""
+    first, last = 80.0 ** (1 / 7), 0.002 ** (1 / 7)
+    return jnp.asarray((first + place * (last - first)) ** 7, jnp.float32)
+
+
+def euler(which, x_t, t, s):
+    """x_s by one step from t, and the slope (x_t - x0_hat) / t."""
+    slope = (x_t - denoiser(which, "edm")(x_t, t)) / column(t)
+    return x_t + column(s - t) * slope, slope
 
 
 @functools.cache
 def pairs(kind):
-    """(t, the student at t, the target network at the next time) of one batch.
+    """(network that learns, its x_t, t, and target) of one batch.
 
-    Source: Song et al. 2023, arXiv:2303.01469, Algorithms 2 and 3.
+    Sources: Song et al. 2023, arXiv:2303.01469, Algorithms 2 and 3; for "pd", Salimans
+    & Ho 2022, arXiv:2202.00512, Algorithm 2, with Euler's steps in sigma.
     """
     data = arrays()
-    ramp = np.linspace(80.0 ** (1 / 7), 0.002 ** (1 / 7), 18) ** 7
-    i = np.asarray(data["indices"])
-    t, s = jnp.asarray(ramp[i], jnp.float32), jnp.asarray(ramp[i + 1], jnp.float32)
     x, z = data["x"], data["z"]
-    column = lambda v: v[:, None, None, None]  # noqa: E731
+    if kind == "pd":
+        i = np.asarray(data["indices_pd"])
+        t, middle, s = (level((i + part) / 9) for part in (0, 0.5, 1))
+        x_t = x + column(t) * z
+        x_middle, _ = euler("target", x_t, t, middle)
+        x_s, _ = euler("target", x_middle, middle, s)
+        return "denoiser", x_t, t, x_t - column(t / (s - t)) * (x_s - x_t)
+    i = np.asarray(data["indices"])
+    t, s = level(i / 17), level((i + 1) / 17)
     x_t = x + column(t) * z
     if kind == "ct":
         x_s = x + column(s) * z
     else:
-        teacher = denoiser("teacher")[1]
-        slope = (x_t - teacher(x_t, t)) / column(t)
-        x_s = x_t + column(s - t) * slope
+        x_s, slope = euler("teacher", x_t, t, s)
         if kind == "heun":
-            slope += (x_s - teacher(x_s, s)) / column(s)
-            x_s = x_t + column(s - t) * slope / 2
-    return t, denoiser("student")[1](x_t, t), denoiser("target")[1](x_s, s)
+            _, second = euler("teacher", x_s, s, s)
+            x_s = x_t + column(s - t) * (slope + second) / 2
+    return "student", x_t, t, denoiser("target")(x_s, s)
 
 
-LOSSES = [k for k in np.load(DATA / "jcm_tiny.npz") if k.endswith("/loss")]
-
-
-@pytest.mark.parametrize("key", LOSSES)
-def test_consistency_losses_of_three_networks_are_the_reference_s(key):
-    training, solver, distance, weighting, _ = key.split("/")
-    t, student, target = pairs("ct" if training == "ct" else solver)
-    error = np.abs(student - target).reshape(4, -1)
+def distance(x0_hat, target, t, kind, weighting):
+    """Mean over the batch of weight times distance."""
+    error = jnp.abs(x0_hat - target).reshape(len(t), -1)
     error = {"l1": error.mean(1), "l2": (error**2).mean(1), "linf": error.max(1)}
     snr = 1 / t**2
     weight = {
@@ -113,8 +156,55 @@ def test_consistency_losses_of_three_networks_are_the_reference_s(key):
         "truncated_snr": jnp.maximum(snr, 1),
         "snr": snr,
     }
-    loss = (error[distance] * weight[weighting]).mean()
-    np.testing.assert_allclose(loss, arrays()[key], **LOSS)
+    return (error[kind] * weight[weighting]).mean()
+
+
+GRADNORMS = [k for k in np.load(DATA / "jcm_tiny.npz") if k.endswith("/gradnorm")]
+
+
+@pytest.mark.parametrize("name", [key.removesuffix("/gradnorm") for key in GRADNORMS])
+def test_distillation_losses_and_their_gradients_are_the_reference_s(name):
+    training, *more, weighting = name.split("/")
+    solver, kind = more or ("pd", "l2")
+    which, x_t, t, target = pairs("ct" if training == "ct" else solver)
+    x0_hat = denoiser(which)(x_t, t)
+    loss, cotangent = jax.value_and_grad(distance)(x0_hat, target, t, kind, weighting)
+    np.testing.assert_allclose(loss, arrays()[f"{name}/loss"], **LOSS)
+    spec, params = network(which)
+    _, _, gradient_norm = programs(spec["precondition"]["name"])
+    norm = gradient_norm(params, x_t, t, cotangent)
+    np.testing.assert_allclose(norm, arrays()[f"{name}/gradnorm"], **GRADIENT)
+
+
+def test_continuous_consistency_losses_are_the_reference_s():
+    """Losses of d f(x_t, t) along the teacher's trajectory, towards the data.
+
+    Source: Song et al. 2023, arXiv:2303.01469, Theorems 3 to 5 and Remark 10.
+    """
+    data = arrays()
+    t = data["cont_uniform_tinvrho"] ** 7  # 2187, beyond 80, to 0.0037
+    x_t = data["x"] + column(t) * data["z"]
+    _, slope = euler("teacher", x_t, t, t)
+    _, params = network("student")
+    _, tangent, _ = programs("boundary")
+    x0_hat, change = tangent(params, x_t, t, -slope, -jnp.ones_like(t))
+    losses = {
+        "l1/stopgrad0": jnp.abs(change).mean(),
+        "l2/stopgrad0": jnp.sqrt((change**2).sum((1, 2, 3))).mean(),
+        "l2/stopgrad1": -(change * x0_hat).sum((1, 2, 3)).mean(),
+    }
+    for name, loss in losses.items():
+        expected = data[f"continuous/{name}/loss"]
+        np.testing.assert_allclose(loss, expected, **LOSS, err_msg=name)
+
+
+def test_the_teacher_s_loss_is_the_reference_s():
+    """EDM's loss, summed over an image; Karras et al. 2022, arXiv:2206.00364."""
+    data = arrays()
+    t = jnp.exp(1.2 * data["dsm_normal_for_t"] - 1.2)
+    error = denoiser("denoiser")(data["x"] + column(t) * data["z"], t) - data["x"]
+    loss = ((t**2 + 0.25) / (0.5 * t) ** 2 * (error**2).sum((1, 2, 3))).mean()
+    np.testing.assert_allclose(loss, data["dsm/loss"], **LOSS)
 
 
 FORMS = {
