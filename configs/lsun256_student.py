@@ -4,9 +4,9 @@ r"""Denoising Student on LSUN 256x256, from Google's DDPM.
         --workdir=runs/church256
 
 `:bedroom` (the default) or `:church`. The teacher is google/ddpm-bedroom-256 or
-google/ddpm-church-256 at teachers/, 113.67 M parameters, read as it is. Hardware: a TPU pod slice or 8 GPUs; the
-pairs take 600 GB (--config.stages.pairs.num_pairs=204800 is the authors' smaller set).
-No figure is published; the paper shows samples [code].
+google/ddpm-church-256 at teachers/, 113.67 M parameters, read as it is. Hardware: a TPU
+pod slice or 8 GPUs; the pairs take 600 GB (--config.stages.pairs.num_pairs=204800 is
+the authors' smaller set). No figure is published; the paper shows samples [code].
 """
 
 from configs import common, luhman, teachers

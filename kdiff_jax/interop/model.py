@@ -89,9 +89,13 @@ class Model:
                 f"y={jnp.result_type(y)}{list(np.shape(y))}: labels are integers, one"
                 " per image"
             )
-        if isinstance(y, jax.core.Tracer) or not (self.num_classes and batch):
+        if not (self.num_classes and batch):
             return
-        if (highest := int(np.max(np.asarray(y)))) >= self.num_classes:
+        try:
+            highest = int(np.max(np.asarray(y)))
+        except jax.errors.TracerArrayConversionError:
+            return  # while tracing there are no values
+        if highest >= self.num_classes:
             raise ConfigError(
                 f"y={highest}: this model has {self.num_classes} classes; -1 or None"
                 " is no label"

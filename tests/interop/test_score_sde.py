@@ -1,6 +1,6 @@
 """Flax checkpoints of score_sde and consistency_models_cifar10 become models.
 
-`jcm_tiny`: openai/consistency_models_cifar10 at d086e77 (2023-06-27; MIT), CPU,
+`jcm_tiny`: openai/consistency_models_cifar10 at d086e77 (2023-06-27; Apache-2.0), CPU,
 float32, random weights, other ones in each of three networks. What it does not have
 (DDPM++, encoder and decoder "skip") is compared with `ncsnpp.py`.
 """
