@@ -309,5 +309,9 @@ def _optim(stage: Stage, role: str) -> dict[str, Any]:
 
 
 def _method(stage, nets, process):
-    keywords = dict(stage.config["method"])
+    # A config that went through JSON has lists where functions take tuples.
+    keywords = {
+        k: tuple(v) if isinstance(v, list) else v
+        for k, v in stage.config["method"].items()
+    }
     return methods.make(keywords.pop("name"), nets=nets, process=process, **keywords)

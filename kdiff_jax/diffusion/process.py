@@ -225,9 +225,9 @@ def betas(
     """
     if not 1 <= num_timesteps <= 1_000_000:
         raise ConfigError(f"num_timesteps={num_timesteps}: must lie in 1 .. 1000000")
-    if not 0 < beta_min <= beta_max < 1:
+    if not 0 <= beta_min <= beta_max < 1:
         raise ConfigError(
-            f"beta_min={beta_min}, beta_max={beta_max}: must lie in (0, 1), in order"
+            f"beta_min={beta_min}, beta_max={beta_max}: must lie in [0, 1), in order"
         )
     if schedule == "linear":
         return np.linspace(beta_min, beta_max, num_timesteps)
