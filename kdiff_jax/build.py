@@ -310,7 +310,7 @@ def _optim(stage: Stage, role: str) -> dict[str, Any]:
 
 def _method(stage, nets, process):
     # A config that went through JSON has lists where functions take tuples.
-    keywords = {
+    keywords: dict[str, Any] = {
         k: tuple(v) if isinstance(v, list) else v
         for k, v in stage.config["method"].items()
     }
