@@ -13,6 +13,18 @@ from kdiff_jax.losses import regression
 
 WEIGHTS = ("normalized", "sigma", "sigma_cubed")
 
+# h(r) = f''(r) r^2 of the divergences E_q[f(p / q)], p the data and q the student.
+DIVERGENCES = {
+    "reverse_kl": jnp.ones_like,
+    "forward_kl": lambda r: r,
+    "jensen_shannon": lambda r: r / (1 + r),
+    "softened_reverse_kl": lambda r: 1 / (1 + r),
+    "squared_hellinger": lambda r: jnp.sqrt(r) / 2,
+    "jeffreys": lambda r: 1 + r,
+}
+# So that one confident logit does not carry a whole batch. The bounds are ours.
+RATIO_MIN, RATIO_MAX = 0.1, 10.0
+
 
 def gradient(
     real,
@@ -58,6 +70,35 @@ def gradient(
     else:
         raise ConfigError(f"weight={weight!r}: unknown; choose one of {WEIGHTS}")
     return w[:, None, None, None] * (x0_fake - x0_real)
+
+
+def divergence_weight(name: str, logits: Float[Array, " B"]) -> Float[Array, " B"]:
+    """h(r), by which `gradient` is multiplied to follow another divergence.
+
+    With f(r), r = p / q:
+
+    - reverse_kl: -log r, h = 1: that of `gradient` itself
+    - forward_kl: r log r, h = r
+    - jensen_shannon: r log r - (r + 1) log((r + 1) / 2), h = r / (1 + r)
+    - softened_reverse_kl: (r + 1) log((r + 1) / (2 r)), h = 1 / (1 + r)
+    - squared_hellinger: (1 - sqrt r)^2, h = sqrt(r) / 2
+    - jeffreys: (r - 1) log r, h = r + 1
+
+    No gradient flows through h. A method divides it by its mean over the global batch.
+
+    Args:
+        name: One of the names above.
+        logits: Of a discriminator of x_t, log r where it is the best one; r is clipped
+            to [RATIO_MIN, RATIO_MAX].
+
+    Source: Xu et al. 2025, arXiv:2502.15681, Theorem 1 and Table 1.
+    """
+    if name not in DIVERGENCES:
+        known = ", ".join(DIVERGENCES)
+        raise ConfigError(f"f_divergence={name!r}: unknown; choose one of {known}")
+    low, high = jnp.log(RATIO_MIN), jnp.log(RATIO_MAX)
+    r = jnp.exp(jnp.clip(jax.lax.stop_gradient(logits), low, high))
+    return DIVERGENCES[name](r)
 
 
 def surrogate(

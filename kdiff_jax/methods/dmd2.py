@@ -2,7 +2,9 @@
 
 Yin et al. 2024, arXiv:2405.14867. No pairs are needed: the student's images are moved
 by the difference between the teacher's denoiser and one that learns those images, and
-by a discriminator that reads the latter's encoder.
+by a discriminator that reads the latter's encoder. With `f_divergence`, that
+discriminator weights the difference as well: f-distill, Xu et al. 2025,
+arXiv:2502.15681.
 """
 
 from typing import Any
@@ -35,6 +37,7 @@ def make(
     disc_weight: float = 1e-2,
     gan_loss: str = "nonsaturating",
     diffusion_gan: bool = True,
+    f_divergence: str = "reverse_kl",
     features: str = "fake_score",
     head_groups: int = 32,
 ) -> Method:
@@ -54,6 +57,10 @@ def make(
         disc_weight: Of the discriminator's own loss beside the fake score's.
         gan_loss: "nonsaturating" or "hinge".
         diffusion_gan: The discriminator sees noised images, at times of the whole grid.
+        f_divergence: What distribution matching lowers, see
+            `distribution.divergence_weight`; the weight's mean over the global batch is
+            1. All but "reverse_kl" read the discriminator's logit of the very x_t at
+            which the scores are compared, so it must be one of noised images.
         features: Whose encoder it reads: "fake_score", which then learns from its loss
             too, or "teacher".
         head_groups: See `GanHead`.
@@ -70,6 +77,16 @@ def make(
         raise ConfigError(
             f"gan_weight={gan_weight}: the teacher has no encoder for the discriminator"
             " to read; set gan_weight=0"
+        )
+    if f_divergence not in distribution.DIVERGENCES:
+        known = ", ".join(distribution.DIVERGENCES)
+        raise ConfigError(f"f_divergence={f_divergence!r}: unknown; choose {known}")
+    weighted = f_divergence != "reverse_kl"
+    if weighted and not (gan_weight and diffusion_gan and gan_loss == "nonsaturating"):
+        raise ConfigError(
+            f"f_divergence={f_divergence!r}: needs a discriminator whose logits are"
+            " log-ratios of noised images; set gan_weight above 0, diffusion_gan=True"
+            " and gan_loss='nonsaturating'"
         )
     encode: Any = teacher.encode  # None only where there is no discriminator
     head = _head(teacher, head_groups)
@@ -88,20 +105,35 @@ def make(
 
         x_t, t = simulate(generate, z, ctx.keys, steps, process=process)
         made = {"y_gen": y_gen, "x_t": x_t, "t": t, "x_gen": generate(x_t, t)}
+        # Where the two scores are compared.
+        t, eps = inner_time(ctx.keys, "t"), rng.normal(ctx.keys, "eps", shape)
+        made |= {"t_dm": t, "eps_dm": eps}
+        if weighted:
+            x_t = process.add_noise(made["x_gen"], eps, t)
+            found = logits(ctx, ctx.nets, x_t, t, y_gen)
+            made["h"] = distribution.divergence_weight(f_divergence, found)
         return {**ctx.batch, **made}
+
+    def logits(ctx, nets, x_t, t, y):
+        encoder = ctx.frozen["teacher"] if features == "teacher" else nets["fake_score"]
+        return head.apply(nets["disc"], bottleneck(encode(encoder, x_t, t, y)))
 
     def judge(ctx, nets, x, y, name):
         """Logits of images x; the noise of each `name` is its own."""
-        encoder = ctx.frozen["teacher"] if features == "teacher" else nets["fake_score"]
         keys = rng.stream(ctx.keys, name)
         t, x_t = jnp.full(len(x), first_time, jnp.float32), x
         if diffusion_gan:
             t = any_time(keys, "t")
             x_t = process.add_noise(x, rng.normal(keys, "eps", shape), t)
-        return head.apply(nets["disc"], bottleneck(encode(encoder, x_t, t, y)))
+        return logits(ctx, nets, x_t, t, y)
+
+    def weighing(params, ctx):
+        del params  # it trains nothing
+        mean = ctx.batch["h"].mean()
+        return mean, Aux({"mean": mean}, {"mean_h": mean})
 
     def matching(ctx, x):
-        y = ctx.batch["y_gen"]
+        batch, y = ctx.batch, ctx.batch["y_gen"]
 
         def real(x_t, t):
             return teacher.apply(ctx.frozen["teacher"], x_t, t, y)
@@ -109,15 +141,18 @@ def make(
         def fake(x_t, t):
             return teacher.apply(ctx.nets["fake_score"], x_t, t, y)
 
-        t, eps = inner_time(ctx.keys, "t"), rng.normal(ctx.keys, "eps", shape)
+        t, eps = batch["t_dm"], batch["eps_dm"]
         g = distribution.gradient(
             real, fake, x, t, eps, process=process, weight=dm_weight
         )
-        return distribution.surrogate(x, g).mean()
+        errors = distribution.surrogate(x, g)
+        if weighted:
+            errors = errors * batch["h"] / ctx.carry["mean_h"]
+        return errors.mean()
 
     def fooling(ctx, x):
-        logits = judge(ctx, ctx.nets, x, ctx.batch["y_gen"], "fake")
-        return adversarial.generator(gan_loss, logits).mean()
+        found = judge(ctx, ctx.nets, x, ctx.batch["y_gen"], "fake")
+        return adversarial.generator(gan_loss, found).mean()
 
     def denoising(params, ctx):
         y = ctx.batch["y_gen"]
@@ -153,15 +188,23 @@ def make(
     def guidance_loss(params, ctx):
         return weighted_sum(for_guidance, params, ctx)
 
+    phases = (
+        Phase("student", ("student",), student_loss, every=student_every),
+        Phase("guidance", guides, guidance_loss),
+    )
+    carry = {}
+    if weighted:
+        # A loss sees a part of the batch; what a phase carries on is averaged over all
+        # parts and devices. So the mean weight is found by a phase of its own.
+        phases = (Phase("weight", (), weighing, every=student_every), *phases)
+        carry = {"mean_h": jnp.float32(1)}
     return Method(
         nets=trained,
         frozen=("teacher",),
         init_from={"student": "teacher", "fake_score": "teacher"},
-        phases=(
-            Phase("student", ("student",), student_loss, every=student_every),
-            Phase("guidance", guides, guidance_loss),
-        ),
+        phases=phases,
         prepare=prepare,
+        carry=carry,
     )
 
 

@@ -67,6 +67,78 @@ def test_a_step_goes_towards_the_teacher_and_away_from_the_fake_score(weight):
     assert (jnp.abs(moved - fake) > jnp.abs(X - fake)).all()
 
 
+# f of every divergence E_q[f(p / q)].
+F = {
+    "reverse_kl": lambda r: -jnp.log(r),
+    "forward_kl": lambda r: r * jnp.log(r),
+    "jensen_shannon": lambda r: r * jnp.log(r) - (r + 1) * jnp.log((r + 1) / 2),
+    "softened_reverse_kl": lambda r: (r + 1) * jnp.log((r + 1) / (2 * r)),
+    "squared_hellinger": lambda r: (1 - jnp.sqrt(r)) ** 2,
+    "jeffreys": lambda r: (r - 1) * jnp.log(r),
+}
+divergences = pytest.mark.parametrize("name", distribution.DIVERGENCES)
+
+
+@divergences
+def test_the_weight_of_a_divergence_is_its_second_derivative_times_r_squared(name):
+    r = jnp.array([0.11, 0.5, 1.0, 2.0, 9.0])
+    expected = jax.vmap(jax.grad(jax.grad(F[name])))(r) * r**2
+    found = distribution.divergence_weight(name, jnp.log(r))
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+@divergences
+def test_weighted_gradients_are_those_of_the_divergence(name):
+    """Of p = N(0, v) and q = N(m, v) after noise: E_q[h score difference] = dD/dm."""
+    m, v, t = 0.4, 1.5, 0.8
+    noisy = v + t**2
+    x = jnp.linspace(-8.0, 8.0, 4001)
+
+    def density(m):
+        return jnp.exp(-((x - m) ** 2) / (2 * noisy)) / jnp.sqrt(2 * jnp.pi * noisy)
+
+    def divergence(m):
+        return jnp.sum(density(m) * F[name](density(0.0) / density(m))) * (x[1] - x[0])
+
+    def denoiser(mean):
+        return lambda x_t, t: (v * x_t + t[:, None, None, None] ** 2 * mean) / noisy
+
+    images = x.reshape(-1, 1, 1, 1)
+    zero = jnp.zeros_like(images)
+    g = distribution.gradient(
+        *(denoiser(0.0), denoiser(m), images, jnp.full(len(x), t), zero),
+        process=EDM,
+        weight="sigma",
+    )
+    log_ratio = jnp.log(density(0.0) / density(m))
+    h = distribution.divergence_weight(name, log_ratio)
+    found = jnp.sum(density(m) * h * g.ravel() / t) * (x[1] - x[0])
+    np.testing.assert_allclose(found, jax.grad(divergence)(m), rtol=1e-3)
+
+
+def test_forward_kl_pulls_where_the_student_has_too_little():
+    """Of two modes, each half of the data, the student gives the second a tenth."""
+    log_ratio = jnp.log(jnp.array([0.5 / 0.9, 0.5 / 0.1]))
+    pull = {n: distribution.divergence_weight(n, log_ratio) for n in F}
+    relative = {n: h[1] / h[0] for n, h in pull.items()}
+    np.testing.assert_allclose(relative["reverse_kl"], 1)
+    np.testing.assert_allclose(relative["forward_kl"], 9, rtol=1e-6)
+    np.testing.assert_allclose(relative["squared_hellinger"], 3, rtol=1e-6)
+    np.testing.assert_allclose(relative["jeffreys"], 6 / (14 / 9), rtol=1e-6)
+    np.testing.assert_allclose(relative["jensen_shannon"], 7 / 3, rtol=1e-6)
+    assert relative["softened_reverse_kl"] < 1  # it leaves them alone even more
+
+
+@divergences
+def test_ratios_are_bounded_and_give_no_gradient(name):
+    far = jnp.array([-1e9, -jnp.log(10.0), jnp.log(10.0), 1e9])
+    h = distribution.divergence_weight(name, far)
+    np.testing.assert_allclose(h[:2], h[0], rtol=1e-6)
+    np.testing.assert_allclose(h[2:], h[3], rtol=1e-6)
+    slope = jax.grad(lambda x: distribution.divergence_weight(name, x).sum())(T)
+    np.testing.assert_array_equal(slope, jnp.zeros_like(T))
+
+
 def test_surrogate_by_hand_and_its_gradient():
     g = jnp.array([[2.0, -1.0], [0.0, 3.0]]).reshape(2, 1, 2, 1)
     values = distribution.surrogate(X, g)
@@ -102,3 +174,5 @@ def test_the_students_image_is_a_constant_of_the_fake_scores_loss():
 def test_an_unknown_weight_is_refused():
     with pytest.raises(ConfigError, match="weight='l1': unknown; choose one of"):
         gradient(times(0.5), times(0.5), weight="l1")
+    with pytest.raises(ConfigError, match="f_divergence='chi': unknown; choose one of"):
+        distribution.divergence_weight("chi", T)

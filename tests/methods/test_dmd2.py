@@ -1,18 +1,26 @@
 """DMD2's phases by hand, who moves whom, and the student's own intermediate steps."""
 
+from typing import Any
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import toy
+from tolerance import REORDER
 
 from kdiff_jax import methods, rng
 from kdiff_jax.diffusion import process as processes
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.method import Context
 from kdiff_jax.methods.dmd2 import simulate
+from kdiff_jax.train import parallel
+from kdiff_jax.train.step import Optim, init_state, make_train_step
 
 EDM, COSINE = processes.edm(), processes.cosine()
+encode: Any = toy.NETS["teacher"].encode
 KEYS = rng.example_keys(jax.random.key(0), 0, jnp.arange(8))
 
 
@@ -76,11 +84,90 @@ def test_student_loss_by_hand():
     np.testing.assert_allclose(aux.metrics["dm"], 0.5 * (g**2).mean(), rtol=1e-4)
 
     t = jnp.full(8, 0.002)
-    h = net.encode(context.nets["fake_score"], batch["x_gen"], t, y)[1]
+    h = encode(context.nets["fake_score"], batch["x_gen"], t, y)[1]
     logits = build(EDM)[2].nets["disc"].apply(context.nets["disc"], h)
     fooled = np.log1p(np.exp(-np.asarray(logits))).mean()
     np.testing.assert_allclose(aux.metrics["gan"], fooled, rtol=1e-5)
     np.testing.assert_allclose(value, 0.5 * (g**2).mean() + 0.25 * fooled, rtol=1e-4)
+
+
+def test_forward_kl_by_hand():
+    """An example is weighted by r of its own x_t, and the mean weight is 1."""
+    plain, context, _ = build()
+    phases, weighted, method = build(f_divergence="forward_kl")
+    assert [phase.name for phase in method.phases] == ["weight", "student", "guidance"]
+    batch, net = weighted.batch, toy.NETS["teacher"]
+    # The same draws as those of the distribution matching itself.
+    t, eps = batch["t_dm"], batch["eps_dm"]
+    np.testing.assert_array_equal(eps, context.batch["eps_dm"])
+    alpha, sigma = (f(t)[:, None, None, None] for f in (COSINE.alpha, COSINE.sigma))
+    x_t, y = alpha * batch["x_gen"] + sigma * eps, batch["y_gen"]
+    h = encode(context.nets["fake_score"], x_t, t, y)[1]
+    r = np.exp(np.asarray(method.nets["disc"].apply(context.nets["disc"], h)))
+    np.testing.assert_allclose(batch["h"], r, rtol=1e-4)
+    assert r.std() > 1e-3
+
+    mean, aux = phases["weight"].loss({}, weighted)
+    np.testing.assert_allclose(mean, r.mean(), rtol=1e-5)
+    real = net.apply(context.frozen["teacher"], x_t, t, y)
+    fake = net.apply(context.nets["fake_score"], x_t, t, y)
+    x = batch["x_gen"]
+    g = (fake - real) / jnp.abs(x - real).mean((1, 2, 3), keepdims=True)
+    errors = 0.5 * np.asarray(g**2).mean((1, 2, 3))
+    (_, found), _ = value_and_grad(
+        phases["student"], weighted._replace(carry=aux.carry)
+    )
+    expected = (errors * r / r.mean()).mean()
+    np.testing.assert_allclose(found.metrics["dm"], expected, rtol=1e-4)
+    (_, unweighted), _ = value_and_grad(plain["student"], context)
+    np.testing.assert_allclose(unweighted.metrics["dm"], errors.mean(), rtol=1e-4)
+
+
+def test_the_mean_weight_is_that_of_the_global_batch():
+    method = methods.make(
+        "dmd2", nets=toy.NETS, process=COSINE, f_divergence="forward_kl"
+    )
+    sgd = Optim(optax.identity(), lambda step, n: 1.0, lambda step: jnp.float32(0.9))
+    optim = {role: sgd for role in method.nets}
+    frozen = {"teacher": toy.NETS["teacher"].init(jax.random.key(7))}
+    others = {
+        role: toy.NETS["teacher"].init(jax.random.key(i))
+        for i, role in enumerate(("student", "fake_score"))
+    }
+    start = init_state(method, optim, frozen | others, jax.random.key(0))
+    settings = {"num_train_steps": jnp.int32(100)}
+
+    def result(num_devices, num_microbatches):
+        step = make_train_step(
+            method,
+            optim,
+            method.phases,
+            axis_name="data",
+            num_microbatches=num_microbatches,
+        )
+        mesh = parallel.make_mesh(jax.devices()[:num_devices])
+        program = parallel.over_devices(
+            step, mesh, batch_size=8, inputs=lambda frozen, batch, keys: batch
+        )
+        args = parallel.replicate((start, frozen, settings), mesh)
+        root = parallel.replicate(jax.random.key(1), mesh)
+        batch = parallel.shard_batch(toy.batch(0), mesh)
+        return jax.device_get(jax.jit(program)(*args, batch, root))
+
+    (one, metrics), (other, _) = result(1, 1), result(2, 2)
+    assert metrics["weight/mean"] == one.carry["mean_h"] != 1
+    chex.assert_trees_all_close(other.nets, one.nets, **REORDER)
+    chex.assert_trees_all_close(other.carry, one.carry, **REORDER)
+
+
+@pytest.mark.parametrize(
+    "keywords",
+    [dict(gan_weight=0.0), dict(diffusion_gan=False), dict(gan_loss="hinge")],
+)
+def test_divergences_need_logits_that_are_log_ratios(keywords):
+    with pytest.raises(ConfigError, match="f_divergence='jeffreys': needs a discrim"):
+        build(f_divergence="jeffreys", **keywords)
+    build(f_divergence="reverse_kl", **keywords)
 
 
 def test_a_perfect_fake_score_leaves_the_student_alone():
@@ -188,6 +275,8 @@ def test_schedule_and_unusable_options():
     assert [phase.every for phase in method.phases] == [5, 1]
     with pytest.raises(ConfigError, match="choose fake_score or teacher"):
         build(features="student")
+    with pytest.raises(ConfigError, match="f_divergence='chi': unknown; choose"):
+        build(f_divergence="chi")
     blind = {role: net._replace(encode=None) for role, net in toy.NETS.items()}
     with pytest.raises(ConfigError, match="set gan_weight=0"):
         methods.make("dmd2", nets=blind, process=COSINE)

@@ -61,6 +61,7 @@ def dmd2(data, unets, monkeypatch):
     x = jnp.asarray(data["latents"])
     batch = {"x0": jnp.asarray(data["real_image"]), "y": y, "y_gen": y}
     batch |= {"x_gen": x, "x_t": x, "t": t}
+    batch |= {"t_dm": t, "eps_dm": jnp.asarray(data["noise"])}
     # A student whose image is its parameter: gradients are those of the image.
     student = Net(lambda key: {}, lambda params, *a: params, None, x.shape[1:], 20)
 
