@@ -61,7 +61,7 @@ LossFn = Callable[[Mapping[str, Params], Context], tuple[Float[Array, ""], Aux]]
 class Phase(NamedTuple):
     """One gradient update: `loss` is differentiated with respect to `trains`.
 
-    Runs when step % every == offset.
+    Runs at the steps offset, offset + every, offset + 2 every, ...; the first is 0.
     """
 
     name: str

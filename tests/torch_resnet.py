@@ -35,6 +35,12 @@ def random_weights(rng, *, num_blocks, num_classes=10):
 
 def forward(arrays, x, *, num_blocks):
     """Pooled features and logits of x [N, 3, H, W], in float64."""
+    features = stages(arrays, x, num_blocks=num_blocks)[-1].mean(axis=(2, 3))
+    return features, features @ arrays["linear.weight"].T + arrays["linear.bias"]
+
+
+def stages(arrays, x, *, num_blocks):
+    """The outputs of the three stages for x [N, 3, H, W], in float64."""
     arrays = {name: array.astype(np.float64) for name, array in arrays.items()}
 
     def conv(name, x, stride=1):
@@ -51,6 +57,7 @@ def forward(arrays, x, *, num_blocks):
         return (x - mean) / np.sqrt(var + 1e-5) * scale + bias
 
     x = np.maximum(norm("bn1", conv("conv1", x)), 0)
+    outputs = []
     for stage in (1, 2, 3):
         for i in range(num_blocks):
             block, stride = f"layer{stage}.{i}", 2 if i == 0 and stage > 1 else 1
@@ -60,5 +67,5 @@ def forward(arrays, x, *, num_blocks):
             first = (h.shape[1] - x.shape[1]) // 2
             shortcut[:, first : first + x.shape[1]] = x[:, :, ::stride, ::stride]
             x = np.maximum(h + shortcut, 0)
-    features = x.mean(axis=(2, 3))
-    return features, features @ arrays["linear.weight"].T + arrays["linear.bias"]
+        outputs.append(x)
+    return outputs

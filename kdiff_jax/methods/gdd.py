@@ -5,6 +5,7 @@ to the discriminator unless that reads classifiers, as the authors' does; its sa
 are never looked at. GDD-I is the same with the generator's convolutions frozen.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,10 +17,30 @@ from kdiff_jax import rng
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.losses import adversarial
 from kdiff_jax.method import Aux, Method, Net, Phase
-from kdiff_jax.models import efficientnet, projected, spectral, vgg
+from kdiff_jax.models import deit, efficientnet, projected, resnet, spectral, vgg
 from kdiff_jax.models.freeze import trains_with_frozen_convolutions
 
-CLASSIFIERS: dict[str, Any] = {"vgg16_bn": vgg, "efficientnet_lite0": efficientnet}
+
+class Classifier(NamedTuple):
+    """A frozen network of others.
+
+    Attributes:
+        features: (params, images in [-1, 1]) -> [f32[B, H_i, W_i, C_i], ...].
+        load: (path) -> params.
+        pyramid: See `projected.Discriminator`.
+    """
+
+    features: Callable[..., Any]
+    load: Callable[..., Any]
+    pyramid: tuple[int, ...] = ()
+
+
+CLASSIFIERS = {
+    "vgg16_bn": Classifier(vgg.features, vgg.load),
+    "efficientnet_lite0": Classifier(efficientnet.features, efficientnet.load),
+    "deit_base_distilled": Classifier(deit.features, deit.load, deit.PYRAMID),
+    "resnet56": Classifier(resnet.features, resnet.load),
+}
 
 
 def make(
@@ -35,6 +56,7 @@ def make(
     r1_weight: float = 1e-4,
     r1_every: int = 16,
     freeze: bool = False,
+    class_embedding: str = "",
 ) -> Method:
     """Generator, discriminator, and every `r1_every`-th step a penalty, in that order.
 
@@ -47,16 +69,17 @@ def make(
 
     V stands for the authors' sum over the images of one GPU, which fixes the ratio of
     the second line to the third. G(z, y) is the student's x0_hat at the noise end, y
-    the label of the real image; every phase draws its own z. The first penalty comes at
-    step r1_every - 1, never at the first step.
+    the label of the real image; every phase draws its own z. Penalties come at steps
+    r1_every, 2 r1_every, ...; the first step, 0, has none.
 
     Args:
         nets: {"student": Net, "teacher": Net}.
         process: The forward process; its t_max is the student's only time.
         loss: "nonsaturating" (above), or "hinge".
         features: What the discriminator reads: "teacher", the teacher's encoder, and
-            the classifiers "vgg16_bn" and "efficientnet_lite0" (the authors' for
-            CIFAR-10); of several the terms are summed.
+            classifiers: "vgg16_bn" and "efficientnet_lite0" (the authors' for
+            CIFAR-10), "deit_base_distilled" (theirs for 64x64, in place of the first),
+            and the small "resnet56". Of several the terms are summed.
         feature_files: The weights of the classifiers among them, in their order.
         noise_levels: Of "teacher": sigma / alpha of the noise that images get before
             the encoder sees them; each is a feature network with a discriminator.
@@ -66,11 +89,16 @@ def make(
         r1_weight: gamma of the penalty.
         r1_every: Its period in steps.
         freeze: GDD-I: see `freeze.trains_with_frozen_convolutions`.
+        class_embedding: File of a table [num_classes, D] that says what the classes
+            are, see `projected.load_embedding`: it stands in every head, and never
+            trains. "" is a table of random rows in each head, which train. (The authors
+            start from a classifier's table, and train a copy in each head.)
 
     Raises:
         ConfigError: If there is no teacher with an encoder to read, features are
-            unknown or lack their file, or a level is not positive.
-        CheckpointError: If a file of weights cannot be read.
+            unknown or lack their file, a level is not positive, or there are no
+            classes to embed.
+        CheckpointError: If a file of weights or of the classes cannot be read.
 
     Source: arXiv:2405.20750 and its released code.
     """
@@ -86,12 +114,11 @@ def make(
             extractors |= _teacher_features(teacher, process, noise_levels)
         else:
             extractors[name] = _classifier(name, brings[name], student.image_shape)
+    heads = dict(
+        width=width, num_classes=student.num_classes, group=virtual_local_batch
+    )
     disc, state = _discriminators(
-        extractors,
-        student,
-        width=width,
-        num_classes=student.num_classes,
-        group=virtual_local_batch,
+        extractors, **heads, **_embedding(class_embedding, student.num_classes)
     )
 
     def generate(params, ctx):
@@ -142,9 +169,11 @@ def make(
     phases = (
         Phase("student", ("student",), student_loss),
         Phase("disc", ("disc",), disc_loss),
-        Phase("r1", ("disc",), r1_loss, every=r1_every, offset=r1_every - 1),
+        Phase("r1", ("disc",), r1_loss, every=r1_every, offset=r1_every),
     )
-    trainable: dict[str, Callable[[str], bool]] = {"disc": projected.trainable}
+    trainable: dict[str, Callable[[str], bool]] = {
+        "disc": functools.partial(projected.trainable, embedding=not class_embedding)
+    }
     if freeze:
         trainable["student"] = trains_with_frozen_convolutions
     return Method(
@@ -164,10 +193,12 @@ class Extractor(NamedTuple):
     Attributes:
         maps: (frozen, images, y, keys) -> [f32[B, H_i, W_i, C_i], ...].
         shapes: (batch size) -> their shapes.
+        pyramid: See `projected.Discriminator`.
     """
 
     maps: Callable[..., Any]
     shapes: Callable[[int], Any]
+    pyramid: tuple[int, ...] = ()
 
 
 def _load(features, files) -> dict[str, Any]:
@@ -190,16 +221,17 @@ def _load(features, files) -> dict[str, Any]:
 
 def _classifier(name, params, image_shape) -> Extractor:
     """The feature maps of a classifier, which sees no label and no noise."""
+    classifier = CLASSIFIERS[name]
 
     def maps(frozen, images, y, keys):
         del y, keys
-        return CLASSIFIERS[name].features(frozen[name], images)
+        return classifier.features(frozen[name], images)
 
     def shapes(batch):
         x = jax.ShapeDtypeStruct((batch, *image_shape), jnp.float32)
-        return jax.eval_shape(CLASSIFIERS[name].features, params, x)
+        return jax.eval_shape(classifier.features, params, x)
 
-    return Extractor(maps, shapes)
+    return Extractor(maps, shapes, classifier.pyramid)
 
 
 def _teacher_features(
@@ -239,19 +271,38 @@ def _teacher_features(
     return {f"teacher_{i}": extractor(i, s) for i, s in enumerate(noise_levels)}
 
 
-def _discriminators(extractors, student: Net, *, width, num_classes, group):
+def _embedding(path: str, num_classes: int) -> dict[str, Any]:
+    """Fields of a discriminator whose table of the classes is that of a file."""
+    if not path:
+        return {}
+    if not num_classes:
+        raise ConfigError(
+            f"class_embedding={path!r}: the student has no classes; leave it empty"
+        )
+    table = projected.load_embedding(path, num_classes)
+    return dict(embedding_dim=table.shape[1], embedding_init=lambda *_: table)
+
+
+def _discriminators(extractors: dict[str, Extractor], *, group: int, **fields):
     """(Net, state): one discriminator for each feature network, as one role.
 
     Net.apply is (params, state, maps, y) -> (logits by feature network, new state).
+
+    Args:
+        extractors: The feature networks.
+        group: And `fields`: of `projected.Discriminator`.
     """
-    module = projected.Discriminator(width, num_classes, group)
+    modules = {
+        name: projected.Discriminator(group=group, pyramid=extractor.pyramid, **fields)
+        for name, extractor in extractors.items()
+    }
 
     def zeros(shapes):
         return jax.tree.map(lambda x: jnp.zeros(x.shape), shapes)
 
     def variables(name, key):
         maps = zeros(extractors[name].shapes(group))
-        return module.init(key, maps, jnp.zeros(group, jnp.int32))
+        return modules[name].init(key, maps, jnp.zeros(group, jnp.int32))
 
     def init(key):
         keys = jax.random.split(key, len(extractors))
@@ -260,7 +311,7 @@ def _discriminators(extractors, student: Net, *, width, num_classes, group):
 
     def apply(params, state, maps, y) -> Any:
         logits, new = {}, {}
-        for name in extractors:
+        for name, module in modules.items():
             logits[name], changed = module.apply(
                 {"params": params[name], spectral.STATE: state[name]},
                 maps[name],

@@ -10,10 +10,8 @@ import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
 from kdiff_jax.errors import ConfigError
-from kdiff_jax.models import frozen
+from kdiff_jax.models import frozen, resnet
 from kdiff_jax.models.resnet import ResNet
-
-WANTED = "the .npz of a CIFAR-10 ResNet-56"
 
 
 class Features(NamedTuple):
@@ -66,11 +64,11 @@ def _pixels(weights, batch_size):
 
 def _resnet56(weights, batch_size):
     if weights is None:
-        raise ConfigError(f"weights=None: resnet56 needs its file; give {WANTED}")
+        raise ConfigError(
+            f"weights=None: resnet56 needs its file; give {resnet.WANTED}"
+        )
     network = ResNet()
-    params = frozen.load(
-        network, weights, network="a CIFAR-10 ResNet-56", wanted=WANTED
-    )
+    params = resnet.load(weights)
 
     @jax.jit
     def forward(params, images):

@@ -9,12 +9,14 @@ from jax import Array
 from jaxtyping import Float
 
 from kdiff_jax.models import frozen
-from kdiff_jax.models.resnet import PRECISION
+from kdiff_jax.models.frozen import PRECISION
 from kdiff_jax.types import Params
 
 WIDTH, NUM_BLOCKS, NUM_HEADS, PATCH = 768, 12, 12, 16
 SIDE = frozen.SIZE // PATCH
 TAPS = (2, 5, 8, 11)  # the blocks whose outputs are the features
+# Channels that a projection gives them, as it brings them to four sizes.
+PYRAMID = (96, 192, 384, 768)
 NORM_EPS = 1e-6
 WANTED = (
     "timm's deit_base_distilled_patch16_224-df68dfff.pth (dl.fbaipublicfiles.com/deit)"
@@ -96,7 +98,7 @@ def features(
 ) -> list[Float[Array, "B 14 14 768"]]:
     """Four maps of 14 pixels and 768 channels, after the blocks 2, 5, 8 and 11.
 
-    The random convolutions that give them four sizes belong to a projection, not here.
+    The random convolutions that give them four sizes are `projected.Pyramid`.
 
     Args:
         params: Of `load`.

@@ -21,11 +21,12 @@ from jaxtyping import Float
 from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.interop import containers, lazy
 from kdiff_jax.interop.lazy import Lazy
-from kdiff_jax.models.resnet import PRECISION
 from kdiff_jax.types import Params
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+# Features must not depend on the accelerator: TPUs and GPUs would multiply in less.
+PRECISION = jax.lax.Precision.HIGHEST
 SIZE = 224  # of the images that all of these networks were trained on
 
 # All that numpy raises for a damaged .npz.

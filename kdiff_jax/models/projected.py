@@ -6,7 +6,10 @@ either, across channels (CCM) and across sizes (CSM); then each size has a head.
 """
 
 import math
-from collections.abc import Sequence
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -14,10 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from kdiff_jax.errors import ConfigError
+from kdiff_jax.errors import CheckpointError, ConfigError
+from kdiff_jax.models import frozen
 from kdiff_jax.models.spectral import SpectralConv, torch_uniform
 
 SLOPE = 0.2  # of the leaky ReLUs
+EMBEDDING_DIM = 320  # of a class, where no table gives another
 
 
 class Discriminator(nn.Module):
@@ -38,17 +43,27 @@ class Discriminator(nn.Module):
         width: Channels of the finest map; 64 in the paper.
         num_classes: Of the labels that the logits depend on; 0 without.
         group: Examples that share the statistics of a batch norm; must divide B.
+        pyramid: Of a network whose maps have one size, see `Pyramid`; () leaves maps
+            as they are.
+        embedding_dim: Numbers of a class; those of a table, if there is one.
+        embedding_init: (key, shape, dtype) -> the table that each head starts from.
     """
 
     width: int = 64
     num_classes: int = 0
     group: int = 1
+    pyramid: tuple[int, ...] = ()
+    embedding_dim: int = EMBEDDING_DIM
+    embedding_init: Callable[..., Any] = nn.initializers.normal(1.0)
 
     @nn.compact
     def __call__(
         self, features: Sequence[Array], y: Int[Array, " B"] | None = None
     ) -> Float[Array, "B L"]:
         """Every logit of every head, in float32; see `SpectralConv` for the state."""
+        if self.pyramid:
+            # Under the projection: it is random and never trains, as that.
+            features = Pyramid(self.pyramid, name="projection_pyramid")(features)
         maps = by_size(features)
         batch = maps[0].shape[0]
         if batch % self.group:
@@ -60,14 +75,64 @@ class Discriminator(nn.Module):
         inputs = Projection(widths, name="projection")(maps)
         logits = []
         for i, x in enumerate(inputs):
-            head = Head(widths[i:], self.num_classes, self.group, name=f"head_{i}")
+            head = Head(
+                widths[i:],
+                self.num_classes,
+                self.group,
+                self.embedding_dim,
+                self.embedding_init,
+                name=f"head_{i}",
+            )
             logits.append(head(x, y))
         return jnp.concatenate(logits, axis=1)
 
 
-def trainable(path: str) -> bool:
-    """Whether a leaf of the discriminator trains: all but CCM and CSM."""
-    return "projection" not in path.split("/")
+def trainable(path: str, *, embedding: bool = True) -> bool:
+    """Whether a leaf of the discriminator trains: all but pyramid, CCM and CSM.
+
+    Args:
+        path: Of the leaf.
+        embedding: Whether the table of the classes does.
+    """
+    parts = path.split("/")
+    if any(part.startswith("projection") for part in parts):
+        return False
+    return embedding or "embedding" not in parts
+
+
+def load_embedding(
+    path: str | os.PathLike, num_classes: int
+) -> Float[Array, "{num_classes} D"]:
+    """A table of the classes from a file, one row each.
+
+    Args:
+        path: An .npy, or an .npz or safetensors that holds one array.
+        num_classes: Of the labels.
+
+    Raises:
+        CheckpointError: If it is missing or damaged, or no such table.
+    """
+    path = pathlib.Path(path)
+    start = f"class_embedding={path}"
+    wanted = f"an .npy, .npz or safetensors of one table [{num_classes}, D]"
+    if path.suffix == ".npy" and path.is_file():
+        try:
+            found = [np.load(path, allow_pickle=False)]
+        except frozen.DAMAGED as error:
+            raise CheckpointError(
+                f"{start}: not a readable .npy ({error}); give {wanted}"
+            ) from None
+    else:
+        arrays = frozen.read("class_embedding", path, wanted)
+        found = [array.read() for array in arrays.values()]
+    if len(found) != 1:
+        raise CheckpointError(f"{start}: {len(found)} arrays; give {wanted}")
+    (table,) = found
+    if table.ndim != 2 or len(table) != num_classes or not table.size:
+        raise CheckpointError(f"{start}: its shape is {table.shape}; give {wanted}")
+    if table.dtype.kind not in "fiu" or not np.isfinite(table).all():
+        raise CheckpointError(f"{start}: holds no finite numbers; give {wanted}")
+    return jnp.asarray(table, jnp.float32)
 
 
 def by_size(features: Sequence[Array]) -> list[Array]:
@@ -77,6 +142,43 @@ def by_size(features: Sequence[Array]) -> list[Array]:
         jnp.concatenate([f for f in features if f.shape[1:3] == size], axis=-1)
         for size in sizes
     ]
+
+
+class Pyramid(nn.Module):
+    """Four sizes from four maps of one size, as of a vision transformer's blocks.
+
+    Map i gets widths[i] channels by a 1x1 convolution, and then 4, 2, 1 and 1/2 times
+    its size: by transposed convolutions of that size and stride, nothing, and a 3x3
+    convolution of stride 2. Random convolutions, which never train.
+
+    Attributes:
+        widths: Channels, finest first.
+
+    Source: Ranftl et al. 2021, arXiv:2103.13413, Section 3, as the code of Zheng & Yang
+        2024, arXiv:2405.20750, has it.
+    """
+
+    widths: tuple[int, ...]
+
+    @nn.compact
+    def __call__(
+        self, maps: Sequence[Float[Array, "B H W C"]]
+    ) -> list[Float[Array, "B _H _W _C"]]:
+        x, y, z, w = (
+            _conv(x, width, f"to_{i}")
+            for i, (x, width) in enumerate(zip(maps, self.widths, strict=True))
+        )
+        init = torch_uniform(9 * w.shape[-1])
+        halve = nn.Conv(
+            w.shape[-1],
+            (3, 3),
+            strides=2,
+            padding=((1, 1), (1, 1)),
+            kernel_init=init,
+            bias_init=init,
+            name="down_3",
+        )
+        return [_times(x, 4, "up_0"), _times(y, 2, "up_1"), z, halve(w)]
 
 
 class Projection(nn.Module):
@@ -114,7 +216,8 @@ class Head(nn.Module):
     widths: tuple[int, ...]
     num_classes: int
     group: int
-    embedding_dim: int = 320
+    embedding_dim: int
+    embedding_init: Callable[..., Any]
     condition_dim: int = 64
 
     @nn.compact
@@ -134,7 +237,7 @@ class Head(nn.Module):
             table = nn.Embed(
                 self.num_classes,
                 self.embedding_dim,
-                embedding_init=nn.initializers.normal(1.0),
+                embedding_init=self.embedding_init,
                 name="embedding",
             )
             dense = nn.Dense(
@@ -182,6 +285,17 @@ def _interpolation(old: int, new: int) -> Float[Array, "new old"]:
     at = np.arange(new) * (old - 1) / max(new - 1, 1)
     distance = np.abs(at[:, None] - np.arange(old)[None])
     return jnp.asarray(np.maximum(1 - distance, 0), jnp.float32)
+
+
+def _times(x, factor, name):
+    width = x.shape[-1]
+    # PyTorch takes the channels that come out for the fan-in of a transposed one.
+    init = torch_uniform(factor**2 * width)
+    size = (factor, factor)
+    conv = nn.ConvTranspose(
+        width, size, size, padding="VALID", kernel_init=init, bias_init=init, name=name
+    )
+    return conv(x)
 
 
 def _conv(x, width, name):

@@ -1,17 +1,22 @@
-"""ResNet for CIFAR images, in evaluation mode: the feature network of `fd_resnet56`.
+"""ResNet for CIFAR images, frozen: `fd_resnet56`, and a discriminator's features.
 
 No training mode: batch normalisation uses its stored statistics, kept as parameters.
 """
 
+import os
+
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from kdiff_jax.models import frozen
+from kdiff_jax.models.frozen import PRECISION
+from kdiff_jax.types import Params
+
 BN_EPS = 1e-5
-# Features must not depend on the accelerator: TPUs and GPUs would multiply in less.
-PRECISION = jax.lax.Precision.HIGHEST
+SIZE = 32  # of the images that it is trained on
+WANTED = "the .npz of a CIFAR-10 ResNet-56"
 
 
 class FixedBatchNorm(nn.Module):
@@ -67,20 +72,44 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(
         self, x: Float[Array, "B H W 3"]
-    ) -> tuple[Float[Array, "B 64"], Float[Array, "B K"]]:
-        """Pooled features before the linear layer, and the logits after it.
+    ) -> tuple[
+        Float[Array, "B 64"], Float[Array, "B K"], list[Float[Array, "B _H _W _C"]]
+    ]:
+        """Pooled features, the logits of the linear layer, the outputs of the stages.
 
         Args:
             x: Images as the weights expect them (usually (x / 255 - mean) / std).
         """
         x = nn.relu(FixedBatchNorm(name="bn1")(_conv(16, 1, "conv1")(x)))
+        maps = []
         for stage, num_channels in enumerate((16, 32, 64), start=1):
             for i in range(self.num_blocks):
                 stride = 2 if i == 0 and stage > 1 else 1
                 x = BasicBlock(num_channels, stride, name=f"layer{stage}.{i}")(x)
+            maps.append(x)
         features = x.mean(axis=(1, 2))
         linear = nn.Dense(self.num_classes, precision=PRECISION, name="linear")
-        return features, linear(features)
+        return features, linear(features), maps
+
+
+def features(
+    params: Params, images: Float[Array, "B H W C"]
+) -> list[Float[Array, "B _H _W _C"]]:
+    """ResNet-56's at 32, 16 and 8 pixels: 16, 32 and 64 channels.
+
+    Args:
+        params: Of `load`.
+        images: In [-1, 1], of any size; they are resized to 32.
+    """
+    frozen.check_rgb(images, "ResNet-56")
+    x = frozen.normalise(images, frozen.IMAGENET_MEAN, frozen.IMAGENET_STD)
+    _, _, maps = ResNet().apply({"params": params}, frozen.resize(x, SIZE))
+    return maps
+
+
+def load(path: str | os.PathLike) -> Params:
+    """Parameters of a ResNet-56 from PyTorch's names; see `frozen.load`."""
+    return frozen.load(ResNet(), path, network="a CIFAR-10 ResNet-56", wanted=WANTED)
 
 
 def _conv(num_channels, stride, name):

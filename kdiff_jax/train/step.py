@@ -76,7 +76,9 @@ def init_state(
 
 def due(phases: tuple[Phase, ...], step: int) -> tuple[Phase, ...]:
     """The phases that run at `step`, a Python int: the schedule is static."""
-    return tuple(p for p in phases if step % p.every == p.offset)
+    return tuple(
+        p for p in phases if step >= p.offset and (step - p.offset) % p.every == 0
+    )
 
 
 def make_train_step(

@@ -5,15 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import torch_resnet
 import toy
+from safetensors.numpy import save_file
 from tolerance import REORDER
 
 from kdiff_jax import methods, rng
 from kdiff_jax.diffusion.process import cosine
 from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.losses import adversarial
-from kdiff_jax.method import Context
-from kdiff_jax.models import projected, spectral
+from kdiff_jax.method import Context, Net
+from kdiff_jax.methods import gdd
+from kdiff_jax.models import deit, projected, resnet, spectral
 from kdiff_jax.train import parallel
 from kdiff_jax.train.step import Optim, due, init_state, make_train_step
 
@@ -38,10 +41,15 @@ def keys():
 
 def test_generator_then_discriminator_then_a_late_penalty():
     method = make()
-    names = [[p.name for p in due(method.phases, i)] for i in range(32)]
+    names = [[p.name for p in due(method.phases, i)] for i in range(34)]
     assert all(n[:2] == ["student", "disc"] for n in names)
-    assert [i for i, n in enumerate(names) if "r1" in n] == [15, 31]
-    assert make(r1_every=1).phases[2].offset == 0
+    assert [i for i, n in enumerate(names) if "r1" in n] == [16, 32]
+    always = make(r1_every=1)
+    assert ["r1" in [p.name for p in due(always.phases, i)] for i in range(3)] == [
+        False,
+        True,
+        True,
+    ]
 
 
 def test_losses_are_the_sums_over_a_virtual_local_batch():
@@ -172,6 +180,147 @@ def test_frozen_leaves_stay_bit_for_bit_and_have_no_optimizer_state():
         assert 0 < sum(moving) < len(moving)
         # Adam: two moments of what moves, and a count.
         assert len(jax.tree.leaves(kept.opt_state)) == 2 * sum(moving) + 1
+
+
+def rgb() -> Net:
+    """A generator of 8x8 colour images, scaled noise."""
+
+    def apply(params, x_t, t, y, *, dropout_keys=None, augment=None):
+        del t, y, dropout_keys, augment
+        return jnp.tanh(params["w"] * x_t)
+
+    return Net(lambda key: {"w": jnp.ones(())}, apply, None, (8, 8, 3), 10)
+
+
+def rgb_batch():
+    x0 = jnp.tanh(jax.random.normal(jax.random.key(5), (8, 8, 8, 3)))
+    return {"x0": x0, "y": toy.batch(0)["y"]}
+
+
+def test_features_of_a_classifier_from_its_file(tmp_path):
+    file = tmp_path / "w.npz"
+    weights = torch_resnet.random_weights(np.random.default_rng(0), num_blocks=9)
+    np.savez(file, **weights)
+    keywords = dict(features=("resnet56",), feature_files=(str(file),), **SMALL)
+    method = methods.make("gdd", nets={"student": rgb()}, process=cosine(), **keywords)
+    assert method.frozen == ("resnet56",)  # and no teacher, whom nothing reads
+    optim = {role: SGD for role in method.nets}
+    state = init_state(method, optim, {}, jax.random.key(0))
+    params = {role: net.params for role, net in state.nets.items()}
+    ctx = Context(params, params, method.brings, state.carry, rgb_batch(), keys())
+    (phase, *_) = method.phases
+
+    def again(params):
+        """The loss from parts that have tests of their own."""
+        z = rng.normal(keys(), "z", (8, 8, 3))
+        x_gen = rgb().apply(params["student"], z, None, None)
+        variables = {
+            "params": ctx.nets["disc"]["resnet56"],
+            spectral.STATE: state.carry["spectral"]["resnet56"],
+        }
+        logits, _ = projected.Discriminator(2, 10).apply(
+            variables,
+            resnet.features(method.brings["resnet56"], x_gen),
+            ctx.batch["y"],
+            mutable=[spectral.STATE],
+        )
+        return jax.nn.softplus(-logits).mean()
+
+    @jax.jit
+    def run(params):
+        (value, _), grads = jax.value_and_grad(phase.loss, has_aux=True)(params, ctx)
+        return value, grads["student"]["w"], again(params)
+
+    value, grad, expected = run({"student": params["student"]})
+    np.testing.assert_allclose(value, expected, **REORDER)
+    assert grad != 0  # it reaches the student through the classifier
+
+
+def test_the_authors_classifiers_of_64_pixels(monkeypatch):
+    """DeiT as shapes: its maps of 14 pixels become four sizes, 16 logits each."""
+    images = jnp.zeros((1, 224, 224, 3))
+    shapes = jax.eval_shape(lambda: deit.BASE.init(jax.random.key(0), images)["params"])
+    name = "deit_base_distilled"
+    classifier = gdd.CLASSIFIERS[name]._replace(load=lambda path: shapes)
+    monkeypatch.setitem(gdd.CLASSIFIERS, name, classifier)
+    method = methods.make(
+        "gdd",
+        nets={"student": rgb()},
+        process=cosine(),
+        features=(name,),
+        feature_files=("there",),
+        **SMALL,
+    )
+    disc = method.nets["disc"]
+    params = jax.eval_shape(disc.init, jax.random.key(0))[name]
+    assert params["projection_pyramid"]["up_0"]["kernel"].shape == (4, 4, 96, 96)
+    maps = jax.eval_shape(classifier.features, shapes, rgb_batch()["x0"])
+    logits, _ = jax.eval_shape(
+        disc.apply,
+        {name: params},
+        method.carry["spectral"],
+        {name: maps},
+        rgb_batch()["y"],
+    )
+    assert logits[name].shape == (8, 64)
+    (phase, *_) = method.phases
+    student = {"student": {"w": jnp.ones(())}}
+    frozen, carry = {name: shapes}, method.carry
+
+    def loss(params, frozen):
+        ctx = Context({"disc": params}, {}, frozen, carry, rgb_batch(), keys())
+        return phase.loss(student, ctx)[0]
+
+    assert jax.eval_shape(loss, {name: params}, frozen).shape == ()
+
+
+def files_of(table, tmp_path):
+    np.save(tmp_path / "t.npy", table)
+    np.savez(tmp_path / "t.npz", table)
+    save_file({"embed.weight": table}, tmp_path / "t.safetensors")
+    return [tmp_path / f"t.{kind}" for kind in ("npy", "npz", "safetensors")]
+
+
+def test_a_table_of_the_classes_stands_in_every_head_and_never_trains(tmp_path):
+    table = np.random.default_rng(0).normal(size=(10, 3)).astype(np.float32)
+    for file in files_of(table, tmp_path):
+        np.testing.assert_array_equal(projected.load_embedding(file, 10), table)
+    method = make(class_embedding=str(tmp_path / "t.npy"))
+    params = jax.jit(method.nets["disc"].init)(jax.random.key(0))["teacher_0"]
+    heads = [name for name in params if name.startswith("head_")]
+    assert len(heads) == 3
+    for name in heads:
+        np.testing.assert_array_equal(params[name]["embedding"]["embedding"], table)
+        assert params[name]["condition"]["kernel"].shape == (3, 64)
+    leaf = "teacher_0/head_0/embedding/embedding"
+    assert not method.trainable["disc"](leaf)
+    assert method.trainable["disc"]("teacher_0/head_0/condition/kernel")
+    assert not method.trainable["disc"]("teacher_0/projection/ccm_0/kernel")
+    assert make().trainable["disc"](leaf)
+
+
+def test_a_table_that_does_not_fit_is_refused(tmp_path):
+    def refused(match, name="t.npy"):
+        with pytest.raises(CheckpointError, match=match) as caught:
+            make(class_embedding=str(tmp_path / name))
+        assert "\n" not in str(caught.value) and caught.value.exit_code == 4
+
+    for name in ("t.npy", "t.npz", "t.safetensors"):
+        refused(rf"class_embedding=.*{name}: no such file; give an .npy, .npz", name)
+    for shape in ((9, 3), (10,), (10, 0), (1, 10, 3)):
+        np.save(tmp_path / "t.npy", np.zeros(shape))
+        refused(r"its shape is \(.*; give .* one table \[10, D\]")
+    np.save(tmp_path / "t.npy", np.full((10, 3), np.nan))
+    refused("holds no finite numbers")
+    np.save(tmp_path / "t.npy", np.full((10, 3), "a"))
+    refused("holds no finite numbers")
+    (tmp_path / "t.npy").write_bytes(b"<html>")
+    refused("not a readable .npy")
+    np.savez(tmp_path / "t.npz", a=np.zeros((10, 3)), b=np.zeros((10, 3)))
+    refused("2 arrays; give", "t.npz")
+    nets = {role: net._replace(num_classes=0) for role, net in toy.NETS.items()}
+    with pytest.raises(ConfigError, match="the student has no classes; leave it empty"):
+        methods.make("gdd", nets=nets, process=cosine(), class_embedding="t.npy")
 
 
 def test_what_it_cannot_do_is_refused(tmp_path):

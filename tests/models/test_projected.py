@@ -7,7 +7,7 @@ import pytest
 from tolerance import IDENTITY, REORDER
 
 from kdiff_jax.errors import ConfigError
-from kdiff_jax.models import projected, spectral
+from kdiff_jax.models import deit, projected, spectral
 from kdiff_jax.models.projected import Discriminator
 
 
@@ -66,6 +66,63 @@ def test_the_papers_plan_on_vgg_and_labels():
     assert params["head_0"]["last"]["kernel"].shape == (4, 4, 512, 64)
     assert params["head_0"]["embedding"]["embedding"].shape == (10, 320)
     assert params["head_0"]["condition"]["kernel"].shape == (320, 64)
+
+
+def test_the_papers_plan_on_deit():
+    logits, params, _ = shapes((14,) * 4, (768,) * 4, pyramid=deit.PYRAMID)
+    assert logits.shape == (2, 64)
+    pyramid = params["projection_pyramid"]
+    assert {name: conv["kernel"].shape for name, conv in pyramid.items()} == {
+        "to_0": (1, 1, 768, 96),
+        "to_1": (1, 1, 768, 192),
+        "to_2": (1, 1, 768, 384),
+        "to_3": (1, 1, 768, 768),
+        "up_0": (4, 4, 96, 96),
+        "up_1": (2, 2, 192, 192),
+        "down_3": (3, 3, 768, 768),
+    }
+    mixing = params["projection"]
+    assert [mixing[f"ccm_{i}"]["kernel"].shape[2:] for i in range(4)] == [
+        (96, 64),
+        (192, 128),
+        (384, 256),
+        (768, 512),
+    ]
+
+
+def test_a_pyramid_is_numpys():
+    """Transposed convolutions without overlap, and windows of every second pixel."""
+    module = projected.Pyramid((2, 3, 4, 5))
+    rng = np.random.default_rng(0)
+    maps = rng.normal(size=(4, 2, 4, 4, 6)).astype(np.float32)
+    given = [jnp.asarray(x) for x in maps]
+    params = jax.jit(module.init)(jax.random.key(0), given)["params"]
+    found = module.apply({"params": params}, given)
+    params = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+
+    def to(i):
+        return maps[i] @ params[f"to_{i}"]["kernel"][0, 0] + params[f"to_{i}"]["bias"]
+
+    def larger(i, factor):
+        # Flax slides its kernel, PyTorch stamps it: one is the other turned around.
+        kernel = params[f"up_{i}"]["kernel"][::-1, ::-1]
+        blocks = np.einsum("bhwc,ijcd->bhiwjd", to(i), kernel)
+        shape = (2, 4 * factor, 4 * factor, -1)
+        return blocks.reshape(shape) + params[f"up_{i}"]["bias"]
+
+    padded = np.pad(to(3), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
+    half = np.einsum(
+        "bhwcij,ijcd->bhwd", windows[:, ::2, ::2], params["down_3"]["kernel"]
+    )
+    wanted = [larger(0, 4), larger(1, 2), to(2), half + params["down_3"]["bias"]]
+    assert [x.shape[1] for x in wanted] == [16, 8, 4, 2]
+    for ours, theirs in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(ours, theirs, **REORDER)
+    # PyTorch's bounds: the fan-in of a transposed convolution counts what comes out.
+    for name, fan_in in {"up_0": 16 * 2, "up_1": 4 * 3, "down_3": 9 * 5}.items():
+        largest = np.abs(params[name]["kernel"]).max() * np.sqrt(fan_in)
+        assert 0.8 < largest < 1, name
 
 
 @pytest.mark.parametrize(
@@ -190,7 +247,7 @@ def test_labels_change_the_logits():
 
 
 def test_only_the_random_projection_is_frozen():
-    _, params, _ = shapes((8, 4), (2, 2), width=4)
+    _, params, _ = shapes((8,) * 4, (2,) * 4, width=4, pyramid=(2, 2, 2, 2))
     for path, _ in jax.tree.leaves_with_path({"teacher_0": params}):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         assert projected.trainable(name) == ("head_" in name)
