@@ -6,7 +6,7 @@ The teacher is the public edm-afhqv2-64x64-uncond-ve.pkl
 at teachers/, read as it is. Hardware: several GPUs or a TPU slice.
 Expected of the authors' discriminator: FID 1.31 [secondary].
 The authors' discriminator reads classifiers (DeiT-B and EfficientNet-lite0); this
-one reads the teacher's encoder, with which no figure is published.
+one reads the teacher's encoder, with which no figure is published; see configs/gdd.py.
 
 Images as EDM prepares them: --config.data.path=afhqv2-64x64.zip
 """

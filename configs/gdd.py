@@ -2,7 +2,13 @@
 
 The generator is a public EDM network at sigma = 80 with its consistency-style wrapper;
 no pairs, no teacher in the loss. The authors read features of classifiers; these
-recipes read the teacher's own encoder, which needs no further file.
+recipes read the teacher's own encoder, which needs no further file. With the files of
+the classifiers the discriminator is the authors':
+
+    --config.stages.student.method.features="('vgg16_bn', 'efficientnet_lite0')"
+    --config.stages.student.method.feature_files="('VGG.pth', 'EFFICIENTNET.pth')"
+
+and for 64x64 images 'deit_base_distilled' in place of the first.
 """
 
 from configs import common, teachers
@@ -15,6 +21,25 @@ NCSNPP = dict(
     encoder="residual",
     taps=(1, 3, 3, 1),
 )
+
+
+def cifar10(name: str, size: str, *, freeze: bool):
+    """The recipe `name` on CIFAR-10; `size` may be "cond", with classes."""
+    common.check_size(size, ("full", "cond", "tiny"))
+    cond = size == "cond"
+    return get(
+        f"{name}_cond" if cond else name,
+        "full" if cond else size,
+        teacher=f"edm-cifar10-32x32-{'cond' if cond else 'uncond'}-ve.pkl",
+        network=NCSNPP,
+        shape=(32, 32, 3),
+        num_classes=10 if cond else 0,
+        data=dict(name="cifar10", path="", use_labels=cond),
+        freeze=freeze,
+        lr=1e-4,
+        disc_lr=1e-4,
+        num_images=5_000_000,
+    )
 
 
 def roles(lr: float) -> dict:

@@ -6,7 +6,7 @@ The teacher is the public edm-imagenet-64x64-cond-adm.pkl
 at teachers/, read as it is. Hardware: 8 GPUs and more.
 Expected of the authors' discriminator: FID 1.16 [paper].
 The authors' discriminator reads classifiers (DeiT-B and EfficientNet-lite0); this
-one reads the teacher's encoder, with which no figure is published.
+one reads the teacher's encoder, with which no figure is published; see configs/gdd.py.
 
 Images as EDM prepares them: --config.data.path=imagenet-64x64.zip
 """

@@ -12,6 +12,7 @@ KNOWN = {
     "edm-ffhq-64x64-uncond-vp.pkl": (EDM, "247 MB", EDM_TERMS),
     "edm-afhqv2-64x64-uncond-vp.pkl": (EDM, "247 MB", EDM_TERMS),
     "edm-cifar10-32x32-uncond-ve.pkl": (EDM, "226 MB", EDM_TERMS),
+    "edm-cifar10-32x32-cond-ve.pkl": (EDM, "226 MB", EDM_TERMS),
     "edm-ffhq-64x64-uncond-ve.pkl": (EDM, "251 MB", EDM_TERMS),
     "edm-afhqv2-64x64-uncond-ve.pkl": (EDM, "251 MB", EDM_TERMS),
     "edm-imagenet-64x64-cond-adm.pkl": (EDM, "1.18 GB", EDM_TERMS),
