@@ -15,11 +15,11 @@ from jax import Array
 
 from kdiff_jax import rng
 from kdiff_jax.diffusion import grids
-from kdiff_jax.diffusion.process import left
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.losses import adversarial, distribution
 from kdiff_jax.method import Aux, Method, Net, Phase
 from kdiff_jax.models.gan_head import GanHead
+from kdiff_jax.samplers import renoise, step_noise
 
 
 def make(
@@ -47,8 +47,9 @@ def make(
         nets: {"student": Net, "teacher": Net}.
         process: The forward process.
         student_every: Updates of the guidance (fake score and head) per student update.
-        num_steps: Of the student. Above 1, it is trained on its own intermediate
-            results, made without a gradient ("backward simulation").
+        num_steps: Of the student, whose sampler is `renoise` with as many. Above 1, it
+            is trained on its own intermediate results, made without a gradient
+            ("backward simulation").
         dm_weight: See `distribution.gradient`.
         fake_weight: See `regression.weight`; that of the teacher's training.
         min_step, max_step: Part of the time grid on which the two scores are compared.
@@ -94,7 +95,7 @@ def make(
     inner_time = grids.draw_from(process, low=min_step, high=max_step, spacing=spacing)
     any_time = grids.draw_from(process, spacing=spacing)
     first_time = grids.make(process, process.num_timesteps or 1000, spacing=spacing)[-2]
-    steps = grids.make(process, num_steps)[:-1]
+    steps = renoise.times(process, num_steps)[:-1]
 
     def prepare(ctx):
         z = rng.normal(ctx.keys, "z", shape)
@@ -224,8 +225,8 @@ def bottleneck(features):
 def simulate(generate, z, keys, steps, *, process):
     """Backward simulation: (x_t, t) that the student meets when it samples itself.
 
-    From z at steps[0], x0 is predicted and noised again to the next time. Each example
-    keeps one of its inputs, drawn evenly; with one step that is z_scale * z.
+    That is the path of the sampler `renoise`, of the same draws for the same keys. Each
+    example keeps one of its inputs, drawn evenly; with one step that is z_scale * z.
 
     Args:
         generate: The student, (x_t, t) -> x0.
@@ -236,15 +237,14 @@ def simulate(generate, z, keys, steps, *, process):
 
     Source: arXiv:2405.14867, Section 4.4 and 4.5.
     """
-    times = jnp.asarray(steps, jnp.float32)
     chosen = rng.randint(keys, "step", len(steps))
-    x_t = kept = process.z_scale * z
-    for i in range(1, len(steps)):
-        x0 = generate(x_t, jnp.full(len(z), times[i - 1]))
-        eps = rng.normal(keys, f"eps_{i}", z.shape[1:])
-        x_t = process.add_noise(x0, eps, jnp.full(len(z), times[i]))
-        kept = jnp.where(left(chosen == i, z), x_t, kept)
-    return kept, times[chosen]
+    x, draw = process.z_scale * z, step_noise(keys, None, z)
+    # One step: nothing to simulate, and no loop to compile.
+    inputs = x[None]
+    if len(steps) > 1:
+        inputs, _ = renoise.path(generate, x, steps, draw, process=process)
+    x_t = inputs[chosen, jnp.arange(len(z))]
+    return x_t, jnp.asarray(steps, jnp.float32)[chosen]
 
 
 def _head(denoiser: Net, num_groups: int) -> Net:

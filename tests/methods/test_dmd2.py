@@ -11,7 +11,7 @@ import pytest
 import toy
 from tolerance import REORDER
 
-from kdiff_jax import methods, rng
+from kdiff_jax import methods, rng, samplers
 from kdiff_jax.diffusion import process as processes
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.method import Context
@@ -246,13 +246,34 @@ def test_backward_simulation_is_the_students_own_path():
     x_t, t = simulate(lambda x, t: 0.5 * x, z, KEYS, times, process=COSINE)
     chosen = np.asarray(rng.randint(KEYS, "step", 3))
     assert set(chosen) == {0, 1, 2}
-    path = [z]
+    draw, path = samplers.step_noise(KEYS, None, z), [z]
     for i in (1, 2):
-        eps = rng.normal(KEYS, f"eps_{i}", toy.SHAPE)
-        path.append(COSINE.add_noise(0.5 * path[-1], eps, jnp.full(8, times[i])))
+        t_i = jnp.full(8, times[i])
+        path.append(COSINE.add_noise(0.5 * path[-1], draw(i - 1), t_i))
     np.testing.assert_array_equal(t, np.array(times, np.float32)[chosen])
     expected = np.stack(path)[chosen, np.arange(8)]
     np.testing.assert_allclose(x_t, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("process", [EDM, COSINE])
+def test_a_student_is_sampled_as_it_was_simulated(process):
+    """The sampler of as many steps calls the student with what training gave it."""
+    _, context, method = build(process, num_steps=3, gan_weight=0.0)
+    y, called = context.batch["y_gen"], []
+
+    def student(x_t, t, y):
+        jax.debug.callback(lambda *x: called.append(x), x_t, t, ordered=True)
+        return toy.NETS["student"].apply(context.nets["student"], x_t, t, y)
+
+    sampler = samplers.make("renoise", process=process, num_steps=3)
+    sampler.sample(student, rng.normal(KEYS, "z", toy.SHAPE), y, keys=KEYS)
+    jax.effects_barrier()
+    chosen = np.asarray(rng.randint(KEYS, "step", 3))
+    assert len(called) == 3 and set(chosen) == {0, 1, 2}
+    for i, step in enumerate(chosen):
+        x_t, t = called[step]
+        np.testing.assert_allclose(context.batch["x_t"][i], x_t[i], **REORDER)
+        assert context.batch["t"][i] == t[i]
 
 
 @pytest.mark.parametrize("num_steps", [2, 4])

@@ -83,7 +83,8 @@ def test_order_on_a_mixture(name, order):
         assert abs(slope(steps, errors) - order) < 0.35, (errors, slope(steps, errors))
 
 
-@pytest.mark.parametrize("name", samplers.names())
+# Not renoise, which is for students: those give samples, where a teacher gives means.
+@pytest.mark.parametrize("name", [n for n in samplers.names() if n != "renoise"])
 @pytest.mark.parametrize("family", process.names())
 def test_every_sampler_finds_the_distribution(name, family):
     """Standard deviation of 4096 samples of N(0, 0.5^2); the error of it is 0.0055."""

@@ -9,7 +9,7 @@ from tolerance import IDENTITY, REORDER
 
 from kdiff_jax import samplers
 from kdiff_jax.diffusion import grids, process
-from kdiff_jax.samplers import ancestral, ddim
+from kdiff_jax.samplers import ancestral, ddim, renoise
 
 PROCESSES = {name: process.make(name) for name in process.names()}
 Z = jax.random.normal(jax.random.key(0), (3, 4, 4, 2))
@@ -72,7 +72,10 @@ def test_the_network_is_traced_once(name):
 
 @pytest.mark.parametrize(
     "name, keywords",
-    [("ancestral", {}), ("ddim", {"eta": 0.7}), ("heun", {"S_churn": 5.0})],
+    [
+        *(("ancestral", {}), ("ddim", {"eta": 0.7}), ("heun", {"S_churn": 5.0})),
+        ("renoise", {}),
+    ],
 )
 def test_noise_belongs_to_the_example(name, keywords):
     sampler = samplers.make(name, process=PROCESSES["edm"], num_steps=3, **keywords)
@@ -125,6 +128,46 @@ def test_ancestral_variances_by_hand():
     np.testing.assert_allclose(keep, 0.7**0.5 * 0.28 / 0.496 * one, rtol=1e-5)
     go = ancestral.step(p, zero, one, t, s, zero, variance=1.0)
     np.testing.assert_allclose(go, 0.72**0.5 * 0.3 / 0.496 * one, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", PROCESSES)
+def test_renoise_by_hand(family):
+    p = PROCESSES[family]
+    noise = jax.random.normal(jax.random.key(5), (4, *Z.shape))
+    x0 = samplers.make("renoise", process=p, num_steps=4).sample(
+        network, Z, Y, noise=lambda i: noise[i]
+    )
+    grid = renoise.times(p, 4)
+    x_t = p.z_scale * Z
+    for i in range(4):
+        expected = network(x_t, jnp.full(3, grid[i]), Y)
+        x_t = p.add_noise(expected, noise[i], jnp.full(3, grid[i + 1]))
+    np.testing.assert_allclose(x0, expected, **REORDER)
+
+
+def test_times_of_a_student_of_few_steps():
+    four = {name: renoise.times(p, 4) for name, p in PROCESSES.items()}
+    np.testing.assert_array_equal(four["discrete"], [999, 749, 499, 249, -1])
+    np.testing.assert_allclose(four["cosine"], [1, 0.75, 0.5, 0.25, 0])
+    # ((1 - u) 80^(1/7) + u .002^(1/7))^7 at u = 0, 250/999, 500/999, 750/999
+    expected = [80.0, 17.498106, 2.503974, 0.1680835, 0.0]
+    np.testing.assert_allclose(four["edm"], expected, rtol=1e-6)
+    one = renoise.times(PROCESSES["edm"], 1)
+    np.testing.assert_allclose(one, [80.0, 0.0], rtol=1e-12)
+
+
+def test_renoise_on_gaussian_data():
+    """Of a teacher it averages: x0_hat has too little variance, by this much."""
+    p = PROCESSES["edm"]
+    z = jax.random.normal(jax.random.key(3), (64, 16, 16, 1))
+    keys = jax.random.split(jax.random.key(4), 64)
+    sampler = samplers.make("renoise", process=p, num_steps=2)
+    # x0_hat = v x_t / (v + t^2) of N(0, v): its variance after the step at time t.
+    t, v = renoise.times(p, 2)[1], 0.25
+    x0 = sampler.sample(analytic.gaussian(p, std=0.5), z, keys=keys)
+    first = v**2 / (v + 80.0**2)
+    expected = (v / (v + t**2)) ** 2 * (first * 80.0**2 / (v + 80.0**2) + t**2)
+    np.testing.assert_allclose(x0.var(), expected, rtol=0.05)
 
 
 def test_duplicates_of_the_quadratic_grid_change_nothing():
@@ -199,6 +242,10 @@ def test_mistakes():
         (
             lambda: samplers.make("ancestral", process=p, num_steps=2, variance=-1.0),
             "variance=-1.0: must",
+        ),
+        (
+            lambda: samplers.make("renoise", process=p, num_steps=1001),
+            "num_steps=1001: must be 1 to 1000",
         ),
         (
             lambda: samplers.make("heun", process=p, num_steps=2, S_churn=-1.0),

@@ -1,0 +1,91 @@
+"""Predict x0, noise it afresh to the next time: how students of a few steps sample.
+
+Multistep sampling of consistency models, Song et al. 2023, arXiv:2303.01469, Algorithm
+1, and DMD2, Yin et al. 2024, arXiv:2405.14867, Section 4.4, whose training walks the
+same path.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kdiff_jax.diffusion import grids
+from kdiff_jax.diffusion.process import Process
+from kdiff_jax.errors import ConfigError
+from kdiff_jax.samplers import Sampler, step_noise
+
+
+def make(
+    *,
+    process: Process,
+    num_steps: int,
+    spacing: str | None = None,
+) -> Sampler:
+    """Nothing of x_t is kept from step to step but x0_hat.
+
+    One step is the network itself at t_max: the one-step student.
+
+    Args:
+        process: Any.
+        num_steps: Denoiser calls.
+        spacing: See `times`.
+    """
+    grid = times(process, num_steps, spacing=spacing)
+
+    def sample(denoise, z, y=None, *, keys=None, noise=None):
+        if num_steps > 1:
+            draw = step_noise(keys, noise, z)
+        else:
+            draw = lambda i: jnp.zeros_like(z)  # noqa: E731
+
+        def call(x_t, t):
+            return denoise(x_t, t, y)
+
+        _, x0_hat = path(call, process.z_scale * z, grid, draw, process=process)
+        return x0_hat[-1]
+
+    return Sampler(sample, nfe=num_steps, name="renoise")
+
+
+def times(process: Process, num_steps: int, *, spacing: str | None = None):
+    """N + 1 decreasing times, even in the index of a fine grid, ending at the data.
+
+    The fine grid has T = 1000 times (those of a discrete process, all) and every T / N
+    -th is taken, from t_max: 999, 749, 499, 249 of DDPM, as DMD2 has them; 80, 17.5,
+    2.5, 0.17 of EDM, whose own grid of four steps would spend the last one at 0.002.
+
+    Args:
+        process: Any.
+        num_steps: N.
+        spacing: Of the fine grid, see `grids.make`; None for the process' own.
+
+    Source: arXiv:2405.14867, released code.
+    """
+    fine = grids.make(process, process.num_timesteps or 1000, spacing=spacing)
+    num_times = len(fine) - 1
+    if not 1 <= num_steps <= num_times:
+        raise ConfigError(f"num_steps={num_steps}: must be 1 to {num_times}")
+    return fine[np.arange(num_steps + 1) * num_times // num_steps]
+
+
+def path(denoise, x, times, draw, *, process: Process):
+    """(x_t, x0_hat) of the moves down `times`: x_t f32[N + 1, B, H, W, C], x0_hat [N].
+
+    Args:
+        denoise: (x_t, t[B]) -> x0_hat.
+        x: x_t at the first time.
+        times: N + 1 decreasing times; at the last one nothing is denoised.
+        draw: i -> the noise of move i, N(0, 1), f32[B, H, W, C].
+        process: Whose noise is added.
+    """
+
+    def body(x_t, now):
+        t, s, i = now
+        x0_hat = denoise(x_t, jnp.full(len(x), t))
+        x_s = process.add_noise(x0_hat, draw(i), jnp.full(len(x), s))
+        return x_s, (x_t, x0_hat)
+
+    times = jnp.asarray(times, x.dtype)
+    over = (times[:-1], times[1:], jnp.arange(len(times) - 1))
+    last, (x_t, x0_hat) = jax.lax.scan(body, x, over)
+    return jnp.concatenate([x_t, last[None]]), x0_hat
