@@ -56,10 +56,30 @@ def load(
             f"{stage / STAGE} is not a stage's: {error!r}; run the stage again, which"
             " writes it"
         ) from error
+    return spec, _newest(stage, steps, prefix)
+
+
+def role(stage: pathlib.Path, name: str) -> dict[str, Any]:
+    """The raw weights of any trained role, of the newest sound step of a stage folder.
+
+    Raises:
+        CheckpointError: If there is no step, or none that holds this role.
+    """
+    steps = sorted(_steps(stage / "checkpoints"), reverse=True)
+    if not steps:
+        raise CheckpointError(
+            f"stage {stage.name!r} has no checkpoint in {stage}; run it first: the same"
+            " command without --stage"
+        )
+    return _newest(stage, steps, f"nets/{name}/params/")
+
+
+def _newest(stage: pathlib.Path, steps: Sequence[int], prefix: str) -> dict[str, Any]:
+    """The leaves below `prefix` of the first of these steps that is sound."""
     for step in steps:
         folder = stage / "checkpoints" / str(step)
         try:
-            return spec, unflatten(_read(folder, prefix))
+            return unflatten(_read(folder, prefix))
         except Exception as error:  # Orbax raises bare exceptions for damaged files
             damage = f"checkpoint {folder}: {' '.join(str(error).split())[:200]}"
             if len(steps) == 1:

@@ -16,6 +16,7 @@ from kdiff_jax import interop
 from kdiff_jax.build import Stage
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.files import write_atomically
+from kdiff_jax.interop import training
 
 DONE = "done.json"
 
@@ -56,6 +57,13 @@ class Job:
                 " command without --stage"
             )
         return interop.load(folder)
+
+    def role(self, source: str) -> dict[str, Any] | None:
+        """Params of "stage/role" in that stage's last checkpoint; None if not such."""
+        stage, _, role = source.partition("/")
+        if not role or "/" in role or stage not in {s.name for s in self.stages}:
+            return None
+        return training.role(self.folder(stage), role)
 
 
 def is_done(folder: pathlib.Path) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 from kdiff_jax import build, interop, models, rng
 from kdiff_jax.build import Stage
 from kdiff_jax.data import batches as data_batches
+from kdiff_jax.errors import CheckpointError
 from kdiff_jax.files import write_atomically
 from kdiff_jax.stages import Job, finish, pairs
 from kdiff_jax.stages.best import Best
@@ -45,6 +46,7 @@ def run(job: Job, stage: Stage) -> None:
         config=job.config,
         mesh=job.mesh,
     )
+    _check_given(stage, method, given)
     folder.mkdir(parents=True, exist_ok=True)
     about = {"spec": spec, "role": "student", "result": _stored(train["result"])}
     _check_revision(folder / interop.STAGE)
@@ -148,7 +150,8 @@ def stage_seed(job: Job, stage: Stage) -> int:
 def networks(job: Job, stage: Stage):
     """(nets, process, spec of the student, given params by role, teacher or None)."""
     origin = {role: s for role, s in stage.init.items() if s and s != "random"}
-    loaded = {role: job.model(source) for role, source in origin.items()}
+    given = {role: p for role, s in origin.items() if (p := job.role(s)) is not None}
+    loaded = {role: job.model(s) for role, s in origin.items() if role not in given}
     teacher = loaded.get("teacher")
     for role, model in loaded.items():
         build.check_fits(job.config, role, model.spec)
@@ -162,7 +165,25 @@ def networks(job: Job, stage: Stage):
     nets = {"student": student}
     if teacher:
         nets["teacher"] = teacher.net
-    return nets, process, spec, {r: m.params for r, m in loaded.items()}, teacher
+    given |= {role: model.params for role, model in loaded.items()}
+    return nets, process, spec, given, teacher
+
+
+def _check_given(stage: Stage, method, given) -> None:
+    """Refuses weights of another network, of a stage with other options.
+
+    Raises:
+        CheckpointError: Names the role.
+    """
+    for role in method.nets.keys() & given.keys():
+        expected = jax.eval_shape(method.nets[role].init, jax.random.key(0))
+        shapes = [jax.tree.map(jnp.shape, tree) for tree in (given[role], expected)]
+        if shapes[0] != shapes[1]:
+            raise CheckpointError(
+                f"init.{role}={stage.init[role]!r}: is of another network than the"
+                f" {role} of stage {stage.name!r}; make their options equal, or leave"
+                f" init.{role} out"
+            )
 
 
 def changed(spec, changes):
