@@ -67,7 +67,8 @@ class Stage:
         name: Of its folder.
         kind: "train", "pairs" or "evaluate".
         config: Its section of the config.
-        init: role -> stage name or path that the role's parameters come from.
+        init: role -> stage name or path that the role's parameters come from, or
+            "stage/role": that role of the stage's last checkpoint, weights alone.
     """
 
     name: str
