@@ -287,11 +287,7 @@ def program(
         sort_keys=True,
     )
     if key not in _PROGRAMS:
-        method = _method(stage, nets, process)
-        optimizers = {
-            role: optim.make(**_optim(stage, role), batch_size=batch_size)
-            for role in method.nets
-        }
+        method, optimizers = make_method(stage, nets, process, batch_size)
         programs = Programs(
             method,
             optimizers,
@@ -302,6 +298,16 @@ def program(
         )
         _PROGRAMS[key] = (method, optimizers, programs)
     return _PROGRAMS[key]
+
+
+def make_method(stage: Stage, nets, process, batch_size: int) -> tuple[Any, dict]:
+    """(method, role -> Optim) of a training stage; for the arguments see `program`."""
+    method = _method(stage, nets, process)
+    optimizers = {
+        role: optim.make(**_optim(stage, role), batch_size=batch_size)
+        for role in method.nets
+    }
+    return method, optimizers
 
 
 def _optim(stage: Stage, role: str) -> dict[str, Any]:

@@ -1,5 +1,8 @@
 """What a recipe would do and need, from shapes alone: nothing is computed."""
 
+import json
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +10,23 @@ import numpy as np
 from kdiff_jax import build, interop, samplers
 from kdiff_jax.build import Stage
 from kdiff_jax.data import pairs as pair_files
-from kdiff_jax.stages import Job
+from kdiff_jax.stages import Job, train
+from kdiff_jax.train.step import init_state, split
+
+
+class Held(NamedTuple):
+    """Bytes that a training stage holds on every device, beside activations.
+
+    Attributes:
+        state: Of all trained roles: parameters, optimizer state and moving average;
+            and the carry. Also what a checkpoint takes.
+        gradients: Of the phase that has most of them.
+        frozen: Networks that only give: the teacher, and those that the method brings.
+    """
+
+    state: int
+    gradients: int
+    frozen: int
 
 
 def text(job: Job) -> str:
@@ -22,12 +41,16 @@ def text(job: Job) -> str:
         f" {facts['flops'] / 1e9:.2f} GFLOP a forward pass of one image",
         "stages:",
     ]
-    disk = 0
+    disk, known = 0, {}
     for stage in job.stages:
         if stage.kind == "train":
-            lines += _train(job, stage, facts)
+            # Rounds differ in their lengths alone, and hold the same.
+            sections = [stage.config.get(key) for key in ("method", "optim", "roles")]
+            key = json.dumps([_spec(job, stage), *sections])
+            known[key] = known.get(key) or held(job, stage)
+            lines += _train(job, stage, facts, known[key])
             kept = build.train_options(job.config, stage)["keep"] + 1
-            disk += kept * _state_bytes(facts)
+            disk += kept * known[key].state
         elif stage.kind == "pairs":
             more, size = _pairs(job, stage, facts)
             lines += more
@@ -40,17 +63,65 @@ def text(job: Job) -> str:
     return "\n".join(lines)
 
 
-def _train(job, stage: Stage, facts) -> list[str]:
+def held(job: Job, stage: Stage) -> Held:
+    """From shapes; files are read of networks that the method brings, if any.
+
+    Raises:
+        CheckpointError: If such a file is missing, or of another network.
+    """
+    student, process = interop.build(_spec(job, stage))
+    nets = {"student": student}
+    if "teacher" in stage.init:
+        nets["teacher"], _ = interop.build(_origin(job, stage))
+    batch_size = build.train_options(job.config, stage)["batch_size"]
+    method, optim = build.make_method(stage, nets, process, batch_size)
+    key = jax.random.key(0)
+    state = jax.eval_shape(lambda: init_state(method, optim, {}, key))
+
+    def gradients(phase):
+        moving = [
+            split(state.nets[role].params, method.trainable.get(role))[0]
+            for role in phase.trains
+        ]
+        return _bytes(moving)
+
+    frozen = [
+        jax.eval_shape(nets[role].init, key) for role in method.frozen if role in nets
+    ]
+    return Held(
+        state=_bytes(state),
+        gradients=max(gradients(phase) for phase in method.phases),
+        frozen=_bytes(frozen) + _bytes(dict(method.brings)),
+    )
+
+
+def _bytes(tree) -> int:
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def _origin(job: Job, stage: Stage) -> dict[str, Any]:
+    """The spec of a stage's teacher; one that is brought is what the config says."""
+    source = stage.init.get("teacher")
+    for other in job.stages:
+        if other.name == source:
+            return _spec(job, other)
+    return dict(job.config["model"])
+
+
+def _spec(job: Job, stage: Stage) -> dict[str, Any]:
+    """The spec of a stage's student."""
+    return train.changed(_origin(job, stage), stage.config.get("model", {}))
+
+
+def _train(job, stage: Stage, facts, holds: Held) -> list[str]:
     options = build.train_options(job.config, stage)
     local = -(-options["batch_size"] // job.mesh.shape["data"])
     micro = -(-local // options["num_microbatches"])
     # Forward, and twice that for the backward pass; PD's teacher steps twice.
     passes = 3 + (2 if stage.config["method"]["name"] == "progressive" else 0)
     flops = passes * facts["flops"] * options["batch_size"] * options["num_steps"]
-    copies = 5 + (
-        "teacher" in stage.init and stage.config["method"]["name"] != "denoise"
-    )
-    memory = copies * 4 * facts["params"] + micro * facts["activations"]
+    # The activations are those of the student alone.
+    memory = sum(holds) + micro * facts["activations"]
     steps = stage.config.get("settings", {}).get("num_steps")
     to = f" -> {steps} steps" if steps else ""
     return [
@@ -105,10 +176,6 @@ def _kept(net, params, x, t, y) -> int:
     total = sum(int(np.prod(a.shape)) * a.dtype.itemsize for a in leaves)
     own = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(params))
     return max(total - own, 0)
-
-
-def _state_bytes(facts):
-    return 16 * facts["params"]  # params, two moments, moving average
 
 
 def _size(num_bytes: float | int) -> str:

@@ -4,6 +4,7 @@ No training mode: batch normalisation uses its stored statistics, kept as parame
 """
 
 import os
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -103,8 +104,8 @@ def features(
     """
     frozen.check_rgb(images, "ResNet-56")
     x = frozen.normalise(images, frozen.IMAGENET_MEAN, frozen.IMAGENET_STD)
-    _, _, maps = ResNet().apply({"params": params}, frozen.resize(x, SIZE))
-    return maps
+    outputs: Any = ResNet().apply({"params": params}, frozen.resize(x, SIZE))
+    return outputs[2]
 
 
 def load(path: str | os.PathLike) -> Params:

@@ -1,0 +1,122 @@
+"""What a stage holds on a device, against arithmetic by hand."""
+
+import jax
+import numpy as np
+import pytest
+import recipes
+import torch_resnet
+
+from kdiff_jax import build, interop, methods, plan, recipe
+from kdiff_jax.errors import CheckpointError
+from kdiff_jax.models.freeze import trains_with_frozen_convolutions
+
+
+def make_job(config, folder):
+    return recipe.make_job(config, folder, devices=jax.devices()[:1])
+
+
+def stage_of(job, name="student"):
+    (stage,) = (s for s in job.stages if s.name == name)
+    return stage
+
+
+def sizes(tree):
+    """path -> number of its numbers."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.size
+        for path, leaf in jax.tree.leaves_with_path(tree)
+    }
+
+
+def parameters(spec):
+    net, _ = interop.build(spec)
+    return sizes(jax.eval_shape(net.init, jax.random.key(0)))
+
+
+def test_dmd2_holds_student_fake_score_head_and_teacher(tmp_path):
+    job = make_job(recipes.load("digits_dmd2", "tiny"), tmp_path)
+    n = sum(parameters(job.config["model"]).values())
+    # The head on 8 channels of 4x4 pixels: a convolution, a norm, a convolution over
+    # the 2x2 that remain, a norm, a linear layer.
+    head = (16 * 8 * 8 + 8) + 2 * 8 + (4 * 8 * 8 + 8) + 2 * 8 + (8 + 1)
+    found = plan.held(job, stage_of(job))
+    # Parameters, two moments and an average; a count of each Adam, and the step.
+    assert found.state == 4 * 4 * (n + n + head) + 4 * 3 + 4
+    assert found.gradients == 4 * (n + head)  # of the phase "guidance"
+    assert found.frozen == 4 * n
+    # The teacher itself is learned from scratch, and nothing beside it.
+    alone = plan.held(job, stage_of(job, "teacher"))
+    assert alone == (4 * 4 * n + 4 + 4, 4 * n, 0)
+
+
+def test_frozen_leaves_have_no_moments_and_no_gradients(tmp_path):
+    config = recipes.load("digits_gdd", "tiny")
+    config.stages.student.method.freeze = True
+    job = make_job(config, tmp_path)
+    model = parameters(job.config["model"])
+    n = sum(model.values())
+    moving = sum(v for k, v in model.items() if trains_with_frozen_convolutions(k))
+    assert 0 < moving < n
+    stage = stage_of(job)
+    net, process = interop.build(job.config["model"])
+    keywords = dict(stage.config["method"])
+    method = methods.make(
+        keywords.pop("name"),
+        nets={"student": net, "teacher": net},
+        process=process,
+        **{k: tuple(v) if isinstance(v, list) else v for k, v in keywords.items()},
+    )
+    disc = sizes(jax.eval_shape(method.nets["disc"].init, jax.random.key(0)))
+    d = sum(disc.values())
+    heads = sum(v for k, v in disc.items() if "/head_" in k)
+    assert 0 < heads < d
+    state = sum(sizes(method.carry).values())
+    found = plan.held(job, stage)
+    assert found.state == 4 * (2 * n + 2 * moving + 2 * d + 2 * heads + state + 2 + 1)
+    assert found.gradients == 4 * max(moving, heads)
+    assert found.frozen == 4 * n
+
+
+def test_networks_that_a_method_brings_count_and_must_be_there(tmp_path):
+    config = recipes.load("cifar10_gdd", "tiny")
+    method = config.stages.student.method
+    method.features, method.feature_files = ("resnet56",), (str(tmp_path / "w.npz"),)
+    job = make_job(config, tmp_path)
+    with pytest.raises(CheckpointError, match=r"w.npz: no such file; give the .npz of"):
+        plan.held(job, stage_of(job))
+    weights = torch_resnet.random_weights(np.random.default_rng(0), num_blocks=9)
+    np.savez(tmp_path / "w.npz", **weights)
+    found = plan.held(job, stage_of(job))
+    # The teacher gives its weights, and nothing reads it afterwards.
+    assert found.frozen == 4 * sum(array.size for array in weights.values())
+
+
+def test_the_plan_says_what_is_held(tmp_path):
+    config = recipes.load("digits_dmd2", "tiny")
+    job = make_job(config, tmp_path)
+    kept = config.train.keep + 1  # while one is written
+    training = [s for s in job.stages if s.kind == "train"]
+    teacher, student = (plan.held(job, stage) for stage in training)
+    disk = kept * (teacher.state + student.state)
+    lines = plan.text(job).splitlines()
+    assert f"disk: {disk / 1e6:.3g} MB at most, checkpoints and pairs together" in lines
+    small, large = (
+        float(line.split(" about ")[1].removesuffix(" MB a device"))
+        for name in ("teacher", "student")
+        for line in lines
+        if line.startswith(f"  {name}: ")
+    )
+    # Both have the activations of one student; three roles and a teacher are more.
+    more = sum(student) - sum(teacher)
+    assert large - small == pytest.approx(more / 1e6, abs=0.02)
+
+
+def test_conditional_gdd_on_cifar10_begins_from_the_conditional_teacher():
+    config = build.plain(recipes.load("cifar10_gddi", "cond"))
+    assert config["name"] == "cifar10_gddi_cond"
+    assert config["init"]["teacher"].endswith("edm-cifar10-32x32-cond-ve.pkl")
+    assert config["model"]["num_classes"] == 10 and config["data"]["use_labels"]
+    plain = build.plain(recipes.load("cifar10_gddi"))
+    assert plain["init"]["teacher"].endswith("edm-cifar10-32x32-uncond-ve.pkl")
+    assert plain["model"]["num_classes"] == 0 and not plain["data"]["use_labels"]
+    assert config["stages"] == plain["stages"]
