@@ -9,7 +9,7 @@ SHAPE = (8, 8, 1)
 
 
 def sections(tiny: bool) -> dict:
-    """data, model, train and evaluate."""
+    """data, model, train and evaluate; on the CPU, a device for each of two cores."""
     network = dict(
         name="iddpm_unet",
         channels=32,
@@ -30,6 +30,7 @@ def sections(tiny: bool) -> dict:
         sampler=dict(name="ddim", num_steps=4 if tiny else 64),
     )
     return dict(
+        cpu_devices=2,
         data=dict(name="digits"),
         model=model,
         train=common.tiny_train() if tiny else dict(log_every=100, sample_every=500),

@@ -106,6 +106,7 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
             section["method"] = {**_defaults(function), **section["method"]}
         stages[key] = section
     return {
+        "cpu_devices": 1,  # a CPU taken for so many devices, see `command.split_cpu`
         **config,
         "model": model,
         "stages": stages,

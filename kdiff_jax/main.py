@@ -29,6 +29,7 @@ def main() -> None:
     if PRINT.value:
         print(CONFIG.value)
         return
+    command.split_cpu(CONFIG.value.get("cpu_devices", 1))
     command.start_distributed()
     # Imported late: they start JAX, which must know the other hosts first.
     from kdiff_jax import plan, recipe

@@ -152,6 +152,7 @@ def _record(job: Job, force: bool, overrides) -> None:
 
 
 FREE = (
+    "cpu_devices",
     "log_every",
     "sample_every",
     "save_every",
