@@ -101,6 +101,44 @@ def divergence_weight(name: str, logits: Float[Array, " B"]) -> Float[Array, " B
     return DIVERGENCES[name](r)
 
 
+def score_identity(
+    real,
+    fake,
+    x: Float[Array, "B H W C"],
+    t: Float[Array, " B"],
+    eps: Float[Array, "B H W C"],
+    *,
+    process,
+    alpha: float = 1.0,
+) -> Float[Array, " B"]:
+    """SiD's loss: w sum(d ((x0_real - x) - alpha d)), d = x0_real - x0_fake.
+
+    Both are denoised from the same x_t. Gradients flow into x directly and through x_t
+    and both networks; none through w = 1 / mean |x - x0_real|, at most 10^5.
+
+    By the score identities the expectation of d (x0_real - x) is that of d^2 where
+    `fake` is exact, so that the value is (1 - alpha) d^2; its gradient is not that of
+    (1 - alpha) d^2, as `fake` is held fixed.
+
+    Args:
+        real: The teacher.
+        fake: The denoiser of the student's images.
+        x: Those images.
+        t: Time to compare at.
+        eps: Noise.
+        process: Of both denoisers.
+        alpha: Weight of d^2.
+
+    Source: Zhou et al. 2024, arXiv:2404.04057, Section 3, and released code.
+    """
+    x_t = process.add_noise(x, eps, t)
+    x0_real, x0_fake = real(x_t, t), fake(x_t, t)
+    scale = jnp.mean(jnp.abs(x - x0_real), axis=(1, 2, 3))
+    w = 1 / jnp.maximum(jax.lax.stop_gradient(scale), 1e-5)
+    d = x0_real - x0_fake
+    return w * jnp.sum(d * (x0_real - x - alpha * d), axis=(1, 2, 3))
+
+
 def surrogate(
     x: Float[Array, "B H W C"], g: Float[Array, "B H W C"]
 ) -> Float[Array, " B"]:

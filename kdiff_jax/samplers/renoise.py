@@ -20,17 +20,20 @@ def make(
     process: Process,
     num_steps: int,
     spacing: str | None = None,
+    sigma_init: float | None = None,
 ) -> Sampler:
     """Nothing of x_t is kept from step to step but x0_hat.
 
-    One step is the network itself at t_max: the one-step student.
+    One step is the network itself at its first time: the one-step student.
 
     Args:
         process: Any.
         num_steps: Denoiser calls.
         spacing: See `times`.
+        sigma_init: See `start`.
     """
-    grid = times(process, num_steps, spacing=spacing)
+    grid = times(process, num_steps, spacing=spacing, sigma_init=sigma_init)
+    _, scale = start(process, sigma_init)
 
     def sample(denoise, z, y=None, *, keys=None, noise=None):
         if num_steps > 1:
@@ -41,13 +44,43 @@ def make(
         def call(x_t, t):
             return denoise(x_t, t, y)
 
-        _, x0_hat = path(call, process.z_scale * z, grid, draw, process=process)
+        _, x0_hat = path(call, scale * z, grid, draw, process=process)
         return x0_hat[-1]
 
     return Sampler(sample, nfe=num_steps, name="renoise")
 
 
-def times(process: Process, num_steps: int, *, spacing: str | None = None):
+def start(process: Process, sigma_init: float | None = None) -> tuple[float, float]:
+    """(t, scale): where a student starts, from scale * z.
+
+    At t_max; or, as SiD, where sigma / alpha = sigma_init, from noise of that size
+    alone: scale = sigma(t), sigma_init itself in EDM's process.
+
+    Raises:
+        ConfigError: If the process does not reach that level.
+
+    Source: Zhou et al. 2024, arXiv:2404.04057, Algorithm 1, for EDM's process.
+    """
+    if sigma_init is None:
+        return process.t_max, process.z_scale
+    ends = np.array([process.t_min, process.t_max])
+    low, high = np.exp(-0.5 * np.asarray(process.logsnr(jnp.asarray(ends))))
+    if not low < sigma_init <= high:
+        raise ConfigError(
+            f"sigma_init={sigma_init}: must lie in ({low:.3g}, {high:.3g}], the levels"
+            " of this process"
+        )
+    t = float(process.round_time(process.time_of_logsnr(-2 * np.log(sigma_init))))
+    return t, float(process.sigma(jnp.float32(t)))
+
+
+def times(
+    process: Process,
+    num_steps: int,
+    *,
+    spacing: str | None = None,
+    sigma_init: float | None = None,
+):
     """N + 1 decreasing times, even in the index of a fine grid, ending at the data.
 
     The fine grid has T = 1000 times (those of a discrete process, all) and every T / N
@@ -58,10 +91,14 @@ def times(process: Process, num_steps: int, *, spacing: str | None = None):
         process: Any.
         num_steps: N.
         spacing: Of the fine grid, see `grids.make`; None for the process' own.
+        sigma_init: See `start`; of the fine grid the rest is taken.
 
     Source: arXiv:2405.14867, released code.
     """
     fine = grids.make(process, process.num_timesteps or 1000, spacing=spacing)
+    if sigma_init is not None:
+        first, _ = start(process, sigma_init)
+        fine = np.append(first, fine[fine < first])
     num_times = len(fine) - 1
     if not 1 <= num_steps <= num_times:
         raise ConfigError(f"num_steps={num_steps}: must be 1 to {num_times}")

@@ -139,6 +139,73 @@ def test_ratios_are_bounded_and_give_no_gradient(name):
     np.testing.assert_array_equal(slope, jnp.zeros_like(T))
 
 
+def test_score_identity_by_hand():
+    # x_t = [1.5, -2], [-1.5, 7]; real is half of it, fake a fourth, so d a fourth too;
+    # x0_real - x = [-0.25, 1], [-1.25, 0.5], mean sizes 0.625 and 0.875.
+    d = np.array([[0.375, -0.5], [-0.375, 1.75]])
+    rest = np.array([[-0.25, 1.0], [-1.25, 0.5]])
+    expected = (d * (rest - 1.2 * d)).sum(1) / np.array([0.625, 0.875])
+    found = distribution.score_identity(
+        times(0.5), times(0.25), X, T, EPS, process=EDM, alpha=1.2
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def of_gaussian(mean, variance):
+    """The exact denoiser of N(mean, variance) under EDM's process."""
+
+    def denoise(x_t, t):
+        t = t[:, None, None, None]
+        return (variance * x_t + t**2 * mean) / (variance + t**2)
+
+    return denoise
+
+
+def slope_of_score_identity(mean, std, alpha):
+    """(dL/dmean, dL/dstd) of a student mean + std z; teacher N(0, 0.25), exact fake.
+
+    Of single pixels, each with its own z and noise: f32[20000].
+    """
+    z, eps = jax.random.normal(jax.random.key(0), (2, 20_000, 1, 1, 1))
+    t = jnp.full(len(z), 0.7)
+    real, fake = of_gaussian(0.0, 0.25), of_gaussian(mean, std**2)
+
+    def loss(of):
+        x = of[:, 0, None, None, None] + of[:, 1, None, None, None] * z
+        return distribution.score_identity(
+            real, fake, x, t, eps, process=EDM, alpha=alpha
+        ).sum()
+
+    both = jnp.tile(jnp.array([mean, std]), (len(z), 1))
+    x = mean + std * z
+    scale = jnp.abs(x - real(EDM.add_noise(x, eps, t), t)).ravel()
+    return jax.grad(loss)(both), 1 / jnp.maximum(scale, 1e-5)
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 1.2])
+def test_score_identity_leaves_a_perfect_student_alone(alpha):
+    slopes, w = slope_of_score_identity(0.0, 0.5, alpha)
+    np.testing.assert_allclose(slopes / w[:, None], 0, atol=2e-6)
+
+
+@pytest.mark.parametrize("alpha", [1.0, 1.2])
+def test_score_identity_moves_a_mean_to_the_teachers(alpha):
+    """d is -(1 - gain) mean everywhere; x0_real - x moves by gain - 1 with the mean."""
+    slopes, w = slope_of_score_identity(0.3, 0.5, alpha)
+    gain = 0.25 / (0.25 + 0.49)
+    np.testing.assert_allclose(slopes[:, 0] / w, (1 - gain) ** 2 * 0.3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("std", [0.3, 0.8])
+def test_score_identity_moves_a_spread_to_the_teachers(std):
+    """Without w, alpha = 1: E dL/dstd = 2 std (fake gain - 1) (gain - fake gain)."""
+    slopes, w = slope_of_score_identity(0.0, std, 1.0)
+    gain, fake = 0.25 / (0.25 + 0.49), std**2 / (std**2 + 0.49)
+    found = (slopes[:, 1] / w).mean()
+    np.testing.assert_allclose(found, 2 * std * (fake - 1) * (gain - fake), rtol=0.05)
+    assert (found > 0) == (std > 0.5)  # a step goes down
+
+
 def test_surrogate_by_hand_and_its_gradient():
     g = jnp.array([[2.0, -1.0], [0.0, 3.0]]).reshape(2, 1, 2, 1)
     values = distribution.surrogate(X, g)

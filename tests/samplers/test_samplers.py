@@ -156,6 +156,26 @@ def test_times_of_a_student_of_few_steps():
     np.testing.assert_allclose(one, [80.0, 0.0], rtol=1e-12)
 
 
+def test_a_student_may_start_at_another_level():
+    edm, cosine = PROCESSES["edm"], PROCESSES["cosine"]
+    assert renoise.start(edm) == (80.0, 80.0)
+    np.testing.assert_allclose(renoise.start(edm, 2.5), (2.5, 2.5), rtol=1e-6)
+    t, scale = renoise.start(cosine, 2.5)
+    # tan(angle) = 2.5: sin(angle) = 2.5 / sqrt(1 + 2.5^2); the angle is nearly pi t / 2
+    np.testing.assert_allclose(scale, 2.5 / np.sqrt(7.25), rtol=1e-5)
+    np.testing.assert_allclose(t, np.arctan(2.5) * 2 / np.pi, rtol=1e-3)
+    x0 = samplers.make("renoise", process=edm, num_steps=1, sigma_init=2.5).sample(
+        network, Z, Y
+    )
+    np.testing.assert_allclose(x0, network(2.5 * Z, jnp.full(3, 2.5), Y), **REORDER)
+    for p in PROCESSES.values():
+        grid = renoise.times(p, 3, sigma_init=2.5)
+        np.testing.assert_allclose(grid[0], renoise.start(p, 2.5)[0])
+        assert (np.diff(grid) < 0).all() and len(grid) == 4
+    with pytest.raises(ValueError, match="sigma_init=90.0: must lie in"):
+        renoise.start(edm, 90.0)
+
+
 def test_renoise_on_gaussian_data():
     """Of a teacher it averages: x0_hat has too little variance, by this much."""
     p = PROCESSES["edm"]
