@@ -30,7 +30,9 @@ one_of_two = [
 def build(name, seed=0):
     method = methods.make(name, nets=toy.NETS, process=cosine())
     optim = {role: SGD for role in method.nets}
-    state = init_state(method, optim, FROZEN, jax.random.key(seed))
+    # A fake score that is still the teacher would not move SiD's student.
+    given = FROZEN | {"fake_score": toy.NETS["teacher"].init(jax.random.key(8))}
+    state = init_state(method, optim, given, jax.random.key(seed))
     settings = {"num_train_steps": jnp.int32(100), **method.settings}
     return method, optim, state, settings
 
