@@ -246,6 +246,7 @@ def _teacher_features(
     if not noise_levels or min(noise_levels) <= 0:
         raise ConfigError(f"noise_levels={noise_levels}: at least one, all above 0")
     encode = teacher.encode
+    params = jax.eval_shape(teacher.init, jax.random.key(0))
 
     def extractor(i, level):
         t = process.time_of_logsnr(-2 * np.log(level))
@@ -260,7 +261,6 @@ def _teacher_features(
             return encode(frozen["teacher"], x_t, times, y)
 
         def shapes(batch):
-            params = jax.eval_shape(teacher.init, jax.random.key(0))
             x = jax.ShapeDtypeStruct((batch, *teacher.image_shape), jnp.float32)
             times = jax.ShapeDtypeStruct((batch,), jnp.float32)
             y = jax.ShapeDtypeStruct((batch,), jnp.int32)
@@ -297,11 +297,10 @@ def _discriminators(extractors: dict[str, Extractor], *, group: int, **fields):
         for name, extractor in extractors.items()
     }
 
-    def zeros(shapes):
-        return jax.tree.map(lambda x: jnp.zeros(x.shape), shapes)
+    shapes = {name: extractor.shapes(group) for name, extractor in extractors.items()}
 
     def variables(name, key):
-        maps = zeros(extractors[name].shapes(group))
+        maps = jax.tree.map(lambda x: jnp.zeros(x.shape), shapes[name])
         return modules[name].init(key, maps, jnp.zeros(group, jnp.int32))
 
     def init(key):
