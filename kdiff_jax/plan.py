@@ -76,7 +76,8 @@ def held(job: Job, stage: Stage) -> Held:
     batch_size = build.train_options(job.config, stage)["batch_size"]
     method, optim = build.make_method(stage, nets, process, batch_size)
     key = jax.random.key(0)
-    state = jax.eval_shape(lambda: init_state(method, optim, {}, key))
+    given = {r: jax.eval_shape(nets[r].init, key) for r in nets if r == "teacher"}
+    state = jax.eval_shape(lambda given: init_state(method, optim, given, key), given)
 
     def gradients(phase):
         moving = [
@@ -85,9 +86,7 @@ def held(job: Job, stage: Stage) -> Held:
         ]
         return _bytes(moving)
 
-    frozen = [
-        jax.eval_shape(nets[role].init, key) for role in method.frozen if role in nets
-    ]
+    frozen = [given[role] for role in method.frozen if role in given]
     return Held(
         state=_bytes(state),
         gradients=max(gradients(phase) for phase in method.phases),
