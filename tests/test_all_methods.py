@@ -18,6 +18,7 @@ from kdiff_jax.train.step import Optim, due, init_state, make_train_step
 FROZEN = {"teacher": toy.NETS["teacher"].init(jax.random.key(7))}
 # Not Adam: it is scale-invariant, and so hides a gradient that is D times too large.
 SGD = Optim(optax.identity(), lambda step, n: 1.0, lambda step: jnp.float32(0.9))
+MOMENTUM = SGD._replace(tx=optax.trace(0.9))  # the same with a state
 
 every_method = pytest.mark.parametrize("name", methods.names())
 # GDD's discriminator takes long to compile: of two like tests, one runs with --all.
@@ -27,9 +28,9 @@ one_of_two = [
 ]
 
 
-def build(name, seed=0):
+def build(name, seed=0, optimizer=SGD):
     method = methods.make(name, nets=toy.NETS, process=cosine())
-    optim = {role: SGD for role in method.nets}
+    optim = {role: optimizer for role in method.nets}
     # A fake score that is still the teacher would not move SiD's student.
     given = FROZEN | {"fake_score": toy.NETS["teacher"].init(jax.random.key(8))}
     state = init_state(method, optim, given, jax.random.key(seed))
@@ -67,18 +68,17 @@ def test_structure_is_kept_and_each_schedule_is_traced_once(name):
 
 @every_method
 def test_a_phase_moves_the_roles_it_declares_and_no_other(name):
-    method, optim, state, settings = build(name)
+    """Bit for bit: parameters, optimizer state and moving average."""
+    method, optim, state, settings = build(name, optimizer=MOMENTUM)
     for phase in method.phases:
         step = jax.jit(make_train_step(method, optim, (phase,)))
         new, _ = step(state, FROZEN, settings, toy.batch(0), keys_of(0))
+        assert new.nets.keys() == state.nets.keys()
         for role, net in state.nets.items():
-            pairs = zip(
-                jax.tree.leaves(net.params),
-                jax.tree.leaves(new.nets[role].params),
-                strict=True,
-            )
-            moved = any((a != b).any() for a, b in pairs)
-            assert moved == (role in phase.trains), (phase.name, role)
+            moved = jax.tree.map(lambda a, b: (a != b).any(), net, new.nets[role])
+            for part in ("params", "opt_state", "ema"):
+                found = any(jax.tree.leaves(getattr(moved, part)))
+                assert found == (role in phase.trains), (phase.name, role, part)
 
 
 @pytest.mark.parametrize(
