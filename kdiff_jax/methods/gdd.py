@@ -5,7 +5,6 @@ to the discriminator unless that reads classifiers, as the authors' does; its sa
 are never looked at. GDD-I is the same with the generator's convolutions frozen.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -89,10 +88,9 @@ def make(
         r1_weight: gamma of the penalty.
         r1_every: Its period in steps.
         freeze: GDD-I: see `freeze.trains_with_frozen_convolutions`.
-        class_embedding: File of a table [num_classes, D] that says what the classes
-            are, see `projected.load_embedding`: it stands in every head, and never
-            trains. "" is a table of random rows in each head, which train. (The authors
-            start from a classifier's table, and train a copy in each head.)
+        class_embedding: File of the table that the classes' rows start from, a copy in
+            each head, see `projected.load_embedding`; the authors take a classifier's.
+            "" starts from random rows.
 
     Raises:
         ConfigError: If there is no teacher with an encoder to read, features are
@@ -171,9 +169,7 @@ def make(
         Phase("disc", ("disc",), disc_loss),
         Phase("r1", ("disc",), r1_loss, every=r1_every, offset=r1_every),
     )
-    trainable: dict[str, Callable[[str], bool]] = {
-        "disc": functools.partial(projected.trainable, embedding=not class_embedding)
-    }
+    trainable: dict[str, Callable[[str], bool]] = {"disc": projected.trainable}
     if freeze:
         trainable["student"] = trains_with_frozen_convolutions
     return Method(

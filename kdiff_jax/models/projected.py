@@ -87,17 +87,9 @@ class Discriminator(nn.Module):
         return jnp.concatenate(logits, axis=1)
 
 
-def trainable(path: str, *, embedding: bool = True) -> bool:
-    """Whether a leaf of the discriminator trains: all but pyramid, CCM and CSM.
-
-    Args:
-        path: Of the leaf.
-        embedding: Whether the table of the classes does.
-    """
-    parts = path.split("/")
-    if any(part.startswith("projection") for part in parts):
-        return False
-    return embedding or "embedding" not in parts
+def trainable(path: str) -> bool:
+    """Whether a leaf of the discriminator trains: all but pyramid, CCM and CSM."""
+    return not any(part.startswith("projection") for part in path.split("/"))
 
 
 def load_embedding(
@@ -106,15 +98,16 @@ def load_embedding(
     """A table of the classes from a file, one row each.
 
     Args:
-        path: An .npy, or an .npz or safetensors that holds one array.
-        num_classes: Of the labels.
+        path: An .npy, or an .npz or safetensors that holds one array [N, D].
+        num_classes: Of the labels; of more rows the first are taken, as the authors
+            take those of ImageNet for CIFAR-10.
 
     Raises:
         CheckpointError: If it is missing or damaged, or no such table.
     """
     path = pathlib.Path(path)
     start = f"class_embedding={path}"
-    wanted = f"an .npy, .npz or safetensors of one table [{num_classes}, D]"
+    wanted = f"an .npy, .npz or safetensors of one table [{num_classes} or more, D]"
     if path.suffix == ".npy" and path.is_file():
         try:
             found = [np.load(path, allow_pickle=False)]
@@ -128,11 +121,11 @@ def load_embedding(
     if len(found) != 1:
         raise CheckpointError(f"{start}: {len(found)} arrays; give {wanted}")
     (table,) = found
-    if table.ndim != 2 or len(table) != num_classes or not table.size:
+    if table.ndim != 2 or len(table) < num_classes or not table.size:
         raise CheckpointError(f"{start}: its shape is {table.shape}; give {wanted}")
     if table.dtype.kind not in "fiu" or not np.isfinite(table).all():
         raise CheckpointError(f"{start}: holds no finite numbers; give {wanted}")
-    return jnp.asarray(table, jnp.float32)
+    return jnp.asarray(table[:num_classes], jnp.float32)
 
 
 def by_size(features: Sequence[Array]) -> list[Array]:

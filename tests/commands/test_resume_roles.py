@@ -23,6 +23,10 @@ def arguments(workdir):
     return f"--config={RECIPE}:{NUM_STEPS}", f"--workdir={workdir}"
 
 
+# Minutes of compiling; test_resume.py kills runs of one role by default.
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("uninterrupted")
