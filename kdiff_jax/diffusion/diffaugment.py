@@ -31,13 +31,20 @@ def diffaugment(
 
     Source: Zhao et al. 2020, arXiv:2006.10738, Section 3 and released code.
     """
+    check(policy)
+    for name in policy:
+        x = _CHANGES[name](x, keys)
+    return x
+
+
+def check(policy: tuple[str, ...]) -> None:
+    """Raises ConfigError if a change is unknown."""
     for name in policy:
         if name not in _CHANGES:
             raise ConfigError(
-                f"policy={policy}: {name!r} is unknown; choose of {', '.join(_CHANGES)}"
+                f"augment={policy}: {name!r} is unknown; choose of"
+                f" {', '.join(_CHANGES)}"
             )
-        x = _CHANGES[name](x, keys)
-    return x
 
 
 def color(x: Float[Array, "B H W C"], keys: Keys) -> Float[Array, "B H W C"]:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdiff_jax import rng
+from kdiff_jax.diffusion import diffaugment
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.losses import adversarial
 from kdiff_jax.method import Aux, Method, Net, Phase
@@ -56,6 +57,7 @@ def make(
     r1_every: int = 16,
     freeze: bool = False,
     class_embedding: str = "",
+    augment: tuple[str, ...] = (),
 ) -> Method:
     """Generator, discriminator, and every `r1_every`-th step a penalty, in that order.
 
@@ -91,6 +93,8 @@ def make(
         class_embedding: File of the table that the classes' rows start from, a copy in
             each head, see `projected.load_embedding`; the authors take a classifier's.
             "" starts from random rows.
+        augment: What happens to every image that the discriminator sees, real or
+            generated, see `diffaugment`; for small sets of data. None in the paper.
 
     Raises:
         ConfigError: If there is no teacher with an encoder to read, features are
@@ -104,6 +108,7 @@ def make(
     if loss not in adversarial.LOSSES:
         known = ", ".join(adversarial.LOSSES)
         raise ConfigError(f"loss={loss!r}; choose one of {known}")
+    diffaugment.check(augment)
     brings = _load(features, feature_files)
     extractors = {}
     for name in features:
@@ -127,6 +132,7 @@ def make(
     def judge(params, state, ctx, images, name):
         """Logits by feature network, and the state after the pass."""
         y, keys = ctx.batch["y"], rng.stream(ctx.keys, name)
+        images = diffaugment.diffaugment(images, rng.stream(keys, "augment"), augment)
         maps = {k: e.maps(ctx.frozen, images, y, keys) for k, e in extractors.items()}
         judged: Any = disc.apply(params, state, maps, y)
         return judged

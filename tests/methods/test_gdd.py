@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 from tolerance import REORDER
 
 from kdiff_jax import methods, rng
+from kdiff_jax.diffusion.diffaugment import diffaugment
 from kdiff_jax.diffusion.process import cosine
 from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.losses import adversarial
@@ -56,7 +57,10 @@ def test_generator_then_discriminator_then_a_late_penalty():
 def test_losses_are_the_sums_over_a_virtual_local_batch():
     """The losses again, from the parts that have tests of their own."""
     v, process, student = 4, cosine(), toy.NETS["student"]
-    method = make(virtual_local_batch=v, r1_weight=0.3, noise_levels=(0.5,))
+    policy = ("color", "cutout")
+    method = make(
+        virtual_local_batch=v, r1_weight=0.3, noise_levels=(0.5,), augment=policy
+    )
     _, state = start(method)
     params = {role: net.params for role, net in state.nets.items()}
     batch = toy.batch(0)
@@ -66,7 +70,9 @@ def test_losses_are_the_sums_over_a_virtual_local_batch():
     t = jnp.full(8, process.time_of_logsnr(2 * np.log(2)), jnp.float32)
 
     def logits(images, name, moves):
-        eps = rng.normal(rng.stream(keys(), name), "eps_0", toy.SHAPE)
+        stream = rng.stream(keys(), name)
+        images = diffaugment(images, rng.stream(stream, "augment"), policy)
+        eps = rng.normal(stream, "eps_0", toy.SHAPE)
         x_t = process.add_noise(images, eps, t)
         maps = toy.NETS["teacher"].encode(FROZEN["teacher"], x_t, t, batch["y"])
         variables = {
@@ -334,6 +340,8 @@ def test_a_table_that_does_not_fit_is_refused(tmp_path):
 def test_what_it_cannot_do_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="choose one of nonsaturating, hinge"):
         make(loss="wasserstein")
+    with pytest.raises(ConfigError, match="augment=.*choose of color, translation"):
+        make(augment=("flip",))
     with pytest.raises(ConfigError, match="all above 0"):
         make(noise_levels=(0.0,))
     with pytest.raises(ConfigError, match="features=.*choose from teacher, vgg16_bn"):
