@@ -34,7 +34,7 @@ def sections(tiny: bool) -> dict:
         data=dict(name="digits"),
         model=model,
         train=common.tiny_train() if tiny else dict(log_every=100, sample_every=500),
-        evaluate=dict(num_images=20 if tiny else 3000, batch_size=1000),
+        evaluate=dict(num_images=20 if tiny else 3000),
     )
 
 

@@ -16,7 +16,7 @@ from kdiff_jax.data.pixels import to_uint8
 from kdiff_jax.errors import Interrupted
 from kdiff_jax.method import Net
 from kdiff_jax.samplers import Sampler
-from kdiff_jax.train import signals, watchdog
+from kdiff_jax.train import parallel, signals, watchdog
 
 
 def noise(seed, positions, image_shape, purpose: str):
@@ -77,6 +77,7 @@ def batches(
         Interrupted: If a signal asked to stop.
     """
     batch_size = -(-batch_size // mesh.size) * mesh.size
+    params = parallel.replicate(params, mesh)
     for start in range(0, len(labels), batch_size):
         if signals.asked():
             raise Interrupted("stopped while sampling; run the same command again")
