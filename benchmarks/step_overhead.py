@@ -1,0 +1,122 @@
+"""What a train step costs beyond its own forward and backward passes.
+
+    python benchmarks/step_overhead.py --config=configs/digits_dmd2.py --stage=student
+
+A step is one program: the inputs, what all phases share (`prepare`), and of each phase
+that is due its gradient, optimizer and moving average. It is timed against the sum of
+`prepare` and the gradients, each a program of its own, in turns with it. One JSON line
+for each set of due phases: medians in milliseconds, and step / sum - 1.
+"""
+
+import json
+import statistics
+import time
+
+import jax
+import numpy as np
+from absl import flags
+from ml_collections import config_flags
+
+from kdiff_jax import build, command, recipe, rng
+from kdiff_jax.build import Stage
+from kdiff_jax.method import Context
+from kdiff_jax.report import environment
+from kdiff_jax.stages import train as train_stage
+from kdiff_jax.train import inputs, parallel
+from kdiff_jax.train.loop import Programs
+from kdiff_jax.train.step import due, init_state, join, split
+
+CONFIG = config_flags.DEFINE_config_file("config")
+STAGE = flags.DEFINE_string("stage", "student", "Of the recipe.")
+STEPS = flags.DEFINE_integer("steps", 20, "Timed steps, after two warm ones.")
+
+
+def main():
+    config = build.plain(CONFIG.value)
+    job = recipe.make_job(config, "unused", devices=jax.devices()[:1])
+    stage = next(s for s in job.stages if s.name == STAGE.value)
+    one = Stage(stage.name, "train", stage.config, {})
+    options = build.train_options(config, one)
+    nets, process, spec, _, _ = train_stage.networks(job, one)
+    nets["teacher"] = nets["student"]
+    method, optim, programs = build.program(
+        one, options, nets, process, [spec], config=config, mesh=job.mesh
+    )
+    assert isinstance(programs, Programs)
+    batch_size = stage.config["train"]["batch_size"]
+    given = {"teacher": nets["teacher"].init(jax.random.key(0))}
+    frozen = {"teacher": given["teacher"], **method.brings}
+    settings = {"num_train_steps": np.int32(1000), **method.settings}
+    source = build.load_images(config)
+    fed, batches = train_stage.feed(job, one, source, dict(frozen), batch_size)
+    fed, settings, root = (
+        parallel.replicate(x, job.mesh) for x in (fed, settings, jax.random.key(0))
+    )
+    raw = parallel.shard_batch(batches[0], job.mesh)
+    print(json.dumps({"versions": environment.versions()} | environment.hardware()))
+
+    def fresh():
+        state = init_state(method, optim, given, jax.random.key(1))
+        return parallel.replicate(state, job.mesh)
+
+    def context(state, frozen, batch, keys):
+        params = {role: net.params for role, net in state.nets.items()}
+        ema = {role: net.ema for role, net in state.nets.items()}
+        return Context(params, ema, frozen, state.carry, batch, keys, settings)
+
+    feed = inputs.make()  # without flips, which cost next to nothing
+
+    @jax.jit
+    def prepare(state, frozen, raw):
+        keys = rng.example_keys(root, state.step, np.arange(batch_size))
+        batch = feed(frozen, raw, keys)
+        return method.prepare(context(state, frozen, batch, keys)), keys
+
+    def gradient(phase):
+        @jax.jit
+        def program(state, frozen, batch, keys):
+            ctx = context(state, frozen, batch, keys)
+            parts = {
+                r: split(ctx.nets[r], method.trainable.get(r)) for r in phase.trains
+            }
+
+            def loss(moving):
+                whole = {r: join(moving[r], parts[r][1]) for r in moving}
+                return phase.loss(whole, ctx)
+
+            moving = {role: part for role, (part, _) in parts.items()}
+            return jax.value_and_grad(loss, has_aux=True)(moving)
+
+        return program
+
+    gradients = {phase.name: gradient(phase) for phase in method.phases}
+    still = fresh()
+    done = set()
+    for step in range(64):
+        names = tuple(p.name for p in due(method.phases, step))
+        if names in done:
+            continue
+        done.add(names)
+        state, seconds = fresh(), {"step": [], "prepare": []} | {n: [] for n in names}
+
+        def timed(name, program, *args, seconds=seconds):
+            began = time.perf_counter()
+            result = jax.block_until_ready(program(*args))
+            seconds[name].append(time.perf_counter() - began)
+            return result
+
+        for _ in range(STEPS.value + 2):
+            state, _ = timed("step", programs(step), state, fed, settings, raw, root)
+            batch, keys = timed("prepare", prepare, still, fed, raw)
+            for name in names:
+                timed(name, gradients[name], still, fed, batch, keys)
+        medians = {
+            k: round(1e3 * statistics.median(v[2:]), 2) for k, v in seconds.items()
+        }
+        parts = sum(v for k, v in medians.items() if k != "step")
+        row = {"phases": names, **medians, "overhead": medians["step"] / parts - 1}
+        print(json.dumps(row | {"overhead": round(row["overhead"], 3)}), flush=True)
+
+
+if __name__ == "__main__":
+    command.run(main)
