@@ -13,20 +13,24 @@ def get_config(size: str = "full"):
     tiny = size == "tiny"
     pairs = dict(
         kind="pairs",
-        num_pairs=4096,
-        num_held_out=256,
+        num_pairs=24576,
+        num_held_out=1024,
         shard_size=4096,
         batch_size=256,
         sampler=dict(name="dpm_solver", num_steps=16),
     )
-    train = dict(num_steps=1500, batch_size=64, result="ema")
+    train = dict(num_steps=3000, batch_size=64, result="ema")
     stages = dict(
         teacher=digits.teacher(tiny),
         pairs=common.tiny_pairs() if tiny else pairs,
         student=dict(
             method=dict(name="dmd", regression_weight=1.0, fake_weight="v_mse"),
             pairs="pairs",
-            optim=dict(lr=5e-4, warmup_steps=50, schedule="cosine", ema_decay=0.99),
+            optim=dict(
+                lr=3e-4, b1=0.5, warmup_steps=50, schedule="cosine", ema_decay=0.995
+            ),
+            # What it learns from changes all the time: it must be faster.
+            roles=dict(fake_score=dict(lr=1e-3)),
             sampler=dict(name="ddim", num_steps=1),
             train=train | (dict(num_steps=4, batch_size=8) if tiny else {}),
         ),

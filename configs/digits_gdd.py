@@ -12,20 +12,21 @@ from configs import common, digits, gdd
 def get_config(size: str = "full"):
     common.check_size(size)
     tiny = size == "tiny"
-    train = dict(num_steps=2000, batch_size=64, result="ema")
+    train = dict(num_steps=3000, batch_size=64, result="ema")
     stages = dict(
         teacher=digits.teacher(tiny),
         student=dict(
             method=dict(
                 name="gdd",
-                noise_levels=(0.25, 1.0),
+                noise_levels=(0.05, 0.3),
                 width=4 if tiny else 32,
                 virtual_local_batch=4 if tiny else 32,
+                r1_weight=1e-3,
             ),
             optim=dict(
-                lr=3e-4, b1=0.0, b2=0.99, schedule="cosine", ema_half_life=5000.0
+                lr=3e-4, b1=0.0, b2=0.99, schedule="cosine", ema_half_life=20_000.0
             ),
-            roles=gdd.roles(lr=6e-4),
+            roles=gdd.roles(lr=1e-3),
             sampler=dict(name="ddim", num_steps=1),
             train=train | (dict(num_steps=4, batch_size=8) if tiny else {}),
         ),

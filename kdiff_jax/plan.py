@@ -10,6 +10,7 @@ import numpy as np
 from kdiff_jax import build, interop, samplers
 from kdiff_jax.build import Stage
 from kdiff_jax.data import pairs as pair_files
+from kdiff_jax.errors import CheckpointError
 from kdiff_jax.stages import Job, train
 from kdiff_jax.train.step import init_state, split
 
@@ -47,10 +48,12 @@ def text(job: Job) -> str:
             # Rounds differ in their lengths alone, and hold the same.
             sections = [stage.config.get(key) for key in ("method", "optim", "roles")]
             key = json.dumps([_spec(job, stage), *sections])
-            known[key] = known.get(key) or held(job, stage)
-            lines += _train(job, stage, facts, known[key])
+            if key not in known:
+                known[key] = _held_or_why(job, stage)
+            holds, why = known[key]
+            lines += [_train(job, stage, facts, holds), *why]
             kept = build.train_options(job.config, stage)["keep"] + 1
-            disk += kept * known[key].state
+            disk += kept * holds.state
         elif stage.kind == "pairs":
             more, size = _pairs(job, stage, facts)
             lines += more
@@ -61,6 +64,16 @@ def text(job: Job) -> str:
             lines.append(f"  {stage.name}: {num} images each of {models}")
     lines.append(f"disk: {_size(disk)} at most, checkpoints and pairs together")
     return "\n".join(lines)
+
+
+def _held_or_why(job: Job, stage: Stage) -> tuple[Held, list[str]]:
+    """What is held, or nothing and a line that says which file it would take."""
+    try:
+        return held(job, stage), []
+    except CheckpointError as error:
+        return Held(0, 0, 0), [
+            f"    memory and disk of its networks not counted: {error}"
+        ]
 
 
 def held(job: Job, stage: Stage) -> Held:
@@ -112,7 +125,7 @@ def _spec(job: Job, stage: Stage) -> dict[str, Any]:
     return train.changed(_origin(job, stage), stage.config.get("model", {}))
 
 
-def _train(job, stage: Stage, facts, holds: Held) -> list[str]:
+def _train(job, stage: Stage, facts, holds: Held) -> str:
     options = build.train_options(job.config, stage)
     local = -(-options["batch_size"] // job.mesh.shape["data"])
     micro = -(-local // options["num_microbatches"])
@@ -123,11 +136,11 @@ def _train(job, stage: Stage, facts, holds: Held) -> list[str]:
     memory = sum(holds) + micro * facts["activations"]
     steps = stage.config.get("settings", {}).get("num_steps")
     to = f" -> {steps} steps" if steps else ""
-    return [
+    return (
         f"  {stage.name}: {stage.config['method']['name']}{to},"
         f" {options['num_steps']} x {options['batch_size']} images,"
         f" {flops:.2e} FLOP, about {_size(memory)} a device"
-    ]
+    )
 
 
 def _pairs(job, stage: Stage, facts):

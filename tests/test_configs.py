@@ -18,18 +18,27 @@ ALIKE = {
     *("afhq64_gddi", "ffhq64_gddi", "cifar10_gddi", "fashion_progressive"),
     *("cifar10_dmd", "imagenet64_dmd2", "lsun128_progressive", "digits_teacher"),
     *("cifar10_dmd2", "cifar10_gdd", "imagenet64_gddi", "imagenet64_edm"),
+    *("cifar10_teacher", "cifar10_progressive", "cifar10_student"),
+    *("digits_dmd", "digits_sid"),
 }
-every_recipe = pytest.mark.parametrize("name", recipes.names())
-tiny_recipes = pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.slow if name in ALIKE else ())
-        for name in recipes.names()
-    ],
-)
+# The same of their plans, which take seconds where the networks are large.
+PLANNED_ALIKE = {
+    *("afhq64_gddi", "ffhq64_gddi", "imagenet64_gddi", "ffhq64_edm", "cifar10_gdd"),
+    *("fashion_student", "fashion_progressive"),
+}
 
 
-@tiny_recipes
+def all_but(alike):
+    """Every recipe, those of `alike` as slow tests."""
+    marks = {
+        name: pytest.mark.slow if name in alike else () for name in recipes.names()
+    }
+    return pytest.mark.parametrize(
+        "name", [pytest.param(name, marks=mark) for name, mark in marks.items()]
+    )
+
+
+@all_but(ALIKE)
 def test_tiny_runs_from_teacher_to_report(name, tmp_path):
     config = recipes.load(name, "tiny")
     recipe.run(config, tmp_path, devices=jax.devices()[:1])
@@ -80,7 +89,7 @@ MILLIONS = {
 }
 
 
-@every_recipe
+@all_but(PLANNED_ALIKE)
 def test_full_size_plans_without_data(name, tmp_path):
     job = recipe.make_job(recipes.load(name), tmp_path)
     text = plan.text(job)

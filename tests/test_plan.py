@@ -84,6 +84,8 @@ def test_networks_that_a_method_brings_count_and_must_be_there(tmp_path):
     job = make_job(config, tmp_path)
     with pytest.raises(CheckpointError, match=r"w.npz: no such file; give the .npz of"):
         plan.held(job, stage_of(job))
+    # The plan is there all the same, and says what it lacks.
+    assert "of its networks not counted: " in plan.text(job)
     weights = torch_resnet.random_weights(np.random.default_rng(0), num_blocks=9)
     np.savez(tmp_path / "w.npz", **weights)
     found = plan.held(job, stage_of(job))

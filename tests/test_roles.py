@@ -11,6 +11,8 @@ from kdiff_jax.interop import training
 from kdiff_jax.stages import train
 from kdiff_jax.train import loop
 
+pytestmark = pytest.mark.slow  # a minute of compiling
+
 
 def two_stages(teacher):
     """digits_dmd2 with a student of two steps, without and then with a GAN."""

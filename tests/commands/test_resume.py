@@ -69,7 +69,9 @@ def test_kill_9_in_every_stage_changes_no_bit(uninterrupted, tmp_path):
         assert losses(tmp_path, stage) == losses(uninterrupted, stage)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_signal_saves_says_so_and_ends_with_75(uninterrupted, tmp_path, number):
     process = child.start("main", *arguments(tmp_path))
     ready = logged(tmp_path, "teacher", 4)
