@@ -78,7 +78,7 @@ setup(
             # Formatters and type checkers change their mind between versions.
             "pyright[nodejs]==1.1.414",
             "pytest>=8.3",
-            "pytest-xdist>=3.6",
+            "pytest-xdist>=3.7",
             "ruff==0.17.5",
         ],
     },

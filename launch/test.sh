@@ -37,4 +37,4 @@ timed ruff format --check .
 timed ruff check .
 timed pyright kdiff_jax
 timed python -m pytest tests -m "$marks" -q \
-  -n "${KDIFF_TEST_WORKERS:-2}" --dist loadfile "$@"
+  -n "${KDIFF_TEST_WORKERS:-2}" --dist loadfile --no-loadscope-reorder "$@"

@@ -22,3 +22,15 @@ CACHE = pathlib.Path(
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Minutes each: they come first, so that no worker is left with one at the end.
+LONG = ("test_configs", "test_resume", "test_hosts", "test_all_methods", "test_gdd")
+
+
+def pytest_collection_modifyitems(items):
+    """Long files first, the others in their order."""
+
+    def rank(item):
+        return LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG)
+
+    items.sort(key=rank)
