@@ -1,6 +1,6 @@
 """Memory that converting a large EDM pickle takes: the ADM of ImageNet-64, 296 M.
 
-    python benchmarks/convert_memory.py --folder=/tmp/adm
+    python benchmarks/convert_memory.py --folder=adm
 
 Writes a pickle as EDM does (1.18 GB of random weights), converts it in a process of its
 own, and prints peak resident memory, mapped pages of the file included, against the

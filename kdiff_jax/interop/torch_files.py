@@ -153,6 +153,7 @@ def _members(data) -> dict[str, memoryview]:
     view = memoryview(data)
     try:
         infos = zipfile.ZipFile(pickles.Window(data)).infolist()  # type: ignore[arg-type]
+    # All four are zipfile's own: the second for versions that it does not read.
     except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
         raise CheckpointError(
             f"it is a damaged zip file ({raw.shown(str(error))}); copy or download it"
