@@ -5,12 +5,20 @@
 The teacher is the public edm-cifar10-32x32-cond-vp.pkl at teachers/, read as it is.
 Hardware: 8 GPUs or a TPU v4-8. The authors have no run on CIFAR-10; batch, length and
 GAN weight are those of NVlabs/FastGen, which reports FID 1.99 [secondary].
+
+`configs/cifar10_dmd2.py:cpu` is a class-conditional network of 0.9 M parameters, for a
+CPU and an hour beside the teacher's, which may be taken from another recipe of this
+size: --config.init.teacher=W/teacher
 """
 
-from configs import dmd
+from configs import common, dmd, small_unet
 
 
 def get_config(size: str = "full"):
+    common.check_size(size, ("full", "cpu", "tiny"))
+    if size == "cpu":
+        return small_unet.cifar10("cifar10_dmd2_cpu", small_unet.dmd2_student())
+
     def stages(tiny):
         student = dmd.student(
             tiny,

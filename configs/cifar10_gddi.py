@@ -8,10 +8,17 @@ at teachers/, read as it is. Hardware: 4 to 8 GPUs, under six hours on eight [pa
 Expected of the authors' discriminator: FID 1.54 [paper], conditional 1.44 [secondary].
 The authors' discriminator reads classifiers (VGG-16 and EfficientNet-lite0); this
 one reads the teacher's encoder, with which no figure is published; see configs/gdd.py.
+
+`configs/cifar10_gddi.py:cpu` is a class-conditional network of 0.9 M parameters, for a
+CPU and an hour beside the teacher's, which may be taken from another recipe of this
+size: --config.init.teacher=W/teacher
 """
 
-from configs import gdd
+from configs import gdd, small_unet
 
 
 def get_config(size: str = "full"):
+    if size == "cpu":
+        student = small_unet.gdd_student(freeze=True)
+        return small_unet.cifar10("cifar10_gddi_cpu", student)
     return gdd.cifar10("cifar10_gddi", size, freeze=True)

@@ -25,7 +25,7 @@ NCSNPP = dict(
 
 def cifar10(name: str, size: str, *, freeze: bool):
     """The recipe `name` on CIFAR-10; `size` may be "cond", with classes."""
-    common.check_size(size, ("full", "cond", "tiny"))
+    common.check_size(size, ("full", "cond", "cpu", "tiny"))
     cond = size == "cond"
     return get(
         f"{name}_cond" if cond else name,

@@ -4,7 +4,7 @@ Shared by Fashion-MNIST and CIFAR-10. The networks and lengths of the papers are
 recipes of size "full".
 """
 
-from configs import common
+from configs import common, gdd
 
 
 def sections(tiny: bool, *, shape, data: dict) -> dict:
@@ -80,3 +80,55 @@ def student(tiny: bool, *, loss: str) -> dict:
         sampler=dict(name="ddim", num_steps=1),
         train=train | (short if tiny else {}),
     )
+
+
+def gdd_student(*, freeze: bool) -> dict:
+    """What digits_gdd found out, with the paper's penalty; for networks this small."""
+    train = dict(num_steps=1000, batch_size=32, result="ema")
+    return dict(
+        method=dict(
+            name="gdd",
+            noise_levels=(0.05, 0.3),
+            width=32,
+            virtual_local_batch=32,
+            freeze=freeze,
+        ),
+        optim=dict(lr=3e-4, b1=0.0, b2=0.99, schedule="cosine", ema_half_life=2000.0),
+        roles=gdd.roles(lr=1e-3),
+        sampler=dict(name="ddim", num_steps=1),
+        train=train,
+    )
+
+
+def dmd2_student() -> dict:
+    """As digits_dmd2; a thousand updates of the student among those of the guidance."""
+    train = dict(num_steps=2000, batch_size=32, result="ema")
+    return dict(
+        method=dict(
+            name="dmd2",
+            student_every=2,
+            fake_weight="v_mse",  # of the teacher
+            gan_weight=0.02,
+            disc_weight=0.03,
+            head_groups=4,
+        ),
+        optim=dict(
+            lr=3e-4, b1=0.5, warmup_steps=50, schedule="cosine", ema_decay=0.995
+        ),
+        roles=dict(fake_score=dict(lr=1e-3), disc=dict(lr=1e-3)),
+        sampler=dict(name="ddim", num_steps=1),
+        train=train,
+    )
+
+
+def cifar10(name: str, student: dict):
+    """The recipe `name` of a student that needs no pairs, of CIFAR-10."""
+    stages = dict(
+        teacher=teacher(tiny=False),
+        student=student,
+        evaluate=dict(kind="evaluate", models=("teacher", "teacher@1", "student")),
+    )
+    order = ("teacher", "student", "evaluate")
+    data = dict(name="cifar10", path="", flip=True)
+    parts = sections(tiny=False, shape=(32, 32, 3), data=data)
+    return common.config(name, order=order, stages=stages, **parts)
