@@ -1,0 +1,160 @@
+"""Groups of equal size of vectors that lie near each other: classes, or prompts."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from kdiff_jax.errors import CheckpointError, ConfigError
+
+
+class MedianSplits(NamedTuple):
+    """A tree of median splits along principal axes, which routes new vectors too.
+
+    Node i has the children 2 i + 1 and 2 i + 2; those of one level share an axis.
+
+    Attributes:
+        mean: f64[D], of the vectors it was made from.
+        axes: f64[L, D], the first L principal axes.
+        thresholds: f64[2^L - 1], one per node; above it a vector goes to the second
+            child.
+    """
+
+    mean: np.ndarray
+    axes: np.ndarray
+    thresholds: np.ndarray
+
+    def group_of(self, vectors) -> np.ndarray:
+        """i32[N] in 0 .. 2^L - 1, the group of each of f32[N, D]."""
+        vectors = np.asarray(vectors, np.float64)
+        if vectors.ndim != 2 or vectors.shape[1] != len(self.mean):
+            raise ConfigError(
+                f"embeddings have the shape {vectors.shape}: must be"
+                f" (N, {len(self.mean)}), like those of which the splits were made;"
+                " take the same encoder"
+            )
+        places = (vectors - self.mean) @ self.axes.T
+        node = np.zeros(len(vectors), np.int32)
+        for place in places.T:
+            node = 2 * node + 1 + (place > self.thresholds[node])
+        return (node - len(self.thresholds)).astype(np.int32)
+
+    def to_spec(self) -> dict:
+        """The splits as values that JSON keeps exactly."""
+        return {name: value.tolist() for name, value in self._asdict().items()}
+
+    @staticmethod
+    def from_spec(spec: dict) -> "MedianSplits":
+        """What `to_spec` gave.
+
+        Raises:
+            CheckpointError: If the shapes do not belong together.
+        """
+        names = MedianSplits._fields
+        try:
+            found = MedianSplits(*(np.asarray(spec[n], np.float64) for n in names))
+            levels, dim = found.axes.shape
+            fits = found.mean.shape == (dim,)
+            fits &= found.thresholds.shape == (2**levels - 1,)
+        except (KeyError, TypeError, ValueError):
+            fits = False
+        if not fits:
+            raise CheckpointError(
+                f"splits={str(spec)[:80]}: not as they were written;"
+                " take the file from its source again"
+            )
+        return found
+
+
+def median_splits(vectors, num_groups: int) -> MedianSplits:
+    """Halves the vectors at the median of PC 1, each half at that of PC 2, and so on.
+
+    The sizes differ by at most one, unless vectors are equal.
+
+    Args:
+        vectors: f32[N, D], such as pooled embeddings of prompts.
+        num_groups: A power of two, at most 2^D and N.
+
+    Source: inferred from the four parts of Song et al. 2024, arXiv:2410.23274.
+    """
+    x = _checked(vectors, num_groups)
+    levels = num_groups.bit_length() - 1
+    if num_groups != 2**levels:
+        raise ConfigError(
+            f"num_groups={num_groups}: median splits make a power of two;"
+            f" take {2**levels} or {2 ** (levels + 1)}, or rule='kmeans'"
+        )
+    if levels > x.shape[1]:
+        raise ConfigError(
+            f"num_groups={num_groups}: needs {levels} principal axes, and embeddings"
+            f" have {x.shape[1]} entries; take fewer groups"
+        )
+    mean = x.mean(0)
+    x = x - mean
+    # Of the covariance, because there may be millions of vectors.
+    axes = np.linalg.eigh(x.T @ x)[1].T[::-1][:levels]
+    # An axis has no direction of its own: its largest entry shall be positive.
+    largest = np.take_along_axis(axes, np.abs(axes).argmax(1)[:, None], axis=1)
+    axes = axes * np.sign(largest)
+    places = x @ axes.T
+    thresholds = np.zeros(num_groups - 1)
+    members = {0: np.arange(len(x))}
+    for node in range(num_groups - 1):
+        here = members.pop(node)
+        place = places[here, (node + 1).bit_length() - 1]
+        low = (len(here) + 1) // 2
+        # Between two vectors, so that rounding never moves one to the other side.
+        thresholds[node] = np.sort(place)[low - 1 : low + 1].mean()
+        above = place > thresholds[node]
+        members[2 * node + 1], members[2 * node + 2] = here[~above], here[above]
+        if not above.any():
+            raise ConfigError(
+                f"embeddings: {len(here)} of them are equal along an axis and cannot"
+                " be split; take rule='consecutive'"
+            )
+    return MedianSplits(mean, axes, thresholds)
+
+
+def balanced_kmeans(vectors, num_groups: int, *, seed: int = 0) -> np.ndarray:
+    """i32[N]: k-means in which every cluster has N / num_groups vectors.
+
+    k-means gives the first centres; then vectors are assigned to the places of the
+    clusters at least total cost, and centres moved, until nothing changes. Clusters are
+    numbered by their first vector.
+
+    Args:
+        vectors: f32[N, D]; N is a multiple of num_groups. Time grows as N^3: for
+            classes, not for prompts.
+        num_groups: Number of clusters.
+        seed: Of the first centres.
+    """
+    from scipy.optimize import linear_sum_assignment
+    from scipy.spatial.distance import cdist
+    from sklearn.cluster import KMeans
+
+    x = _checked(vectors, num_groups)
+    size = len(x) // num_groups
+    if size * num_groups != len(x):
+        raise ConfigError(
+            f"num_groups={num_groups}: must divide the number {len(x)} of vectors"
+        )
+    centers = KMeans(num_groups, n_init=10, random_state=seed).fit(x).cluster_centers_
+    owners = np.full(len(x), -1)
+    # Each round lowers the sum of squares; it is done after a few.
+    for _ in range(100):
+        cost = np.repeat(cdist(x, centers, "sqeuclidean"), size, axis=1)
+        before, owners = owners, linear_sum_assignment(cost)[1] // size
+        if (owners == before).all():
+            break
+        centers = np.stack([x[owners == k].mean(0) for k in range(num_groups)])
+    first = [np.flatnonzero(owners == k)[0] for k in range(num_groups)]
+    return np.argsort(np.argsort(first))[owners].astype(np.int32)
+
+
+def _checked(vectors, num_groups):
+    x = np.asarray(vectors, np.float64)
+    if x.ndim != 2 or len(x) < num_groups or not np.isfinite(x).all():
+        raise ConfigError(
+            f"embeddings have the shape {x.shape}: must be finite and (N, D), N at"
+            f" least num_groups={num_groups}; name another file"
+        )
+    return x
