@@ -43,8 +43,11 @@ class Context(NamedTuple):
     carry: Mapping[str, Any]  # non-gradient state: batch statistics, ADA probability
     batch: Batch
     keys: Keys  # Key[B], already specific to this phase
-    # Numbers that differ between the runs of one compiled program, such as the number
-    # of steps of a round of progressive distillation: name -> scalar array.
+    # Numbers that differ between the runs of one compiled program: name -> array. Some
+    # are a method's own, such as the number of steps of a round of progressive
+    # distillation; those of a student among several have the same names everywhere:
+    # "labels", i32[n], which it may be asked for, and "t_range", f32[2], the times
+    # lo < t <= hi that it owns.
     settings: Mapping[str, Any] = {}
 
 

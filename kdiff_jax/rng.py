@@ -47,6 +47,11 @@ def randint(keys: Keys, name: str, num):
     return draw(stream(keys, name)).astype(jnp.int32)
 
 
+def choice(keys: Keys, name: str, values):
+    """[B], each one of `values` [n] with the same probability."""
+    return values[randint(keys, name, len(values))]
+
+
 def bernoulli(keys: Keys, name: str, prob, shape: tuple[int, ...] = ()):
     """bool[B, *shape], True with probability `prob`."""
     return uniform(keys, name, shape) < prob

@@ -1,10 +1,10 @@
 """Noise levels that denoisers are trained at: a draw -> sigma, images in [-1, 1]."""
 
-import functools
 from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.special import ndtr, ndtri
 from jaxtyping import Array, Float
 
 from kdiff_jax import rng
@@ -14,7 +14,13 @@ NAMES = ("process", "edm", "vp", "ve")
 
 
 def make(name: str, process, **parameters) -> Callable:
-    """keys -> t[B], the times of one training batch.
+    """(keys, t_range=None) -> t[B], the times of one training batch.
+
+    With `t_range` = (lo, hi), which may be traced, it is the same distribution given
+    that lo < t <= hi, drawn by inverting its cumulative function. An end of the process
+    bounds nothing: (t_min, t_max) gives the draws of None bit for bit, and the first
+    and last of several ranges have the tails beyond the ends. A range without a share
+    of the distribution gives times at its border.
 
     Args:
         name: "process" is uniform in the process' own time; "edm", "vp" and "ve" are
@@ -22,20 +28,69 @@ def make(name: str, process, **parameters) -> Callable:
         process: A `Process`.
         parameters: Keywords of the distribution.
     """
-    if name == "process":
-        return lambda keys: process.time(rng.uniform(keys, "t"))
     if name not in NAMES:
         raise ConfigError(f"times={name!r}: unknown; choose one of {NAMES}")
-    if process.spacing != "karras":
+    if name != "process" and process.spacing != "karras":
         raise ConfigError(
             f"times={name!r}: draws noise levels, and this process has another time;"
             " take the process 'edm', or times='process'"
         )
-    level_of = {"edm": lognormal, "vp": vp, "ve": loguniform}[name]
-    level_of = functools.partial(level_of, **parameters)
+
+    def draw(keys, t_range=None):
+        if t_range is None:
+            return times(keys, None)
+        lo, hi = t_range[0], t_range[1]
+        if process.num_timesteps:
+            lo, hi = jnp.floor(lo), jnp.floor(hi)
+        bounded = lo > process.t_min, hi < process.t_max
+        t = times(keys, (lo, hi, *bounded))
+        # What rounding moves over a border comes back.
+        after = lo + 1 if process.num_timesteps else jnp.nextafter(lo, jnp.inf)
+        t = jnp.where(bounded[0], jnp.maximum(t, after), t)
+        return jnp.where(bounded[1], jnp.minimum(t, hi), t)
+
     if name == "edm":
-        return lambda keys: level_of(rng.normal(keys, "t", ()))
-    return lambda keys: level_of(rng.uniform(keys, "t"))
+
+        def times(keys, part):
+            n = rng.normal(keys, "t", ())
+            whole = lognormal(n, **parameters)
+            if part is None:
+                return whole
+            inside = lognormal(_truncated(n, *part, **parameters), **parameters)
+            return jnp.where(part[2] | part[3], inside, whole)
+
+        return draw
+
+    time_of, cdf = {
+        "process": (process.time, process.cdf),
+        "vp": (vp, vp_cdf),
+        "ve": (loguniform, loguniform_cdf),
+    }[name]
+
+    def times(keys, part):
+        u = rng.uniform(keys, "t")
+        if part is not None:
+            lo, hi, has_lo, has_hi = part
+            first = jnp.where(has_lo, jnp.clip(cdf(lo, **parameters), 0, 1), 0.0)
+            last = jnp.where(has_hi, jnp.clip(cdf(hi, **parameters), 0, 1), 1.0)
+            if name == "vp":
+                first, last = 1 - last, 1 - first  # u = 0 is its noise end
+            u = first + u * (last - first)
+        return time_of(u, **parameters)
+
+    return draw
+
+
+def _truncated(n, lo, hi, has_lo, has_hi, P_mean=-1.2, P_std=1.2):
+    """n ~ N(0, 1) -> N(0, 1) given that the level lies between lo and hi."""
+    a = jnp.where(has_lo, (jnp.log(lo) - P_mean) / P_std, -jnp.inf)
+    b = jnp.where(has_hi, (jnp.log(hi) - P_mean) / P_std, jnp.inf)
+    # In the lower half, where float32 can tell small shares apart.
+    flip = has_lo & (~has_hi | (a + b > 0))
+    a, b, m = (jnp.where(flip, -x, y) for x, y in ((b, a), (a, b), (n, n)))
+    share = ndtr(a) + ndtr(m) * (ndtr(b) - ndtr(a))
+    m = jnp.clip(ndtri(share), a, b)
+    return jnp.where(flip, -m, m)
 
 
 def lognormal(
@@ -69,6 +124,14 @@ def vp(
     return jnp.sqrt(jnp.expm1(0.5 * beta_d * t**2 + beta_min * t))
 
 
+def vp_cdf(sigma, *, beta_d=19.9, beta_min=0.1, epsilon_t=1e-5):
+    """The share of `vp` up to sigma; beyond the ends below 0 or above 1."""
+    twice = 2 * jnp.log1p(sigma**2)
+    # The usual form, sqrt(..) - beta_min over beta_d, cancels where sigma is small.
+    t = twice / (jnp.sqrt(beta_min**2 + beta_d * twice) + beta_min)
+    return (t - epsilon_t) / (1 - epsilon_t)
+
+
 def loguniform(
     u: Float[Array, "*B"], *, sigma_min: float = 0.02, sigma_max: float = 100.0
 ) -> Float[Array, "*B"]:
@@ -77,6 +140,11 @@ def loguniform(
     Source: Karras et al. 2022, Table 1, column "VE" (the defaults).
     """
     return sigma_min * (sigma_max / sigma_min) ** u
+
+
+def loguniform_cdf(sigma, *, sigma_min=0.02, sigma_max=100.0):
+    """The share of `loguniform` up to sigma; beyond the ends below 0 or above 1."""
+    return jnp.log(sigma / sigma_min) / np.log(sigma_max / sigma_min)
 
 
 def iddpm_levels(

@@ -62,7 +62,7 @@ class Partition(NamedTuple):
         return xp.searchsorted(inner, t, side="left").astype(np.int32)
 
     def owner(self, t, y):
-        """i32[B]: the student of each (t, y); y may be None where it decides nothing."""
+        """i32[B]: the student of each (t, y); y may be None if only time is split."""
         if y is None and not self.groups:
             return self.range_of(t)
         return self.group_of(y) * self.num_ranges + self.range_of(t)
@@ -237,7 +237,7 @@ def _borders(process, num_ranges, spacing):
     elif num_times:
         inner = np.round(u * num_times) - 1  # the last index of each range
     else:
-        inner = np.asarray(process.time(u), np.float64)
+        inner = np.asarray(process.time(jnp.asarray(u, jnp.float32)))
     borders = (lo, *np.float32(inner).tolist(), hi)
     if (np.diff(borders) <= 0).any():
         raise ConfigError(

@@ -12,7 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from kdiff_jax.diffusion.noise_levels import iddpm_levels, loguniform
+from kdiff_jax.diffusion.noise_levels import (
+    iddpm_levels,
+    loguniform,
+    loguniform_cdf,
+)
 from kdiff_jax.errors import ConfigError
 
 
@@ -29,6 +33,7 @@ class Process(NamedTuple):
         time_of_logsnr: The inverse of `logsnr` on NumPy arrays, float64, for grids.
         num_timesteps: T of a discrete process; its times are 0 .. T - 1, and -1 (data).
         time: u in [0, 1) -> t, the uniform training time.
+        cdf: t -> the share of those times that are at most t.
         spacing: Name in `grids` of the time grid of samplers that name none.
         z_scale: x where generation starts is z_scale * z, z ~ N(0, I).
         round_time: t -> the time that grids have in its place; NumPy, float64.
@@ -43,6 +48,7 @@ class Process(NamedTuple):
     time_of_logsnr: Callable[[Any], Any]
     num_timesteps: int | None = None
     time: Callable[[Any], Any] = lambda u: u
+    cdf: Callable[[Any], Any] = lambda t: t
     spacing: str = "uniform"
     z_scale: float = 1.0
     round_time: Callable[[Any], Any] = lambda t: t
@@ -210,6 +216,7 @@ def discrete(
         c_noise=c_noise,
         num_timesteps=num_timesteps,
         time=lambda u: jnp.clip(jnp.floor(u * num_timesteps), 0, num_timesteps - 1),
+        cdf=lambda t: (jnp.floor(t) + 1) / num_timesteps,
         spacing="linear",
         time_of_logsnr=time_of_logsnr,
     )
@@ -276,6 +283,7 @@ def edm(
         t_max=sigma_max,
         c_noise=lambda t: t,
         time=lambda u: loguniform(u, sigma_min=sigma_min, sigma_max=sigma_max),
+        cdf=lambda t: loguniform_cdf(t, sigma_min=sigma_min, sigma_max=sigma_max),
         spacing="karras",
         z_scale=float(round_time(sigma_max)),
         time_of_logsnr=lambda logsnr: np.exp(-0.5 * logsnr),

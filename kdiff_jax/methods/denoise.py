@@ -5,6 +5,8 @@ models of Salimans & Ho (2022, arXiv:2202.00512) and EDM (Karras et al. 2022,
 arXiv:2206.00364): they differ in the times that are drawn and in the weight.
 """
 
+import jax.numpy as jnp
+
 from kdiff_jax import rng
 from kdiff_jax.diffusion import noise_levels
 from kdiff_jax.losses import regression
@@ -38,7 +40,7 @@ def make(
 
     def loss(params, ctx):
         x0, y = ctx.batch["x0"], ctx.batch["y"]
-        t = draw_time(ctx.keys)
+        t = draw_time(ctx.keys, ctx.settings["t_range"])
         x_t = process.add_noise(x0, rng.normal(ctx.keys, "eps", x0.shape[1:]), t)
         x0_hat = student.apply(
             params["student"],
@@ -53,5 +55,7 @@ def make(
         return weighted.mean(), Aux({"loss": weighted.mean(), "x0_error": error.mean()})
 
     return Method(
-        nets={"student": student}, phases=(Phase("denoise", ("student",), loss),)
+        nets={"student": student},
+        phases=(Phase("denoise", ("student",), loss),),
+        settings={"t_range": jnp.float32([process.t_min, process.t_max])},
     )

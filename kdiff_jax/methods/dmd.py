@@ -61,7 +61,7 @@ def make(
             weights=lpips_weights or None, heads=lpips_heads or None
         )
         brings = {"lpips": params}
-    shape, num_classes = student.image_shape, max(student.num_classes, 1)
+    shape, labels = student.image_shape, jnp.arange(max(student.num_classes, 1))
     inner_time = grids.draw_from(process, low=min_step, high=max_step, spacing=spacing)
     any_time = grids.draw_from(process, spacing=spacing)
 
@@ -71,7 +71,7 @@ def make(
 
     def prepare(ctx):
         z_gen = rng.normal(ctx.keys, "z", shape)
-        y_gen = rng.randint(ctx.keys, "y_gen", num_classes)
+        y_gen = rng.choice(ctx.keys, "y_gen", ctx.settings["labels"])
         x_gen = generate(ctx.nets["student"], z_gen, y_gen)
         return {**ctx.batch, "z_gen": z_gen, "y_gen": y_gen, "x_gen": x_gen}
 
@@ -121,4 +121,5 @@ def make(
         prepare=prepare,
         batch_keys=("z", "x0", "y"),
         brings=brings,
+        settings={"labels": labels},
     )

@@ -91,7 +91,7 @@ def make(
         )
     encode: Any = teacher.encode  # None only where there is no discriminator
     head = _head(teacher, head_groups)
-    shape, num_classes = student.image_shape, max(student.num_classes, 1)
+    shape, labels = student.image_shape, jnp.arange(max(student.num_classes, 1))
     inner_time = grids.draw_from(process, low=min_step, high=max_step, spacing=spacing)
     any_time = grids.draw_from(process, spacing=spacing)
     first_time = grids.make(process, process.num_timesteps or 1000, spacing=spacing)[-2]
@@ -99,7 +99,7 @@ def make(
 
     def prepare(ctx):
         z = rng.normal(ctx.keys, "z", shape)
-        y_gen = rng.randint(ctx.keys, "y_gen", num_classes)
+        y_gen = rng.choice(ctx.keys, "y_gen", ctx.settings["labels"])
 
         def generate(x_t, t):
             return student.apply(ctx.nets["student"], x_t, t, y_gen)
@@ -206,6 +206,7 @@ def make(
         phases=phases,
         prepare=prepare,
         carry=carry,
+        settings={"labels": labels},
     )
 
 

@@ -48,7 +48,7 @@ def make(
         those of a batch of data, where they are uniform here.
     """
     student, teacher = nets["student"], nets["teacher"]
-    shape, num_classes = student.image_shape, max(student.num_classes, 1)
+    shape, labels = student.image_shape, jnp.arange(max(student.num_classes, 1))
     inner_time = grids.draw_from(process, low=min_step, high=max_step, spacing=spacing)
     fake_time = noise_levels.make(fake_times, process)
     t_init, scale = renoise.start(process, sigma_init)
@@ -56,7 +56,7 @@ def make(
     def generate(params, ctx):
         """(images, their labels) of this phase's own noise."""
         z = rng.normal(ctx.keys, "z", shape)
-        y = rng.randint(ctx.keys, "y_gen", num_classes)
+        y = rng.choice(ctx.keys, "y_gen", ctx.settings["labels"])
         t = jnp.full(len(z), t_init, jnp.float32)
         return student.apply(params, scale * z, t, y), y
 
@@ -95,4 +95,5 @@ def make(
             Phase("fake_score", ("fake_score",), fake_loss),
             Phase("student", ("student",), student_loss),
         ),
+        settings={"labels": labels},
     )

@@ -31,7 +31,7 @@ def make(**keywords):
         dict(rule="random", seed=3),
         dict(rule="kmeans", embeddings=EMBEDDINGS),
         dict(rule="pca", embeddings=EMBEDDINGS),
-        dict(rule="table", table=tuple(PLANTED)),
+        dict(rule="table", table=tuple(PLANTED.tolist())),
         dict(num_groups=12),
         dict(num_groups=2, num_ranges=3),
     ],
@@ -100,7 +100,7 @@ def test_ranges_even_in_time_have_equal_shares_of_the_training_times(num_ranges)
     p = make(process=index, num_groups=1, num_ranges=num_ranges)
     counts = np.bincount(p.range_of(np.arange(24)))
     np.testing.assert_array_equal(counts, 24 // num_ranges)
-    u = (np.arange(960) + 0.5) / 960
+    u = (jnp.arange(960) + 0.5) / 960
     for process in (cosine(), edm()):
         p = make(process=process, num_groups=1, num_ranges=num_ranges)
         counts = np.bincount(p.range_of(process.time(u)))
@@ -222,7 +222,6 @@ def test_mistakes(keywords, text):
         {"groups": [], "borders": [0.0, 1.0, 0.5]},
         {"groups": [], "borders": [1.0]},
         {"groups": [["a"]], "borders": []},
-        [1],
     ],
 )
 def test_a_damaged_spec_is_refused(spec):

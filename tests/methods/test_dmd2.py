@@ -33,7 +33,7 @@ def build(process=COSINE, seed=0, **keywords):
         for (role, net), key in zip(method.nets.items(), keys, strict=False)
     }
     frozen = {"teacher": toy.NETS["teacher"].init(keys[3])}
-    context = Context(params, params, frozen, {}, toy.batch(0), KEYS)
+    context = Context(params, params, frozen, {}, toy.batch(0), KEYS, method.settings)
     context = context._replace(batch=method.prepare(context))
     return {phase.name: phase for phase in method.phases}, context, method
 
@@ -135,7 +135,7 @@ def test_the_mean_weight_is_that_of_the_global_batch():
         for i, role in enumerate(("student", "fake_score"))
     }
     start = init_state(method, optim, frozen | others, jax.random.key(0))
-    settings = {"num_train_steps": jnp.int32(100)}
+    settings = {"num_train_steps": jnp.int32(100), **method.settings}
 
     def result(num_devices, num_microbatches):
         step = make_train_step(

@@ -164,7 +164,7 @@ def train(
     frozen = {"teacher": TEACHER.init(jax.random.key(seed))}
     given = frozen | {"student": student.init(jax.random.key(seed + 1))}
     state = init_state(method, updates, given, jax.random.key(seed + 2))
-    settings = {"num_train_steps": jnp.int32(num_steps)}
+    settings = {"num_train_steps": jnp.int32(num_steps), **method.settings}
     stored = pairs(4096) if "z" in method.batch_keys else None
 
     def program(phases):
