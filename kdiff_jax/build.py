@@ -57,6 +57,20 @@ DATA = {
     "flip": False,
     "augment_prob": 0.0,
 }
+# The section `partition`, of recipes with several students: the keywords of
+# `partition.make`, and whom to train. A training stage belongs to it with
+# `partition=True`; there, `filter_data` says whether the students see examples of their
+# own classes alone, by default images but not pairs.
+PARTITION = {
+    "num_groups": 1,  # of classes
+    "rule": "consecutive",
+    "table": (),  # the group of each class, for the rule "table"
+    "seed": 0,  # of the rules "random" and "kmeans"
+    "embeddings": "",  # .npy of [classes, D], for "kmeans", "pca"; "": the teacher's
+    "num_ranges": 1,  # of the time
+    "spacing": "even",
+    "only": config_dict.placeholder(int),  # one student, beside other jobs
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +119,8 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
             function = methods.make_function(section["method"]["name"])
             section["method"] = {**_defaults(function), **section["method"]}
         stages[key] = section
+    if "partition" in config:
+        config = {**config, "partition": {**PARTITION, **config["partition"]}}
     return {
         "cpu_devices": 1,  # a CPU taken for so many devices, see `command.split_cpu`
         **config,
@@ -205,6 +221,11 @@ def train_options(config: Mapping[str, Any], stage: Stage) -> dict[str, Any]:
             raise ConfigError(
                 f"stages.{stage.name}.train.{key}={train[key]}: at least 1"
             )
+    if train["result"] == "best" and stage.config.get("partition"):
+        raise ConfigError(
+            f"stages.{stage.name}.train.result='best': is for one student; choose"
+            " params or ema"
+        )
     if train["result"] not in RESULTS:
         raise ConfigError(
             f"stages.{stage.name}.train.result={train['result']!r}; choose one of"
@@ -253,7 +274,15 @@ _PROGRAMS: dict[str, tuple] = {}
 
 
 def program(
-    stage: Stage, train, nets, process, specs, *, config, mesh
+    stage: Stage,
+    train,
+    nets,
+    process,
+    specs,
+    *,
+    config,
+    mesh,
+    num_students: int | None = None,
 ) -> tuple[Any, Mapping[str, Any], Programs]:
     """(method, optim, programs) of a training stage.
 
@@ -268,6 +297,7 @@ def program(
         specs: What of the networks the program depends on.
         config: The whole config.
         mesh: The devices.
+        num_students: Of a stage with a partition, in this run.
     """
     batch_size = train["batch_size"]
     flips = {k: config["data"].get(k) for k in ("flip", "augment_prob")}
@@ -284,6 +314,7 @@ def program(
             feed,
             [str(d) for d in mesh.devices.flat],
             list(mesh.devices.shape),
+            num_students,
         ],
         sort_keys=True,
     )
@@ -296,6 +327,7 @@ def program(
             batch_size=batch_size,
             inputs=inputs.make(**feed),
             num_microbatches=train["num_microbatches"],
+            num_students=num_students,
         )
         _PROGRAMS[key] = (method, optimizers, programs)
     return _PROGRAMS[key]

@@ -55,6 +55,8 @@ def run(
     for stage in job.stages:
         if only and stage.name != only:
             continue
+        if job.only is not None and not only and not job.split(stage.name):
+            continue  # what all students need, or what needs all of them
         if stages.is_done(job.folder(stage.name)):
             log.info("stage %s is done", stage.name)
             continue
@@ -68,6 +70,13 @@ def run(
         with watchdog.watch(stage.name, minutes):
             KINDS[stage.kind](job, stage)
         parallel.wait_for_all(stage.name)
+    if job.only is not None and jax.process_index() == 0:
+        print(
+            f"student {job.only} is trained; when all are, the same command without"
+            " partition.only joins and evaluates them",
+            flush=True,
+        )
+        return
     report = job.workdir / "report.json"
     if report.is_file() and not only and jax.process_index() == 0:
         rows = summary.read(report)["rows"]
@@ -162,6 +171,7 @@ FREE = (
     "hang_minutes",
     "path",  # a data set may move
     "weights",
+    "only",  # jobs of a queue share a workdir
 )
 
 

@@ -136,6 +136,25 @@ class Batches:
         return 2**62  # endless, as far as Grain is concerned
 
 
+def on_device(source: Source) -> dict[str, np.ndarray] | None:
+    """What of a small set is kept on the device, for `Indices`; None of a large one."""
+    images = getattr(source, "in_memory", None)
+    return None if images is None else {"x0": images, "y": source.labels}
+
+
+class Indices:
+    """Sends the places of the examples, where the set itself is on the device."""
+
+    def __init__(self, batches: Batches):
+        self._batches = batches
+
+    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
+        return {"index": self._batches.indices(step)}
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+
 def iterate(
     batches: Any, *, start_step: int = 0, prefetch: int = 2, threads: int | None = None
 ) -> grain.DatasetIterator:

@@ -7,6 +7,7 @@ Every stage has a folder, starts from what earlier stages left there, and leaves
 import dataclasses
 import json
 import pathlib
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,8 +38,26 @@ class Job:
     workdir: pathlib.Path
     mesh: Mesh
 
+    @property
+    def only(self) -> int | None:
+        """The one student that this run trains, beside other jobs; None for all."""
+        return (self.config.get("partition") or {}).get("only")
+
+    def split(self, stage: str) -> bool:
+        """Whether the stage trains a student for each part of the partition."""
+        return any(s.name == stage and s.config.get("partition") for s in self.stages)
+
     def folder(self, stage: str) -> pathlib.Path:
-        return self.workdir / stage
+        """Of a stage; a student that is trained alone has its own in it."""
+        folder = self.workdir / stage
+        alone = self.only is not None and self.split(stage)
+        return folder / f"only_{self.only}" if alone else folder
+
+    def seed(self, stage: str, student: int | None = None) -> int:
+        """31 bits from the config's seed, the stage's name and the student."""
+        name = f"{self.config.get('seed', 0)}/{stage}"
+        name += "" if student is None else f"/{student}"
+        return zlib.crc32(name.encode()) >> 1
 
     def model(self, source: str) -> interop.Model:
         """The result of the stage `source`, or the model at the path `source`.

@@ -6,6 +6,7 @@ import time
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from kdiff_jax import samplers
 from kdiff_jax.errors import NumericsError
@@ -20,7 +21,9 @@ class Log:
     Raises NumericsError at the first logged step whose metrics are not finite.
     """
 
-    def __init__(self, folder, name: str, train: dict, *, first_step: int):
+    def __init__(
+        self, folder, name: str, train: dict, *, first_step: int, students=None
+    ):
         self._writes = jax.process_index() == 0  # only the first process talks
         path = folder / "metrics.jsonl"
         lines = [m for m in metrics_log.read(path) if m["step"] <= first_step]
@@ -30,7 +33,8 @@ class Log:
             self._board = tensorboard.TensorBoard(
                 folder / "tensorboard", step=first_step
             )
-        self._name, self._batch_size = name, train["batch_size"]
+        self._name, self._students = name, students
+        self._batch_size = train["batch_size"] * len(students or (0,))
         self._extra: dict[str, float] = {}
         self._last = (first_step, time.monotonic())
         self._progress = Progress(
@@ -51,7 +55,7 @@ class Log:
 
     def __call__(self, step, state, metrics) -> None:
         del state
-        values = {k: float(v) for k, v in jax.device_get(metrics).items()}
+        values = _numbers(jax.device_get(metrics), self._students)
         now = time.monotonic()
         self.seconds += now - self._last[1]
         num_steps = step - self._last[0]
@@ -76,6 +80,24 @@ class Log:
             self._progress.close()
             self._file.close()
             self._board.close()
+
+
+def _numbers(metrics, students) -> dict[str, float]:
+    """Metrics by name; of several students the mean, and each as name/number.
+
+    Args:
+        metrics: Name -> number; of several students one such dict for each round, with
+            a number for each group of devices.
+        students: Their numbers; None of one.
+    """
+    if students is None:
+        return {name: float(value) for name, value in metrics.items()}
+    found = {}
+    for name in metrics[0]:
+        each = np.stack([one[name] for one in metrics], axis=1).ravel()
+        found[name] = float(each.mean())
+        found |= {f"{name}/{k}": float(v) for k, v in zip(students, each, strict=True)}
+    return found
 
 
 class Saver:
@@ -119,27 +141,28 @@ def _all_finite(tree):
 
 
 class SampleGrids:
-    """Images of the student, below those of its teacher from the same noise."""
+    """Images of the student, below those of its teacher from the same noise.
+
+    With a partition the state holds all of its students, and each makes the images that
+    it owns.
+    """
 
     NUM, SEED = 20, 0
 
-    def __init__(self, job, stage, nets, process, spec, teacher, train, log):
-        shape = spec["image_shape"]
+    def __init__(
+        self, job, stage, nets, process, spec, teacher, train, log, partition=None
+    ):
         sampler = samplers.make(process=process, **spec["sampler"])
-        student = generate.make_generator(
-            nets["student"], sampler, image_shape=shape, mesh=job.mesh
-        )
-        num = -(-self.NUM // job.mesh.size) * job.mesh.size
+        student = generate.Generator(nets["student"], sampler, job.mesh, partition)
         keywords = {
             "seed": self.SEED,
             "labels": generate.cycled_labels(self.NUM, spec.get("num_classes", 0)),
-            "batch_size": num,
-            "mesh": job.mesh,
+            "batch_size": self.NUM,
         }
         self._rows = []
         if teacher:
-            self._rows.append(_teacher_row(teacher, shape, job.mesh, keywords))
-        self._student = lambda p: generate.images(student, p, **keywords)
+            self._rows.append(_teacher_row(teacher, job.mesh, keywords))
+        self._student = lambda p: student.images(p, **keywords)
         self._title = f"{stage.name}, {_steps(sampler)}"
         self._result = "params" if train["result"] == "params" else "ema"
         self._folder, self._log = job.folder(stage.name) / "samples", log
@@ -154,15 +177,15 @@ class SampleGrids:
             self._log.image(step, "samples", picture)
 
 
-def _teacher_row(teacher, shape, mesh, keywords):
+def _teacher_row(teacher, mesh, keywords):
     """(title, function that makes the teacher's images once)."""
     sampler = teacher.sampler()
-    make = generate.make_generator(teacher.net, sampler, image_shape=shape, mesh=mesh)
+    make = generate.of_model(teacher, sampler, mesh=mesh)
     cache = []
 
     def images():
         if not cache:
-            cache.append(generate.images(make, teacher.params, **keywords))
+            cache.append(make.images(teacher.params, **keywords))
         return cache[0]
 
     return f"teacher, {_steps(sampler)}", images

@@ -3,19 +3,17 @@
 import json
 import logging
 import time
-import zlib
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from kdiff_jax import build, interop, models, rng
 from kdiff_jax.build import Stage
 from kdiff_jax.data import batches as data_batches
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.files import write_atomically
-from kdiff_jax.stages import Job, finish, pairs
+from kdiff_jax.stages import Job, apart, finish, pairs, students
 from kdiff_jax.stages.best import Best
 from kdiff_jax.stages.hooks import Log, SampleGrids, Saver
 from kdiff_jax.train import loop, parallel
@@ -36,7 +34,10 @@ def run(job: Job, stage: Stage) -> None:
     """
     folder = job.folder(stage.name)
     train = build.train_options(job.config, stage)
+    if job.only is not None and job.split(stage.name):
+        apart.check_before(job, stage)
     nets, process, spec, given, teacher = networks(job, stage)
+    many = students.find(job, stage, process, teacher)
     method, optim, programs = build.program(
         stage,
         train,
@@ -44,43 +45,63 @@ def run(job: Job, stage: Stage) -> None:
         process,
         _specs(spec, teacher),
         config=job.config,
-        mesh=job.mesh,
+        mesh=many.mesh if many else job.mesh,
+        num_students=len(many.ids) if many else None,
     )
-    _check_given(stage, method, given)
+    mesh, stacked = programs.mesh, many is not None
+    if many and len(many.ids) == many.partition.num_students:
+        spec["partition"] = many.partition.to_spec()
+    own = students.own_roles(many, given, nets) if many else set()
+    _check_given(stage, method, given, own)
     folder.mkdir(parents=True, exist_ok=True)
     about = {"spec": spec, "role": "student", "result": _stored(train["result"])}
-    _check_revision(folder / interop.STAGE)
+    alone = stacked and "partition" not in spec  # one student beside other jobs
+    if many:
+        about |= {"alone": alone, "partition": many.partition.to_spec()}
+        for line in many.partition.table().splitlines():
+            logger.info("%s: %s", stage.name, line)
+    _check_begun(folder / interop.STAGE, about)
     write_atomically(folder / interop.STAGE, json.dumps(about, indent=1))
 
     source = _source(job, stage)
     frozen = {role: given[role] for role in method.frozen if role in given}
     frozen |= method.brings
-    frozen, batches = feed(job, stage, source, frozen, train["batch_size"])
-    frozen = parallel.replicate(frozen, job.mesh)
     settings = {
         "num_train_steps": jnp.int32(train["num_steps"]),
         **method.settings,
         **{k: jnp.int32(v) for k, v in stage.config.get("settings", {}).items()},
     }
     # Every stage draws for itself: rounds that share all draws would see few of them.
-    seed = stage_seed(job, stage)
-    root_key = parallel.replicate(jax.random.key(seed), job.mesh)
-
-    def start(given, key):
-        return init_state(method, optim, given, key)
-
-    (key,) = rng.stream(jax.random.key(seed)[None], "init")
-    template = parallel.abstract(jax.eval_shape(start, given, key), job.mesh)
-    checkpoints = Checkpoints(folder / "checkpoints", keep=train["keep"])
+    seed = job.seed(stage.name)
+    root_key = jax.random.key(seed)
+    if many:
+        frozen, batches = many.feed(job, stage, source, frozen, train["batch_size"])
+        settings = many.settings(process, settings)
+        root_key = many.root_keys(seed)
+    else:
+        frozen, batches = feed(job, stage, source, frozen, train["batch_size"])
+    start = _start(method, optim, given, own, root_key, stacked)
+    frozen = parallel.replicate(frozen, mesh)
+    settings = parallel.replicate(settings, mesh, stacked=stacked)
+    template = parallel.abstract(jax.eval_shape(start), mesh, stacked=stacked)
+    root_key = parallel.replicate(root_key, mesh, stacked=stacked)
+    checkpoints = Checkpoints(
+        folder / "checkpoints", keep=train["keep"], stacked=stacked
+    )
     found = checkpoints.restore_latest(template)
+    if not found and many and (parts := apart.parts(job, stage, many)):
+        found = apart.join(parts, template, train["num_steps"])
+        checkpoints.save(train["num_steps"], found[0])
+        logger.info("%s: joined %d students", stage.name, len(parts))
     if found:
         state, step = found
         logger.info("%s: resumes at step %d", stage.name, step)
     else:
-        state, step = parallel.replicate(jax.jit(start)(given, key), job.mesh), 0
-    del given
+        state, step = parallel.replicate(jax.jit(start)(), mesh, stacked=stacked), 0
+    del given, start
 
-    log = Log(folder, stage.name, train, first_step=step)
+    ids = many.ids if many else None
+    log = Log(folder, stage.name, train, first_step=step, students=ids)
     saver = Saver(checkpoints, train["save_minutes"])
     grids = SampleGrids(job, stage, nets, process, spec, teacher, train, log)
     best, hooks = None, []
@@ -106,7 +127,7 @@ def run(job: Job, stage: Stage) -> None:
             programs,
             state,
             frozen=frozen,
-            settings=parallel.replicate(settings, job.mesh),
+            settings=settings,
             batches=stream,
             root_key=root_key,
             num_steps=train["num_steps"],
@@ -119,32 +140,65 @@ def run(job: Job, stage: Stage) -> None:
         log.close()
         checkpoints.close()
     params = best.params() if best else getattr(state.nets["student"], train["result"])
-    params = jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), params)
+    params = parallel.to_host(params)
+    if alone:
+        params = jax.tree.map(lambda x: x[0], params)
+    num_students = len(many.ids) if many else 1
     if jax.process_index() == 0:
         facts = {
             "train_steps": train["num_steps"],
-            "train_images": train["num_steps"] * train["batch_size"],
+            "train_images": train["num_steps"] * train["batch_size"] * num_students,
             "train_seconds": log.seconds,
             "method": stage.config["method"]["name"],
         }
+        if many:
+            facts["num_students"] = num_students
         card = _card(job, stage, facts)
         interop.save(folder / "model", params=params, spec=spec, card=card)
         finish(folder, **facts)
 
 
-def _check_revision(begun) -> None:
-    """What was begun must still mean the same: refuses an older network's stage."""
-    if begun.is_file():
-        try:
-            spec = json.loads(begun.read_text())["spec"]
-        except (json.JSONDecodeError, KeyError):
-            return  # damaged; it is written anew
-        interop.build(spec)
+def _check_begun(begun, about) -> None:
+    """What was begun must still mean the same.
+
+    Raises:
+        CheckpointError: If the network is defined otherwise, or the partition is
+            another.
+    """
+    if not begun.is_file():
+        return
+    try:
+        before = json.loads(begun.read_text())
+        spec = before["spec"]
+    except (json.JSONDecodeError, KeyError):
+        return  # damaged; it is written anew
+    interop.build(spec)
+    if before.get("partition") != about.get("partition"):
+        raise CheckpointError(
+            f"{begun}: was begun with another partition of the classes or times; take"
+            " another --workdir"
+        )
 
 
-def stage_seed(job: Job, stage: Stage) -> int:
-    """31 bits from the config's seed and the stage's name."""
-    return zlib.crc32(f"{job.config.get('seed', 0)}/{stage.name}".encode()) >> 1
+def _start(method, optim, given, own, root_key, stacked: bool):
+    """() -> the first state; of several students, each from its own key.
+
+    Args:
+        method: What is trained.
+        optim: Role -> Optim.
+        given: Params by role.
+        own: The roles of them that have an axis of students.
+        root_key: One, or one for each student.
+        stacked: Whether there are several.
+    """
+
+    def one(mine, root_key):
+        (key,) = rng.stream(root_key[None], "init")
+        return init_state(method, optim, {**given, **mine}, key)
+
+    mine = {role: given[role] for role in own}
+    whole = jax.vmap(one) if stacked else one
+    return lambda: whole(mine, root_key)
 
 
 def networks(job: Job, stage: Stage):
@@ -169,15 +223,18 @@ def networks(job: Job, stage: Stage):
     return nets, process, spec, given, teacher
 
 
-def _check_given(stage: Stage, method, given) -> None:
+def _check_given(stage: Stage, method, given, own) -> None:
     """Refuses weights of another network, of a stage with other options.
+
+    Those of the roles `own` have an axis of students.
 
     Raises:
         CheckpointError: Names the role.
     """
     for role in method.nets.keys() & given.keys():
         expected = jax.eval_shape(method.nets[role].init, jax.random.key(0))
-        shapes = [jax.tree.map(jnp.shape, tree) for tree in (given[role], expected)]
+        one = jax.tree.map(lambda x: x[0], given[role]) if role in own else given[role]
+        shapes = [jax.tree.map(jnp.shape, tree) for tree in (one, expected)]
         if shapes[0] != shapes[1]:
             raise CheckpointError(
                 f"init.{role}={stage.init[role]!r}: is of another network than the"
@@ -202,28 +259,14 @@ def feed(job: Job, stage: Stage, source, frozen, batch_size):
     """(frozen, batches): small sets go to the device whole, and indices follow."""
     batches = data_batches.Batches(
         source,
-        seed=stage_seed(job, stage),
+        seed=job.seed(stage.name),
         batch_size=batch_size,
         num_hosts=jax.process_count(),
         host=jax.process_index(),
     )
-    if getattr(source, "in_memory", None) is None:
+    if (data := data_batches.on_device(source)) is None:
         return frozen, batches
-    data = {"x0": source.in_memory, "y": source.labels}
-    return {**frozen, "data": data}, _Indices(batches)
-
-
-class _Indices:
-    """Sends the places of the examples instead of the examples."""
-
-    def __init__(self, batches):
-        self._batches = batches
-
-    def __getitem__(self, step):
-        return {"index": self._batches.indices(step)}
-
-    def __len__(self):
-        return len(self._batches)
+    return {**frozen, "data": data}, data_batches.Indices(batches)
 
 
 def _source(job, stage):

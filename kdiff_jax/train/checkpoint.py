@@ -21,10 +21,21 @@ log = logging.getLogger(__name__)
 
 
 class Checkpoints:
-    """The checkpoints of one stage, in `folder`, one sub-folder per step."""
+    """The checkpoints of one stage, in `folder`, one sub-folder per step.
 
-    def __init__(self, folder, *, keep: int = 2, asynchronous: bool = True):
+    With `stacked`, the first axis of every leaf is that of the students.
+    """
+
+    def __init__(
+        self,
+        folder,
+        *,
+        keep: int = 2,
+        asynchronous: bool = True,
+        stacked: bool = False,
+    ):
         self.folder = pathlib.Path(folder).absolute()
+        self._digest = _digest_of_rows if stacked else _digest
         self._options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             enable_async_checkpointing=asynchronous,
@@ -36,7 +47,8 @@ class Checkpoints:
         """Starts to write the state, which may be donated as soon as this returns."""
         if step in self._manager.all_steps():
             return
-        digests = {path: _digest(leaf) for path, leaf in _leaves(state)}
+        digests = {path: self._digest(leaf) for path, leaf in _leaves(state)}
+        digests = _of_all_hosts(digests)
         self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -87,7 +99,7 @@ class Checkpoints:
             raise _Damaged(f"checkpoint {self.folder / str(step)}: {text}") from error
         state = _from_dict(restored, template)
         for path, leaf in _leaves(state):
-            if _digest(leaf)["crc32"] != meta["leaves"][path]["crc32"]:
+            if _differs(self._digest(leaf), meta["leaves"][path]):
                 raise _Damaged(
                     f"checkpoint {self.folder / str(step)}: {path} differs from its"
                     " checksum"
@@ -168,12 +180,51 @@ def _abstract(tree):
 
 
 def _digest(leaf) -> dict:
-    host = np.asarray(leaf.addressable_data(0))
-    return {
-        "shape": list(leaf.shape),
-        "dtype": str(leaf.dtype),
-        "crc32": zlib.crc32(np.ascontiguousarray(host).tobytes()),
+    """Shape, dtype and checksum of a leaf that is whole on every host."""
+    return _facts(leaf) | {"crc32": _checksum(leaf.addressable_data(0))}
+
+
+def _digest_of_rows(leaf) -> dict:
+    """The same with a checksum for each row; None for one that only others hold."""
+    rows: list[int | None] = [None] * leaf.shape[0]
+    for shard in leaf.addressable_shards:
+        for i, row in enumerate(np.asarray(shard.data), shard.index[0].start or 0):
+            rows[i] = _checksum(row)
+    return _facts(leaf) | {"rows": rows}
+
+
+def _facts(leaf) -> dict:
+    return {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}
+
+
+def _checksum(array) -> int:
+    return zlib.crc32(np.ascontiguousarray(array).tobytes())
+
+
+def _of_all_hosts(digests: dict) -> dict:
+    """Every row's checksum, from the hosts that hold it."""
+    split = {path: found for path, found in digests.items() if "rows" in found}
+    if jax.process_count() == 1 or not split:
+        return digests
+    rows = [row for found in split.values() for row in found["rows"]]
+    # Halves: JAX has no integers of 64 bits here. Rows of other hosts are -1.
+    halves = np.array(
+        [(-1, -1) if r is None else (r >> 16, r & 0xFFFF) for r in rows], np.int32
+    )
+    known = np.max(multihost_utils.process_allgather(halves), axis=0)
+    numbers = iter((known[:, 0].astype(np.int64) << 16 | known[:, 1]).tolist())
+    whole = {
+        path: found | {"rows": [next(numbers) for _ in found["rows"]]}
+        for path, found in split.items()
     }
+    return digests | whole
+
+
+def _differs(here: dict, stored: dict) -> bool:
+    if "rows" not in here:
+        return here["crc32"] != stored["crc32"]
+    pairs = zip(here["rows"], stored["rows"], strict=True)
+    return any(a is not None and a != b for a, b in pairs)
 
 
 def _compare(stored: dict, template, where) -> None:

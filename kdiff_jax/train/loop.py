@@ -29,13 +29,24 @@ class Programs:
         batch_size: Global.
         inputs: See `inputs.make`.
         num_microbatches: Of gradient accumulation.
+        num_students: Of a stacked state, see `parallel`; None for a state of one.
     """
 
     def __init__(
-        self, method: Method, optim, mesh, *, batch_size, inputs, num_microbatches=1
+        self,
+        method: Method,
+        optim,
+        mesh,
+        *,
+        batch_size,
+        inputs,
+        num_microbatches=1,
+        num_students: int | None = None,
     ):
         parallel.check_batch_size(batch_size, mesh, num_microbatches)
         self.mesh = mesh
+        self.stacked = num_students is not None
+        self._num_rounds = (num_students or 1) // mesh.shape["student"]
         self._method, self._optim = method, optim
         self._batch_size, self._inputs = batch_size, inputs
         self._num_microbatches = num_microbatches
@@ -49,8 +60,23 @@ class Programs:
         if key not in self._compiled:
             parts = [self._one(p, k) for p, k in zip(phases, key, strict=True)]
             whole = parts[0] if num_steps == 1 else parallel.in_one_dispatch(parts)
-            self._compiled[key] = jax.jit(whole, donate_argnums=0)
+            compiled = jax.jit(whole, donate_argnums=0)
+            self._compiled[key] = self._rounds(compiled) if self.stacked else compiled
         return self._compiled[key]
+
+    def _rounds(self, compiled):
+        """All students of each group in turn; metrics are those of every round."""
+
+        def program(state, frozen, settings, batch, root_keys):
+            metrics = []
+            for place, part in zip(range(self._num_rounds), batch, strict=True):
+                state, more = compiled(
+                    state, frozen, settings, part, root_keys, np.int32(place)
+                )
+                metrics.append(more)
+            return state, metrics
+
+        return program
 
     def _one(self, phases, key):
         if key not in self._steps:
@@ -63,7 +89,11 @@ class Programs:
                 unroll=jax.default_backend() == "cpu",
             )
             self._steps[key] = parallel.over_devices(
-                step, self.mesh, batch_size=self._batch_size, inputs=self._inputs
+                step,
+                self.mesh,
+                batch_size=self._batch_size,
+                inputs=self._inputs,
+                stacked=self.stacked,
             )
         return self._steps[key]
 
@@ -102,11 +132,11 @@ def run(
     Raises:
         Interrupted: If a signal asked to stop; the state is saved.
     """
-    step = int(state.step)
+    step = step_of(state)
     while step < num_steps:
         room = min([num_steps - step] + [h.every - step % h.every for h in hooks])
         num = steps_per_dispatch if room >= steps_per_dispatch else 1
-        batch = _stack([next(batches) for _ in range(num)], programs.mesh)
+        batch = _stack([next(batches) for _ in range(num)], programs)
         program = programs(step, num)
         state, metrics = program(state, frozen, settings, batch, root_key)
         step += num
@@ -127,11 +157,17 @@ def run(
     return state
 
 
-def _stack(batches, mesh):
+def step_of(state) -> int:
+    """How many steps were made; students of one state have made equally many."""
+    return int(np.ravel(state.step.addressable_data(0))[0])
+
+
+def _stack(batches, programs):
+    place = dict(mesh=programs.mesh, stacked=programs.stacked)
     if len(batches) == 1:
-        return parallel.shard_batch(batches[0], mesh)
+        return parallel.shard_batch(batches[0], **place)
     stacked = jax.tree.map(lambda *x: np.stack(x), *batches)
-    return parallel.shard_batch(stacked, mesh, axis=1)
+    return parallel.shard_batch(stacked, axis=1, **place)
 
 
 def _should_stop(step: int, num: int) -> bool:

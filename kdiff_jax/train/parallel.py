@@ -2,7 +2,15 @@
 
 The mesh has two axes: "data" splits the batch, "student" gives each group of devices
 its own student. The state is replicated over "data" and donated.
+
+Several students: every leaf of their state has a leading axis, split over "student". A
+group of devices with more than one trains them one after the other, in rounds: student
+g R + r is the turn of group g in round r of R. So one student at a time is computed,
+by the same program, on any number of devices, and nothing is mapped over parameters:
+convolutions would become grouped ones, which are slow.
 """
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +38,24 @@ def make_mesh(devices=None, *, num_students: int = 1) -> Mesh:
     return Mesh(devices.reshape(num_students, -1), ("student", "data"))
 
 
+def student_mesh(mesh: Mesh, num_students: int) -> Mesh:
+    """The same devices, in as many equal groups as divide them and the students."""
+    groups = math.gcd(num_students, mesh.size)
+    return make_mesh(list(mesh.devices.flat), num_students=groups)
+
+
+def part_of_host(mesh: Mesh) -> tuple[list[int], int, int]:
+    """(groups with devices of this host, hosts that share them, which it is of these).
+
+    The hosts of a group each send their part of its batch.
+    """
+    here = jax.process_index()
+    hosts = [[d.process_index for d in group] for group in mesh.devices]
+    groups = [g for g, of_group in enumerate(hosts) if here in of_group]
+    sharing = sorted(set(hosts[groups[0]]))
+    return groups, len(sharing), sharing.index(here)
+
+
 def check_batch_size(batch_size: int, mesh: Mesh, num_microbatches: int = 1) -> None:
     """Raises ConfigError unless every device gets the same number of examples."""
     parts = mesh.shape["data"] * num_microbatches
@@ -44,9 +70,15 @@ def check_batch_size(batch_size: int, mesh: Mesh, num_microbatches: int = 1) -> 
         )
 
 
-def replicate(tree, mesh: Mesh):
-    """Puts a tree of host arrays on every device, also of other hosts."""
-    sharding = NamedSharding(mesh, P())
+def replicate(tree, mesh: Mesh, *, stacked: bool = False):
+    """Puts a tree of host arrays on every device, also of other hosts.
+
+    Args:
+        tree: Arrays, the same on all hosts.
+        mesh: The devices.
+        stacked: Leaves have a leading axis of students; each group gets its own.
+    """
+    sharding = NamedSharding(mesh, state_spec(stacked))
 
     def put(x):
         if isinstance(x, jax.Array) and x.sharding == sharding:
@@ -59,12 +91,28 @@ def replicate(tree, mesh: Mesh):
     return jax.tree.map(put, tree)
 
 
-def abstract(tree, mesh: Mesh):
-    """Shapes and dtypes, replicated over the mesh: a template for a checkpoint."""
-    sharding = NamedSharding(mesh, P())
+def state_spec(stacked: bool) -> P:
+    """How a state, or another tree that is the same for a whole batch, is split."""
+    return P("student") if stacked else P()
+
+
+def abstract(tree, mesh: Mesh, *, stacked: bool = False):
+    """Shapes and dtypes, placed as by `replicate`: a template for a checkpoint."""
+    sharding = NamedSharding(mesh, state_spec(stacked))
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
     )
+
+
+def to_host(tree):
+    """NumPy arrays of arrays on the mesh, whole on every host."""
+
+    def fetch(x):
+        if x.is_fully_addressable or x.is_fully_replicated:
+            return np.asarray(x)
+        return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+
+    return jax.tree.map(fetch, tree)
 
 
 def from_first_host(value):
@@ -80,25 +128,34 @@ def wait_for_all(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
-def shard_batch(batch, mesh: Mesh, *, axis: int = 0):
-    """Makes global arrays of this host's part of a batch, split along `axis`."""
-    sharding = NamedSharding(mesh, P(*[None] * axis, "data"))
+def shard_batch(batch, mesh: Mesh, *, axis: int = 0, stacked: bool = False):
+    """Makes global arrays of this host's part of a batch, split along `axis`.
+
+    Stacked, that is the axis of the groups of devices, and the next one is split.
+    """
+    split = ("student", "data") if stacked else ("data",)
+    sharding = NamedSharding(mesh, P(*[None] * axis, *split))
     return jax.tree.map(
         lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch
     )
 
 
-def over_devices(step, mesh: Mesh, *, batch_size: int, inputs):
+def over_devices(step, mesh: Mesh, *, batch_size: int, inputs, stacked: bool = False):
     """jit(shard_map(step)): (state, frozen, settings, batch, root_key) -> the same.
 
     Keys are made inside, from the root, the step and the place in the global batch, so
     that the result does not depend on the mesh.
 
+    Stacked, there is one more argument, the round: the program changes the students
+    whose turn it is. State, settings and root keys have an axis of all students then,
+    the batch one of the groups of devices, and so have the metrics.
+
     Args:
         step: What `make_train_step` returns, with axis_name "data".
         mesh: See `make_mesh`.
-        batch_size: Global.
+        batch_size: Global; of one student.
         inputs: (frozen, batch, keys) -> batch as the methods read it.
+        stacked: Whether there are several students.
     """
 
     def one_device(state, frozen, settings, batch, root_key, positions):
@@ -106,18 +163,49 @@ def over_devices(step, mesh: Mesh, *, batch_size: int, inputs):
         batch = inputs(frozen, batch, keys)
         return step(state, frozen, settings, batch, keys)
 
+    state_is = state_spec(stacked)
+    batch_is = P("student", "data") if stacked else P("data")
+    in_specs = (state_is, P(), state_is, batch_is, state_is, P("data"))
+    body = _over_students(one_device) if stacked else one_device
     mapped = jax.shard_map(
-        one_device,
+        body,
         mesh=mesh,
-        in_specs=(P(), P(), P(), P("data"), P(), P("data")),
-        out_specs=(P(), P()),
+        in_specs=(*in_specs, P()) if stacked else in_specs,
+        out_specs=(state_is, P()),
     )
 
-    def program(state, frozen, settings, batch, root_key):
+    def program(state, frozen, settings, batch, root_key, *place):
         positions = jnp.arange(batch_size, dtype=jnp.int32)
-        return mapped(state, frozen, settings, batch, root_key, positions)
+        return mapped(state, frozen, settings, batch, root_key, positions, *place)
 
     return program
+
+
+def _over_students(one_device):
+    """The same for one of the group's students, which is taken out and put back."""
+
+    def one_of_them(state, frozen, settings, batch, root_keys, positions, place):
+        def mine(tree):
+            return jax.tree.map(
+                lambda x: jax.lax.dynamic_index_in_dim(x, place, keepdims=False), tree
+            )
+
+        def put_back(all_of_them, one):
+            return jax.lax.dynamic_update_index_in_dim(all_of_them, one, place, 0)
+
+        batch = jax.tree.map(lambda x: x[0], batch)
+        new, metrics = one_device(
+            mine(state), frozen, mine(settings), batch, mine(root_keys), positions
+        )
+        return jax.tree.map(put_back, state, new), jax.tree.map(_of_groups, metrics)
+
+    return one_of_them
+
+
+def _of_groups(metric):
+    """f32[groups of devices] on all devices, of a number per group."""
+    group, num = jax.lax.axis_index("student"), jax.lax.axis_size("student")
+    return jax.lax.psum(jnp.where(jnp.arange(num) == group, metric, 0), "student")
 
 
 def in_one_dispatch(programs):
@@ -127,18 +215,18 @@ def in_one_dispatch(programs):
     last step that reports them. Not for the CPU, where a gradient in a loop is slow.
     """
 
-    def program(state, frozen, settings, batches, root_key):
+    def program(state, frozen, settings, batches, root_key, *place):
         if all(p is programs[0] for p in programs):
 
             def body(state, batch):
-                return programs[0](state, frozen, settings, batch, root_key)
+                return programs[0](state, frozen, settings, batch, root_key, *place)
 
             state, metrics = jax.lax.scan(body, state, batches)
             return state, jax.tree.map(lambda m: m[-1], metrics)
         metrics = {}
         for i, one in enumerate(programs):
             batch = jax.tree.map(lambda x, i=i: x[i], batches)
-            state, more = one(state, frozen, settings, batch, root_key)
+            state, more = one(state, frozen, settings, batch, root_key, *place)
             metrics |= more
         return state, metrics
 

@@ -1,0 +1,176 @@
+"""The students of a stage with a partition: who they are, and what each is given."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from kdiff_jax import models
+from kdiff_jax.build import Stage
+from kdiff_jax.data import batches as data_batches
+from kdiff_jax.data.students import StudentBatches
+from kdiff_jax.diffusion import partition as partitions
+from kdiff_jax.diffusion.partition import Partition
+from kdiff_jax.errors import CheckpointError, ConfigError
+from kdiff_jax.stages import Job
+from kdiff_jax.train import parallel
+
+
+class Students(NamedTuple):
+    """Those that a run trains.
+
+    Attributes:
+        partition: Of all students of the recipe.
+        ids: Their numbers: all, or the one that `partition.only` names.
+        mesh: The devices, in groups that each train their own.
+    """
+
+    partition: Partition
+    ids: tuple[int, ...]
+    mesh: Mesh
+
+    @property
+    def num_rounds(self) -> int:
+        return len(self.ids) // self.mesh.shape["student"]
+
+    def settings(self, process, common: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Those of each student, on an axis of their own.
+
+        Raises:
+            ConfigError: If the method cannot be asked for a part of the time.
+        """
+        partition, ids = self.partition, self.ids
+        found = {
+            name: np.broadcast_to(value, (len(ids), *np.shape(value)))
+            for name, value in common.items()
+        }
+        if partition.num_ranges > 1 and "t_range" not in common:
+            raise ConfigError(
+                f"partition.num_ranges={partition.num_ranges}: this method trains at"
+                " one time alone; split the classes, by partition.num_groups"
+            )
+        if "t_range" in common:
+            ranges = [partition.t_range(k, process) for k in ids]
+            found["t_range"] = np.array(ranges, np.float32)
+        if "labels" in common:
+            num = np.shape(common["labels"])[0]
+            found["labels"] = np.stack([partition.labels(k, num) for k in ids])
+        return found
+
+    def root_keys(self, seed: int):
+        """Key[n], the root of each student's random numbers."""
+        root = jax.random.key(seed)
+        return jax.vmap(lambda k: jax.random.fold_in(root, k))(jnp.array(self.ids))
+
+    def feed(self, job: Job, stage: Stage, source, frozen, batch_size):
+        """(frozen, batches) as `train.feed`, a batch for each student.
+
+        Real images are those of the student's classes. Pairs to regress on are all of
+        them, whatever the classes, unless `filter_data` says otherwise: on a part of
+        them students over-fit and lose modes (Song et al. 2024, arXiv:2410.23274).
+        """
+        groups, num_hosts, host = parallel.part_of_host(self.mesh)
+        own = stage.config.get("filter_data")
+        own = "pairs" not in stage.config if own is None else own
+        own = own and self.partition.num_groups > 1
+        num_classes = job.config["model"]["num_classes"]
+        rounds = self.num_rounds
+        here = [self.ids[g * rounds + r] for g in groups for r in range(rounds)]
+        batches: list[Any] = [
+            data_batches.Batches(
+                source,
+                seed=job.seed(stage.name, student=k),
+                batch_size=batch_size,
+                num_hosts=num_hosts,
+                host=host,
+                labels=self.partition.labels(k, num_classes) if own else None,
+            )
+            for k in here
+        ]
+        if (data := data_batches.on_device(source)) is not None:
+            frozen = {**frozen, "data": data}
+            batches = [data_batches.Indices(one) for one in batches]
+        return frozen, StudentBatches(batches, num_rounds=rounds)
+
+
+def find(job: Job, stage: Stage, process, teacher) -> Students | None:
+    """The students of a training stage; None where it has one and no partition.
+
+    Raises:
+        ConfigError: If the partition is none, or there is no such student.
+    """
+    if not stage.config.get("partition"):
+        return None
+    options = dict(job.config["partition"])
+    options.pop("only")
+    path = options.pop("embeddings")
+    num_classes = job.config["model"]["num_classes"]
+    rows = None
+    if options["rule"] in ("kmeans", "pca"):
+        rows = _embeddings(path, teacher, num_classes)
+    options["table"] = tuple(options["table"])
+    partition = partitions.make(
+        process=process, num_classes=num_classes, embeddings=rows, **options
+    )
+    num, ids = partition.num_students, tuple(range(partition.num_students))
+    if job.only is not None:
+        if job.only not in ids:
+            raise ConfigError(
+                f"partition.only={job.only}: there are {num} students, 0 to {num - 1}"
+            )
+        ids = (job.only,)
+    return Students(partition, ids, parallel.student_mesh(job.mesh, len(ids)))
+
+
+def _embeddings(path: str, teacher, num_classes: int) -> np.ndarray:
+    """Rows of the classes: of a .npy file, or of the teacher's own table."""
+    if not path:
+        if teacher is None:
+            raise ConfigError(
+                "partition.embeddings='': the rows of the classes are the teacher's,"
+                " and there is none; give a .npy file of [classes, D]"
+            )
+        return np.asarray(models.class_rows(teacher.params, num_classes))
+    try:
+        return np.load(pathlib.Path(path), allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"partition.embeddings={path!r}: no .npy file of [classes, D]: {error}"
+        ) from error
+
+
+def own_roles(students: Students, given: Mapping[str, Any], nets) -> set[str]:
+    """Which of the given roles have an axis of students: those of a stage like this.
+
+    Raises:
+        CheckpointError: If it is one of so many students, or is the teacher.
+    """
+    found = set()
+    for role, params in given.items():
+        net = nets.get(role, nets["student"])
+        expected = jax.eval_shape(net.init, jax.random.key(0))
+        if not _has_axis(params, expected):
+            continue
+        num = len(jax.tree.leaves(params)[0])
+        if role == "teacher":
+            raise CheckpointError(
+                f"init.teacher: holds {num} students; a stage with a partition takes"
+                " one teacher for all: name one of them, or another stage"
+            )
+        if num != len(students.ids):
+            raise CheckpointError(
+                f"init.{role}: holds {num} students, and this stage trains"
+                f" {len(students.ids)}; make their partitions equal"
+            )
+        found.add(role)
+    return found
+
+
+def _has_axis(params, expected) -> bool:
+    """Whether every leaf has one axis more than expected."""
+    dims = [jax.tree.map(jnp.ndim, tree) for tree in (params, expected)]
+    return dims[0] == jax.tree.map(lambda n: n + 1, dims[1])
