@@ -56,7 +56,15 @@ def make(
         output = run(params, x_t, scalings, y, **more)
         return preconditions.combine(scalings, x_t, output)
 
+    def with_features(params, x_t, t, y=None, *, dropout_keys=None, augment=None):
+        scalings = scalings_at(t)
+        more = dict(augment=augment, dropout_keys=dropout_keys)
+        found = run(params, x_t, scalings, y, method="with_features", **more)
+        return preconditions.combine(scalings, x_t, found[0]), found[1]
+
     def encode(params, x_t, t, y=None):
         return run(params, x_t, scalings_at(t), y, method="encode")
 
-    return Net(init, apply, encode, tuple(image_shape), num_classes)
+    return Net(
+        init, apply, encode, tuple(image_shape), num_classes, with_features
+    )

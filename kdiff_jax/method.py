@@ -25,6 +25,8 @@ class Net(NamedTuple):
             f32[B, H_i, W_i, C_i] per level and the middle; None without an encoder.
         image_shape: (H, W, C) of a denoiser's images.
         num_classes: Of its labels; 0 without.
+        with_features: As `apply`, but gives (x0_hat, features): those of `encode`, and
+            one for each level on the way back; None without levels.
     """
 
     init: Callable[..., Params]
@@ -32,6 +34,7 @@ class Net(NamedTuple):
     encode: Callable[..., Any] | None = None
     image_shape: tuple[int, ...] = ()
     num_classes: int = 0
+    with_features: Callable[..., Any] | None = None
 
 
 class Context(NamedTuple):

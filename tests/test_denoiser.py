@@ -74,6 +74,23 @@ def test_augmentation_label_and_dropout_keys_reach_the_network():
     assert not np.allclose(plain, net.apply(params, X, T, Y, dropout_keys=keys))
 
 
+def test_output_and_features_of_one_pass():
+    class Observed(Toy):
+        def with_features(self, x, c_noise, y=None, **keywords):
+            return self(x, c_noise, y, **keywords), [x]
+
+    p = process.edm()
+    net = denoiser.make(
+        Observed(), p, precondition="edm", image_shape=SHAPE, num_classes=3
+    )
+    params = net.init(jax.random.key(1))
+    keys = dict(dropout_keys=jax.random.split(jax.random.key(2), 2))
+    x0_hat, features = net.with_features(params, X, T, Y, **keys)
+    np.testing.assert_array_equal(x0_hat, net.apply(params, X, T, Y, **keys))
+    c_in = precondition.make("edm", p)(T).c_in
+    np.testing.assert_allclose(features[0], c_in[:, None, None, None] * X, **IDENTITY)
+
+
 def test_preconditioning_is_float32_around_a_bfloat16_network():
     p = process.edm()
     net = denoiser.make(Toy(dtype="bfloat16"), p, precondition="edm", image_shape=SHAPE)

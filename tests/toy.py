@@ -26,11 +26,15 @@ def denoiser(width: int = 8) -> Net:
         h = hidden(params, x_t, t, y)
         return [x_t, h.reshape(len(h), 2, 2, -1), h.reshape(len(h), 1, 1, -1)]
 
+    def with_features(params, x_t, t, y, **keywords):
+        x0_hat = apply(params, x_t, t, y, **keywords)
+        return x0_hat, [*encode(params, x_t, t, y), x0_hat]
+
     def hidden(params, x_t, t, y):
         columns = [x_t.reshape(len(x_t), -1), t[:, None], jax.nn.one_hot(y, 10)]
         return jnp.tanh(jnp.concatenate(columns, axis=1) @ params["w"])
 
-    return Net(init, apply, encode, SHAPE, NUM_CLASSES)
+    return Net(init, apply, encode, SHAPE, NUM_CLASSES, with_features)
 
 
 NETS = {"student": denoiser(), "teacher": denoiser()}

@@ -1,6 +1,6 @@
 """Groups of equal size of vectors that lie near each other: classes, or prompts."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -53,15 +53,13 @@ class MedianSplits(NamedTuple):
         try:
             found = MedianSplits(*(np.asarray(spec[n], np.float64) for n in names))
             levels, dim = found.axes.shape
-            fits = found.mean.shape == (dim,)
-            fits &= found.thresholds.shape == (2**levels - 1,)
-        except (KeyError, TypeError, ValueError):
-            fits = False
-        if not fits:
+            if found.mean.shape != (dim,) or len(found.thresholds) != 2**levels - 1:
+                raise ValueError("shapes differ")
+        except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
-                f"splits={str(spec)[:80]}: not as they were written;"
+                f"splits={str(spec)[:80]}: not as they were written ({error});"
                 " take the file from its source again"
-            )
+            ) from error
         return found
 
 
@@ -137,7 +135,8 @@ def balanced_kmeans(vectors, num_groups: int, *, seed: int = 0) -> np.ndarray:
         raise ConfigError(
             f"num_groups={num_groups}: must divide the number {len(x)} of vectors"
         )
-    centers = KMeans(num_groups, n_init=10, random_state=seed).fit(x).cluster_centers_
+    start: dict[str, Any] = dict(n_init=10, random_state=seed)
+    centers = KMeans(num_groups, **start).fit(x).cluster_centers_
     owners = np.full(len(x), -1)
     # Each round lowers the sum of squares; it is done after a few.
     for _ in range(100):
@@ -146,8 +145,8 @@ def balanced_kmeans(vectors, num_groups: int, *, seed: int = 0) -> np.ndarray:
         if (owners == before).all():
             break
         centers = np.stack([x[owners == k].mean(0) for k in range(num_groups)])
-    first = [np.flatnonzero(owners == k)[0] for k in range(num_groups)]
-    return np.argsort(np.argsort(first))[owners].astype(np.int32)
+    leading = [np.flatnonzero(owners == k)[0] for k in range(num_groups)]
+    return np.argsort(np.argsort(leading))[owners].astype(np.int32)
 
 
 def _checked(vectors, num_groups):

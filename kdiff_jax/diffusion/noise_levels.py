@@ -36,31 +36,29 @@ def make(name: str, process, **parameters) -> Callable:
             " take the process 'edm', or times='process'"
         )
 
+    if name == "edm":
+        times = _lognormal_times(**parameters)
+    else:
+        times = _uniform_times(name, process, **parameters)
+
     def draw(keys, t_range=None):
         if t_range is None:
             return times(keys, None)
         lo, hi = t_range[0], t_range[1]
         if process.num_timesteps:
             lo, hi = jnp.floor(lo), jnp.floor(hi)
-        bounded = lo > process.t_min, hi < process.t_max
-        t = times(keys, (lo, hi, *bounded))
+        has_lo, has_hi = lo > process.t_min, hi < process.t_max
+        t = times(keys, (lo, hi, has_lo, has_hi))
         # What rounding moves over a border comes back.
         after = lo + 1 if process.num_timesteps else jnp.nextafter(lo, jnp.inf)
-        t = jnp.where(bounded[0], jnp.maximum(t, after), t)
-        return jnp.where(bounded[1], jnp.minimum(t, hi), t)
+        t = jnp.where(has_lo, jnp.maximum(t, after), t)
+        return jnp.where(has_hi, jnp.minimum(t, hi), t)
 
-    if name == "edm":
+    return draw
 
-        def times(keys, part):
-            n = rng.normal(keys, "t", ())
-            whole = lognormal(n, **parameters)
-            if part is None:
-                return whole
-            inside = lognormal(_truncated(n, *part, **parameters), **parameters)
-            return jnp.where(part[2] | part[3], inside, whole)
 
-        return draw
-
+def _uniform_times(name, process, **parameters):
+    """(keys, part) -> t, where part is None or (lo, hi, is lo a border, is hi one)."""
     time_of, cdf = {
         "process": (process.time, process.cdf),
         "vp": (vp, vp_cdf),
@@ -78,7 +76,21 @@ def make(name: str, process, **parameters) -> Callable:
             u = first + u * (last - first)
         return time_of(u, **parameters)
 
-    return draw
+    return times
+
+
+def _lognormal_times(**parameters):
+    """As `_uniform_times`."""
+
+    def times(keys, part):
+        n = rng.normal(keys, "t", ())
+        whole = lognormal(n, **parameters)
+        if part is None:
+            return whole
+        inside = lognormal(_truncated(n, *part, **parameters), **parameters)
+        return jnp.where(part[2] | part[3], inside, whole)
+
+    return times
 
 
 def _truncated(n, lo, hi, has_lo, has_hi, P_mean=-1.2, P_std=1.2):

@@ -15,7 +15,7 @@ name              network                                    c_noise
 
 `y` is i32[B]; None, or -1, is no label. Dropout is active if and only if one typed key
 per example is given, `dropout_keys`. `module.apply(..., method="encode")` returns the
-features of the encoder in place of F.
+features of the encoder in place of F, `method="with_features"` F and all features.
 """
 
 import importlib

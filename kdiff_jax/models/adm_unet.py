@@ -74,6 +74,7 @@ class AdmUNet(Network):
         h = block(h, f"dec_{names[last]}_in1", h.shape[-1])
         features.append(h)
 
+        ups = []
         for level in reversed(range(last + 1)):
             dec = f"dec_{names[level]}"
             if level < last:
@@ -82,10 +83,11 @@ class AdmUNet(Network):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
                 name = f"{dec}_block{i}"
                 h = block(h, name, widths[level], attention=attends[level])
+            ups.append(h)
 
         h = nn.silu(group_norm(h, "out_norm", ADM))
         out = conv(h, self.out_channels, "out_conv", ADM, scale=ADM.scale_last)
-        return out, features
+        return out, features, ups
 
     def embed(self, c_noise, rows, augment):
         """f32[B, E]; the class enters between the second Dense layer and its silu."""

@@ -130,6 +130,7 @@ class DdpmUNet(Network):
             h = block(h, "mid_block_resnets_1", widths[-1], **divided)
         features.append(h)
 
+        ups = []
         for level, width in enumerate(reversed(widths)):
             prefix = f"up_blocks_{level}"
             now = kind(self.up_blocks, level, h)
@@ -138,6 +139,7 @@ class DdpmUNet(Network):
                 h = block(h, f"{prefix}_resnets_{i}", width)
                 if now == "Attn":
                     h = attention(h, f"{prefix}_attentions_{i}")
+            ups.append(h)
             if level < levels - 1:
                 name = f"{prefix}_upsamplers_0"
                 if by_resnet(now, self.resample_by[1]):
@@ -158,7 +160,7 @@ class DdpmUNet(Network):
             kernel_init=SMALL,
             dtype="float32",
         )
-        return out, features
+        return out, features, ups
 
     def embed(self, t, rows, augment):
         """f32[B, E]: Dense, silu, Dense of the time; plus the labels."""

@@ -130,18 +130,20 @@ class IddpmUNet(Network):
         h = block(h, "mid.block_2", h.shape[-1])
         features.append(h)
 
+        ups = []
         for level, mult in reversed(list(enumerate(self.channel_mult))):
             for i in range(self.num_blocks + 1):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
                 h = block(h, f"up_{level}.block_{i}", self.channels * mult)
                 if h.shape[1] in self.attn_resolutions:
                     h = attention(h, f"up_{level}.attn_{i}")
+            ups.append(h)
             if level > 0:
                 h = block(h, f"up_{level}.upsample", h.shape[-1], "up")
 
         h = nn.silu(layers.group_norm(h.shape[-1], name="norm_out")(h))
         out = nn.Conv(self.out_channels, (3, 3), kernel_init=ZEROS, name="conv_out")(h)
-        return out, features
+        return out, features, ups
 
     def embed(self, logsnr, rows, augment):
         """f32[B, E]: Dense, silu, Dense of the time; plus the labels."""

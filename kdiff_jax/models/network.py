@@ -78,6 +78,23 @@ class Network(nn.Module):
         rows, augment = self.conditions(x, y, augment)
         return self.trunk(x, c_noise, rows, augment, dropout_keys)[1]
 
+    def with_features(
+        self,
+        x: Float[Array, "B H W C"],
+        c_noise: Float[Array, " B"],
+        y: Int[Array, " B"] | None = None,
+        *,
+        augment: Float[Array, "B A"] | None = None,
+        dropout_keys: Keys | None = None,
+    ) -> tuple[Float[Array, "B H W C2"], list[Float[Array, "B _H _W _C"]]]:
+        """(F, features) of one pass: those of `encode`, then the last of each level up.
+
+        Networks of as many levels have as many, whatever their widths and blocks.
+        """
+        rows, augment = self.conditions(x, y, augment)
+        out, down, up = self.trunk(x, c_noise, rows, augment, dropout_keys)
+        return out, [*down, *up]
+
     def conditions(
         self,
         x: Float[Array, "B H W C"],
@@ -98,5 +115,10 @@ class Network(nn.Module):
         return layers.one_hot(y, num_classes=self.num_classes, batch=batch), augment
 
     @abc.abstractmethod
-    def trunk(self, x, c_noise, rows, augment, keys) -> tuple[Array, list[Array]]:
-        """(F, features) of one pass; `rows` and `augment` are never None."""
+    def trunk(
+        self, x, c_noise, rows, augment, keys
+    ) -> tuple[Array, list[Array], list[Array]]:
+        """(F, features of levels down and the middle, of levels up) of one pass.
+
+        `rows` and `augment` are never None.
+        """

@@ -104,7 +104,7 @@ class SongUNet(Network):
         h = block(h, f"dec_{names[last]}_in1", h.shape[-1])
         features.append(h)
 
-        outs = []
+        outs, ups = [], []
         for level, mult in reversed(list(enumerate(self.channel_mult))):
             dec = f"dec_{names[level]}"
             if level < last:
@@ -117,6 +117,7 @@ class SongUNet(Network):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
                 width = self.channels * mult
                 h = block(h, f"{dec}_block{i}", width, attention=attention)
+            ups.append(h)
             if level == 0 or self.decoder == "skip":
                 part = nn.silu(group_norm(h, f"{dec}_aux_norm", SONG))
                 part = conv(
@@ -129,7 +130,7 @@ class SongUNet(Network):
                 outs.append(
                     part + layers.upsample(outs[-1], self.taps) if outs else part
                 )
-        return outs[-1], features
+        return outs[-1], features, ups
 
     def join(self, h, aux, enc):
         """Adds a smaller copy of the input, `aux`, to what a block has down-sampled."""

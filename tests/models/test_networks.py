@@ -177,11 +177,9 @@ def test_recomputing_in_the_backward_pass_changes_no_gradient():
 @each_network
 def test_features_are_one_per_level_and_the_middle(name):
     x, c_noise, *_ = tiny.inputs()
-    network = tiny.module(name)
+    network, params = tiny.module(name), tiny.params(name)
     features = jax.eval_shape(
-        lambda: network.apply(
-            {"params": tiny.params(name)}, x, c_noise, method="encode"
-        )
+        lambda: network.apply({"params": params}, x, c_noise, method="encode")
     )
     wide = 8 * network.channel_mult[1]
     assert [f.shape for f in features] == [
@@ -189,6 +187,40 @@ def test_features_are_one_per_level_and_the_middle(name):
         (4, 4, 4, wide),
         (4, 4, 4, wide),
     ]
+
+
+@each_network
+def test_one_pass_gives_output_and_features_of_the_way_up_too(name):
+    x, c_noise, y, augment, keys = tiny.inputs()
+    network, params = tiny.module(name), tiny.params(name)
+
+    @jax.jit
+    def run(params, x):
+        more = dict(augment=augment, dropout_keys=keys)
+        args = ({"params": params}, x, c_noise, y)
+        features = network.apply(*args, **more, method="encode")
+        return network.apply(*args, **more, method="with_features"), features
+
+    (F, features), encoded = run(params, x)
+    expected = tiny.compiled(name, dropout=True)(params, x, c_noise, y, augment, keys)
+    chex.assert_trees_all_close(F, expected, **REORDER)
+    chex.assert_trees_all_close(features[:3], encoded, **REORDER)
+    wide = 8 * network.channel_mult[1]
+    assert [f.shape for f in features[3:]] == [(4, 4, 4, wide), (4, 8, 8, 8)]
+    assert all(f.std() > 0.1 for f in features)
+
+
+@each_network
+def test_networks_of_other_widths_and_blocks_have_as_many_features(name):
+    def shapes(**fields):
+        network = tiny.module(name, **fields)
+        x, c_noise, *_ = tiny.inputs()
+        run = lambda: network.init_with_output(  # noqa: E731
+            jax.random.key(0), x, c_noise, method="with_features"
+        )
+        return [h.shape[:-1] for h in jax.eval_shape(run)[0][1]]
+
+    assert shapes() == shapes(channels=16, num_blocks=2)
 
 
 def test_the_encoder_costs_no_decoder():

@@ -1,0 +1,176 @@
+"""Teacher score matching: a student, often smaller, learns the teacher's denoiser.
+
+The first stage of Multi-student Distillation for smaller students (Song et al. 2024,
+arXiv:2410.23274), and, with the teacher's features and a range of times, O2MKD (Zhang &
+Ma 2024, arXiv:2410.04191).
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from kdiff_jax import rng
+from kdiff_jax.diffusion import noise_levels
+from kdiff_jax.errors import ConfigError
+from kdiff_jax.losses import features as distances
+from kdiff_jax.losses import regression
+from kdiff_jax.method import Aux, Method, Net, Phase
+
+FEATURES = ("none", "fitnet", "attention", "relational")
+
+
+def make(
+    *,
+    nets,
+    process,
+    times: str = "process",
+    weight: str = "snr_trunc",
+    task_weight: float = 0.0,
+    features: str = "none",
+    feature_weight: float = 1e-2,
+    relation_group: int = 4,
+    P_mean: float = -1.2,
+    P_std: float = 1.2,
+) -> Method:
+    """E[ weight(logsnr_t) (||x0_hat - x0_teacher||^2 + task_weight ||x0_hat - x0||^2) ]
+    + feature_weight * sum over levels of a distance of features.
+
+    Features are read at the end of each level on the way down, in the middle, and at
+    the end of each level on the way up. For "fitnet", levels whose widths differ have
+    1x1 adapters, student to teacher, a role of their own.
+
+    Args:
+        nets: {"student": Net, "teacher": Net}; the student starts from random numbers.
+        process: The forward process.
+        times: Distribution of t, see `noise_levels.make`.
+        weight: See `regression.weight`; "snr" makes both errors those of eps (O2MKD),
+            "edm" is that of EDM's teachers.
+        task_weight: Of the loss on the data; 0 in MSD, 1 in O2MKD.
+        features: "none", "fitnet", "attention" or "relational": see `losses.features`.
+        feature_weight: Of their sum.
+        relation_group: Of "relational": examples whose distances are compared.
+        P_mean, P_std: Of log(sigma), for times="edm".
+
+    Settings: `t_range`, the times that the student owns.
+
+    Raises:
+        ConfigError: If features are asked of networks whose levels differ.
+
+    Source: as above; neither has public code, and the choices that the papers leave
+        open (weights, where features are read) are arguments or stand here.
+    """
+    student, teacher = nets["student"], nets["teacher"]
+    if features not in FEATURES:
+        raise ConfigError(f"features={features!r}: unknown; choose one of {FEATURES}")
+    parameters = {"P_mean": P_mean, "P_std": P_std} if times == "edm" else {}
+    draw_time = noise_levels.make(times, process, **parameters)
+    trained = {"student": student}
+    if features != "none":
+        widths = _check_levels(features, student, teacher)
+        if features == "fitnet" and any(a != b for a, b in widths):
+            trained["adapters"] = _adapters(widths)
+    distance = {
+        "fitnet": distances.mse,
+        "attention": distances.attention,
+        "relational": lambda s, t: distances.relational(s, t, group=relation_group),
+    }.get(features)
+
+    def denoise(net, params, *args, **keywords):
+        """(x0_hat, features); features only where they are compared."""
+        if distance is None:
+            return net.apply(params, *args, **keywords), []
+        return net.with_features(params, *args, **keywords)
+
+    def loss(params, ctx):
+        x0, y = ctx.batch["x0"], ctx.batch["y"]
+        t = draw_time(ctx.keys, ctx.settings["t_range"])
+        x_t = process.add_noise(x0, rng.normal(ctx.keys, "eps", x0.shape[1:]), t)
+        inputs, augment = (x_t, t, y), ctx.batch.get("augment")
+        target, theirs = denoise(
+            teacher, ctx.frozen["teacher"], *inputs, augment=augment
+        )
+        x0_hat, ours = denoise(
+            student,
+            params["student"],
+            *inputs,
+            augment=augment,
+            dropout_keys=rng.stream(ctx.keys, "dropout"),
+        )
+        teacher_error = regression.mse_per_example(x0_hat, target)
+        x0_error = regression.mse_per_example(x0_hat, x0)
+        factor = regression.weight(weight, process.logsnr(t))
+        value = (factor * (teacher_error + task_weight * x0_error)).mean()
+        metrics = {"teacher_error": teacher_error.mean(), "x0_error": x0_error.mean()}
+        if distance is not None:
+            if "adapters" in trained:
+                ours = trained["adapters"].apply(params["adapters"], ours)
+            parts = [distance(a, b).mean() for a, b in zip(ours, theirs, strict=True)]
+            metrics["features"] = jnp.stack(parts).sum()
+            value = value + feature_weight * metrics["features"]
+        return value, Aux({"loss": value, **metrics})
+
+    return Method(
+        nets=trained,
+        frozen=("teacher",),
+        phases=(Phase("tsm", tuple(trained), loss),),
+        settings={"t_range": jnp.float32([process.t_min, process.t_max])},
+    )
+
+
+def _check_levels(name, student, teacher):
+    """[(student's channels, teacher's)] of each feature; their pixels must agree."""
+    for role, net in (("student", student), ("teacher", teacher)):
+        if net.with_features is None:
+            raise ConfigError(
+                f"features={name!r}: the {role} has none to compare;"
+                " set features='none'"
+            )
+    ours, theirs = _shapes(student), _shapes(teacher)
+    if [s[:-1] for s in ours] != [s[:-1] for s in theirs]:
+        raise ConfigError(
+            f"features={name!r}: compares level by level, and the student has levels of"
+            f" {[s[1] for s in ours]} pixels, the teacher of {[s[1] for s in theirs]};"
+            " give both as many levels, or set features='none'"
+        )
+    return [(a[-1], b[-1]) for a, b in zip(ours, theirs, strict=True)]
+
+
+def _shapes(net):
+    """The shapes of a denoiser's features for one image; nothing is computed."""
+    with_features: Any = net.with_features
+
+    def run(key):
+        x, t = jnp.zeros((1, *net.image_shape)), jnp.ones(1)
+        return with_features(net.init(key), x, t, jnp.zeros(1, jnp.int32))[1]
+
+    return [h.shape for h in jax.eval_shape(run, jax.random.key(0))]
+
+
+def _adapters(widths) -> Net:
+    """1x1 convolutions from a student's channels to the teacher's, where they differ.
+
+    Args:
+        widths: [(student's channels, teacher's)].
+    """
+    start = jax.nn.initializers.lecun_normal()
+
+    def init(key):
+        return {
+            f"level_{i}": {
+                "kernel": start(jax.random.fold_in(key, i), (ours, theirs)),
+                "bias": jnp.zeros(theirs),
+            }
+            for i, (ours, theirs) in enumerate(widths)
+            if ours != theirs
+        }
+
+    def apply(params, features) -> Any:
+        adapted = list(features)
+        for name, leaf in params.items():
+            i = int(name.removeprefix("level_"))
+            h = features[i].astype(jnp.float32)
+            adapted[i] = h @ leaf["kernel"] + leaf["bias"][None, None, None]
+        return adapted
+
+    return Net(init, apply)
