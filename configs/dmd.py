@@ -35,6 +35,7 @@ def get(
     num_steps: int,
     stages,
     models=("teacher", "student"),
+    **more,
 ):
     """The recipe `name`.
 
@@ -42,6 +43,7 @@ def get(
         stages: (tiny) -> the stages between the teacher and the evaluation, in order.
         num_steps: Of the teacher's Heun sampler, 2 N - 1 evaluations.
         models: What is evaluated.
+        more: Further sections, as `partition`.
 
     The others are those of the model and the data.
     """
@@ -77,4 +79,5 @@ def get(
         train=common.tiny_train() if tiny else dict(sample_every=5000),
         evaluate=dict(num_images=20 if tiny else 50_000, features="", weights=""),
         **begin,
+        **more,
     )

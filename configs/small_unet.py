@@ -4,7 +4,10 @@ Shared by Fashion-MNIST and CIFAR-10. The networks and lengths of the papers are
 recipes of size "full".
 """
 
-from configs import common, gdd
+from configs import common, gdd, o2mkd
+
+SHAPE = (32, 32, 3)
+CIFAR10 = dict(name="cifar10", path="", flip=True)
 
 
 def sections(tiny: bool, *, shape, data: dict) -> dict:
@@ -129,6 +132,33 @@ def cifar10(name: str, student: dict):
         evaluate=dict(kind="evaluate", models=("teacher", "teacher@1", "student")),
     )
     order = ("teacher", "student", "evaluate")
-    data = dict(name="cifar10", path="", flip=True)
-    parts = sections(tiny=False, shape=(32, 32, 3), data=data)
+    parts = sections(tiny=False, shape=SHAPE, data=CIFAR10)
     return common.config(name, order=order, stages=stages, **parts)
+
+
+def cifar10_o2mkd(name: str):
+    """The recipe `name` of O2MKD on CIFAR-10: students with half the channels."""
+    student = o2mkd.student(
+        tiny=False,
+        channels=8,
+        lr=1e-3,
+        batch_size=32,
+        num_steps=1000,
+        sampler=dict(num_steps=16, clip=True),
+    )
+    student["method"]["weight"] = "v_mse"  # of the teacher
+    student["optim"] = dict(
+        lr=1e-3, warmup_steps=50, schedule="cosine", ema_half_life=4000.0
+    )
+    stages = dict(
+        teacher=teacher(tiny=False),
+        student=student,
+        evaluate=dict(kind="evaluate", models=("teacher", "student")),
+    )
+    return common.config(
+        name,
+        order=("teacher", "student", "evaluate"),
+        stages=stages,
+        partition=dict(num_ranges=4),
+        **sections(tiny=False, shape=SHAPE, data=CIFAR10),
+    )

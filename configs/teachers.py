@@ -19,6 +19,7 @@ KNOWN = {
     "ddpm-cifar10-32": (HUB, "143 MB", "Apache-2.0"),
     "ddpm-church-256": (HUB, "455 MB", "Apache-2.0"),
     "ddpm-bedroom-256": (HUB, "455 MB", "Apache-2.0"),
+    "ddpm-celebahq-256": (HUB, "455 MB", "Apache-2.0"),
 }
 FOLDER = "teachers"
 

@@ -143,17 +143,17 @@ def _all_finite(tree):
 class SampleGrids:
     """Images of the student, below those of its teacher from the same noise.
 
-    With a partition the state holds all of its students, and each makes the images that
-    it owns.
+    With a partition the state on the mesh holds all of its students, and each makes the
+    images that it owns.
     """
 
     NUM, SEED = 20, 0
 
     def __init__(
-        self, job, stage, nets, process, spec, teacher, train, log, partition=None
+        self, job, stage, nets, process, spec, teacher, train, log, mesh, partition
     ):
         sampler = samplers.make(process=process, **spec["sampler"])
-        student = generate.Generator(nets["student"], sampler, job.mesh, partition)
+        student = generate.Generator(nets["student"], sampler, mesh, partition)
         keywords = {
             "seed": self.SEED,
             "labels": generate.cycled_labels(self.NUM, spec.get("num_classes", 0)),

@@ -11,8 +11,10 @@ import jax.numpy as jnp
 from kdiff_jax import build, interop, models, rng
 from kdiff_jax.build import Stage
 from kdiff_jax.data import batches as data_batches
+from kdiff_jax.diffusion.partition import Partition
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.files import write_atomically
+from kdiff_jax.models import channels
 from kdiff_jax.stages import Job, apart, finish, pairs, students
 from kdiff_jax.stages.best import Best
 from kdiff_jax.stages.hooks import Log, SampleGrids, Saver
@@ -55,7 +57,7 @@ def run(job: Job, stage: Stage) -> None:
     _check_given(stage, method, given, own)
     folder.mkdir(parents=True, exist_ok=True)
     about = {"spec": spec, "role": "student", "result": _stored(train["result"])}
-    alone = stacked and "partition" not in spec  # one student beside other jobs
+    alone = stacked and "partition" not in spec  # one student, beside other jobs
     if many:
         about |= {"alone": alone, "partition": many.partition.to_spec()}
         for line in many.partition.table().splitlines():
@@ -103,7 +105,11 @@ def run(job: Job, stage: Stage) -> None:
     ids = many.ids if many else None
     log = Log(folder, stage.name, train, first_step=step, students=ids)
     saver = Saver(checkpoints, train["save_minutes"])
-    grids = SampleGrids(job, stage, nets, process, spec, teacher, train, log)
+    # One student alone answers for all classes and times, as long as it trains.
+    owners = (Partition() if alone else many.partition) if many else None
+    grids = SampleGrids(
+        job, stage, nets, process, spec, teacher, train, log, mesh, owners
+    )
     best, hooks = None, []
     if train["result"] == "best":
         # Before the log, which then writes the score with the line of its step.
@@ -220,6 +226,9 @@ def networks(job: Job, stage: Stage):
     if teacher:
         nets["teacher"] = teacher.net
     given |= {role: model.params for role, model in loaded.items()}
+    if rule := stage.config.get("channels"):  # of a wider network, those it has
+        template = jax.eval_shape(student.init, jax.random.key(0))
+        given["student"] = channels.select(given["student"], template, rule)
     return nets, process, spec, given, teacher
 
 

@@ -1,0 +1,36 @@
+"""Four students of CIFAR-10's DDPM, each a quarter of the times: O2MKD.
+
+    python -m kdiff_jax.main --config=configs/cifar10_o2mkd.py --workdir=runs/o2mkd
+
+Zhang & Ma 2024, arXiv:2410.04191; see configs/o2mkd.py for what is inferred. Students
+of 64 channels, 8.95 M parameters and 1.60 GMAC a step for the teacher's 35.75 M and
+6.22 G [computed]. The teacher is google/ddpm-cifar10-32 at teachers/, read as it is.
+Hardware: a GPU for each student [inferred]. The paper's figures are unknown; the
+teacher's with 100 DDIM steps is FID 4.16 [secondary].
+
+Other numbers of students: --config.partition.num_ranges=8; one a job:
+--config.partition.only=K. `configs/cifar10_o2mkd.py:cpu` is for the small teacher of
+cifar10_progressive.py:cpu: --config.init.teacher=W/teacher
+"""
+
+from configs import common, o2mkd, small_unet, teachers
+
+SAMPLER = dict(num_steps=100, spacing="quadratic")
+
+
+def get_config(size: str = "full"):
+    common.check_size(size, ("full", "cpu", "tiny"))
+    if size == "cpu":
+        return small_unet.cifar10_o2mkd("cifar10_o2mkd_cpu")
+    return o2mkd.ddpm(
+        "cifar10_o2mkd",
+        size,
+        network=dict(dropout=0.1),
+        shape=(32, 32, 3),
+        sampler=SAMPLER,
+        data=dict(name="cifar10", path="", flip=True, use_labels=False),
+        begin=teachers.bring("ddpm-cifar10-32"),
+        teacher_lr=2e-4,
+        lr=2e-4,
+        batch_size=128,
+    )

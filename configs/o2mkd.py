@@ -1,0 +1,81 @@
+"""What the recipes of O2MKD (Zhang & Ma 2024, arXiv:2410.04191) share [inferred].
+
+One teacher, and several small students that each denoise a range of times: to the
+teacher's output, the data, and the teacher's features, beginning with channels of the
+teacher. Only abstract and introduction of the paper could be had: every number here is
+a reading of it, and results are ours, not the paper's.
+"""
+
+from configs import common, luhman
+
+
+def student(
+    tiny: bool,
+    *,
+    channels: int,
+    lr: float,
+    batch_size: int,
+    sampler: dict,
+    num_steps: int = 200_000,
+    **more,
+) -> dict:
+    """A stage of students with `channels` times the teacher's multiples."""
+    short = dict(num_steps=4, batch_size=8) if tiny else {}
+    network = dict(channels=4 if tiny else channels, dropout=0.0)
+    return dict(
+        method=dict(
+            name="tsm",
+            weight="snr",  # errors of eps
+            task_weight=1.0,
+            features="fitnet",
+            feature_weight=1e-2,
+        ),
+        model=dict(network=network),
+        init=dict(student="teacher"),
+        channels="even",
+        partition=True,
+        optim=dict(lr=lr, ema_decay=0.9999),
+        sampler=dict(name="ddim", **sampler) | (dict(num_steps=4) if tiny else {}),
+        train=dict(num_steps=num_steps, batch_size=batch_size, result="ema") | short,
+        **more,
+    )
+
+
+def ddpm(
+    name: str,
+    size: str,
+    *,
+    network: dict,
+    shape,
+    sampler: dict,
+    data: dict,
+    begin: dict,
+    teacher_lr: float,
+    lr: float,
+    batch_size: int,
+    channels: int = 64,
+    num_ranges: int = 4,
+):
+    """The recipe `name` from a DDPM."""
+    tiny = size == "tiny"
+    stages = dict(
+        student=student(
+            tiny, channels=channels, lr=lr, batch_size=batch_size, sampler=sampler
+        ),
+        evaluate=dict(kind="evaluate", models=("teacher", "student")),
+    )
+    order = ("student", "evaluate")
+    if tiny:
+        train = dict(num_steps=4, batch_size=8)
+        stages["teacher"] = luhman.teacher(tiny, lr=teacher_lr, train=train)
+        order, begin = ("teacher", *order), {}
+    return common.config(
+        name,
+        order=order,
+        stages=stages,
+        partition=dict(num_ranges=2 if tiny else num_ranges),
+        **begin,
+        **luhman.sections(
+            tiny, network=network, shape=shape, sampler=sampler, data=data
+        ),
+    )
