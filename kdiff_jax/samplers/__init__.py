@@ -1,7 +1,7 @@
 """Samplers: (denoise, z, y) -> x0. `make` knows them by the name of their file.
 
 A sampler is built once, with its time grid; the grid has a fixed length, and the
-network is compiled once inside one scan over it.
+network is compiled once inside one loop over it, see `walk`.
 """
 
 import importlib
@@ -10,6 +10,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from kdiff_jax import rng
 from kdiff_jax.diffusion.process import Process
@@ -21,9 +23,10 @@ class Sampler(NamedTuple):
 
     Attributes:
         sample: (denoise, z, y=None, *, keys=None, noise=None) -> x0. `denoise` is (x_t,
-            t[B], y[B]) -> x0_hat; `z` f32[B, H, W, C] ~ N(0, I), scaled inside. A
-            sampler that draws noise needs `keys`, Key[B], one per example, or `noise`,
-            a function i -> f32[B, H, W, C] of the step; the others ignore both.
+            t[B], y[B]) -> x0_hat, or `Ranges` of such; `z` f32[B, H, W, C] ~ N(0, I),
+            scaled inside. A sampler that draws noise needs `keys`, Key[B], one per
+            example, or `noise`, a function i -> f32[B, H, W, C] of the step; the others
+            ignore both.
         nfe: Network evaluations per image.
         name: The name given to `make`.
     """
@@ -31,6 +34,58 @@ class Sampler(NamedTuple):
     sample: Callable[..., Any]
     nfe: int
     name: str
+
+
+class Ranges(NamedTuple):
+    """A denoiser that is another one in each range of time.
+
+    Attributes:
+        at: i -> the denoiser of range i, an i32[] that may be traced.
+        range_of: f64[N] -> i32[N], the range of each time; of NumPy arrays.
+    """
+
+    at: Callable[[Any], Callable[..., Any]]
+    range_of: Callable[[np.ndarray], np.ndarray]
+
+
+def walk(body, carry, rows, times: np.ndarray, denoise):
+    """The last carry of body(denoise, carry, row) over the rows of a time grid.
+
+    With `Ranges` the outer one of two loops goes over runs of rows that have one range,
+    so that each range's weights are taken once for a batch, in order, and the network
+    is still compiled once.
+
+    Args:
+        body: One network evaluation.
+        carry: Before the first row.
+        rows: Tree of arrays [N, ...].
+        times: f64[N] that the network is asked at, known on the host.
+        denoise: A denoiser or `Ranges`.
+    """
+    if not isinstance(denoise, Ranges):
+        walked, _ = jax.lax.scan(
+            lambda c, row: (body(denoise, c, row), None), carry, rows
+        )
+        return walked
+    ranges = np.asarray(denoise.range_of(times))
+    firsts = np.flatnonzero(np.diff(ranges, prepend=-1))
+    runs = jnp.stack(
+        [ranges[firsts], firsts, np.append(firsts[1:], len(ranges))],
+        dtype=jnp.int32,
+        axis=1,
+    )
+
+    def over_run(carry, run):
+        here, first, end = run
+        owner = denoise.at(here)
+
+        def at_row(i, carry):
+            return body(owner, carry, jax.tree.map(lambda row: row[i], rows))
+
+        return jax.lax.fori_loop(first, end, at_row, carry), None
+
+    walked, _ = jax.lax.scan(over_run, carry, runs)
+    return walked
 
 
 def step_noise(keys, noise, z) -> Callable[[Any], Any]:

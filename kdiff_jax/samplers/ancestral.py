@@ -3,14 +3,13 @@
 Ho et al. 2020, arXiv:2006.11239; Salimans & Ho 2022, arXiv:2202.00512, Eq. 3 to 5.
 """
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kdiff_jax.diffusion import grids
 from kdiff_jax.diffusion.process import Process, left
 from kdiff_jax.errors import ConfigError
-from kdiff_jax.samplers import Sampler, step_noise
+from kdiff_jax.samplers import Sampler, step_noise, walk
 
 
 def make(
@@ -40,7 +39,7 @@ def make(
     def sample(denoise, z, y=None, *, keys=None, noise=None):
         draw = step_noise(keys, noise, z)
 
-        def body(carry, now):
+        def body(denoise, carry, now):
             x_t, _ = carry
             t, s, i = now
             t, s = jnp.full(len(z), t), jnp.full(len(z), s)
@@ -48,12 +47,12 @@ def make(
             if clip:
                 x0_hat = jnp.clip(x0_hat, -clip, clip)
             x_s = step(process, x_t, x0_hat, t, s, draw(i), variance=variance)
-            return (x_s, x0_hat), None
+            return x_s, x0_hat
 
         x = process.z_scale * z
         times = jnp.asarray(grid, z.dtype)
         over = (times[:-1], times[1:], jnp.arange(num_steps))
-        (_, x0_hat), _ = jax.lax.scan(body, (x, jnp.zeros_like(x)), over)
+        _, x0_hat = walk(body, (x, jnp.zeros_like(x)), over, grid[:-1], denoise)
         return x0_hat
 
     return Sampler(sample, nfe=num_steps, name="ancestral")

@@ -3,7 +3,6 @@
 Song et al. 2021, arXiv:2010.02502; in continuous time Salimans & Ho 2022.
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -11,7 +10,7 @@ from jaxtyping import Array, Float
 from kdiff_jax.diffusion import grids
 from kdiff_jax.diffusion.process import Process, left
 from kdiff_jax.errors import ConfigError
-from kdiff_jax.samplers import Sampler, step_noise
+from kdiff_jax.samplers import Sampler, step_noise, walk
 
 
 def make(
@@ -63,7 +62,7 @@ def make(
     def sample(denoise, z, y=None, *, keys=None, noise=None):
         draw = step_noise(keys, noise, z) if eta else lambda i: jnp.zeros_like(z)
 
-        def body(carry, now):
+        def body(denoise, carry, now):
             x_t, _ = carry
             t, s, i = now
             t, s = jnp.full(len(z), t), jnp.full(len(z), s)
@@ -72,12 +71,12 @@ def make(
                 x0_hat = jnp.clip(x0_hat, -clip, clip)
                 x0_eps = x0_hat if clip_eps else x0_eps
             x_s = step(process, x_t, x0_hat, t, s, draw(i), eta=eta, x0_eps=x0_eps)
-            return (x_s, x0_hat), None
+            return x_s, x0_hat
 
         times = jnp.asarray(grid[:-1], z.dtype)
         x = (process.sigma(times[0]) if start_at_sigma else process.z_scale) * z
         over = (times, jnp.asarray(goals, z.dtype), jnp.arange(num_steps))
-        (x_s, x0_hat), _ = jax.lax.scan(body, (x, jnp.zeros_like(x)), over)
+        x_s, x0_hat = walk(body, (x, jnp.zeros_like(x)), over, grid[:-1], denoise)
         # At the data this is x0_hat also where sigma there is not quite 0.
         return x0_hat if to_data else x_s
 

@@ -3,12 +3,11 @@
 Lu et al. 2022, arXiv:2211.01095, Algorithm 2.
 """
 
-import jax
 import jax.numpy as jnp
 
 from kdiff_jax.diffusion import grids
 from kdiff_jax.diffusion.process import Process
-from kdiff_jax.samplers import Sampler
+from kdiff_jax.samplers import Sampler, walk
 
 
 def make(
@@ -56,13 +55,13 @@ def make(
         if end_at_data or num_steps < 15:
             weight = weight.at[-1].set(0)  # h may be infinite there
 
-        def body(carry, now):
+        def body(denoise, carry, now):
             x_t, before = carry
             x0_hat = denoise(x_t, jnp.full(len(z), now["t"]), y)
             if clip:
                 x0_hat = jnp.clip(x0_hat, -clip, clip)
             slope = x0_hat + now["weight"] * (x0_hat - before)
-            return (now["keep"] * x_t + now["go"] * slope, x0_hat), None
+            return now["keep"] * x_t + now["go"] * slope, x0_hat
 
         x = process.z_scale * z
         rows = dict(
@@ -71,7 +70,7 @@ def make(
             keep=sigma[1:] / sigma[:-1],
             go=-alpha[1:] * jnp.expm1(-h),
         )
-        (x_s, x0_hat), _ = jax.lax.scan(body, (x, jnp.zeros_like(x)), rows)
+        x_s, x0_hat = walk(body, (x, jnp.zeros_like(x)), rows, grid[:-1], denoise)
         return x0_hat if end_at_data else x_s
 
     return Sampler(sample, nfe=num_steps, name="dpm_solver")

@@ -4,14 +4,13 @@ Karras et al. 2022, arXiv:2206.00364, Algorithms 1 and 2. A variance-preserving 
 is integrated as x / alpha with the noise level sigma / alpha.
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from kdiff_jax.diffusion import grids
 from kdiff_jax.diffusion.process import Process
 from kdiff_jax.errors import ConfigError
-from kdiff_jax.samplers import Sampler, step_noise
+from kdiff_jax.samplers import Sampler, step_noise, walk
 
 
 def make(
@@ -58,7 +57,7 @@ def make(
         raised = raised_grid  # rounded, where the network knows few levels
     spread = S_noise * np.sqrt(raised**2 - clean**2)
 
-    # One scan over evaluations, not steps, so that the network is compiled once. The
+    # One walk over evaluations, not steps, so that the network is compiled once. The
     # even ones predict from the raised level, the odd ones correct at the next level.
     evaluation = np.arange(2 * num_steps - 1, dtype=np.int32)
     i, correct = evaluation // 2, evaluation % 2 == 1
@@ -74,7 +73,7 @@ def make(
     def sample(denoise, z, y=None, *, keys=None, noise=None):
         draw = step_noise(keys, noise, z) if S_churn else lambda i: jnp.zeros_like(z)
 
-        def body(carry, now):
+        def body(denoise, carry, now):
             x, start, first, _ = carry
             t = jnp.full(len(z), now["t"])
             x0_hat = denoise(process.alpha(t[0]) * x, t, y)
@@ -82,12 +81,8 @@ def make(
             predicted = x + now["move"] * slope
             corrected = start + now["move"] * (first + slope) / 2
             corrected += now["spread"] * draw(now["step"])
-            return (
-                jnp.where(now["correct"], corrected, predicted),
-                x,
-                slope,
-                x0_hat,
-            ), None
+            moved = jnp.where(now["correct"], corrected, predicted)
+            return moved, x, slope, x0_hat
 
         x = process.z_scale * z / process.alpha(jnp.asarray(grid[0], z.dtype))
         x += spread[0] * draw(0)
@@ -96,7 +91,7 @@ def make(
             for name, row in over.items()
         }
         zero = jnp.zeros_like(x)
-        (_, _, _, x0_hat), _ = jax.lax.scan(body, (x, zero, zero, zero), rows)
+        *_, x0_hat = walk(body, (x, zero, zero, zero), rows, over["t"], denoise)
         return x0_hat
 
     return Sampler(sample, nfe=2 * num_steps - 1, name="heun")

@@ -12,7 +12,7 @@ import numpy as np
 from kdiff_jax.diffusion import grids
 from kdiff_jax.diffusion.process import Process
 from kdiff_jax.errors import ConfigError
-from kdiff_jax.samplers import Sampler, step_noise
+from kdiff_jax.samplers import Sampler, step_noise, walk
 
 
 def make(
@@ -41,11 +41,14 @@ def make(
         else:
             draw = lambda i: jnp.zeros_like(z)  # noqa: E731
 
-        def call(x_t, t):
-            return denoise(x_t, t, y)
+        def body(denoise, carry, now):
+            x_t, _ = carry
+            return _move(lambda x_t, t: denoise(x_t, t, y), x_t, now, draw, process)
 
-        _, x0_hat = path(call, scale * z, grid, draw, process=process)
-        return x0_hat[-1]
+        x = scale * z
+        rows = _rows(grid, x)
+        _, x0_hat = walk(body, (x, jnp.zeros_like(x)), rows, grid[:-1], denoise)
+        return x0_hat
 
     return Sampler(sample, nfe=num_steps, name="renoise")
 
@@ -117,12 +120,21 @@ def path(denoise, x, times, draw, *, process: Process):
     """
 
     def body(x_t, now):
-        t, s, i = now
-        x0_hat = denoise(x_t, jnp.full(len(x), t))
-        x_s = process.add_noise(x0_hat, draw(i), jnp.full(len(x), s))
+        x_s, x0_hat = _move(denoise, x_t, now, draw, process)
         return x_s, (x_t, x0_hat)
 
-    times = jnp.asarray(times, x.dtype)
-    over = (times[:-1], times[1:], jnp.arange(len(times) - 1))
-    last, (x_t, x0_hat) = jax.lax.scan(body, x, over)
+    last, (x_t, x0_hat) = jax.lax.scan(body, x, _rows(times, x))
     return jnp.concatenate([x_t, last[None]]), x0_hat
+
+
+def _rows(times, x):
+    """(t, s, i) of every move, of x's type."""
+    times = jnp.asarray(times, x.dtype)
+    return times[:-1], times[1:], jnp.arange(len(times) - 1)
+
+
+def _move(denoise, x_t, row, draw, process: Process):
+    """(x_s, x0_hat): predicts x0 and noises it to the next time."""
+    t, s, i = row
+    x0_hat = denoise(x_t, jnp.full(len(x_t), t))
+    return process.add_noise(x0_hat, draw(i), jnp.full(len(x_t), s)), x0_hat
