@@ -238,7 +238,7 @@ def _borders(process, num_ranges, spacing):
         inner = np.round(u * num_times) - 1  # the last index of each range
     else:
         inner = np.asarray(process.time(jnp.asarray(u, jnp.float32)))
-    borders = (lo, *np.float32(inner).tolist(), hi)
+    borders = (lo, *np.asarray(inner, np.float32).tolist(), hi)
     if (np.diff(borders) <= 0).any():
         raise ConfigError(
             f"num_ranges={num_ranges}: a range would own no time of this process;"

@@ -1,0 +1,94 @@
+"""A narrower network's first parameters, out of a wider one's channels."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kdiff_jax.errors import CheckpointError, ConfigError
+from kdiff_jax.models.labels import LAYERS
+from kdiff_jax.types import Params
+
+RULES = ("even", "first")
+# Layers whose output has q, k and v in turns, the fastest: "edm_layers".
+ALTERNATING = "qkv"
+
+
+def select(params: Params, template: Params, rule: str = "even") -> Params:
+    """The parameters of the narrower network, leaf by leaf.
+
+    "even" takes, along every axis that differs, index floor(i C_wide / C_narrow) as its
+    i-th. Where the ratio is the same everywhere (networks that differ in `channels`
+    alone), no leaf needs to know another: in a concatenation of h and a skip the second
+    half starts at C_wide / 2, and is chosen like the skip itself; so do scale and shift
+    of an embedding, sine and cosine of a time. Each group of a norm, if there are as
+    many, loses as large a part, and a time's frequencies keep their places between the
+    highest and the lowest. "first" takes the first channels; for comparison.
+
+    A kernel that sums over fewer inputs is multiplied by C_wide / C_narrow, which is
+    exact if the channels left out are copies of those that stay.
+
+    Args:
+        params: Of the wide network.
+        template: Of the narrow network: arrays, or shapes as `jax.eval_shape` gives.
+        rule: "even" or "first".
+
+    Raises:
+        CheckpointError: Names the first leaf where the networks differ in more than
+            their widths.
+        ConfigError: If there is no such rule.
+    """
+    if rule not in RULES:
+        raise ConfigError(f"rule={rule!r}: unknown; choose one of {RULES}")
+    wide, _ = jax.tree_util.tree_flatten_with_path(params)
+    wide = {path: leaf for path, leaf in wide}
+    narrow, structure = jax.tree_util.tree_flatten_with_path(template)
+    for path in [*wide, *(path for path, _ in narrow)]:
+        if path not in wide or path not in dict(narrow):
+            owner = "wide" if path in wide else "narrow"
+            raise _refusal(path, f"is in the {owner} network alone")
+    leaves = [_selected(path, wide[path], leaf.shape, rule) for path, leaf in narrow]
+    return jax.tree_util.tree_unflatten(structure, leaves)
+
+
+def _selected(path, leaf, shape, rule):
+    leaf = jnp.asarray(leaf)
+    if len(leaf.shape) != len(shape):
+        raise _refusal(path, f"has the shapes {leaf.shape} and {shape}")
+    layer, kind = (str(getattr(key, "key", key)) for key in path[-2:])
+    is_kernel = kind == "kernel"
+    inputs = _input_axes(layer, len(shape)) if is_kernel else ()
+    fixed = range(2) if is_kernel and len(shape) == 4 else ()  # pixels
+    fixed = (0,) if is_kernel and layer in LAYERS else fixed  # classes
+    gain = 1.0
+    for axis, (many, few) in enumerate(zip(leaf.shape, shape, strict=True)):
+        if many == few:
+            continue
+        if few > many or axis in fixed:
+            raise _refusal(path, f"has the shapes {leaf.shape} and {shape}")
+        parts = 3 if layer == ALTERNATING and axis not in inputs else 1
+        index = _index(many // parts, few // parts, rule)
+        index = (parts * index[:, None] + np.arange(parts)[None]).ravel()
+        leaf = jnp.take(leaf, index, axis=axis)
+        gain *= many / few if axis in inputs else 1.0
+    return leaf if gain == 1 else leaf * gain
+
+
+def _index(many, few, rule):
+    return np.arange(few) * many // few if rule == "even" else np.arange(few)
+
+
+def _input_axes(layer, ndim) -> tuple[Any, ...]:
+    """The axes of a kernel that its layer sums over, by the names of the networks."""
+    if ndim == 3:  # heads are an axis: the sum is over them at the end of an attention
+        return (0, 1) if layer == "proj_out" else (0,)
+    return (ndim - 2,)
+
+
+def _refusal(path, why):
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    return CheckpointError(
+        f"{name}: {why}; channels can be selected for a network that is narrower and"
+        " otherwise the same, or start it from random numbers"
+    )
