@@ -3,7 +3,6 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from kdiff_jax.errors import CheckpointError, ConfigError
@@ -30,7 +29,7 @@ def select(params: Params, template: Params, rule: str = "even") -> Params:
     exact if the channels left out are copies of those that stay.
 
     Args:
-        params: Of the wide network.
+        params: Of the wide network, NumPy or JAX arrays; so are the results.
         template: Of the narrow network: arrays, or shapes as `jax.eval_shape` gives.
         rule: "even" or "first".
 
@@ -41,19 +40,18 @@ def select(params: Params, template: Params, rule: str = "even") -> Params:
     """
     if rule not in RULES:
         raise ConfigError(f"rule={rule!r}: unknown; choose one of {RULES}")
-    wide, _ = jax.tree_util.tree_flatten_with_path(params)
-    wide = {path: leaf for path, leaf in wide}
-    narrow, structure = jax.tree_util.tree_flatten_with_path(template)
-    for path in [*wide, *(path for path, _ in narrow)]:
-        if path not in wide or path not in dict(narrow):
+    wide = dict(jax.tree_util.tree_flatten_with_path(params)[0])
+    leaves, structure = jax.tree_util.tree_flatten_with_path(template)
+    narrow = dict(leaves)
+    for path in [*wide, *narrow]:
+        if path not in wide or path not in narrow:
             owner = "wide" if path in wide else "narrow"
             raise _refusal(path, f"is in the {owner} network alone")
-    leaves = [_selected(path, wide[path], leaf.shape, rule) for path, leaf in narrow]
-    return jax.tree_util.tree_unflatten(structure, leaves)
+    chosen = [_selected(path, wide[path], leaf.shape, rule) for path, leaf in leaves]
+    return jax.tree_util.tree_unflatten(structure, chosen)
 
 
 def _selected(path, leaf, shape, rule):
-    leaf = jnp.asarray(leaf)
     if len(leaf.shape) != len(shape):
         raise _refusal(path, f"has the shapes {leaf.shape} and {shape}")
     layer, kind = (str(getattr(key, "key", key)) for key in path[-2:])
@@ -70,7 +68,7 @@ def _selected(path, leaf, shape, rule):
         parts = 3 if layer == ALTERNATING and axis not in inputs else 1
         index = _index(many // parts, few // parts, rule)
         index = (parts * index[:, None] + np.arange(parts)[None]).ravel()
-        leaf = jnp.take(leaf, index, axis=axis)
+        leaf = leaf.take(index, axis=axis)
         gain *= many / few if axis in inputs else 1.0
     return leaf if gain == 1 else leaf * gain
 

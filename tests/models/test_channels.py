@@ -12,7 +12,10 @@ from kdiff_jax import models
 from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.models import channels
 
-each_network = pytest.mark.parametrize("name", models.names())
+# The toy `mlp` is for points of the plane.
+each_network = pytest.mark.parametrize(
+    "name", [name for name in models.names() if name != "mlp"]
+)
 
 
 def repeat(leaf, shape, path):
@@ -60,7 +63,7 @@ def widths(name):
 @each_network
 @pytest.mark.parametrize("rule", ["even", "first"])
 def test_the_same_width_changes_nothing(name, rule):
-    params = tiny.params(name)
+    params = jax.tree.map(np.asarray, tiny.params(name))
     found = channels.select(params, tiny.shapes(tiny.module(name)), rule)
     chex.assert_trees_all_equal(found, params)
 

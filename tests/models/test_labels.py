@@ -9,7 +9,10 @@ from kdiff_jax import models
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.models.labels import class_rows
 
-each_network = pytest.mark.parametrize("name", models.names())
+# The toy `mlp` is for points of the plane.
+each_network = pytest.mark.parametrize(
+    "name", [name for name in models.names() if name != "mlp"]
+)
 
 
 @each_network
