@@ -69,7 +69,7 @@ PARTITION = {
     "embeddings": "",  # .npy of [classes, D], for "kmeans", "pca"; "": the teacher's
     "num_ranges": 1,  # of the time
     "spacing": "even",
-    "only": config_dict.placeholder(int),  # one student, beside other jobs
+    # and "only": the one student to train, beside other jobs; None for all
 }
 
 
@@ -120,7 +120,9 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
             section["method"] = {**_defaults(function), **section["method"]}
         stages[key] = section
     if "partition" in config:
-        config = {**config, "partition": {**PARTITION, **config["partition"]}}
+        # A placeholder is a reference: each config has its own.
+        free = {**PARTITION, "only": config_dict.placeholder(int)}
+        config = {**config, "partition": {**free, **config["partition"]}}
     return {
         "cpu_devices": 1,  # a CPU taken for so many devices, see `command.split_cpu`
         **config,

@@ -13,6 +13,8 @@ SHARED = {
         "edm_student",
         "gdd",
         "luhman",
+        "msd",
+        "o2mkd",
         "progressive_paper",
         "small_unet",
     ),

@@ -17,7 +17,7 @@ from kdiff_jax.errors import ConfigError
 MAX_IN_MEMORY = 2 * 2**30
 
 # Every source is a module of this package with `load(**keywords) -> Images`.
-SOURCES = ("digits", "synthetic", "npz", "folder", "edm_zip", "tfds")
+SOURCES = ("digits", "synthetic", "mixture", "npz", "folder", "edm_zip", "tfds")
 # Names of tensorflow-datasets that need no prefix "tfds:".
 TFDS_NAMES = (
     "celeb_a",
@@ -69,8 +69,8 @@ def load(
     """The set of this name.
 
     Args:
-        name: `digits`, `synthetic`, `npz`, `folder`, `edm_zip`, one of TFDS_NAMES,
-            or "tfds:NAME".
+        name: `digits`, `synthetic`, `mixture`, `npz`, `folder`, `edm_zip`, one of
+            TFDS_NAMES, or "tfds:NAME".
         path: The file or folder of `npz`, `folder`, `edm_zip`; the data_dir of tfds.
         split: Which part of the set, in the words of the set itself.
         size: Side in pixels that images are cropped and resized to; None keeps them.

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -56,7 +57,10 @@ def load(
             f"{stage / STAGE} is not a stage's: {error!r}; run the stage again, which"
             " writes it"
         ) from error
-    return spec, _newest(stage, steps, prefix)
+    params = _newest(stage, steps, prefix)
+    if about.get("alone"):  # one of several students, with an axis of length 1
+        params = jax.tree.map(lambda x: x[0], params)
+    return spec, params
 
 
 def role(stage: pathlib.Path, name: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One module per denoising network; the module's name, `*_unet`, is the network's name.
+"""One module per denoising network; the module's name is the network's name.
 
 All are called alike, on images and what the family's embedding reads (`c_noise`):
 
@@ -11,6 +11,7 @@ name              network                                    c_noise
 ``iddpm_unet``    Salimans & Ho 2022, "unet_iddpm"           logsnr in [-20, 20]
 ``song_unet``     DDPM++ and NCSN++ of Karras et al. 2022    c_noise of its Table 1
 ``adm_unet``      Dhariwal & Nichol's, in Karras et al.      c_noise of its Table 1
+``mlp``           a few layers, for points of the plane      c_noise of EDM
 ================  =========================================  =========================
 
 `y` is i32[B]; None, or -1, is no label. Dropout is active if and only if one typed key
@@ -20,7 +21,6 @@ features of the encoder in place of F, `method="with_features"` F and all featur
 
 import importlib
 import inspect
-import pkgutil
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -31,14 +31,19 @@ from kdiff_jax.types import Params
 
 # Raise a network's number when the same parameters come to mean another function:
 # models of another number are refused.
-REVISIONS = {"ddpm_unet": 1, "iddpm_unet": 1, "song_unet": 1, "adm_unet": 1}
+REVISIONS = {
+    "ddpm_unet": 1,
+    "iddpm_unet": 1,
+    "song_unet": 1,
+    "adm_unet": 1,
+    "mlp": 1,
+}
 BUFFERS = (jax.tree_util.DictKey("freqs"),)  # loaded, saved, never trained
 
 
 def names() -> list[str]:
-    """The networks that exist: the `*_unet` modules of this package."""
-    modules = [module.name for module in pkgutil.iter_modules(__path__)]
-    return sorted(name for name in modules if name.endswith("_unet"))
+    """The networks that exist."""
+    return sorted(REVISIONS)
 
 
 def make(name: str, **keywords) -> nn.Module:

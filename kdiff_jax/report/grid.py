@@ -24,7 +24,8 @@ def image_grid(
     """Images row by row on white, enlarged by repeating pixels.
 
     Args:
-        images: uint8; the last row is filled up with white.
+        images: uint8; the last row is filled up with white. Of one pixel with two
+            channels, points of the plane, each is drawn as a dot in its place.
         num_cols: Images a row.
         pad: White pixels around each image.
         scale: How often each pixel is repeated; None: until a tile has 48 pixels.
@@ -101,7 +102,12 @@ def save_png(path: str | os.PathLike, image: UInt8[np.ndarray, "h w C"]) -> None
 
 
 def _check(images, num_cols, pad, scale):
-    if images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape:
+    points = images.shape[1:] == (1, 1, 2)
+    if (
+        images.ndim != 4
+        or images.shape[-1] not in (1, 3, 2 * points)
+        or not images.size
+    ):
         raise ValueError(
             f"images={images.shape}: shape must be (N, H, W, C) with N > 0 and C 1 or 3"
         )
@@ -113,9 +119,20 @@ def _check(images, num_cols, pad, scale):
 
 
 def _tiles(images, scale):
+    if images.shape[-1] == 2:
+        return _dots(images[:, 0, 0])
     if scale is None:
         scale = -(-MIN_TILE // min(images.shape[1:3]))
     return images.repeat(scale, axis=1).repeat(scale, axis=2)
+
+
+def _dots(points):
+    """uint8[N, s, s, 1]: each point (x, y), 0 to 255, as 3x3 pixels; y goes up."""
+    tiles = np.full((len(points), MIN_TILE, MIN_TILE, 1), 224, np.uint8)
+    for tile, (x, y) in zip(tiles, points.astype(int), strict=True):
+        column, row = (1 + v * (MIN_TILE - 3) // 255 for v in (x, 255 - y))
+        tile[row - 1 : row + 2, column - 1 : column + 2] = 0
+    return tiles
 
 
 def _rgb(image):

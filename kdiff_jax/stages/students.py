@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from kdiff_jax import models
 from kdiff_jax.build import Stage
 from kdiff_jax.data import batches as data_batches
 from kdiff_jax.data.students import StudentBatches
 from kdiff_jax.diffusion import partition as partitions
 from kdiff_jax.diffusion.partition import Partition
 from kdiff_jax.errors import CheckpointError, ConfigError
+from kdiff_jax.models.labels import class_rows
 from kdiff_jax.stages import Job
 from kdiff_jax.train import parallel
 
@@ -134,7 +134,7 @@ def _embeddings(path: str, teacher, num_classes: int) -> np.ndarray:
                 "partition.embeddings='': the rows of the classes are the teacher's,"
                 " and there is none; give a .npy file of [classes, D]"
             )
-        return np.asarray(models.class_rows(teacher.params, num_classes))
+        return class_rows(teacher.params, num_classes)
     try:
         return np.load(pathlib.Path(path), allow_pickle=False)
     except (OSError, ValueError) as error:

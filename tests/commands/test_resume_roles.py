@@ -16,7 +16,11 @@ from kdiff_jax.report import metrics_log
 
 RECIPE = pathlib.Path(__file__).parent / "several_roles.py"
 NUM_STEPS = 24
-ROLES = {"gdd": {"student", "disc"}, "dmd2": {"student", "fake_score", "disc"}}
+ROLES = {
+    "gdd": {"student", "disc"},
+    "dmd2": {"student", "fake_score", "disc"},
+    "many": {"student", "fake_score"},  # two of each
+}
 
 
 def arguments(workdir):

@@ -1,0 +1,43 @@
+"""A network on points: images of one pixel, for toys in the plane."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from kdiff_jax.errors import ConfigError
+from kdiff_jax.models import layers
+from kdiff_jax.models.network import Network
+
+
+class Mlp(Network):
+    """Dense layers with silu on x, sines of c_noise and the label.
+
+    Attributes:
+        channels: Of every hidden layer.
+        num_blocks: Hidden layers.
+        channel_mult, attn_resolutions: Of U-Nets; one level, no attention.
+    """
+
+    channels: int = 64
+    channel_mult: tuple[int, ...] = (1,)
+    num_blocks: int = 3
+    attn_resolutions: tuple[int, ...] = ()
+
+    @nn.compact
+    def trunk(self, x, c_noise, rows, augment, keys):
+        del augment, keys
+        if x.shape[1:3] != (1, 1) or self.dropout or self.augment_dim:
+            raise ConfigError(
+                f"images of {x.shape[1]}x{x.shape[2]}: 'mlp' is for points, images of"
+                " one pixel, without dropout and augmentation; take a U-Net"
+            )
+        # EDM's c_noise is small; 20 of it turn the slowest sine by half a turn or so.
+        times = layers.sinusoid(20 * c_noise, 32)
+        h = jnp.concatenate([x[:, 0, 0], times, rows], axis=-1)
+        for i in range(self.num_blocks):
+            h = nn.silu(nn.Dense(self.channels, dtype=self.dtype, name=f"dense_{i}")(h))
+        out = nn.Dense(self.out_channels, name="dense_out")(h)
+        features = [h[:, None, None]] * 2
+        return out[:, None, None], features, features[:1]
+
+
+make = Mlp
