@@ -30,6 +30,7 @@ SIZE = flags.DEFINE_integer(
 )
 SAMPLER = flags.DEFINE_string("sampler", None, "The model's own; default: the file's.")
 STEPS = flags.DEFINE_integer("num_steps", None, "Of the sampler.", lower_bound=1)
+STUDENT = flags.DEFINE_integer("student", None, "One of many, to be written alone.")
 
 
 def main() -> None:
@@ -49,7 +50,14 @@ def main() -> None:
         num_steps=STEPS.value,
     )
     try:
-        lines = convert.run(source, output, TARGET.value, family=family, facts=facts)
+        lines = convert.run(
+            source,
+            output,
+            TARGET.value,
+            family=family,
+            facts=facts,
+            student=STUDENT.value,
+        )
     except OSError as error:
         where = error.filename or output
         raise ConfigError(f"{where}: {error.strerror}") from error

@@ -63,10 +63,14 @@ def main() -> None:
         "sampler": sampler.name,
         "nfe": sampler.nfe,
         "num_params": model.num_params,
+        "num_students": model.num_students,
+        "num_params_total": model.num_params * model.num_students,
+        "macs": measure.macs(model.net),
         "num_images": NUM.value,
         "seed": SEED.value,
         "metrics": {extractors.metric_name(features): distance},
         "images_per_second": found.images_per_second,
+        "latency_ms": found.latency_ms,
         "seconds": time.monotonic() - began,
     }
     if jax.process_index() != 0:

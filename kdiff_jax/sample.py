@@ -23,6 +23,9 @@ SEED = flags.DEFINE_integer("seed", 0, "Image i of a seed is always the same.")
 LABELS = flags.DEFINE_string(
     "labels", None, "Classes, as 3 or 0,1,2 or 0-4, repeated; default: all in turn."
 )
+STUDENT = flags.DEFINE_integer(
+    "student", None, "One of many, alone; default: each makes what it owns."
+)
 BATCH = flags.DEFINE_integer("batch_size", 250, "Images a call.", lower_bound=1)
 
 
@@ -38,7 +41,14 @@ def main() -> None:
     from kdiff_jax import interop
 
     model = interop.load(checkpoint)
-    labels = parse_labels(LABELS.value, NUM.value, model.num_classes)
+    wanted = LABELS.value
+    if STUDENT.value is not None:
+        alone = model.student(STUDENT.value)
+        if wanted is None and model.num_classes:
+            owned = model.partition.labels(STUDENT.value, model.num_classes)
+            wanted = ",".join(map(str, owned))
+        model = alone
+    labels = parse_labels(wanted, NUM.value, model.num_classes)
     images = sample_images(model, labels)
     if jax.process_index() == 0:
         try:
@@ -54,13 +64,9 @@ def sample_images(model, labels) -> np.ndarray:
 
     mesh = parallel.make_mesh()
     sampler = model.sampler(SAMPLER.value, STEPS.value)
-    make = generate.make_generator(
-        model.net, sampler, image_shape=model.image_shape, mesh=mesh
-    )
+    make = generate.of_model(model, sampler, mesh=mesh)
     size = min(BATCH.value, len(labels))
-    return generate.images(
-        make, model.params, seed=SEED.value, labels=labels, batch_size=size, mesh=mesh
-    )
+    return make.images(model.params, seed=SEED.value, labels=labels, batch_size=size)
 
 
 def parse_labels(text: str | None, num: int, num_classes: int) -> np.ndarray:

@@ -8,6 +8,8 @@ from typing import Any
 
 from kdiff_jax import __version__, models, samplers
 from kdiff_jax.diffusion import process as processes
+from kdiff_jax.diffusion.partition import Partition
+from kdiff_jax.errors import ConfigError
 from kdiff_jax.interop import diffusers_export, foreign, model, safetensors_export
 from kdiff_jax.interop.source import Facts
 
@@ -22,6 +24,7 @@ def run(
     *,
     family: str | None = None,
     facts: dict[str, Any] | None = None,
+    student: int | None = None,
 ) -> list[str]:
     """Writes `output`; returns what there is to say, one line each.
 
@@ -31,6 +34,7 @@ def run(
         target: "kdiff" (a model folder), "diffusers" or "safetensors".
         family: See `foreign.read`.
         facts: Those of `Facts`.
+        student: One of many, to be written alone.
 
     Raises:
         CheckpointError: If the source cannot be read, or the target cannot hold it.
@@ -38,8 +42,14 @@ def run(
     said = Facts(**(facts or {}))
     source = model.located(source)
     ours = source.is_dir() and not foreign.is_foreign(source)
+    if student is not None and not ours:
+        raise ConfigError(
+            f"student={student}: is for a model folder of many students; leave it out"
+        )
     if ours or target != "kdiff":
         loaded = _ours(source, said) if ours else model.load(source, family, said)
+        if student is not None:
+            loaded = loaded.student(student)
         _check_sampler(loaded.spec)
         if target == "kdiff":
             text = card(loaded.spec, ())
@@ -91,6 +101,9 @@ def card(spec: Mapping[str, Any], assumed) -> str:
         "images": f"{height}x{width}, {channels} channels, in [-1, 1]",
         "classes": spec["num_classes"] or "none",
     }
+    if spec.get("partition") is not None:
+        owners = Partition.from_spec(spec["partition"]).table()
+        rows["students"] = "<br>".join(owners.splitlines())
     if source:
         rows["source"] = f"{source['file']} ({source['family']})"
         rows["sha256 of the source"] = source["sha256"]

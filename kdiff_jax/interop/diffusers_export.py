@@ -74,6 +74,7 @@ def save(folder, model, *, num_steps: int | None = None) -> pathlib.Path:
         CheckpointError: If diffusers cannot express the network or the sampler. One
             line; nothing is written.
     """
+    model.check_alone("diffusers")
     spec = model.spec
     leaves = {k: lazy.of(np.asarray(v)) for k, v in flatten(model.params).items()}
     config = network_config(spec)

@@ -3,6 +3,9 @@
 The config is the model's spec: a dict of plain values from which the network, its
 preconditioning and its process are built, so that loading executes no code. Checkpoints
 of other projects are read through `foreign`, into the same thing.
+
+Many students of one teacher are one model: the spec has their partition, and all leaves
+a leading axis of students.
 """
 
 import dataclasses
@@ -20,7 +23,8 @@ import numpy as np
 
 from kdiff_jax import __version__, denoiser, models, samplers
 from kdiff_jax.diffusion import process as processes
-from kdiff_jax.diffusion.process import Process
+from kdiff_jax.diffusion.partition import Partition
+from kdiff_jax.diffusion.process import Process, left
 from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.files import write_atomically
 from kdiff_jax.interop import foreign, lazy, tensors, training
@@ -37,13 +41,14 @@ WEIGHTS, SPEC, CARD = "model.safetensors", "config.json", "README.md"
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A denoiser with its parameters.
+    """A denoiser with its parameters, or many that own a part of the task each.
 
     Attributes:
-        net: The pure functions.
-        params: Their parameters, float32.
+        net: The pure functions; of many students those of one.
+        params: Their parameters, float32; of many students leaves [num_students, ...].
         process: The forward process; its times are the model's own.
-        spec: Network, preconditioning, process, image shape, classes, default sampler.
+        spec: Network, preconditioning, process, image shape, classes, default sampler,
+            and the partition of many students.
     """
 
     net: Net
@@ -52,7 +57,10 @@ class Model:
     spec: Mapping[str, Any]
 
     def apply(self, x_t, t, y=None):
-        """x0_hat, float32 NHWC in [-1, 1].
+        """x0_hat, float32 NHWC in [-1, 1]; of many students by the owner of (t, y).
+
+        Each student that owns one of the images sees all of them: to make images,
+        `train.generate` goes group by group.
 
         Args:
             x_t: f32[B, H, W, C], noised images.
@@ -68,7 +76,52 @@ class Model:
         y = np.full(len(x_t), -1) if y is None else y
         self._check_labels(y, len(x_t))
         y = jnp.asarray(y, jnp.int32)
-        return self.net.apply(self.params, x_t, t, y)
+        if self.partition is None:
+            return self.net.apply(self.params, x_t, t, y)
+        owner = self.partition.owner(t, y)
+        try:
+            asked = np.unique(np.asarray(owner)).tolist()
+        except jax.errors.TracerArrayConversionError:
+            asked = range(self.num_students)  # while tracing there are no values
+        x0_hat = jnp.zeros_like(x_t)
+        for k in asked:
+            own = self.net.apply(self._of_student(k), x_t, t, y)
+            x0_hat = jnp.where(left(owner == k, own), own, x0_hat)
+        return x0_hat
+
+    def student(self, k: int) -> "Model":
+        """Student k alone, as if there were no other.
+
+        Raises:
+            ConfigError: If there is no such student.
+        """
+        if self.partition is None:
+            raise ConfigError(f"student={k}: this model is a single one; leave it out")
+        if not 0 <= k < self.num_students:
+            raise ConfigError(
+                f"student={k}: this model has {self.num_students} students, 0 to"
+                f" {self.num_students - 1}"
+            )
+        spec = {name: value for name, value in self.spec.items() if name != "partition"}
+        if "sha256" in spec:  # that of the file is no longer that of the weights
+            spec["sha256"] = f"{spec['sha256']}/{k}"
+        return dataclasses.replace(self, params=self._of_student(k), spec=spec)
+
+    def _of_student(self, k: int):
+        return jax.tree.map(lambda x: x[k], self.params)
+
+    def check_alone(self, target: str) -> None:
+        """Refuses many students where a file has place for one network.
+
+        Raises:
+            CheckpointError: Names the way out.
+        """
+        if self.partition is not None:
+            raise CheckpointError(
+                f"target={target}: holds one network, and this model has"
+                f" {self.num_students} students; choose one with --student=0 to"
+                f" {self.num_students - 1}, or Model.student(k)"
+            )
 
     def sampler(self, name: str | None = None, num_steps: int | None = None) -> Sampler:
         """The model's own sampler, another one, or its own with other steps."""
@@ -92,7 +145,7 @@ class Model:
         if not (self.num_classes and batch):
             return
         try:
-            highest = int(np.max(np.asarray(y)))
+            highest, lowest = int(np.max(np.asarray(y))), int(np.min(np.asarray(y)))
         except jax.errors.TracerArrayConversionError:
             return  # while tracing there are no values
         if highest >= self.num_classes:
@@ -100,13 +153,30 @@ class Model:
                 f"y={highest}: this model has {self.num_classes} classes; -1 or None"
                 " is no label"
             )
+        if lowest < 0 and self.partition is not None and self.partition.groups:
+            raise ConfigError(
+                "y=None: the students of this model own classes, and no label has no"
+                " owner; give one per image"
+            )
 
     @property
     def num_params(self) -> int:
-        """Numbers that can be trained; buffers, as random frequencies, do not count."""
-        sizes = jax.tree.map(jnp.size, self.params)
+        """Numbers that can be trained; buffers, as random frequencies, do not count.
+
+        Of many students those of one.
+        """
+        sizes = jax.tree.map(lambda x: x.size // self.num_students, self.params)
         trained = models.trainable(self.params)
         return sum(jax.tree.leaves(jax.tree.map(lambda n, t: n * t, sizes, trained)))
+
+    @property
+    def partition(self) -> Partition | None:
+        """Which student owns what; None of a single model."""
+        return Partition.from_spec(self.spec.get("partition"))
+
+    @property
+    def num_students(self) -> int:
+        return 1 if self.partition is None else self.partition.num_students
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -123,7 +193,8 @@ def build(spec: Mapping[str, Any]) -> tuple[Net, Process]:
     Args:
         spec: {"network": {"name", ...}, "precondition": {"name", ...}, "process":
             {"name", ...}, "image_shape": [H, W, C], "num_classes": int,
-            "augment_dim": int}. "revision" is that of the network's definition.
+            "augment_dim": int}. "revision" is that of the network's definition. With
+            "partition" it is one student of many.
 
     Raises:
         CheckpointError: If the network has been defined otherwise since.
@@ -308,30 +379,55 @@ def _built(
             if (value if isinstance(value, int) else len(value)) > len(leaves):
                 raise ValueError(f"{part}={value!r}, and {len(leaves)} leaves")
         net, process = build(spec)
-        expected = flatten(jax.eval_shape(net.init, jax.random.key(0)))
+        partition = Partition.from_spec(spec.get("partition"))
+        params = jax.eval_shape(net.init, jax.random.key(0))
+        expected = {k: v.shape for k, v in flatten(params).items()}
     except CheckpointError:
         raise
     except Exception as error:  # whatever a spec of nonsense sets off
         why = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{where} has a spec that is no model: {why}") from error
+    if partition is not None:
+        _check_partition(partition, process, spec["num_classes"], where)
+        expected = {k: (partition.num_students, *v) for k, v in expected.items()}
     _compare(leaves, expected, where)
     return net, process
 
 
-def _compare(given: Mapping[str, Any], expected: Mapping[str, Any], where) -> None:
+def _check_partition(
+    partition: Partition, process: Process, num_classes: int, where
+) -> None:
+    """Refuses owners of other classes than the model's, or of another time."""
+    owned = sum(map(len, partition.groups))
+    if partition.groups and owned != num_classes:
+        raise CheckpointError(
+            f"{where} has a partition of {owned} classes and a model of {num_classes};"
+            " take both from one source"
+        )
+    ends = (process.t_min, process.t_max)
+    borders = partition.borders
+    if borders and not np.allclose((borders[0], borders[-1]), ends):
+        raise CheckpointError(
+            f"{where} has a partition of the times {borders[0]:g} to {borders[-1]:g},"
+            f" and its process goes from {ends[0]:g} to {ends[1]:g}; take both from one"
+            " source"
+        )
+
+
+def _compare(
+    given: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]], where
+) -> None:
     """Names the first leaves whose shape is not the network's."""
     wrong = [
-        f"{k} is missing, expected {expected[k].shape}"
-        for k in expected
-        if k not in given
+        f"{k} is missing, expected {expected[k]}" for k in expected if k not in given
     ]
     wrong += [
         f"{k} {given[k].shape} is not expected" for k in given if k not in expected
     ]
     wrong += [
-        f"{k} is {given[k].shape}, expected {expected[k].shape}"
+        f"{k} is {given[k].shape}, expected {expected[k]}"
         for k in expected.keys() & given.keys()
-        if tuple(given[k].shape) != tuple(expected[k].shape)
+        if tuple(given[k].shape) != tuple(expected[k])
     ]
     if wrong:
         more = f"; and {len(wrong) - 10} more" if len(wrong) > 10 else ""

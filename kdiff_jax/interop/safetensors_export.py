@@ -27,7 +27,11 @@ def save(folder, model) -> pathlib.Path:
     Args:
         folder: Made where it does not exist.
         model: An `interop.Model`.
+
+    Raises:
+        CheckpointError: If it is of many students.
     """
+    model.check_alone("safetensors")
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     leaves = {k: lazy.of(np.asarray(v)) for k, v in flatten(model.params).items()}

@@ -21,14 +21,19 @@ COLUMNS = (
     "method",
     "sampler",
     "nfe",
-    "num_params",
+    "num_params",  # of one student
+    "num_students",
+    "num_params_total",  # of all students
+    "macs",  # multiply-adds of one network evaluation of one image
     "num_images",
     "seed",
     "metrics",
     "images_per_second",
+    "latency_ms",  # of one image, alone
     "train_steps",
     "train_seconds",
 )
+STUDENTS = {"students": "num_students", "all students'": "num_params_total"}
 
 
 def make_report(config: str, rows: Sequence[Row]) -> dict[str, Any]:
@@ -95,11 +100,24 @@ def markdown_table(rows: Sequence[Row]) -> str:
 
 
 def table(rows: Sequence[Row]) -> list[list[str]]:
-    """Cells as text, the head first; one column for each metric of any row."""
+    """Cells as text, the head first; one column for each metric of any row.
+
+    Students are counted where there are several. A report of before a column existed
+    leaves it empty.
+    """
     metrics = list(dict.fromkeys(name for row in rows for name in row["metrics"]))
-    head = ["stage", "role", "method", "sampler", "nfe", *metrics]
-    head += ["images/s", "parameters", "images", "train steps", "train time"]
-    return [head, *(_cells(row, metrics) for row in rows)]
+    several = any((row.get("num_students") or 1) > 1 for row in rows)
+    costs = {
+        "images/s": "images_per_second",
+        "ms/image": "latency_ms",
+        "MACs": "macs",
+        "parameters": "num_params",
+        **(STUDENTS if several else {}),
+        "images": "num_images",
+        "train steps": "train_steps",
+    }
+    head = ["stage", "role", "method", "sampler", "nfe", *metrics, *costs, "train time"]
+    return [head, *(_cells(row, metrics, costs.values()) for row in rows)]
 
 
 def number_text(value: Any) -> str:
@@ -112,14 +130,13 @@ def number_text(value: Any) -> str:
     return f"{value:.4g}" if abs(value) < 1e3 else f"{value:,.0f}"
 
 
-def _cells(row, metrics):
+def _cells(row, metrics, costs):
     seconds = row["train_seconds"]
     return [
         *(_text(row[name]) for name in ("stage", "role", "method", "sampler", "nfe")),
         # A metric that this row never measured stays empty; one that is NaN says so.
         *(number_text(row["metrics"].get(name, "")) for name in metrics),
-        _text(row["images_per_second"]),
-        *(_text(row[name]) for name in ("num_params", "num_images", "train_steps")),
+        *(_text(row.get(name)) for name in costs),
         "" if seconds is None else duration(seconds),
     ]
 

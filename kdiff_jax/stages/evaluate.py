@@ -30,7 +30,7 @@ def run(job: Job, stage: Stage) -> None:
     rows, pictures = [], []
     for name in listed(job, options["models"]):
         path, first = folder / f"{name}.json", folder / f"{name}.npy"
-        if not parallel.from_first_host(path.is_file()):
+        if not parallel.from_first_host(_is_measured(path)):
             reference = reference or Reference(job, options, folder)
             row, images = row_of(job, name, reference, options)
             if jax.process_index() == 0:
@@ -43,6 +43,11 @@ def run(job: Job, stage: Stage) -> None:
         pictures.insert(0, ("real images", _real(job, len(pictures[0][1]))))
         write_report(job, rows, pictures)
         finish(folder)
+
+
+def _is_measured(path) -> bool:
+    """Whether a row is there, with all that a row has today."""
+    return path.is_file() and set(json.loads(path.read_text())) == set(summary.COLUMNS)
 
 
 def listed(job: Job, models) -> list[str]:
@@ -120,10 +125,14 @@ def row_of(job: Job, name: str, reference: Reference, options):
         "sampler": sampler.name,
         "nfe": sampler.nfe,
         "num_params": model.num_params,
+        "num_students": model.num_students,
+        "num_params_total": model.num_params * model.num_students,
+        "macs": measure.macs(model.net),
         "num_images": num,
         "seed": options["seed"],
         "metrics": reference.metrics(found),
         "images_per_second": found.images_per_second,
+        "latency_ms": found.latency_ms,
         "train_steps": about.get("train_steps"),
         "train_seconds": about.get("train_seconds"),
     }

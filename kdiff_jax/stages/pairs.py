@@ -44,13 +44,7 @@ def run(job: Job, stage: Stage) -> None:
     pairs.check_disk(folder, sum(counts.values()), teacher.image_shape)
     keywords = config.get("sampler") or teacher.spec["sampler"]
     sampler = samplers.make(process=teacher.process, **keywords)
-    make = generate.make_generator(
-        teacher.net,
-        sampler,
-        image_shape=teacher.image_shape,
-        mesh=job.mesh,
-        purpose="pairs",
-    )
+    make = generate.of_model(teacher, sampler, mesh=job.mesh, purpose="pairs")
     seed = job.config.get("seed", 0)
     for part, num in counts.items():
         identity = {
@@ -79,21 +73,19 @@ def _make(job, folder: pathlib.Path, identity, make, teacher, batch_size) -> Non
         first = identity["first"] + k * size
         count = min(size, num - k * size)
         labels = generate.cycled_labels(count, teacher.num_classes, first)
-        z, x0 = [], []
-        for z_part, x0_part in generate.batches(
-            make,
+        z = np.empty((count, *teacher.image_shape), np.float16)
+        x0 = np.empty(z.shape, np.uint8)
+        for made in make.batches(
             teacher.params,
             seed=identity["seed"],
             labels=labels,
             batch_size=batch_size,
-            mesh=job.mesh,
             first=first,
         ):
-            z.append(z_part.astype(np.float16))
-            x0.append(np.asarray(truncate_to_uint8(x0_part)))
+            z[made.places] = made.z
+            x0[made.places] = truncate_to_uint8(made.x0)
         if jax.process_index() == 0:
-            shard = np.concatenate(z), np.concatenate(x0), labels
-            pairs.write_shard(folder, k, *shard)
+            pairs.write_shard(folder, k, z, x0, labels)
         left = (time.monotonic() - began) / (done + 1) * (len(todo) - done - 1)
         log.info(
             "%s: shard %d of %d, %s left", folder, done + 1, len(todo), duration(left)

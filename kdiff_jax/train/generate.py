@@ -1,9 +1,13 @@
 """Images from a model, in batches, over all devices.
 
-Image number i of a seed starts from the same noise on any number of devices.
+Image number i of a seed starts from the same noise on any number of devices, whichever
+student makes it.
 """
 
+import dataclasses
+import functools
 from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,9 +17,10 @@ from jax.sharding import PartitionSpec as P
 
 from kdiff_jax import rng
 from kdiff_jax.data.pixels import to_uint8
+from kdiff_jax.diffusion.partition import Partition
 from kdiff_jax.errors import Interrupted
 from kdiff_jax.method import Net
-from kdiff_jax.samplers import Sampler
+from kdiff_jax.samplers import Ranges, Sampler
 from kdiff_jax.train import parallel, signals, watchdog
 
 
@@ -29,74 +34,159 @@ def noise(seed, positions, image_shape, purpose: str):
     return rng.normal(keys, "z", tuple(image_shape)), keys
 
 
-def make_generator(
-    net: Net, sampler: Sampler, *, image_shape, mesh: Mesh, purpose: str = "sample"
-) -> Callable[..., tuple]:
-    """Returns (params, seed, positions, y) -> (z, x0), both f32[B, H, W, C].
+class Made(NamedTuple):
+    """A batch of images, as host arrays.
 
-    B must be a multiple of the number of devices.
+    Attributes:
+        places: i64[B], whose images they are: places in the labels that were asked for.
+        z: f32[B, H, W, C], the noise that they start from.
+        x0: f32[B, H, W, C].
     """
-    split = NamedSharding(mesh, P(mesh.axis_names))
 
-    @jax.jit
-    def generate(params, seed, positions, y):
-        positions = jax.lax.with_sharding_constraint(positions, split)
-        z, keys = noise(seed, positions, image_shape, purpose)
-
-        def denoise(x_t, t, y):
-            return net.apply(params, x_t, t, y)
-
-        return z, sampler.sample(denoise, z, y, keys=keys)
-
-    return generate
+    places: np.ndarray
+    z: np.ndarray
+    x0: np.ndarray
 
 
-def batches(
-    generate,
-    params,
-    *,
-    seed: int,
-    labels: np.ndarray,
-    batch_size: int,
-    mesh: Mesh,
-    first: int = 0,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields (z, x0) of images first .. first + len(labels) - 1 as host arrays.
+@dataclasses.dataclass(frozen=True)
+class Generator:
+    """Makes the images of a network, or of the students of a partition.
 
-    Args:
-        generate: See `make_generator`.
-        params: Of the network.
-        seed: Of the noise.
-        labels: i32[N], the label of each image.
-        batch_size: Rounded up to a multiple of the devices; the last batch is padded,
-            so that one program serves all.
-        mesh: Of the generator.
-        first: The number of the first image.
+    Images are grouped by the owner of their label, and each group is made in full
+    batches with the weights of its students alone, by one program for all groups. Of
+    students that own ranges of time a program has the weights of all ranges.
 
-    Raises:
-        Interrupted: If a signal asked to stop.
+    Attributes:
+        net: The network; with a partition, that of one student.
+        sampler: How images are made.
+        mesh: The devices; a batch is split over all of them.
+        partition: Of the students; parameters have a leading axis of all students then,
+            also where it is of length 1.
+        purpose: See `noise`.
     """
-    batch_size = -(-batch_size // mesh.size) * mesh.size
-    params = parallel.replicate(params, mesh)
-    for start in range(0, len(labels), batch_size):
-        if signals.asked():
-            raise Interrupted("stopped while sampling; run the same command again")
-        y = np.resize(np.asarray(labels[start : start + batch_size]), batch_size)
-        positions = np.arange(first + start, first + start + batch_size, dtype=np.int32)
-        z, x0 = generate(params, seed, positions, np.asarray(y, np.int32))
-        watchdog.beat()
-        num = min(batch_size, len(labels) - start)
-        yield _to_host(z)[:num], _to_host(x0)[:num]
+
+    net: Net
+    sampler: Sampler
+    mesh: Mesh
+    partition: Partition | None = None
+    purpose: str = "sample"
+
+    @functools.cached_property
+    def program(self) -> Callable[..., tuple]:
+        """(params, seed, positions, y) -> (z, x0), both f32[B, H, W, C], on devices.
+
+        `params` is what `of_group` returns; B must be a multiple of the devices.
+        """
+        split = NamedSharding(self.mesh, P(self.mesh.axis_names))
+
+        @jax.jit
+        def generate(params, seed, positions, y):
+            positions = jax.lax.with_sharding_constraint(positions, split)
+            z, keys = noise(seed, positions, self.net.image_shape, self.purpose)
+            denoise = self._denoiser(params)
+            return z, self.sampler.sample(denoise, z, y, keys=keys)
+
+        return generate
+
+    def _denoiser(self, params):
+        def at(i):
+            owner = params if i is None else jax.tree.map(lambda x: x[i], params)
+            return lambda x_t, t, y: self.net.apply(owner, x_t, t, y)
+
+        if self.partition is None or self.partition.num_ranges == 1:
+            return at(None)
+        return Ranges(at, self.partition.range_of)
+
+    def of_group(self, params, group: int = 0):
+        """The parameters of a group's students on all devices; all without groups.
+
+        With ranges of time, leaves [num_ranges, ...].
+        """
+        if self.partition is None:
+            return parallel.replicate(params, self.mesh)
+        num = self.partition.num_ranges
+        first = group * num
+        if all(_is_on(x, self.mesh) for x in jax.tree.leaves(params)):
+            return self._taken(params, first)
+        hosts = jax.tree.map(lambda x: np.asarray(x)[first : first + num], params)
+        if num == 1:
+            hosts = jax.tree.map(lambda x: x[0], hosts)
+        return parallel.replicate(hosts, self.mesh)
+
+    @functools.cached_property
+    def _taken(self):
+        """(params, first) -> as `of_group`, of a state that is split over the mesh."""
+        num = self.partition.num_ranges if self.partition else 1
+
+        def take(params, first):
+            if num == 1:
+                return jax.tree.map(lambda x: x[first], params)
+            return jax.tree.map(
+                lambda x: jax.lax.dynamic_slice_in_dim(x, first, num), params
+            )
+
+        return jax.jit(take, out_shardings=NamedSharding(self.mesh, P()))
+
+    def batches(
+        self, params, *, seed: int, labels: np.ndarray, batch_size: int, first: int = 0
+    ) -> Iterator[Made]:
+        """Images first .. first + len(labels) - 1, group by group; in order of one.
+
+        Args:
+            params: Of the network, or of all students.
+            seed: Of the noise.
+            labels: i32[N], the label of each image.
+            batch_size: Rounded up to a multiple of the devices; the last batch of a
+                group is padded, so that one program serves all.
+            first: The number of the first image.
+
+        Raises:
+            Interrupted: If a signal asked to stop.
+        """
+        size = -(-batch_size // self.mesh.size) * self.mesh.size
+        labels = np.asarray(labels, np.int32)
+        groups = np.zeros(len(labels), np.int32)
+        if self.partition is not None:
+            groups = self.partition.group_of(labels)
+        for group in np.unique(groups).tolist():
+            owned, mine = np.flatnonzero(groups == group), self.of_group(params, group)
+            for start in range(0, len(owned), size):
+                if signals.asked():
+                    raise Interrupted(
+                        "stopped while sampling; run the same command again"
+                    )
+                places = owned[start : start + size]
+                padded = np.resize(places, size)
+                positions = (first + padded).astype(np.int32)
+                z, x0 = self.program(mine, seed, positions, labels[padded])
+                watchdog.beat()
+                num = len(places)
+                yield Made(places, _to_host(z)[:num], _to_host(x0)[:num])
+
+    def images(self, params, *, labels: np.ndarray, **keywords) -> np.ndarray:
+        """All images of `batches` as uint8[N, H, W, C], in the order of the labels."""
+        found = np.empty((len(labels), *self.net.image_shape), np.uint8)
+        for made in self.batches(params, labels=labels, **keywords):
+            found[made.places] = to_uint8(made.x0)
+        return found
 
 
-def images(*args, **keywords) -> np.ndarray:
-    """All images of `batches` as uint8 [N, H, W, C]."""
-    return np.concatenate([to_uint8(x0) for _, x0 in batches(*args, **keywords)])
+def of_model(
+    model: Any, sampler: Sampler, *, mesh: Mesh, purpose: str = "sample"
+) -> Generator:
+    """The generator of an `interop.Model`, of one network or of many students."""
+    return Generator(model.net, sampler, mesh, model.partition, purpose)
 
 
 def cycled_labels(num: int, num_classes: int, first: int = 0) -> np.ndarray:
     """Image i gets label i mod num_classes; zeros without classes."""
     return (np.arange(first, first + num) % max(num_classes, 1)).astype(np.int32)
+
+
+def _is_on(x, mesh: Mesh) -> bool:
+    """Whether an array lies on all devices of a mesh, split or not."""
+    sharding = getattr(x, "sharding", None)
+    return isinstance(sharding, NamedSharding) and sharding.mesh == mesh
 
 
 def _to_host(x) -> np.ndarray:

@@ -1,14 +1,18 @@
-"""Features of many images, generated or real, without keeping the images."""
+"""What a model's images are like, and what they cost, without keeping the images."""
 
+import math
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from kdiff_jax.data.images import Images
 from kdiff_jax.data.pixels import to_uint8
+from kdiff_jax.method import Net
 from kdiff_jax.metrics.features import Features
 from kdiff_jax.metrics.moments import Moments
 from kdiff_jax.samplers import Sampler
@@ -20,6 +24,7 @@ class Generated(NamedTuple):
 
     moments: Moments
     images_per_second: float
+    latency_ms: float
     first: np.ndarray  # uint8[n, H, W, C], n <= 20
 
 
@@ -46,43 +51,43 @@ def generated(
         batch_size: Images a call of the sampler.
         labels: i32[num_images].
     """
-    make = generate.make_generator(
-        model.net, sampler, image_shape=model.image_shape, mesh=mesh
-    )
-    params = parallel.replicate(model.params, mesh)
-    moments, first = Moments(), []
+    make = generate.of_model(model, sampler, mesh=mesh)
+    labels = labels[:num_images]
     batch_size = min(batch_size, num_images)
-    for _, x0 in generate.batches(
-        make,
-        params,
-        seed=seed,
-        labels=labels[:num_images],
-        batch_size=batch_size,
-        mesh=mesh,
+    moments = Moments()
+    first = np.zeros((min(20, num_images), *model.image_shape), np.uint8)
+    for made in make.batches(
+        model.params, seed=seed, labels=labels, batch_size=batch_size
     ):
-        images = np.asarray(to_uint8(x0))
+        images = np.asarray(to_uint8(made.x0))
         if features is not None:
             moments = moments.update(features.apply(images))
-        first = images[:20] if not len(first) else first
-    speed = images_per_second(make, params, labels[:batch_size], mesh)
-    return Generated(moments, speed, np.asarray(first))
+        early = made.places < len(first)
+        first[made.places[early]] = images[early]
+    return Generated(
+        moments,
+        images_per_second(make, model.params, labels, batch_size=batch_size),
+        latency_ms(model, sampler, int(labels[0])),
+        first,
+    )
 
 
-def images_per_second(make, params, labels: np.ndarray, mesh) -> float:
-    """Speed of a compiled generator on full batches, images left on the device.
+def images_per_second(
+    make: generate.Generator, params, labels: np.ndarray, *, batch_size: int
+) -> float:
+    """Speed of a generator on full batches of one group, images left on the device.
 
     The median of rounds over two seconds, and of three at least. A round is as many
     calls, one behind the other, as take half a second: a call of a one-step student is
     too short to be timed, and its devices must not wait for the host in between.
     """
-    size = -(-len(labels) // mesh.size) * mesh.size
-    positions = np.arange(size, dtype=np.int32)
-    y = np.resize(labels, size).astype(np.int32)
+    call, size = _calls(make, params, labels, batch_size)
+    jax.block_until_ready(call())
 
     def seconds_of(num_calls):
         began, last = time.perf_counter(), None
         for _ in range(num_calls):
-            last = make(params, 0, positions, y)
+            last = call()
         jax.block_until_ready(last)
         return time.perf_counter() - began
 
@@ -91,6 +96,69 @@ def images_per_second(make, params, labels: np.ndarray, mesh) -> float:
     while len(rounds) < 3 or sum(rounds) < 2:
         rounds.append(seconds_of(num_calls))
     return size * num_calls / statistics.median(rounds)
+
+
+def latency_ms(model: Any, sampler: Sampler, label: int = 0) -> float:
+    """Milliseconds from a call for one image, on one device, until it is there.
+
+    The median of the calls of one second, and of three at least, once compiled.
+    """
+    mesh = parallel.make_mesh(jax.local_devices()[:1])
+    make = generate.of_model(model, sampler, mesh=mesh)
+    call, _ = _calls(make, model.params, np.array([label]), 1)
+    jax.block_until_ready(call())
+    seconds: list[float] = []
+    while len(seconds) < 3 or sum(seconds) < 1:
+        began = time.perf_counter()
+        jax.block_until_ready(call())
+        seconds.append(time.perf_counter() - began)
+    return 1000 * statistics.median(seconds)
+
+
+def _calls(make, params, labels, batch_size) -> tuple[Callable[[], Any], int]:
+    """(a call for a batch of the first label's group, its size)."""
+    size = -(-batch_size // make.mesh.size) * make.mesh.size
+    group = 0
+    if make.partition is not None:
+        owners = make.partition.group_of(labels)
+        group, labels = int(owners[0]), labels[owners == owners[0]]
+    mine = make.of_group(params, group)
+    positions = np.arange(size, dtype=np.int32)
+    y = np.resize(labels, size).astype(np.int32)
+    return lambda: make.program(mine, 0, positions, y), size
+
+
+def macs(net: Net) -> int:
+    """Multiply-adds of one evaluation of a network for one image, from shapes alone.
+
+    Those of its convolutions and matrix products, with zeros of the padding, as papers
+    count them; what is done element by element does not count.
+    """
+    params = jax.eval_shape(net.init, jax.random.key(0))
+    x = jax.ShapeDtypeStruct((1, *net.image_shape), jnp.float32)
+    t = jax.ShapeDtypeStruct((1,), jnp.float32)
+    y = jax.ShapeDtypeStruct((1,), jnp.int32)
+    return _macs(jax.make_jaxpr(net.apply)(params, x, t, y).jaxpr)
+
+
+def _macs(jaxpr) -> int:
+    total = 0
+    for eqn in jaxpr.eqns:
+        shapes = [v.aval.shape for v in eqn.invars if hasattr(v.aval, "shape")]
+        results = math.prod(eqn.outvars[0].aval.shape)
+        if eqn.primitive.name == "dot_general":
+            (summed, _), _ = eqn.params["dimension_numbers"]
+            total += results * math.prod(shapes[0][i] for i in summed)
+        elif eqn.primitive.name == "conv_general_dilated":
+            features = shapes[1][eqn.params["dimension_numbers"].rhs_spec[0]]
+            # What a transposed convolution puts between the pixels is skipped.
+            between = math.prod(eqn.params["lhs_dilation"])
+            total += results * math.prod(shapes[1]) // features // between
+        else:
+            times = eqn.params.get("length", 1)  # of a scan
+            inner = (getattr(p, "jaxpr", p) for p in eqn.params.values())
+            total += times * sum(_macs(p) for p in inner if hasattr(p, "eqns"))
+    return total
 
 
 def of_data(images: Images, features: Features, *, batch_size: int = 1000) -> Moments:

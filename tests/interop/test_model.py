@@ -9,7 +9,9 @@ import pytest
 import safetensors.numpy
 
 from kdiff_jax import interop, models
+from kdiff_jax.diffusion import partition
 from kdiff_jax.errors import CheckpointError, ConfigError
+from kdiff_jax.interop import convert
 from kdiff_jax.interop.trees import flatten
 
 SPEC = {
@@ -137,3 +139,110 @@ def test_a_name_that_no_file_can_have(tmp_path):
     (tmp_path / "b").symlink_to(tmp_path / "a")
     with pytest.raises(CheckpointError):
         interop.load(tmp_path / "a")
+
+
+PROCESS = interop.build(SPEC)[1]
+BOTH = partition.make(
+    process=PROCESS, num_classes=4, num_groups=2, rule="random", num_ranges=2
+)
+MANY = SPEC | {"num_classes": 4, "partition": BOTH.to_spec()}
+
+
+@pytest.fixture(scope="module")
+def students():
+    """Four students, each with a bias of its own at the end."""
+    net, _ = interop.build(MANY)
+    params = net.init(jax.random.key(0))
+    params = jax.tree.map(
+        lambda x: (
+            x + 0.1 * np.cos(np.arange(x.size, dtype=np.float32)).reshape(x.shape)
+        ),
+        params,
+    )
+    return jax.tree.map(
+        lambda x: np.stack([x * (1 + 0.2 * k) for k in range(4)]), params
+    )
+
+
+@pytest.fixture
+def many(tmp_path, students):
+    return interop.save(tmp_path / "many", params=students, spec=MANY)
+
+
+def test_many_students_are_loaded_bit_for_bit(many, students):
+    model = interop.load(many)
+    jax.tree.map(np.testing.assert_array_equal, model.params, students)
+    assert model.partition == BOTH and model.num_students == 4
+    alone = model.student(3)
+    assert alone.partition is None and alone.num_students == 1
+    assert alone.num_params == model.num_params
+    assert alone.spec["sha256"] != model.spec["sha256"]
+    jax.tree.map(
+        lambda x, y: np.testing.assert_array_equal(x, y[3]), alone.params, students
+    )
+
+
+def test_many_students_answer_each_for_what_it_owns(many):
+    model = interop.load(many)
+    border = BOTH.borders[1]
+    t = np.array([border, border * 1.01, 80.0, 0.002, border, 1.0], np.float32)
+    y = np.array([0, 1, 2, 3, 3, 0])
+    x_t = np.random.default_rng(0).normal(size=(6, 8, 8, 3)).astype(np.float32)
+    got = model.apply(x_t, t, y)
+    alone = [model.student(k).apply(x_t, t, y) for k in range(4)]
+    for i, k in enumerate(BOTH.owner(t, y)):
+        np.testing.assert_array_equal(got[i], alone[k][i])
+        assert np.abs(got[i] - alone[(k + 1) % 4][i]).max() > 1e-4
+    traced = jax.jit(model.apply)(x_t, t, y)
+    np.testing.assert_allclose(traced, got, rtol=2e-5, atol=2e-5)
+    with pytest.raises(ConfigError, match="y=None: .* own classes"):
+        model.apply(x_t, t)
+
+
+def test_a_student_that_is_none_is_refused(many, folder):
+    for k in (-1, 4):
+        with pytest.raises(ConfigError, match=f"student={k}: .* 4 students, 0 to 3"):
+            interop.load(many).student(k)
+    with pytest.raises(ConfigError, match="student=0: .* single"):
+        interop.load(folder).student(0)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"partition": {"groups": [[0, 1], [1, 3]], "borders": []}}, "not as it was"),
+        ({"partition": {"groups": 3, "borders": []}}, "not as it was written"),
+        ({"partition": {}}, "not as it was written"),
+        ({"num_classes": 6}, "a partition of 4 classes and a model of 6"),
+        (
+            {"process": {"name": "edm", "sigma_max": 40.0}},
+            "times 0.002 to 80, and its process goes from 0.002 to 40",
+        ),
+        (
+            {"partition": {"groups": [[0, 1], [2, 3]], "borders": []}},
+            r"aux_conv/bias is \(4, 3\), expected \(2, 3\)",
+        ),
+        ({"partition": None}, r"aux_conv/bias is \(4, 3\), expected \(3,\)"),
+    ],
+)
+def test_owners_that_contradict_the_model_are_refused(many, change, text):
+    spec = json.loads((many / "config.json").read_text()) | change
+    (many / "config.json").write_text(json.dumps(spec))
+    with pytest.raises(CheckpointError, match=text) as error:
+        interop.load(many)
+    assert "\n" not in str(error.value)
+
+
+def test_one_of_many_students_is_written_where_only_one_fits(many, tmp_path):
+    for target in ("diffusers", "safetensors"):
+        with pytest.raises(CheckpointError, match="4 students; .* --student=0 to 3"):
+            convert.run(many, tmp_path / target, target)
+        assert not (tmp_path / target).exists()
+    convert.run(many, tmp_path / "one", "safetensors", student=2)
+    expected = interop.load(many).student(2).params
+    one = interop.load(tmp_path / "one")
+    jax.tree.map(np.testing.assert_array_equal, one.params, expected)
+    assert one.partition is None
+    convert.run(many, tmp_path / "again")
+    assert interop.load(tmp_path / "again").partition == BOTH
+    assert "student 3: 2 classes" in (tmp_path / "again" / "README.md").read_text()

@@ -16,10 +16,14 @@ def row(**changes):
         "sampler": "ddim",
         "nfe": 64,
         "num_params": 426_123,
+        "num_students": 1,
+        "num_params_total": 426_123,
+        "macs": 5_678_900,
         "num_images": 1797,
         "seed": 0,
         "metrics": {"fd_pixels": 0.18432},
         "images_per_second": 93.21,
+        "latency_ms": 12.345,
         "train_steps": 2500,
         "train_seconds": 145.3,
     }
@@ -50,10 +54,14 @@ def test_the_file_has_the_schema_that_scripts_rely_on(tmp_path):
         "sampler",
         "nfe",
         "num_params",
+        "num_students",
+        "num_params_total",
+        "macs",
         "num_images",
         "seed",
         "metrics",
         "images_per_second",
+        "latency_ms",
         "train_steps",
         "train_seconds",
     ]
@@ -68,7 +76,9 @@ def test_the_terminal_table():
     text = summary.text_table([row(), STUDENT]).splitlines()
     cells = [line.split() for line in text]
     assert cells[0][:7] == "stage role method sampler nfe fd_pixels accuracy".split()
-    assert cells[2][4:8] == ["64", "0.1843", "93.21", "426,123"]  # no accuracy measured
+    # No accuracy was measured of the teacher.
+    assert cells[2][4:8] == ["64", "0.1843", "93.21", "12.35"]
+    assert cells[2][8:10] == ["5,678,900", "426,123"]
     assert cells[3][4:8] == ["1", "nan", "0.99", "5,310"]
     assert cells[2][-1] == "2m25s" and cells[3][-1] == "2,500"
     # Numbers end where their heads end.
@@ -82,9 +92,27 @@ def test_the_terminal_table():
 
 
 def test_what_was_not_measured_stays_empty():
-    """Images per second, parameters, images, train steps, train time."""
+    """Images per second, ms, MACs, parameters, images, train steps, train time."""
     bare = row(images_per_second=None, num_images=None, train_steps=None)
-    assert summary.table([bare])[1][-5:] == ["", "426,123", "", "", "2m25s"]
+    assert summary.table([bare])[1][-5:] == ["5,678,900", "426,123", "", "", "2m25s"]
+    assert summary.table([bare])[1][-7] == ""
+
+
+def test_students_are_counted_where_there_are_several():
+    many = row(num_students=4, num_params_total=4 * 426_123)
+    head, one, four = summary.table([row(), many])
+    place = head.index("students")
+    assert head[place - 1 : place + 2] == ["parameters", "students", "all students'"]
+    assert one[place - 1 : place + 2] == ["426,123", "1", "426,123"]
+    assert four[place - 1 : place + 2] == ["426,123", "4", "1,704,492"]
+    assert "students" not in summary.table([row()])[0]
+
+
+def test_a_report_of_before_a_column_existed_is_still_read():
+    added = ("num_students", "num_params_total", "macs", "latency_ms")
+    old = {name: value for name, value in row().items() if name not in added}
+    head, cells = summary.table([old])
+    assert cells[head.index("MACs")] == "" and cells[head.index("images")] == "1,797"
 
 
 def test_the_table_is_the_same_before_and_after_the_file(tmp_path):
@@ -100,7 +128,7 @@ def test_the_markdown_table():
     assert lines[3].startswith(
         "| round_1 | student | progressive\\|x | ddim | 1 | nan |"
     )
-    assert {line.replace("\\|", "").count("|") for line in lines} == {13}
+    assert {line.replace("\\|", "").count("|") for line in lines} == {15}
 
 
 @pytest.mark.parametrize(

@@ -1,31 +1,67 @@
-"""Image i of a seed is the same image in any batch, and no other purpose's."""
+"""Image i of a seed is the same image in any batch, of any owner, for one purpose."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from tolerance import REORDER
 
-from kdiff_jax import samplers
+from kdiff_jax import interop, samplers
+from kdiff_jax.diffusion import partition
 from kdiff_jax.diffusion.process import cosine
 from kdiff_jax.errors import Interrupted
 from kdiff_jax.train import generate, parallel, signals
+from kdiff_jax.train.generate import Generator
 
 NET = toy.NETS["student"]
 PARAMS = NET.init(jax.random.key(0))
+CLASSES = toy.NUM_CLASSES
+PARTITIONS = {
+    name: partition.make(process=cosine(), num_classes=CLASSES, **keywords)
+    for name, keywords in {
+        "classes": dict(num_groups=5, rule="random"),
+        "time": dict(num_ranges=4),
+        "both": dict(num_groups=2, num_ranges=2),
+        "neither": dict(),
+    }.items()
+}
+CALLS = (("ddim", 1), ("ddim", 8), ("heun", 3), ("dpm_solver", 4), ("ancestral", 4))
+# In no order, and more of some than of others.
+LABELS = np.array([7, 7, 0, 3, 9, 1, 1, 1, 4, 2, 8, 7, 5, 6], np.int32)
 
 
-def images(num, *, devices=1, batch_size=4, first=0, purpose="sample"):
+def generator(sampler=("ddim", 3), *, devices=1, net=NET, owners=None, **keywords):
+    name, num_steps = sampler
     mesh = parallel.make_mesh(jax.devices()[:devices])
-    sampler = samplers.make("ddim", process=cosine(), num_steps=3)
-    make = generate.make_generator(
-        NET, sampler, image_shape=toy.SHAPE, mesh=mesh, purpose=purpose
+    made = samplers.make(name, process=cosine(), num_steps=num_steps)
+    return Generator(net, made, mesh, owners, **keywords)
+
+
+def in_order(make, params, labels, *, batch_size=4, **keywords):
+    """(z, x0) of every label."""
+    shape = (len(labels), *make.net.image_shape)
+    z, x0 = np.full(shape, np.nan), np.full(shape, np.nan, np.float32)
+    keywords = dict(seed=5, batch_size=batch_size) | keywords
+    for made in make.batches(params, labels=labels, **keywords):
+        assert np.isnan(z[made.places]).all()  # each once
+        z[made.places], x0[made.places] = made.z, made.x0
+    return z, x0
+
+
+def images(num, *, batch_size=4, first=0, **keywords):
+    labels = generate.cycled_labels(num, CLASSES, first)
+    make = generator(**keywords)
+    return in_order(make, PARAMS, labels, batch_size=batch_size, first=first)
+
+
+def stacked(num, change=0.0):
+    """Students that are copies, or each a little further from the first."""
+    return jax.tree.map(
+        lambda x: jnp.stack([x * (1 + change * k) for k in range(num)]), PARAMS
     )
-    labels = generate.cycled_labels(num, 10, first)
-    keywords = dict(
-        seed=5, labels=labels, batch_size=batch_size, mesh=mesh, first=first
-    )
-    parts = list(generate.batches(make, PARAMS, **keywords))
-    return [np.concatenate(part) for part in zip(*parts, strict=True)]
 
 
 def test_neither_batches_nor_devices_matter():
@@ -33,7 +69,7 @@ def test_neither_batches_nor_devices_matter():
     for keywords in (dict(batch_size=10), dict(devices=4), dict(batch_size=3)):
         other_z, other = images(10, **keywords)
         np.testing.assert_array_equal(other_z, z)
-        np.testing.assert_allclose(other, x0, rtol=2e-5, atol=2e-6)
+        np.testing.assert_allclose(other, x0, **REORDER)
     np.testing.assert_array_equal(images(4, first=6)[0], z[6:])
 
 
@@ -49,3 +85,109 @@ def test_a_signal_stops_between_batches():
             images(4)
     finally:
         signals.reset()
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("sampler", CALLS, ids=lambda call: f"{call[0]}_{call[1]}")
+def test_copies_as_students_make_the_same_bits(sampler, devices):
+    z, x0 = in_order(generator(sampler, devices=devices), PARAMS, LABELS)
+    for name, owners in PARTITIONS.items():
+        make = generator(sampler, devices=devices, owners=owners)
+        got = in_order(make, stacked(owners.num_students), LABELS)
+        np.testing.assert_array_equal(got[0], z, err_msg=name)
+        np.testing.assert_array_equal(got[1], x0, err_msg=name)
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_every_image_is_the_one_that_its_owner_makes_alone(devices):
+    owners = PARTITIONS["classes"]
+    params = stacked(5, change=0.2)
+    make = generator(devices=devices, owners=owners)
+    z, x0 = in_order(make, params, LABELS)
+    by_student = []
+    for k in range(5):
+        alone = jax.tree.map(lambda x, k=k: x[k], params)
+        by_student.append(in_order(generator(devices=devices), alone, LABELS))
+    for i, owner in enumerate(owners.group_of(LABELS)):
+        np.testing.assert_array_equal(z[i], by_student[owner][0][i])
+        np.testing.assert_array_equal(x0[i], by_student[owner][1][i])
+        assert np.abs(x0[i] - by_student[(owner + 1) % 5][1][i]).max() > 1e-3
+    later = in_order(make, params, LABELS[6:], first=6)
+    np.testing.assert_array_equal(later[0], z[6:])
+    np.testing.assert_allclose(later[1], x0[6:], **REORDER)
+
+
+@pytest.mark.parametrize("name", ["time", "both"])
+def test_every_evaluation_is_of_the_owner_of_its_time(name):
+    """Against one network that takes the weights of each example's own student."""
+    owners = PARTITIONS[name]
+    params = stacked(owners.num_students, change=0.2)
+
+    def routed(params, x_t, t, y):
+        def one(x_t, t, y, k):
+            own = jax.tree.map(lambda x: x[k], params)
+            return NET.apply(own, x_t[None], t[None], y[None])[0]
+
+        return jax.vmap(one)(x_t, t, y, owners.owner(t, y))
+
+    make = generator(("ddim", 8), net=NET._replace(apply=routed))
+    _, expected = in_order(make, params, LABELS)
+    _, x0 = in_order(generator(("ddim", 8), owners=owners), params, LABELS)
+    np.testing.assert_allclose(x0, expected, **REORDER)
+
+
+@pytest.mark.parametrize("name", ["classes", "both"])
+def test_one_program_serves_all_groups(name):
+    owners, traces = PARTITIONS[name], []
+
+    def spy(*args):
+        traces.append(1)
+        return NET.apply(*args)
+
+    make = generator(owners=owners, net=NET._replace(apply=spy))
+    params = stacked(owners.num_students, change=0.2)
+    in_order(make, params, LABELS[:1])
+    before = len(traces)
+    in_order(make, params, LABELS)
+    assert len(traces) == before
+
+
+@pytest.mark.parametrize("name", ["classes", "both"])
+def test_a_state_that_is_split_over_devices_makes_the_same_images(name):
+    owners = PARTITIONS[name]
+    num = owners.num_students
+    mesh = parallel.make_mesh(jax.devices()[:num], num_students=num)
+    params = stacked(num, change=0.2)
+    split = jax.device_put(params, NamedSharding(mesh, P("student")))
+    sampler = samplers.make("ddim", process=cosine(), num_steps=3)
+    make = Generator(NET, sampler, mesh, owners)
+    z, x0 = in_order(make, split, LABELS)
+    host = in_order(make, jax.tree.map(np.asarray, params), LABELS)
+    np.testing.assert_array_equal(z, host[0])
+    np.testing.assert_array_equal(x0, host[1])
+
+
+def test_copies_of_a_u_net_make_the_same_bits():
+    spec = {
+        "network": {
+            "name": "song_unet",
+            "channels": 8,
+            "channel_mult": [1, 1],
+            "num_blocks": 1,
+            "attn_resolutions": [4],
+        },
+        "precondition": {"name": "v"},
+        "process": {"name": "cosine"},
+        "image_shape": [8, 8, 1],
+        "num_classes": CLASSES,
+    }
+    net, _ = interop.build(spec)
+    params = jax.tree.map(
+        lambda x: x + 0.1 * np.cos(np.arange(x.size)).reshape(x.shape),
+        net.init(jax.random.key(0)),
+    )
+    _, x0 = in_order(generator(("ddim", 4), net=net), params, LABELS)
+    owners = PARTITIONS["both"]
+    copies = jax.tree.map(lambda x: np.stack([x] * owners.num_students), params)
+    make = generator(("ddim", 4), net=net, owners=owners)
+    np.testing.assert_array_equal(in_order(make, copies, LABELS)[1], x0)
