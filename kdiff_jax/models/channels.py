@@ -1,7 +1,5 @@
 """A narrower network's first parameters, out of a wider one's channels."""
 
-from typing import Any
-
 import jax
 import numpy as np
 
@@ -25,8 +23,12 @@ def select(params: Params, template: Params, rule: str = "even") -> Params:
     many, loses as large a part, and a time's frequencies keep their places between the
     highest and the lowest. "first" takes the first channels; for comparison.
 
-    A kernel that sums over fewer inputs is multiplied by C_wide / C_narrow, which is
-    exact if the channels left out are copies of those that stay.
+    Kernels are not scaled up for the inputs that they lose: most are followed by a
+    norm, and branches that are cut badly do least harm when they are small. Measured on
+    the digits' teacher at half its width (loss of TSM, weight v_mse, at the start and
+    after 300 steps): 0.56 and 0.024; times sqrt(C_wide / C_narrow) 0.62 and 0.025;
+    times C_wide / C_narrow 0.78 and 0.031; "first" 0.69 and 0.035; random numbers 0.73
+    and 0.042.
 
     Args:
         params: Of the wide network, NumPy or JAX arrays; so are the results.
@@ -56,32 +58,22 @@ def _selected(path, leaf, shape, rule):
         raise _refusal(path, f"has the shapes {leaf.shape} and {shape}")
     layer, kind = (str(getattr(key, "key", key)) for key in path[-2:])
     is_kernel = kind == "kernel"
-    inputs = _input_axes(layer, len(shape)) if is_kernel else ()
     fixed = range(2) if is_kernel and len(shape) == 4 else ()  # pixels
     fixed = (0,) if is_kernel and layer in LAYERS else fixed  # classes
-    gain = 1.0
     for axis, (many, few) in enumerate(zip(leaf.shape, shape, strict=True)):
         if many == few:
             continue
         if few > many or axis in fixed:
             raise _refusal(path, f"has the shapes {leaf.shape} and {shape}")
-        parts = 3 if layer == ALTERNATING and axis not in inputs else 1
+        parts = 3 if layer == ALTERNATING and axis == len(shape) - 1 else 1
         index = _index(many // parts, few // parts, rule)
         index = (parts * index[:, None] + np.arange(parts)[None]).ravel()
         leaf = leaf.take(index, axis=axis)
-        gain *= many / few if axis in inputs else 1.0
-    return leaf if gain == 1 else leaf * gain
+    return leaf
 
 
 def _index(many, few, rule):
     return np.arange(few) * many // few if rule == "even" else np.arange(few)
-
-
-def _input_axes(layer, ndim) -> tuple[Any, ...]:
-    """The axes of a kernel that its layer sums over, by the names of the networks."""
-    if ndim == 3:  # heads are an axis: the sum is over them at the end of an attention
-        return (0, 1) if layer == "proj_out" else (0,)
-    return (ndim - 2,)
 
 
 def _refusal(path, why):

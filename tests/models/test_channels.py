@@ -19,9 +19,16 @@ each_network = pytest.mark.parametrize(
 
 
 def repeat(leaf, shape, path):
-    """The wide leaf in whose network each channel is the narrow one's, r times."""
+    """The wide leaf in whose network each channel is the narrow one's, r times.
+
+    Kernels read the first of r equal channels; their other numbers are 0.
+    """
     layer, kind = path[-2].key, path[-1].key
-    inputs = channels._input_axes(layer, leaf.ndim) if kind == "kernel" else ()
+    inputs: tuple[int, ...] = ()
+    if kind == "kernel":
+        inputs = (leaf.ndim - 2,)
+        if leaf.ndim == 3:  # the heads of an attention are an axis
+            inputs = (0, 1) if layer == "proj_out" else (0,)
     for axis, (few, many) in enumerate(zip(leaf.shape, shape, strict=True)):
         if few != many:
             if layer == "qkv" and axis not in inputs:
@@ -30,7 +37,9 @@ def repeat(leaf, shape, path):
                 leaf = parts.reshape(*leaf.shape[:-1], many)
             else:
                 leaf = np.repeat(leaf, many // few, axis=axis)
-            leaf = leaf * (few / many if axis in inputs else 1)
+            if axis in inputs:
+                copies = np.arange(many) % (many // few) > 0
+                np.moveaxis(leaf, axis, -1)[..., copies] = 0
     return leaf
 
 
