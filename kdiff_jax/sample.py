@@ -41,13 +41,11 @@ def main() -> None:
     from kdiff_jax import interop
 
     model = interop.load(checkpoint)
-    wanted = LABELS.value
-    if STUDENT.value is not None:
-        alone = model.student(STUDENT.value)
-        if wanted is None and model.num_classes:
-            owned = model.partition.labels(STUDENT.value, model.num_classes)
-            wanted = ",".join(map(str, owned))
-        model = alone
+    wanted, k, partition = LABELS.value, STUDENT.value, model.partition
+    if k is not None:
+        model = model.student(k)
+        if wanted is None and partition is not None and model.num_classes:
+            wanted = ",".join(map(str, partition.labels(k, model.num_classes)))
     labels = parse_labels(wanted, NUM.value, model.num_classes)
     images = sample_images(model, labels)
     if jax.process_index() == 0:

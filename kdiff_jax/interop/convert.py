@@ -101,9 +101,9 @@ def card(spec: Mapping[str, Any], assumed) -> str:
         "images": f"{height}x{width}, {channels} channels, in [-1, 1]",
         "classes": spec["num_classes"] or "none",
     }
-    if spec.get("partition") is not None:
-        owners = Partition.from_spec(spec["partition"]).table()
-        rows["students"] = "<br>".join(owners.splitlines())
+    partition = Partition.from_spec(spec.get("partition"))
+    if partition is not None:
+        rows["students"] = "<br>".join(partition.table().splitlines())
     if source:
         rows["source"] = f"{source['file']} ({source['family']})"
         rows["sha256 of the source"] = source["sha256"]

@@ -45,7 +45,7 @@ class Ranges(NamedTuple):
     """
 
     at: Callable[[Any], Callable[..., Any]]
-    range_of: Callable[[np.ndarray], np.ndarray]
+    range_of: Callable[[np.ndarray], Any]
 
 
 def walk(body, carry, rows, times: np.ndarray, denoise):
@@ -53,7 +53,11 @@ def walk(body, carry, rows, times: np.ndarray, denoise):
 
     With `Ranges` the outer one of two loops goes over runs of rows that have one range,
     so that each range's weights are taken once for a batch, in order, and the network
-    is still compiled once.
+    is still compiled once. Where its ranges are copies, the bits are those of the one
+    denoiser: rows stay in a loop that XLA does not unfold. It unfolds loops of one
+    round, and two nested ones became other arithmetic than one (on a CPU, in the single
+    evaluation of an eps-network by Heun's method: 6e-5), so that rows of one range are
+    a plain scan.
 
     Args:
         body: One network evaluation.
@@ -62,12 +66,17 @@ def walk(body, carry, rows, times: np.ndarray, denoise):
         times: f64[N] that the network is asked at, known on the host.
         denoise: A denoiser or `Ranges`.
     """
-    if not isinstance(denoise, Ranges):
-        walked, _ = jax.lax.scan(
-            lambda c, row: (body(denoise, c, row), None), carry, rows
-        )
-        return walked
-    ranges = np.asarray(denoise.range_of(times))
+    if isinstance(denoise, Ranges):
+        ranges = np.asarray(denoise.range_of(times))
+        if (ranges != ranges[0]).any():
+            return _walk_runs(body, carry, rows, ranges, denoise.at)
+        denoise = denoise.at(int(ranges[0]))
+    walked, _ = jax.lax.scan(lambda c, row: (body(denoise, c, row), None), carry, rows)
+    return walked
+
+
+def _walk_runs(body, carry, rows, ranges: np.ndarray, at):
+    """As `walk`; ranges i32[N] is that of each row."""
     firsts = np.flatnonzero(np.diff(ranges, prepend=-1))
     runs = jnp.stack(
         [ranges[firsts], firsts, np.append(firsts[1:], len(ranges))],
@@ -77,7 +86,7 @@ def walk(body, carry, rows, times: np.ndarray, denoise):
 
     def over_run(carry, run):
         here, first, end = run
-        owner = denoise.at(here)
+        owner = at(here)
 
         def at_row(i, carry):
             return body(owner, carry, jax.tree.map(lambda row: row[i], rows))

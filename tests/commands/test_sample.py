@@ -11,6 +11,7 @@ from child import RECIPE
 from PIL import Image
 
 from kdiff_jax import interop, recipe
+from kdiff_jax.diffusion import partition
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +91,55 @@ def test_a_step_of_a_run_gives_the_average_that_the_stage_ends_with(workdir):
     jax.tree.map(
         np.testing.assert_array_equal, of_step.params, interop.load(stage).params
     )
+
+
+@pytest.fixture(scope="module")
+def students(workdir):
+    """Four students of one model: the teacher, and three that differ from it."""
+    teacher = interop.load(workdir / "teacher")
+    owners = partition.make(
+        process=teacher.process, num_classes=10, num_groups=2, num_ranges=2
+    )
+    factors = (1.0, 1.0, 1.3, 1.3)
+    params = jax.tree.map(
+        lambda x: np.stack([np.float32(f) * x for f in factors]), teacher.params
+    )
+    spec = {**teacher.spec, "partition": owners.to_spec()}
+    return interop.save(workdir / "students", params=params, spec=spec)
+
+
+def test_images_of_many_students(workdir, students, tmp_path):
+    """Those of the first group are the teacher's, bit for bit; the others are not."""
+    seen = {}
+    for name, source in {"one": workdir / "teacher", "many": students}.items():
+        arguments = (f"--checkpoint={source}", f"--output={tmp_path / name}.npz")
+        code, output = child.run("sample", *arguments, "--num_images=20")
+        assert code == 0, output
+        seen[name] = np.load(tmp_path / f"{name}.npz")["images"]
+    same = (seen["one"] == seen["many"]).reshape(20, -1).all(1)
+    np.testing.assert_array_equal(same, np.arange(20) % 10 < 5)
+
+
+def test_one_of_many_students_alone(students, tmp_path):
+    output = tmp_path / "two.npz"
+    arguments = (f"--checkpoint={students}", f"--output={output}", "--num_images=6")
+    code, text = child.run("sample", *arguments, "--student=2")
+    assert code == 0, text
+    assert np.load(output)["labels"].tolist() == [5, 6, 7, 8, 9, 5]
+    code, text = child.run("sample", *arguments, "--student=4")
+    assert code == 2 and "student=4: this model has 4 students, 0 to 3" in text
+
+
+def test_evaluate_counts_all_students(students):
+    code, output = child.run(
+        "evaluate",
+        f"--checkpoint={students}",
+        "--reference=digits",
+        "--num_images=40",
+        "--batch_size=20",
+    )
+    assert code == 0, output
+    row = json.loads(output.splitlines()[-1])
+    assert row["num_students"] == 4
+    assert row["num_params_total"] == 4 * row["num_params"] > 0
+    assert row["macs"] > row["num_params"] / 2 and row["latency_ms"] > 0

@@ -86,3 +86,16 @@ def test_weights_are_taken_once_a_batch_in_order(name):
     jax.effects_barrier()
     assert taken == [3, 2, 1, 0]
     assert len(traces) <= 2  # compiled once, see test_the_network_is_traced_once
+
+
+def test_rows_of_one_range_are_walked_as_without_ranges():
+    """XLA unfolds one round of nested loops into other arithmetic than of one."""
+    taken = []
+
+    def at(i):
+        taken.append(i)
+        return one(W)
+
+    sampler = samplers.make("heun", process=PROCESSES["edm"], num_steps=1)
+    sampler.sample(Ranges(at, split("edm", 2).range_of), Z, Y)
+    assert taken == [1] and isinstance(taken[0], int)
