@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from kdiff_jax import interop
+from kdiff_jax.diffusion import partition
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.train import parallel
 from kdiff_jax.train.checkpoint import Checkpoints
@@ -154,3 +155,23 @@ def test_a_stage_without_a_step_holds_no_model(stage):
     shutil.rmtree(stage / "checkpoints")
     with pytest.raises(CheckpointError, match="holds no model"):
         interop.load(stage)
+
+
+def test_a_step_of_many_students_is_a_model_of_them(tmp_path):
+    _, process = interop.build(SPEC)
+    owners = partition.make(process=process, num_classes=0, num_ranges=2)
+    stage = tmp_path / "students"
+    checkpoints = Checkpoints(stage / "checkpoints")
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    ema = jax.tree.map(lambda *x: np.stack(x), average(1), average(2))
+    net = NetState(jax.tree.map(np.negative, ema), (), ema)
+    state = TrainState(jnp.int32(7), {"student": net}, {})
+    checkpoints.save(7, parallel.replicate(state, mesh))
+    checkpoints.close()
+    spec = SPEC | {"partition": owners.to_spec()}
+    about = {"spec": spec, "role": "student", "result": "ema"}
+    (stage / "model.json").write_text(json.dumps(about))
+    model = interop.load(stage)
+    assert model.partition == owners
+    for k in range(2):
+        assert step_of(model.student(k)) == k + 1
