@@ -12,7 +12,7 @@ that what they can hold matters; each first learns to denoise like it.
 from configs import common
 
 NETWORK = dict(name="mlp", channels=128, num_blocks=4)
-STUDENT = dict(network=dict(channels=16, num_blocks=2))
+STUDENT = dict(network=dict(channels=48, num_blocks=3))
 
 
 def get_config(size: str = "full"):

@@ -1,7 +1,7 @@
 """Points of the plane as images of one pixel: each class a mixture of Gaussians.
 
 For toys whose distribution is known. The two channels are the coordinates in [-1, 1],
-as bytes: a step is 0.008, an eighth of the Gaussians' deviation.
+as bytes: a step is 0.008, a twelfth of the Gaussians' deviation.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ from kdiff_jax.data.images import Images, from_array, refuse
 from kdiff_jax.errors import ConfigError
 
 WEIGHTS = np.array([0.5, 0.3, 0.2])
-STD = 0.06
+STD = 0.1
 
 
 def load(
