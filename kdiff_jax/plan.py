@@ -1,5 +1,6 @@
 """What a recipe would do and need, from shapes alone: nothing is computed."""
 
+import functools
 import json
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from kdiff_jax.build import Stage
 from kdiff_jax.data import pairs as pair_files
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.stages import Job, train
-from kdiff_jax.train import measure
+from kdiff_jax.train import measure, parallel
 from kdiff_jax.train.step import init_state, split
 
 
@@ -52,9 +53,10 @@ def text(job: Job) -> str:
             if key not in known:
                 known[key] = _held_or_why(job, stage)
             holds, why = known[key]
-            lines += [_train(job, stage, facts, holds), *why]
+            own = _model_facts(_spec(job, stage))
+            lines += [_train(job, stage, own, holds), *why]
             kept = build.train_options(job.config, stage)["keep"] + 1
-            disk += kept * holds.state
+            disk += kept * holds.state * _num_students(job, stage)
         elif stage.kind == "pairs":
             more, size = _pairs(job, stage, facts)
             lines += more
@@ -126,17 +128,33 @@ def _spec(job: Job, stage: Stage) -> dict[str, Any]:
     return train.changed(_origin(job, stage), stage.config.get("model", {}))
 
 
+def _num_students(job: Job, stage: Stage) -> int:
+    """That a run of the stage trains."""
+    if not stage.config.get("partition") or job.only is not None:
+        return 1
+    partition = job.config["partition"]
+    return partition["num_groups"] * partition["num_ranges"]
+
+
 def _train(job, stage: Stage, facts, holds: Held) -> str:
     options = build.train_options(job.config, stage)
-    local = -(-options["batch_size"] // job.mesh.shape["data"])
+    num = _num_students(job, stage)
+    mesh = parallel.student_mesh(job.mesh, num)
+    turns = num // mesh.shape["student"]
+    local = -(-options["batch_size"] // mesh.shape["data"])
     micro = -(-local // options["num_microbatches"])
     # Forward, and twice that for the backward pass; PD's teacher steps twice.
     passes = 3 + (2 if stage.config["method"]["name"] == "progressive" else 0)
     flops = passes * facts["flops"] * options["batch_size"] * options["num_steps"]
-    # The activations are those of the student alone.
-    memory = sum(holds) + micro * facts["activations"]
+    # The activations are those of the student alone. Of several on a device all states
+    # are there, and one is at work.
+    memory = sum(holds) + (turns - 1) * holds.state + micro * facts["activations"]
     steps = stage.config.get("settings", {}).get("num_steps")
     to = f" -> {steps} steps" if steps else ""
+    if num > 1:
+        flops *= num
+        to += f", {num} students of {facts['params'] / 1e6:.2f} M parameters"
+        to += f" ({turns} on a device in turn)" if turns > 1 else ""
     return (
         f"  {stage.name}: {stage.config['method']['name']}{to},"
         f" {options['num_steps']} x {options['batch_size']} images,"
@@ -163,11 +181,19 @@ def _sampler(spec, override):
 
 
 def _model_facts(spec) -> dict[str, float | int]:
+    """`_facts_of` a spec, whatever it says beside the network."""
+    shape = ("network", "precondition", "process", "image_shape", "num_classes")
+    known = {k: spec[k] for k in (*shape, "augment_dim") if k in spec}
+    return _facts_of(json.dumps(known))
+
+
+@functools.lru_cache
+def _facts_of(spec: str) -> dict[str, float | int]:
     """Parameters, FLOPs of a forward pass and bytes kept for the backward pass."""
-    net, _ = interop.build(spec)
+    net, _ = interop.build(json.loads(spec))
     params = jax.eval_shape(net.init, jax.random.key(0))
     num = sum(x.size for x in jax.tree.leaves(params))
-    x = jax.ShapeDtypeStruct((1, *spec["image_shape"]), jnp.float32)
+    x = jax.ShapeDtypeStruct((1, *net.image_shape), jnp.float32)
     t = jax.ShapeDtypeStruct((1,), jnp.float32)
     y = jax.ShapeDtypeStruct((1,), jnp.int32)
     return {

@@ -10,7 +10,6 @@ key            shape               meaning
 ``y_gen``      i32[B]              labels asked of a student
 ``z``          f32[B, H, W, C]     a student's input noise, N(0, I)
 ``augment``    f32[B, 9]           EDM's augmentation label; absent when not augmented
-``t_range``    f32[B, 2]           the times that a student owns, (t_lo, t_hi)
 =============  ==================  ==================================================
 """
 

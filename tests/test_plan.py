@@ -122,3 +122,21 @@ def test_conditional_gdd_on_cifar10_begins_from_the_conditional_teacher():
     assert plain["init"]["teacher"].endswith("edm-cifar10-32x32-uncond-ve.pkl")
     assert plain["model"]["num_classes"] == 0 and not plain["data"]["use_labels"]
     assert config["stages"] == plain["stages"]
+
+
+def test_students_of_a_device_are_all_there_and_one_is_at_work(tmp_path):
+    """Five of them: all states; gradients, teacher and activations once."""
+    job = make_job(recipes.load("digits_msd", "tiny"), tmp_path)
+    (line,) = (x for x in plan.text(job).splitlines() if x.startswith("  dm: "))
+    n = sum(parameters(job.config["model"]).values())
+    assert f"5 students of {n / 1e6:.2f} M parameters (5 on a device in turn)" in line
+    one = recipes.load("digits_msd", "tiny").unlock()
+    one.partition.num_groups = 1
+    (alone,) = (
+        x
+        for x in plan.text(make_job(one, tmp_path)).splitlines()
+        if x.startswith("  dm: ")
+    )
+    state = plan.held(job, stage_of(job, "dm")).state
+    megabytes = [float(x.split("about ")[1].split(" MB")[0]) for x in (line, alone)]
+    assert megabytes[0] - megabytes[1] == pytest.approx(4 * state / 1e6, rel=0.02)

@@ -48,5 +48,4 @@ def batch(seed: int, size: int = 8):
         "z": jax.random.normal(keys[1], (size, *SHAPE)),
         "y": jax.random.randint(keys[2], (size,), 0, NUM_CLASSES),
         "y_gen": jax.random.randint(keys[3], (size,), 0, NUM_CLASSES),
-        "t_range": jnp.tile(jnp.array([[0.0, 1.0]]), (size, 1)),
     }

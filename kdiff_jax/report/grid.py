@@ -20,7 +20,7 @@ def image_grid(
     num_cols: int,
     pad: int = 2,
     scale: int | None = None,
-) -> UInt8[np.ndarray, "h w C"]:
+) -> UInt8[np.ndarray, "h w _C"]:
     """Images row by row on white, enlarged by repeating pixels.
 
     Args:

@@ -87,7 +87,7 @@ class Students(NamedTuple):
                 batch_size=batch_size,
                 num_hosts=num_hosts,
                 host=host,
-                labels=self.partition.labels(k, num_classes) if own else None,
+                labels=self.partition.labels(k, num_classes).tolist() if own else None,
             )
             for k in here
         ]

@@ -50,6 +50,7 @@ def run(job: Job, stage: Stage) -> None:
         mesh=many.mesh if many else job.mesh,
         num_students=len(many.ids) if many else None,
     )
+    method = _begin(stage, method)
     mesh, stacked = programs.mesh, many is not None
     if many and len(many.ids) == many.partition.num_students:
         spec["partition"] = many.partition.to_spec()
@@ -232,6 +233,16 @@ def networks(job: Job, stage: Stage):
     return nets, process, spec, given, teacher
 
 
+def _begin(stage: Stage, method):
+    """The method whose roles begin as the stage says: those of "random" are no copy."""
+    copies = {
+        role: source
+        for role, source in method.init_from.items()
+        if stage.init.get(role) != "random"
+    }
+    return method._replace(init_from=copies)
+
+
 def _check_given(stage: Stage, method, given, own) -> None:
     """Refuses weights of another network, of a stage with other options.
 
@@ -240,15 +251,19 @@ def _check_given(stage: Stage, method, given, own) -> None:
     Raises:
         CheckpointError: Names the role.
     """
-    for role in method.nets.keys() & given.keys():
-        expected = jax.eval_shape(method.nets[role].init, jax.random.key(0))
-        one = jax.tree.map(lambda x: x[0], given[role]) if role in own else given[role]
+    for role, net in method.nets.items():
+        source = role if role in given else method.init_from.get(role)
+        if source not in given:
+            continue
+        params = given[source]
+        expected = jax.eval_shape(net.init, jax.random.key(0))
+        one = jax.tree.map(lambda x: x[0], params) if source in own else params
         shapes = [jax.tree.map(jnp.shape, tree) for tree in (one, expected)]
         if shapes[0] != shapes[1]:
             raise CheckpointError(
-                f"init.{role}={stage.init[role]!r}: is of another network than the"
-                f" {role} of stage {stage.name!r}; make their options equal, or leave"
-                f" init.{role} out"
+                f"init.{role}={stage.init.get(role, source)!r}: is of another network"
+                f" than the {role} of stage {stage.name!r}; make their options equal,"
+                f" or set init.{role} to a stage that made one, or to 'random'"
             )
 
 

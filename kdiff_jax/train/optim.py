@@ -63,7 +63,7 @@ def make(
     if name == "adam":
         direction = [optax.scale_by_adam(b1, b2, eps)]
     elif name == "sgd":
-        direction = []
+        direction = [optax.identity()]
     else:
         raise ConfigError(f"optimizer name={name!r}; choose one of adam, sgd")
     return Optim(
