@@ -1,10 +1,12 @@
 """Two processes are one run: the same images, the same losses, one set of files."""
 
 import os
+import shutil
 import socket
 
 import child
 import numpy as np
+import pytest
 from child import RECIPE
 
 from kdiff_jax.report import metrics_log
@@ -56,3 +58,33 @@ def test_a_half_given_cluster_is_refused(monkeypatch):
     code, output = child.run("main", f"--config={RECIPE}")
     assert code == 2
     assert "KDIFF_NUM_PROCESSES" in output
+
+
+@pytest.mark.slow  # as the first, with a mesh of two students
+def test_each_process_trains_a_student_of_its_own(tmp_path):
+    together, alone = tmp_path / "together", tmp_path / "alone"
+    recipe = f"--config={RECIPE.with_name('two_students.py')}"
+    outputs = []
+    for process in start_two([recipe, f"--workdir={together}"]):
+        output, _ = process.communicate(timeout=500)
+        outputs.append(output)
+        assert process.returncode == 0, "\n".join(outputs)
+    code, output = child.run("main", recipe, f"--workdir={alone}")
+    assert code == 0, output
+    one, two = (
+        metrics_log.read(w / "student" / "metrics.jsonl") for w in (alone, together)
+    )
+    for name in (k for k in one[0] if "/loss" in k):
+        expected, found = [m[name] for m in one], [m[name] for m in two]
+        np.testing.assert_allclose(found, expected, rtol=2e-3)
+    # A stopped run goes on, from rows that lie on different hosts.
+    steps = sorted((together / "student" / "checkpoints").glob("[0-9]*"))
+    model = together / "student" / "model" / "model.safetensors"
+    before = model.read_bytes()
+    shutil.rmtree(steps[-1])
+    shutil.rmtree(model.parent)
+    (together / "student" / "done.json").unlink()
+    for process in start_two([recipe, f"--workdir={together}"]):
+        output, _ = process.communicate(timeout=500)
+        assert process.returncode == 0 and "resumes at step 2" in output, output
+    assert model.read_bytes() == before
