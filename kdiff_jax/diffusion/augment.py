@@ -27,7 +27,7 @@ def random_flip(
 def augment(
     x0: Float[Array, "B H W C"],
     keys: Keys,
-    prob: float,
+    prob: float | Float[Array, ""],
     *,
     xflip_prob: float | None = None,
     scale_std: float = 0.2,
@@ -43,7 +43,7 @@ def augment(
     Args:
         x0: Images in [-1, 1].
         keys: Key[B].
-        prob: p of the paper: 0.12 for CIFAR-10, 0.15 for FFHQ and AFHQ.
+        prob: p of the paper: 0.12 for CIFAR-10, 0.15 for FFHQ and AFHQ. May be traced.
         xflip_prob: For the left-right flip alone; None for `prob`. EDM's own runs use
             1: mirroring is part of their data.
         scale_std: Standard deviation of log2 of the scale.

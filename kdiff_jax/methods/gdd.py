@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdiff_jax import rng
-from kdiff_jax.diffusion import diffaugment
+from kdiff_jax.diffusion import ada, diffaugment
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.losses import adversarial
 from kdiff_jax.method import Aux, Method, Net, Phase
@@ -58,6 +58,8 @@ def make(
     freeze: bool = False,
     class_embedding: str = "",
     augment: tuple[str, ...] = (),
+    ada_target: float = 0.0,
+    ada_steps: int = 2000,
 ) -> Method:
     """Generator, discriminator, and every `r1_every`-th step a penalty, in that order.
 
@@ -95,11 +97,16 @@ def make(
             "" starts from random rows.
         augment: What happens to every image that the discriminator sees, real or
             generated, see `diffaugment`; for small sets of data. None in the paper.
+        ada_target: Above 0, they also get the changes of `ada.augment`, with a
+            probability that is led by the share of real images that are recognised, see
+            `ada.next_prob`: 0.6 in ADA's paper. 0, none, in GDD's.
+        ada_steps: In which that probability can go from 0 to 1; 500,000 images in ADA's
+            paper, so 2000 of a batch of 256.
 
     Raises:
         ConfigError: If there is no teacher with an encoder to read, features are
             unknown or lack their file, a level is not positive, or there are no
-            classes to embed.
+            classes to embed, or ADA's numbers are out of range.
         CheckpointError: If a file of weights or of the classes cannot be read.
 
     Source: arXiv:2405.20750 and its released code.
@@ -109,6 +116,7 @@ def make(
         known = ", ".join(adversarial.LOSSES)
         raise ConfigError(f"loss={loss!r}; choose one of {known}")
     diffaugment.check(augment)
+    ada.check(ada_target, ada_steps)
     brings = _load(features, feature_files)
     extractors = {}
     for name in features:
@@ -133,6 +141,8 @@ def make(
         """Logits by feature network, and the state after the pass."""
         y, keys = ctx.batch["y"], rng.stream(ctx.keys, name)
         images = diffaugment.diffaugment(images, rng.stream(keys, "augment"), augment)
+        if ada_target:
+            images = ada.augment(images, rng.stream(keys, "ada"), ctx.carry["ada_p"])
         maps = {k: e.maps(ctx.frozen, images, y, keys) for k, e in extractors.items()}
         judged: Any = disc.apply(params, state, maps, y)
         return judged
@@ -155,7 +165,10 @@ def make(
         terms = [adversarial.discriminator(loss, real[k], fake[k]).mean() for k in real]
         value = virtual_local_batch * jnp.stack(terms).sum()
         metrics = {"loss": value, "logit_fake": _mean(fake), "logit_real": _mean(real)}
-        return value, Aux(metrics, {"spectral": state})
+        carry = {"spectral": state}
+        if ada_target:
+            carry["ada_r"] = _mean(jax.tree.map(jnp.sign, real))
+        return value, Aux(metrics, carry)
 
     def r1_loss(params, ctx):
         def judged(x0):
@@ -170,11 +183,22 @@ def make(
         metrics = {"loss": value, "penalty": penalty}
         return value, Aux(metrics, {"spectral": judged(x0)[1]})
 
+    def adapt(params, ctx):
+        del params  # it trains nothing
+        p, r = ctx.carry["ada_p"], ctx.carry["ada_r"]
+        p = ada.next_prob(p, r, target=ada_target, num_steps=ada_steps)
+        return jnp.zeros(()), Aux({"p": p, "r": r}, {"ada_p": p})
+
     phases = (
         Phase("student", ("student",), student_loss),
         Phase("disc", ("disc",), disc_loss),
         Phase("r1", ("disc",), r1_loss, every=r1_every, offset=r1_every),
     )
+    carry = {"spectral": state}
+    if ada_target:
+        # A phase of its own: the sign of r must be that of r's mean over all devices.
+        phases = (*phases, Phase("ada", (), adapt))
+        carry |= {"ada_p": jnp.float32(0), "ada_r": jnp.float32(0)}
     trainable: dict[str, Callable[[str], bool]] = {"disc": projected.trainable}
     if freeze:
         trainable["student"] = trains_with_frozen_convolutions
@@ -183,7 +207,7 @@ def make(
         phases=phases,
         frozen=(*(("teacher",) if "teacher" in features else ()), *brings),
         init_from={"student": "teacher"},
-        carry={"spectral": state},
+        carry=carry,
         brings=brings,
         trainable=trainable,
     )

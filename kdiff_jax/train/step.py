@@ -140,7 +140,8 @@ def make_train_step(
             for role in phase.trains
         }
         metrics = {f"{phase.name}/{k}": v for k, v in aux.metrics.items()}
-        metrics[f"{phase.name}/grad_norm"] = optax.tree.norm(grads)
+        if phase.trains:
+            metrics[f"{phase.name}/grad_norm"] = optax.tree.norm(grads)
         carry = {**state.carry, **aux.carry}
         return state.replace(nets={**state.nets, **new}, carry=carry), metrics
 

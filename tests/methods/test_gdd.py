@@ -20,6 +20,7 @@ from kdiff_jax.method import Context, Net
 from kdiff_jax.methods import gdd
 from kdiff_jax.models import deit, projected, resnet, spectral
 from kdiff_jax.train import parallel
+from kdiff_jax.train.checkpoint import Checkpoints
 from kdiff_jax.train.step import Optim, due, init_state, make_train_step
 
 FROZEN = {"teacher": toy.NETS["teacher"].init(jax.random.key(7))}
@@ -110,9 +111,13 @@ def test_losses_are_the_sums_over_a_virtual_local_batch():
 
 @pytest.fixture(scope="module")
 def program():
-    """num_devices -> the state after all phases, from 16 images in groups of two."""
-    method = make(virtual_local_batch=2)
+    """num_devices -> the state after all phases, from 16 images in groups of two.
+
+    With changes of half of the images.
+    """
+    method = make(virtual_local_batch=2, ada_target=0.6, ada_steps=8)
     optim, state = start(method)
+    state = state.replace(carry=state.carry | {"ada_p": jnp.float32(0.5)})
 
     def run(num_devices):
         step = make_train_step(method, optim, method.phases, axis_name="data")
@@ -125,7 +130,7 @@ def program():
         return jax.device_get(jax.jit(whole)(*args, batch, root))
 
     one = run(1)
-    return lambda num_devices: (one, run(num_devices))
+    return lambda num_devices: (one, one if num_devices == 1 else run(num_devices))
 
 
 @pytest.mark.parametrize("num_devices", [4, 8])
@@ -134,6 +139,27 @@ def test_groups_make_results_independent_of_devices(program, num_devices):
     chex.assert_trees_all_close(many.nets, one.nets, **REORDER)
     chex.assert_trees_all_close(many.carry, one.carry, **REORDER)
     chex.assert_trees_all_close(metrics_many, metrics_one, **REORDER)
+
+
+def test_the_probability_of_changes_follows_the_real_images(program, tmp_path):
+    state, metrics = program(1)[0]
+    # Of a discriminator that knows nothing yet: one step of eight down.
+    assert metrics["ada/r"] < 0.6
+    assert metrics["ada/p"] == state.carry["ada_p"] == 0.5 - 1 / 8
+    assert "ada/grad_norm" not in metrics  # it has none
+    assert metrics["student/grad_norm"] > 0  # it came through the changes
+    checkpoints = Checkpoints(tmp_path)
+    state = jax.tree.map(jnp.asarray, state)
+    checkpoints.save(1, state)
+    restored, _ = checkpoints.restore_latest(jax.tree.map(jnp.zeros_like, state))
+    checkpoints.close()
+    assert restored.carry["ada_p"] == 0.5 - 1 / 8
+
+
+def test_without_a_target_there_is_no_trace_of_ada():
+    method = make()
+    assert [p.name for p in method.phases] == ["student", "disc", "r1"]
+    assert set(method.carry) == {"spectral"}
 
 
 def test_a_group_larger_than_a_devices_batch_is_refused():
@@ -342,6 +368,8 @@ def test_what_it_cannot_do_is_refused(tmp_path):
         make(loss="wasserstein")
     with pytest.raises(ConfigError, match="augment=.*choose of color, translation"):
         make(augment=("flip",))
+    with pytest.raises(ConfigError, match="ada_target=1.0: must lie in"):
+        make(ada_target=1.0)
     with pytest.raises(ConfigError, match="all above 0"):
         make(noise_levels=(0.0,))
     with pytest.raises(ConfigError, match="features=.*choose from teacher, vgg16_bn"):
