@@ -1,7 +1,10 @@
 """DMD's losses by hand, and who moves whom."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
+import lpips_files
 import numpy as np
 import pytest
 import toy
@@ -9,7 +12,8 @@ import toy
 from kdiff_jax import methods, rng
 from kdiff_jax.diffusion import process as processes
 from kdiff_jax.errors import ConfigError
-from kdiff_jax.method import Context
+from kdiff_jax.method import Context, Net
+from kdiff_jax.models import lpips
 
 EDM, COSINE = processes.edm(), processes.cosine()
 KEYS = rng.example_keys(jax.random.key(0), 0, jnp.arange(8))
@@ -93,6 +97,53 @@ def test_only_the_pairs_move_a_student_whose_score_is_the_teachers():
     expected = jax.grad(regression)(context.nets["student"])
     for name, leaf in grads["student"].items():
         np.testing.assert_allclose(leaf, expected[name], rtol=1e-4, atol=1e-8)
+
+
+def test_regression_by_lpips_moves_the_student(tmp_path, monkeypatch):
+    """With files in the published layouts, and images of 16 pixels for VGG's 224."""
+    weights, heads = lpips_files.write(tmp_path)
+    monkeypatch.setattr(lpips, "load", functools.partial(lpips.load, resize=16))
+    shape = (8, 8, 3)
+
+    def apply(params, x_t, t, y):
+        del t, y
+        return jnp.tanh(params["w"] * x_t)
+
+    net = Net(lambda key: {"w": jnp.float32(0.5)}, apply, None, shape, 10)
+    method = methods.make(
+        "dmd",
+        nets={"student": net, "teacher": net},
+        process=COSINE,
+        distance="lpips",
+        lpips_weights=str(weights),
+        lpips_heads=str(heads),
+        regression_weight=0.5,
+    )
+    assert method.frozen == ("teacher", "lpips")
+    x0, z = jax.random.uniform(jax.random.key(3), (2, 2, *shape), minval=-1.0)
+    batch = {"x0": x0, "z": z, "y": jnp.zeros(2, jnp.int32)}
+    params = {role: net.init(KEYS[0]) for role in method.nets}  # so that dm is 0
+    frozen = {"teacher": net.init(KEYS[0]), **method.brings}
+    context = Context(params, params, frozen, {}, batch, KEYS[:2], method.settings)
+    context = context._replace(batch=method.prepare(context))
+    distance, apart = lpips.load("vgg", weights, heads)
+
+    @jax.jit
+    def run(student, context, apart):
+        loss, of_student = method.phases[0].loss, {"student": student}
+        (_, aux), grads = jax.value_and_grad(loss, has_aux=True)(of_student, context)
+
+        def expected(student):
+            return distance(apart, apply(student, z, None, None), x0).mean()
+
+        return aux.metrics, grads["student"], jax.value_and_grad(expected)(student)
+
+    metrics, grads, (value, grad) = run(params["student"], context, apart)
+    assert metrics["dm"] == 0 and value > 0
+    np.testing.assert_allclose(metrics["regression"], value, rtol=1e-5)
+    np.testing.assert_allclose(metrics["loss"], 0.5 * value, rtol=1e-5)
+    np.testing.assert_allclose(grads["w"], 0.5 * grad["w"], rtol=1e-4)
+    assert abs(grad["w"]) > 1e-3
 
 
 def test_phases_alternate_and_read_pairs():
