@@ -3,12 +3,9 @@
     python -m kdiff_jax.main --config=configs/digits_sid.py --workdir=runs/digits_sid
 
 A teacher that is there may be taken: --config.init.teacher=runs/digits/teacher
-With another method.sigma_init, set sampler.sigma_init of the stage to the same.
 """
 
 from configs import common, digits
-
-SIGMA_INIT = 2.5
 
 
 def get_config(size: str = "full"):
@@ -22,13 +19,12 @@ def get_config(size: str = "full"):
             method=dict(
                 name="sid",
                 alpha=1.0,
-                sigma_init=SIGMA_INIT,
+                sigma_init=2.5,
                 fake_weight="v_mse",  # of the teacher
             ),
             optim=dict(
                 lr=5e-4, b1=0.0, warmup_steps=50, schedule="cosine", ema_decay=0.99
             ),
-            sampler=dict(name="renoise", num_steps=1, sigma_init=SIGMA_INIT),
             train=train | (short if tiny else {}),
         ),
         evaluate=dict(kind="evaluate", models=("teacher", "teacher@1", "student")),

@@ -356,4 +356,14 @@ def _method(stage, nets, process):
         k: tuple(v) if isinstance(v, list) else v
         for k, v in stage.config["method"].items()
     }
-    return methods.make(keywords.pop("name"), nets=nets, process=process, **keywords)
+    name = keywords.pop("name")
+    method = methods.make(name, nets=nets, process=process, **keywords)
+    wanted = method.sampler
+    for key, value in (stage.config.get("sampler") or {}).items():
+        if wanted and value != wanted.get(key):
+            raise ConfigError(
+                f"stages.{stage.name}.sampler.{key}={value!r}: the method {name!r}"
+                f" trains the student for {key}={wanted.get(key)!r}; leave out the"
+                " section sampler"
+            )
+    return method

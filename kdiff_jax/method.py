@@ -67,6 +67,10 @@ LossFn = Callable[[Mapping[str, Params], Context], tuple[Float[Array, ""], Aux]]
 class Phase(NamedTuple):
     """One gradient update: `loss` is differentiated with respect to `trains`.
 
+    Those may be none: such a phase only carries state on. It reads what the phases
+    before it left in `carry`, by then averaged over the whole batch, and may put that
+    through what is not linear; the value of its loss counts for nothing.
+
     Runs at the steps offset, offset + every, offset + 2 every, ...; the first is 0.
     """
 
@@ -87,6 +91,8 @@ class Method(NamedTuple):
         init_from: role -> role that it starts as a copy of.
         prepare: Drawn once per step and shared by the phases.
         carry: Initial non-gradient state.
+        sampler: Keywords of the one sampler that the student is trained for, its name
+            among them; {} leaves the choice to the stage.
         settings: Default of every number that `Context.settings` must hold.
         batch_keys: The entries of the batch that the losses read, see `types`.
         brings: Frozen roles whose params the method has read itself, from files that
@@ -101,6 +107,7 @@ class Method(NamedTuple):
     init_from: Mapping[str, str] = {}
     prepare: Callable[[Context], Batch] = lambda ctx: ctx.batch
     carry: Mapping[str, Any] = {}
+    sampler: Mapping[str, Any] = {}
     settings: Mapping[str, Any] = {}
     batch_keys: tuple[str, ...] = ("x0", "y")
     brings: Mapping[str, Params] = {}

@@ -2,8 +2,10 @@
 
 import pytest
 import recipes
+import toy
 
 from kdiff_jax import build, recipe
+from kdiff_jax.diffusion import process as processes
 from kdiff_jax.errors import ConfigError, DataError
 
 
@@ -63,6 +65,24 @@ def test_rounds_halve_a_power_of_two(rounds, text):
     config["stages"]["progressive"]["rounds"] = rounds
     with pytest.raises(ConfigError, match=text):
         build.expand(config)
+
+
+def test_a_sampler_that_contradicts_the_method_is_refused():
+    config = build.plain(recipes.load("digits_sid"))
+    assert "sampler" not in config["stages"]["student"]
+
+    def method(**sampler):
+        config["stages"]["student"]["sampler"] = sampler
+        stage = next(s for s in build.expand(config) if s.name == "student")
+        return build.make_method(stage, toy.NETS, processes.cosine(), 8)[0]
+
+    assert method(sigma_init=2.5).sampler["sigma_init"] == 2.5
+    for sampler, text in (
+        (dict(sigma_init=1.0), "sampler.sigma_init=1.0: .*'sid' .* sigma_init=2.5;"),
+        (dict(name="ddim"), "sampler.name='ddim': .* for name='renoise'; leave out"),
+    ):
+        with pytest.raises(ConfigError, match=f"stages.student.{text}"):
+            method(**sampler)
 
 
 def test_data_and_teacher_that_miss_are_named_in_one_line(tmp_path):

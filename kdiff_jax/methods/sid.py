@@ -32,7 +32,8 @@ def make(
         process: The forward process.
         alpha: See `distribution.score_identity`; 1.0 or 1.2 in the paper.
         sigma_init: sigma / alpha of the noise from which the student starts, and which
-            it is told. Its sampler is `renoise` with the same sigma_init.
+            it is told. Its sampler is `renoise` with the same, and the stage takes no
+            other.
         min_step, max_step: Part of the time grid on which the scores are compared.
         spacing: Of that grid, see `grids.make`; None for the process' own.
         fake_times: Of the fake score's training, see `noise_levels.make`; "edm" in the
@@ -95,5 +96,6 @@ def make(
             Phase("fake_score", ("fake_score",), fake_loss),
             Phase("student", ("student",), student_loss),
         ),
+        sampler=dict(name="renoise", num_steps=1, sigma_init=sigma_init),
         settings={"labels": labels},
     )

@@ -1,5 +1,6 @@
 """A training stage: any method, from its inputs to a model folder."""
 
+import functools
 import json
 import logging
 import time
@@ -51,6 +52,7 @@ def run(job: Job, stage: Stage) -> None:
         num_students=len(many.ids) if many else None,
     )
     method = _begin(stage, method)
+    spec["sampler"] = dict(method.sampler) or spec["sampler"]
     mesh, stacked = programs.mesh, many is not None
     if many and len(many.ids) == many.partition.num_students:
         spec["partition"] = many.partition.to_spec()
@@ -83,10 +85,15 @@ def run(job: Job, stage: Stage) -> None:
         root_key = many.root_keys(seed)
     else:
         frozen, batches = feed(job, stage, source, frozen, train["batch_size"])
-    start = _start(method, optim, given, own, root_key, stacked)
+    first = _first_state(method, optim)
+    if many:
+        shapes, begin = many.first_states(first, given, own, root_key)
+    else:
+        shapes = jax.eval_shape(first, given, root_key)
+        begin = functools.partial(jax.jit(first), given, root_key)
     frozen = parallel.replicate(frozen, mesh)
     settings = parallel.replicate(settings, mesh, stacked=stacked)
-    template = parallel.abstract(jax.eval_shape(start), mesh, stacked=stacked)
+    template = parallel.abstract(shapes, mesh, stacked=stacked)
     root_key = parallel.replicate(root_key, mesh, stacked=stacked)
     checkpoints = Checkpoints(
         folder / "checkpoints", keep=train["keep"], stacked=stacked
@@ -100,8 +107,8 @@ def run(job: Job, stage: Stage) -> None:
         state, step = found
         logger.info("%s: resumes at step %d", stage.name, step)
     else:
-        state, step = parallel.replicate(jax.jit(start)(), mesh, stacked=stacked), 0
-    del given, start
+        state, step = parallel.replicate(begin(), mesh, stacked=stacked), 0
+    del given, begin
 
     ids = many.ids if many else None
     log = Log(folder, stage.name, train, first_step=step, students=ids)
@@ -187,25 +194,14 @@ def _check_begun(begun, about) -> None:
         )
 
 
-def _start(method, optim, given, own, root_key, stacked: bool):
-    """() -> the first state; of several students, each from its own key.
+def _first_state(method, optim):
+    """(given, root key) -> the state of a run that begins."""
 
-    Args:
-        method: What is trained.
-        optim: Role -> Optim.
-        given: Params by role.
-        own: The roles of them that have an axis of students.
-        root_key: One, or one for each student.
-        stacked: Whether there are several.
-    """
-
-    def one(mine, root_key):
+    def make(given, root_key):
         (key,) = rng.stream(root_key[None], "init")
-        return init_state(method, optim, {**given, **mine}, key)
+        return init_state(method, optim, given, key)
 
-    mine = {role: given[role] for role in own}
-    whole = jax.vmap(one) if stacked else one
-    return lambda: whole(mine, root_key)
+    return make
 
 
 def networks(job: Job, stage: Stage):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import toy
 
-from kdiff_jax import methods, rng
+from kdiff_jax import methods, rng, samplers
 from kdiff_jax.diffusion import noise_levels
 from kdiff_jax.diffusion import process as processes
 from kdiff_jax.errors import ConfigError
@@ -95,6 +95,26 @@ def test_the_gradient_flows_through_the_scores():
     method = methods.make("sid", nets=nets, process=EDM)
     _, other = value_and_grad(method.phases[1], context)
     assert not np.allclose(grads["student"]["v"], other["student"]["v"], rtol=1e-2)
+
+
+def test_the_sampler_starts_where_the_student_was_trained():
+    _, context, _ = build()
+    asked = []
+
+    def watched(params, x_t, t, y):
+        asked.append((x_t, t))
+        return NET.apply(params, x_t, t, y)
+
+    nets = {"student": NET._replace(apply=watched), "teacher": NET}
+    method = methods.make("sid", nets=nets, process=EDM, sigma_init=1.5)
+    method.phases[0].loss(context.nets, context)
+    ((x_t, t),) = asked
+    z = rng.normal(KEYS, "z", toy.SHAPE)
+    sampler = samplers.make(process=EDM, **method.sampler)
+    # The network that gives back what it is asked.
+    np.testing.assert_array_equal(sampler.sample(lambda x_t, t, y: x_t, z), x_t)
+    at = sampler.sample(lambda x_t, t, y: 0 * x_t + t[:, None, None, None], z)
+    np.testing.assert_array_equal(at[:, 0, 0, 0], t)
 
 
 def test_unusable_levels_are_refused():
