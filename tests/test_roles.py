@@ -82,6 +82,24 @@ def test_a_student_of_two_steps_leaves_a_model_of_two_steps(finished):
     assert (sampler.name, sampler.nfe) == ("renoise", 2)
 
 
+def test_a_narrower_student_does_not_begin_as_its_teacher(tmp_path):
+    config = two_stages(tmp_path / "given")
+    config["order"] = ["matching"]
+    channels = config["model"]["network"]["channels"]
+    narrower = {"network": {"channels": channels // 2}}
+    config["stages"]["matching"] |= {"model": narrower}
+    job = recipe.make_job(config, tmp_path / "run", devices=jax.devices()[:1])
+    (stage,) = job.stages
+    text = (
+        "init.student='teacher': is of another network than the student of stage"
+        " 'matching'; make .* set init.student to .* 'random'"
+    )
+    with pytest.raises(CheckpointError, match=text) as caught:
+        train.run(job, stage)
+    assert "\n" not in str(caught.value) and caught.value.exit_code == 4
+    assert not job.folder("matching").exists()
+
+
 @pytest.mark.parametrize(
     ("source", "text"),
     [
