@@ -66,6 +66,32 @@ class Students(NamedTuple):
         root = jax.random.key(seed)
         return jax.vmap(lambda k: jax.random.fold_in(root, k))(jnp.array(self.ids))
 
+    def first_states(self, first, given, own, root_keys):
+        """(their shapes, () -> the states that they begin with, stacked on the host).
+
+        One after the other: a device never holds those of all.
+
+        Args:
+            first: (given, root key) -> the state of one.
+            given: Params by role.
+            own: The roles of them that have an axis of students.
+            root_keys: Key[n].
+        """
+
+        def of(i):
+            mine = {role: jax.tree.map(lambda x: x[i], given[role]) for role in own}
+            return {**given, **mine}, root_keys[i]
+
+        def stacked(x):
+            return jax.ShapeDtypeStruct((len(self.ids), *x.shape), x.dtype)
+
+        def begin():
+            made = jax.jit(first)
+            states = [parallel.to_host(made(*of(i))) for i in range(len(self.ids))]
+            return jax.tree.map(lambda *x: np.stack(x), *states)
+
+        return jax.tree.map(stacked, jax.eval_shape(first, *of(0))), begin
+
     def feed(self, job: Job, stage: Stage, source, frozen, batch_size):
         """(frozen, batches) as `train.feed`, a batch for each student.
 
