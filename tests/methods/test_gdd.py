@@ -113,9 +113,10 @@ def test_losses_are_the_sums_over_a_virtual_local_batch():
 def program():
     """num_devices -> the state after all phases, from 16 images in groups of two.
 
-    With changes of half of the images.
+    With changes of half of the images, and a target between the r of four devices'
+    parts (0, 1/3, -1/3, 0): the mean of four signs would be another step.
     """
-    method = make(virtual_local_batch=2, ada_target=0.6, ada_steps=8)
+    method = make(virtual_local_batch=2, ada_target=0.1, ada_steps=8)
     optim, state = start(method)
     state = state.replace(carry=state.carry | {"ada_p": jnp.float32(0.5)})
 
@@ -144,7 +145,7 @@ def test_groups_make_results_independent_of_devices(program, num_devices):
 def test_the_probability_of_changes_follows_the_real_images(program, tmp_path):
     state, metrics = program(1)[0]
     # Of a discriminator that knows nothing yet: one step of eight down.
-    assert metrics["ada/r"] < 0.6
+    assert metrics["ada/r"] < 0.1
     assert metrics["ada/p"] == state.carry["ada_p"] == 0.5 - 1 / 8
     assert "ada/grad_norm" not in metrics  # it has none
     assert metrics["student/grad_norm"] > 0  # it came through the changes
