@@ -21,10 +21,7 @@ def get_config(size: str = "full"):
             batch_size=8 if tiny else 1000,
             sampler=dict(name="heun", num_steps=3 if tiny else 18),
         )
-        files = dict(
-            lpips_weights="teachers/vgg16-397923af.pth", lpips_heads="teachers/vgg.pth"
-        )
-        distance = dict(distance="l2") if tiny else dict(distance="lpips", **files)
+        distance = dict(distance="l2") if tiny else dmd.LPIPS
         student = dmd.student(
             tiny,
             method=dict(name="dmd", regression_weight=0.25, **distance),

@@ -6,6 +6,12 @@ over 7 GPUs, constant rates after 500 steps, and no moving average [code].
 
 from configs import common, teachers
 
+# The distance of the paper's regression, LPIPS; its files lie beside the teacher.
+LPIPS = dict(
+    distance="lpips",
+    lpips_weights="teachers/vgg16-397923af.pth",
+    lpips_heads="teachers/vgg.pth",
+)
 OPTIM = dict(weight_decay=0.01, warmup_steps=500, clip_norm=10.0)
 
 

@@ -10,12 +10,6 @@ from configs import dmd
 
 PAIRS = dict(num_pairs=100_000, num_held_out=1024, shard_size=5000, batch_size=500)
 TINY_PAIRS = dict(num_pairs=24, num_held_out=8, shard_size=16, batch_size=8)
-# LPIPS' files, beside the teacher.
-LPIPS = dict(
-    distance="lpips",
-    lpips_weights="teachers/vgg16-397923af.pth",
-    lpips_heads="teachers/vgg.pth",
-)
 
 
 def pairs(tiny: bool) -> dict:
@@ -41,7 +35,7 @@ def tsm(tiny: bool, network: dict) -> dict:
 
 def matching(tiny: bool, **more) -> dict:
     """Distribution matching; all pairs for every student, labels of its own classes."""
-    distance = dict(distance="l2") if tiny else LPIPS
+    distance = dict(distance="l2") if tiny else dmd.LPIPS
     return dmd.student(
         tiny,
         method=dict(name="dmd", regression_weight=0.25, **distance),

@@ -26,7 +26,7 @@ ALIKE = {
 PLANNED_ALIKE = {
     *("afhq64_gddi", "ffhq64_gddi", "imagenet64_gddi", "ffhq64_edm", "cifar10_gdd"),
     *("fashion_student", "fashion_progressive", "imagenet64_msd", "digits_o2mkd"),
-    *("lsun256_o2mkd", "celebahq256_o2mkd"),
+    *("lsun256_o2mkd", "celebahq256_o2mkd", "imagenet64_msd_small"),
 }
 
 
@@ -91,6 +91,13 @@ MILLIONS = {
     "ffhq64_edm": 61.81,
     "cifar10_edm": 55.74,
 }
+# Those of one student, where students are smaller than the teacher.
+STUDENTS = {
+    "imagenet64_msd_small": "4 students of 172.8",
+    "cifar10_o2mkd": "4 students of 8.95 M",
+    "lsun256_o2mkd": "4 students of 28.4",
+    "celebahq256_o2mkd": "4 students of 28.4",
+}
 
 
 @all_but(PLANNED_ALIKE)
@@ -104,7 +111,14 @@ def test_full_size_plans_without_data(name, tmp_path):
         assert part in text
     if name in MILLIONS:
         assert f"{MILLIONS[name]:.2f} M parameters" in text
+    assert STUDENTS.get(name, "") in text
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_students_of_imagenet_that_are_smaller_still(tmp_path):
+    job = recipe.make_job(recipes.load("imagenet64_msd_small", "smaller"), tmp_path)
+    assert "4 students of 85.9" in plan.text(job)
 
 
 def test_rounds_of_the_paper():
