@@ -42,14 +42,14 @@ def cifar10(name: str, size: str, *, freeze: bool):
     )
 
 
-def roles(lr: float) -> dict:
+def roles(lr: float, **more) -> dict:
     """The optimizer of the discriminator: Adam, corrected for the lazy penalty.
 
     It makes 17 updates where the others make 16 (Karras et al. 2020, arXiv:1912.04958,
     Appendix B).
     """
     ratio = 16 / 17
-    return dict(disc=dict(lr=lr * ratio, b1=0.0, b2=0.99**ratio))
+    return dict(disc=dict(lr=lr * ratio, b1=0.0, b2=0.99**ratio, **more))
 
 
 def get(
