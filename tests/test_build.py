@@ -85,6 +85,14 @@ def test_a_sampler_that_contradicts_the_method_is_refused():
             method(**sampler)
 
 
+def test_students_of_a_few_steps_are_sampled_as_they_were_trained():
+    config = build.plain(recipes.load("imagenet64_dmd2", "tiny_four_steps"))
+    config["stages"]["student"]["sampler"]["num_steps"] = 2
+    stage = next(s for s in build.expand(config) if s.name == "student")
+    with pytest.raises(ConfigError, match="num_steps=2: .*'dmd2' .* num_steps=4"):
+        build.make_method(stage, toy.NETS, processes.cosine(), 8)
+
+
 def test_data_and_teacher_that_miss_are_named_in_one_line(tmp_path):
     job = recipe.make_job(recipes.load("lsun256_student", "church"), tmp_path)
     with pytest.raises(DataError, match="lsun/church_outdoor.*google/ddpm-church-256"):

@@ -207,6 +207,8 @@ def make(
         prepare=prepare,
         carry=carry,
         settings={"labels": labels},
+        # With one step all samplers are the network itself.
+        sampler=dict(name="renoise", num_steps=num_steps) if num_steps > 1 else {},
     )
 
 
