@@ -63,7 +63,7 @@ def errors(path: str | pathlib.Path, data) -> list[float]:
     found = []
     for k in range(RANGES.value):
         lo, hi = split.t_range(k, process)
-        params, values = _owner(model, (lo + hi) / 2).params, []
+        params, values = _owner(model, (lo + hi) / 2, split.borders).params, []
         for start in range(0, NUM.value, BATCH.value):
             places = np.arange(start, start + BATCH.value)
             batch = data.batch(places % data.num)
@@ -74,12 +74,18 @@ def errors(path: str | pathlib.Path, data) -> list[float]:
     return found
 
 
-def _owner(model, t: float):
-    """Who answers at this time."""
+def _owner(model, t: float, borders):
+    """Who answers at this time, and between these borders."""
     if model.partition is None:
         return model
     if model.partition.groups:
         sys.exit("eps_error: students that own classes are not compared by ranges")
+    inner = model.partition.borders[1:-1]
+    if not np.isin(np.float32(inner), np.float32(borders)).all():
+        sys.exit(
+            f"eps_error: the students' ranges end at {inner}; take --num_ranges and"
+            " --spacing with these borders among them"
+        )
     return model.student(int(model.partition.range_of(np.float32(t))))
 
 

@@ -37,7 +37,7 @@ def main():
     stage = next(s for s in job.stages if s.name == STAGE.value)
     one = Stage(stage.name, "train", stage.config, {})
     options = build.train_options(config, one)
-    nets, process, spec, _, _ = train_stage.networks(job, one)
+    nets, process, spec, *_ = train_stage.networks(job, one)
     nets["teacher"] = nets["student"]
     method, optim, programs = build.program(
         one, options, nets, process, [spec], config=config, mesh=job.mesh

@@ -42,7 +42,7 @@ def main():
         parts = dict(stage.config["train"], num_microbatches=num_microbatches)
         one = Stage(stage.name, "train", dict(stage.config, train=parts), {})
         options = build.train_options(config, one)
-        nets, process, spec, _, _ = train_stage.networks(job, one)
+        nets, process, spec, *_ = train_stage.networks(job, one)
         nets["teacher"] = nets["student"]
         method, optim, programs = build.program(
             one, options, nets, process, [spec], config=config, mesh=job.mesh

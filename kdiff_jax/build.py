@@ -171,9 +171,19 @@ def expand(config: Mapping[str, Any]) -> list[Stage]:
         if name == "teacher" and imported:
             continue
         init = {**shared, **section.pop("init", {})}
+        if imported:  # then no stage has this name
+            init = {
+                r: shared["teacher"] if s == "teacher" else s for r, s in init.items()
+            }
         if name == "teacher":
             init = {}
         rounds = section.pop("rounds", None)
+        if rounds and section.get("partition"):
+            raise ConfigError(
+                f"stages.{name}.partition: not with rounds, each of which has the one"
+                " before for its teacher; distil first, and give the last round to a"
+                " stage with a partition"
+            )
         if rounds:
             stages += _rounds(name, section, init, **rounds)
         else:

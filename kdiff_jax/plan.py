@@ -12,7 +12,7 @@ from kdiff_jax import build, interop, samplers
 from kdiff_jax.build import Stage
 from kdiff_jax.data import pairs as pair_files
 from kdiff_jax.errors import CheckpointError
-from kdiff_jax.stages import Job, train
+from kdiff_jax.stages import Job, students, train
 from kdiff_jax.train import measure, parallel
 from kdiff_jax.train.step import init_state, split
 
@@ -34,6 +34,7 @@ class Held(NamedTuple):
 
 def text(job: Job) -> str:
     """Stages, shapes, parameters, FLOPs, memory per device and disk, as lines."""
+    students.check(job)
     facts = _model_facts(job.config["model"])
     lines = [
         f"config {job.config['name']}, workdir {job.workdir}",

@@ -15,7 +15,7 @@ from kdiff_jax import build, stages
 from kdiff_jax.errors import CheckpointError, ConfigError, DataError, Interrupted
 from kdiff_jax.files import json_text, write_atomically
 from kdiff_jax.report import environment, summary
-from kdiff_jax.stages import Job, evaluate, pairs, train
+from kdiff_jax.stages import Job, evaluate, pairs, students, train
 from kdiff_jax.train import parallel, signals, watchdog
 
 log = logging.getLogger(__name__)
@@ -50,6 +50,8 @@ def run(
     names = [stage.name for stage in job.stages]
     if only and only not in names:
         raise ConfigError(f"--stage={only!r}; this config has: {', '.join(names)}")
+    if only and job.only is not None:
+        _check_only(job, only)
     check_inputs(job)
     _record(job, force, overrides)
     for stage in job.stages:
@@ -57,7 +59,7 @@ def run(
             continue
         if job.only is not None and not only and not job.split(stage.name):
             continue  # what all students need, or what needs all of them
-        if stages.is_done(job.folder(stage.name)):
+        if stages.is_done(job.left(stage.name)):
             log.info("stage %s is done", stage.name)
             continue
         if signals.asked():
@@ -70,12 +72,15 @@ def run(
         with watchdog.watch(stage.name, minutes):
             KINDS[stage.kind](job, stage)
         parallel.wait_for_all(stage.name)
-    if job.only is not None and jax.process_index() == 0:
+    split = [stage.name for stage in job.stages if job.split(stage.name)]
+    alone = job.only is not None and all(stages.is_done(job.left(s)) for s in split)
+    if alone and jax.process_index() == 0:
         print(
             f"student {job.only} is trained; when all are, the same command without"
             " partition.only joins and evaluates them",
             flush=True,
         )
+    if job.only is not None:
         return
     report = job.workdir / "report.json"
     if report.is_file() and not only and jax.process_index() == 0:
@@ -83,6 +88,22 @@ def run(
         print(summary.text_table(rows))
         print(f"sample grid: {job.workdir / 'samples.png'}")
         print(f"report: {job.workdir / 'report.html'}", flush=True)
+
+
+def _check_only(job: Job, name: str) -> None:
+    """Refuses a stage that needs all students where one is asked for.
+
+    Raises:
+        ConfigError: Names the stage.
+    """
+    (stage,) = (s for s in job.stages if s.name == name)
+    sources = [str(source).partition("/")[0] for source in stage.init.values()]
+    needs_all = stage.kind == "evaluate" or any(map(job.split, sources))
+    if needs_all and not job.split(name):
+        raise ConfigError(
+            f"--stage={name}: needs all students, and partition.only={job.only} is one;"
+            " leave partition.only out"
+        )
 
 
 def make_job(config, workdir, *, devices=None) -> Job:
@@ -99,6 +120,7 @@ def check_inputs(job: Job) -> None:
         DataError: If the data is missing; says too whether the teacher is.
         CheckpointError: If only the teacher is missing.
     """
+    students.check(job)
     if all(stages.is_done(job.folder(stage.name)) for stage in job.stages):
         return
     teacher = _missing_teacher(job)

@@ -47,7 +47,8 @@ def seen_images(**section):
     """[student] -> how often it was given each image, over 100 batches of 8."""
     stage = Stage("student", "train", {"partition": True, **section}, {})
     source = from_array(IMAGES, LABELS, num_classes=10, name="counted")
-    frozen, batches = students().feed(job_of(stage), stage, source, {}, 8)
+    method = methods.make("dmd", nets=toy.NETS, process=cosine())
+    frozen, batches = students().feed(job_of(stage), stage, method, source, {}, 8)
     counts = np.zeros((5, 200), int)
     for step in range(100):
         for k, part in enumerate(batches[step]):
@@ -75,10 +76,21 @@ def test_pairs_are_all_of_them_whatever_the_classes():
     assert (counts == 4).all()  # 800 draws in epochs of 200
 
 
+def test_pairs_are_filtered_where_they_are_all_that_there_is():
+    """A Denoising Student asks for no labels beside those of its pairs."""
+    stage = Stage("student", "train", {"partition": True, "pairs": "pairs"}, {})
+    source = from_array(IMAGES, LABELS, num_classes=10, name="counted")
+    method = methods.make("denoising_student", nets=toy.NETS, process=cosine())
+    _, batches = students().feed(job_of(stage), stage, method, source, {}, 8)
+    for k, part in enumerate(batches[0]):
+        assert own(k)[part["index"]].all()
+
+
 def test_students_see_the_pairs_in_orders_of_their_own():
     stage = Stage("student", "train", {"partition": True, "pairs": "pairs"}, {})
     source = from_array(IMAGES, LABELS, num_classes=10, name="counted")
-    _, batches = students().feed(job_of(stage), stage, source, {}, 8)
+    method = methods.make("dmd", nets=toy.NETS, process=cosine())
+    _, batches = students().feed(job_of(stage), stage, method, source, {}, 8)
     orders = [part["index"].ravel().tolist() for part in batches[0]]
     assert len({tuple(order) for order in orders}) == 5
 

@@ -9,8 +9,9 @@ import pytest
 import recipes
 import safetensors.numpy
 
-from kdiff_jax import interop, recipe
+from kdiff_jax import interop, plan, recipe
 from kdiff_jax.errors import CheckpointError, ConfigError
+from kdiff_jax.report import metrics_log
 
 NUM_STEPS = 4
 
@@ -24,13 +25,24 @@ def config(**partition):
     return found
 
 
-def run(workdir, **partition):
-    recipe.run(config(**partition), workdir, devices=jax.devices()[:1])
+def run(workdir, *, only=None, **partition):
+    """`only`: of the partition; a stage is named by the key `stage`."""
+    stage = partition.pop("stage", None)
+    partition |= {} if only is None else {"only": only}
+    start(config(**partition), workdir, only=stage)
+
+
+def start(config, workdir, **keywords):
+    recipe.run(config, workdir, devices=jax.devices()[:1], **keywords)
 
 
 def leaves(workdir):
     step = workdir / "student" / "checkpoints" / str(NUM_STEPS)
     return json.loads((step / "meta" / "metadata").read_text())["leaves"]
+
+
+def metrics(workdir):
+    return metrics_log.read(workdir / "student" / "metrics.jsonl")
 
 
 def model(workdir):
@@ -70,7 +82,14 @@ def test_jobs_of_one_student_are_joined_by_the_same_command(together, apart, tmp
         np.testing.assert_allclose(found[name], value, rtol=2e-5, atol=2e-5)
     one, other = (interop.load(w / "student") for w in (workdir, together))
     assert one.partition == other.partition and one.num_students == 2
-    assert (workdir / "report.json").is_file()
+    report = json.loads((workdir / "report.json").read_text())
+    assert [row["num_students"] for row in report["rows"]] == [1, 2]
+    assert report["rows"][1]["train_seconds"] > 0
+    logs = [metrics(w)[-1] for w in (workdir, together)]
+    assert logs[0].keys() - {"images_per_second"} == logs[1].keys() - {
+        "images_per_second"
+    }
+    assert logs[0]["tsm/loss"] == pytest.approx(logs[1]["tsm/loss"], rel=1e-4)
     # What it joined is what the jobs left, bit for bit.
     for k in range(2):
         alone = interop.load(apart / "student" / f"only_{k}").params
@@ -105,8 +124,7 @@ def test_a_resumed_run_ends_with_the_same_bits(together, tmp_path):
 
 
 def test_metrics_name_each_student(together):
-    lines = (together / "student" / "metrics.jsonl").read_text().splitlines()
-    last = json.loads(lines[-1])
+    last = metrics(together)[-1]
     each = [last[f"tsm/loss/{k}"] for k in range(2)]
     assert last["tsm/loss"] == pytest.approx(np.mean(each))
     assert each[0] != each[1]
@@ -144,4 +162,70 @@ def test_a_method_of_one_time_has_no_ranges(together, tmp_path):
     found.partition = dict(config(num_ranges=2).partition)
     found.stages.student.partition = True
     with pytest.raises(ConfigError, match="num_ranges=2.*num_groups"):
-        recipe.run(found, tmp_path, devices=jax.devices()[:1], force=True)
+        start(found, tmp_path, force=True)
+
+
+def test_students_begin_with_channels_of_a_teacher_that_is_brought(together, tmp_path):
+    found = config()
+    found.init.teacher = str(together / "teacher")
+    start(found, tmp_path)
+    assert not (tmp_path / "teacher").exists()
+    assert interop.load(tmp_path / "student").num_students == 2
+
+
+def test_a_stage_that_needs_all_students_is_refused_to_one(apart, tmp_path):
+    workdir = shutil.copytree(apart, tmp_path / "one")
+    with pytest.raises(ConfigError, match="--stage=evaluate: needs all students"):
+        run(workdir, only=0, stage="evaluate")
+    assert not (workdir / "evaluate").exists()
+
+
+def test_a_partition_that_is_none_is_refused_first(tmp_path):
+    found = recipes.load("digits_msd", "tiny").unlock()
+    found.partition.num_groups = 3
+    with pytest.raises(ConfigError, match="num_groups=3"):
+        start(found, tmp_path)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ConfigError, match="num_groups=3"):
+        plan.text(recipe.make_job(found, tmp_path))
+
+
+def test_rounds_have_no_partition(tmp_path):
+    found = recipes.load("digits_progressive", "tiny").unlock()
+    found.partition = dict(config(num_ranges=2).partition)
+    found.stages.progressive.partition = True
+    with pytest.raises(ConfigError, match="progressive.partition: not with rounds"):
+        start(found, tmp_path)
+
+
+def test_a_damaged_part_is_named(apart, tmp_path):
+    workdir = shutil.copytree(apart, tmp_path / "damaged")
+    part = workdir / "student" / "only_0" / "checkpoints" / str(NUM_STEPS)
+    (part / "meta" / "metadata").write_text("{")
+    with pytest.raises(CheckpointError, match="only_0.*delete the folder"):
+        run(workdir)
+
+
+def test_many_students_are_no_teacher_and_no_single_student(together, tmp_path):
+    for role in ("student", "teacher"):
+        found = config()
+        found.stages.student.partition, found.stages.student.channels = False, ""
+        init = {"teacher": str(together / "teacher"), "student": "random"}
+        found.stages.student.init = init | {role: str(together / "student")}
+        with pytest.raises(CheckpointError, match=f"init.{role}.*holds 2 students"):
+            workdir = shutil.copytree(together / "teacher", tmp_path / role / "teacher")
+            start(found, workdir.parent)
+
+
+@pytest.mark.slow
+def test_a_student_begins_from_random_numbers_where_it_says_so(together, tmp_path):
+    shutil.copytree(together / "teacher", tmp_path / "teacher")
+    found = config()
+    found.stages.student.init.student = "random"
+    start(found, tmp_path)
+
+
+def test_one_student_takes_what_the_run_of_all_has_left(together, tmp_path):
+    workdir = shutil.copytree(together, tmp_path / "whole")
+    run(workdir, only=1)
+    assert not (workdir / "student" / "only_1").exists()

@@ -53,6 +53,11 @@ class Job:
         alone = self.only is not None and self.split(stage)
         return folder / f"only_{self.only}" if alone else folder
 
+    def left(self, stage: str) -> pathlib.Path:
+        """Where the result of a stage is; for one student also in that of all."""
+        own, whole = self.folder(stage), self.workdir / stage
+        return whole if is_done(whole) and not is_done(own) else own
+
     def seed(self, stage: str, student: int | None = None) -> int:
         """31 bits from the config's seed, the stage's name and the student."""
         name = f"{self.config.get('seed', 0)}/{stage}"
@@ -69,7 +74,7 @@ class Job:
             model = interop.load(source)
             spec = {**model.spec, "sampler": self.config["model"]["sampler"]}
             return dataclasses.replace(model, spec=spec)
-        folder = self.folder(source) / "model"
+        folder = self.left(source) / "model"
         if not folder.is_dir():
             raise CheckpointError(
                 f"stage {source!r} has no model in {folder}; run it first: the same"
@@ -82,7 +87,7 @@ class Job:
         stage, _, role = source.partition("/")
         if not role or "/" in role or stage not in {s.name for s in self.stages}:
             return None
-        return training.role(self.folder(stage), role)
+        return training.role(self.left(stage), role)
 
 
 def is_done(folder: pathlib.Path) -> bool:

@@ -13,6 +13,8 @@ import numpy as np
 from kdiff_jax import interop, stages
 from kdiff_jax.build import Stage
 from kdiff_jax.errors import CheckpointError, ConfigError
+from kdiff_jax.files import write_atomically
+from kdiff_jax.report import metrics_log
 from kdiff_jax.stages import Job
 from kdiff_jax.stages.students import Students
 from kdiff_jax.train import parallel
@@ -28,7 +30,7 @@ def check_before(job: Job, stage: Stage) -> None:
     names = {s.name for s in job.stages}
     for source in [*stage.init.values(), stage.config.get("pairs")]:
         name = str(source).partition("/")[0]
-        if name in names and not stages.is_done(job.folder(name)):
+        if name in names and not stages.is_done(job.left(name)):
             raise ConfigError(
                 f"partition.only={job.only}: stage {name!r} is not done, and student"
                 f" {job.only} needs it; run it first, with --stage={name}"
@@ -71,6 +73,9 @@ def join(parts: list[pathlib.Path], template, step: int):
         parts: Their folders, in turn.
         template: The state of all of them, as shapes and places.
         step: The last.
+
+    Raises:
+        CheckpointError: If a student's last state is not there.
     """
     mesh = jax.tree.leaves(template)[0].sharding.mesh
     one = jax.tree.map(
@@ -81,7 +86,31 @@ def join(parts: list[pathlib.Path], template, step: int):
     found = []
     for path in parts:
         checkpoints = Checkpoints(path / "checkpoints", stacked=True)
-        found.append(parallel.to_host(checkpoints.restore(step, one)))
+        state = checkpoints.restore_latest(one)
         checkpoints.close()
+        if state is None or state[1] != step:
+            raise CheckpointError(
+                f"{path}: its checkpoint of step {step} is missing or damaged; delete"
+                " the folder and train this student again"
+            )
+        found.append(parallel.to_host(state[0]))
     whole = jax.tree.map(lambda *rows: np.concatenate(rows), *found)
     return parallel.replicate(whole, mesh, stacked=True), step
+
+
+def join_logs(parts: list[pathlib.Path], folder: pathlib.Path) -> None:
+    """`metrics.jsonl` of all, as one run of them writes it: the mean, and each."""
+    logs = [metrics_log.read(path / "metrics.jsonl") for path in parts]
+    lines = []
+    for rows in zip(*logs, strict=False):
+        line = {"step": rows[0]["step"]}
+        # A student alone has written its metrics as name/number, too.
+        for name in (n for n in rows[0] if n != "step" and not n.endswith("/0")):
+            values = [row[name] for row in rows if name in row]
+            summed = name in ("images", "train_seconds")
+            line[name] = sum(values) if summed else sum(values) / len(values)
+        for row in rows:
+            line |= {n: v for n, v in row.items() if n.rpartition("/")[2].isdigit()}
+        lines.append(json.dumps(line) + "\n")
+    if jax.process_index() == 0:
+        write_atomically(folder / "metrics.jsonl", "".join(lines))

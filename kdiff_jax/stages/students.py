@@ -13,6 +13,7 @@ from kdiff_jax.build import Stage
 from kdiff_jax.data import batches as data_batches
 from kdiff_jax.data.students import StudentBatches
 from kdiff_jax.diffusion import partition as partitions
+from kdiff_jax.diffusion import process as processes
 from kdiff_jax.diffusion.partition import Partition
 from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.models.labels import class_rows
@@ -92,16 +93,18 @@ class Students(NamedTuple):
 
         return jax.tree.map(stacked, jax.eval_shape(first, *of(0))), begin
 
-    def feed(self, job: Job, stage: Stage, source, frozen, batch_size):
+    def feed(self, job: Job, stage: Stage, method, source, frozen, batch_size):
         """(frozen, batches) as `train.feed`, a batch for each student.
 
-        Real images are those of the student's classes. Pairs to regress on are all of
-        them, whatever the classes, unless `filter_data` says otherwise: on a part of
-        them students over-fit and lose modes (Song et al. 2024, arXiv:2410.23274).
+        Examples are those of the student's classes. But pairs to regress on, beside a
+        loss on labels of the student's own, are all of them, unless `filter_data` says
+        otherwise: on a part of them students over-fit and lose modes (Song et al. 2024,
+        arXiv:2410.23274).
         """
         groups, num_hosts, host = parallel.part_of_host(self.mesh)
         own = stage.config.get("filter_data")
-        own = "pairs" not in stage.config if own is None else own
+        if own is None:
+            own = "pairs" not in stage.config or "labels" not in method.settings
         own = own and self.partition.num_groups > 1
         num_classes = job.config["model"]["num_classes"]
         rounds = self.num_rounds
@@ -131,17 +134,7 @@ def find(job: Job, stage: Stage, process, teacher) -> Students | None:
     """
     if not stage.config.get("partition"):
         return None
-    options = dict(job.config["partition"])
-    options.pop("only")
-    path = options.pop("embeddings")
-    num_classes = job.config["model"]["num_classes"]
-    rows = None
-    if options["rule"] in ("kmeans", "pca"):
-        rows = _embeddings(path, teacher, num_classes)
-    options["table"] = tuple(options["table"])
-    partition = partitions.make(
-        process=process, num_classes=num_classes, embeddings=rows, **options
-    )
+    partition = partition_of(job, process, teacher)
     num, ids = partition.num_students, tuple(range(partition.num_students))
     if job.only is not None:
         if job.only not in ids:
@@ -150,6 +143,40 @@ def find(job: Job, stage: Stage, process, teacher) -> Students | None:
             )
         ids = (job.only,)
     return Students(partition, ids, parallel.student_mesh(job.mesh, len(ids)))
+
+
+def partition_of(job: Job, process, teacher) -> Partition:
+    """What the config's section `partition` says.
+
+    Raises:
+        ConfigError: If it is none.
+    """
+    options = dict(job.config["partition"])
+    options.pop("only")
+    path = options.pop("embeddings")
+    num_classes = job.config["model"]["num_classes"]
+    rows = None
+    if options["rule"] in ("kmeans", "pca") and options["num_groups"] > 1:
+        rows = _embeddings(path, teacher, num_classes)
+    options["table"] = tuple(options["table"])
+    return partitions.make(
+        process=process, num_classes=num_classes, embeddings=rows, **options
+    )
+
+
+def check(job: Job) -> None:
+    """Refuses a partition before anything runs, as far as it needs no teacher.
+
+    Raises:
+        ConfigError: If it is none.
+    """
+    section = job.config.get("partition")
+    if not section or not any(s.config.get("partition") for s in job.stages):
+        return
+    by_teacher = section["rule"] in ("kmeans", "pca") and not section["embeddings"]
+    if by_teacher and section["num_groups"] > 1:
+        return
+    partition_of(job, processes.make(**job.config["model"]["process"]), None)
 
 
 def _embeddings(path: str, teacher, num_classes: int) -> np.ndarray:
@@ -169,31 +196,58 @@ def _embeddings(path: str, teacher, num_classes: int) -> np.ndarray:
         ) from error
 
 
-def own_roles(students: Students, given: Mapping[str, Any], nets) -> set[str]:
-    """Which of the given roles have an axis of students: those of a stage like this.
+def given_to_each(
+    students: Students | None,
+    stage: Stage,
+    given: Mapping[str, Any],
+    owners: Mapping[str, Partition | None],
+    nets: Mapping[str, Any],
+) -> tuple[dict[str, Any], set[str]]:
+    """(params by role, the roles of them that have an axis of students).
+
+    One student of many, in a run of its own, gets its own row.
+
+    Args:
+        students: Of the stage; None if it has one.
+        stage: Whose `init` they come from.
+        given: Params by role.
+        owners: The partitions of given models, by role; of others it is not known.
+        nets: By role, of one student.
 
     Raises:
-        CheckpointError: If it is one of so many students, or is the teacher.
+        CheckpointError: If what is given is of many students and cannot be.
     """
-    found = set()
+    found, own = dict(given), set()
     for role, params in given.items():
-        net = nets.get(role, nets["student"])
-        expected = jax.eval_shape(net.init, jax.random.key(0))
+        if role not in nets:
+            continue
+        expected = jax.eval_shape(nets[role].init, jax.random.key(0))
         if not _has_axis(params, expected):
             continue
         num = len(jax.tree.leaves(params)[0])
+        what = f"init.{role}={stage.init[role]!r}: holds {num} students"
+        one = "one of them is a model by python -m kdiff_jax.convert --student=K"
+        if students is None:
+            raise CheckpointError(f"{what}, and stage {stage.name!r} has one; {one}")
         if role == "teacher":
+            raise CheckpointError(f"{what}; a teacher is one network: {one}")
+        partition, ids = students.partition, students.ids
+        owner = owners.get(role)
+        if owner is not None and owner.to_spec() != partition.to_spec():
             raise CheckpointError(
-                f"init.teacher: holds {num} students; a stage with a partition takes"
-                " one teacher for all: name one of them, or another stage"
+                f"{what} of another partition than stage {stage.name!r}; make them"
+                " equal"
             )
-        if num != len(students.ids):
+        if num == partition.num_students > len(ids):
+            rows = np.array(ids)
+            found[role] = jax.tree.map(lambda x, rows=rows: x[rows], params)
+        elif num != len(ids):
             raise CheckpointError(
-                f"init.{role}: holds {num} students, and this stage trains"
-                f" {len(students.ids)}; make their partitions equal"
+                f"{what}, and stage {stage.name!r} trains {len(ids)}; make their"
+                " partitions equal"
             )
-        found.add(role)
-    return found
+        own.add(role)
+    return found, own
 
 
 def _has_axis(params, expected) -> bool:

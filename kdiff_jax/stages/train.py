@@ -39,7 +39,7 @@ def run(job: Job, stage: Stage) -> None:
     train = build.train_options(job.config, stage)
     if job.only is not None and job.split(stage.name):
         apart.check_before(job, stage)
-    nets, process, spec, given, teacher = networks(job, stage)
+    nets, process, spec, given, teacher, owners = networks(job, stage)
     many = students.find(job, stage, process, teacher)
     method, optim, programs = build.program(
         stage,
@@ -56,7 +56,8 @@ def run(job: Job, stage: Stage) -> None:
     mesh, stacked = programs.mesh, many is not None
     if many and len(many.ids) == many.partition.num_students:
         spec["partition"] = many.partition.to_spec()
-    own = students.own_roles(many, given, nets) if many else set()
+    roles = {**nets, **method.nets}
+    given, own = students.given_to_each(many, stage, given, owners, roles)
     _check_given(stage, method, given, own)
     folder.mkdir(parents=True, exist_ok=True)
     about = {"spec": spec, "role": "student", "result": _stored(train["result"])}
@@ -80,7 +81,9 @@ def run(job: Job, stage: Stage) -> None:
     seed = job.seed(stage.name)
     root_key = jax.random.key(seed)
     if many:
-        frozen, batches = many.feed(job, stage, source, frozen, train["batch_size"])
+        frozen, batches = many.feed(
+            job, stage, method, source, frozen, train["batch_size"]
+        )
         settings = many.settings(process, settings)
         root_key = many.root_keys(seed)
     else:
@@ -99,9 +102,11 @@ def run(job: Job, stage: Stage) -> None:
         folder / "checkpoints", keep=train["keep"], stacked=stacked
     )
     found = checkpoints.restore_latest(template)
-    if not found and many and (parts := apart.parts(job, stage, many)):
+    parts = apart.parts(job, stage, many) if many else []
+    if parts and (not found or found[1] < train["num_steps"]):
         found = apart.join(parts, template, train["num_steps"])
         checkpoints.save(train["num_steps"], found[0])
+        apart.join_logs(parts, folder)
         logger.info("%s: joined %d students", stage.name, len(parts))
     if found:
         state, step = found
@@ -205,7 +210,10 @@ def _first_state(method, optim):
 
 
 def networks(job: Job, stage: Stage):
-    """(nets, process, spec of the student, given params by role, teacher or None)."""
+    """(nets, process, spec of the student, params by role, teacher, partitions).
+
+    The teacher is None without one; the partitions are those of given models, by role.
+    """
     origin = {role: s for role, s in stage.init.items() if s and s != "random"}
     given = {role: p for role, s in origin.items() if (p := job.role(s)) is not None}
     loaded = {role: job.model(s) for role, s in origin.items() if role not in given}
@@ -213,7 +221,7 @@ def networks(job: Job, stage: Stage):
     for role, model in loaded.items():
         build.check_fits(job.config, role, model.spec)
     base = dict(teacher.spec) if teacher else dict(job.config["model"])
-    for key in ("sha256", "kdiff_jax", "source"):
+    for key in ("sha256", "kdiff_jax", "source", "partition"):
         base.pop(key, None)
     base["revision"] = models.REVISIONS[base["network"]["name"]]
     spec = changed(base, stage.config.get("model", {}))
@@ -223,10 +231,12 @@ def networks(job: Job, stage: Stage):
     if teacher:
         nets["teacher"] = teacher.net
     given |= {role: model.params for role, model in loaded.items()}
-    if rule := stage.config.get("channels"):  # of a wider network, those it has
+    owners = {role: model.partition for role, model in loaded.items()}
+    if (rule := stage.config.get("channels")) and "student" in given:
+        # Of a wider network, those that this one has.
         template = jax.eval_shape(student.init, jax.random.key(0))
         given["student"] = channels.select(given["student"], template, rule)
-    return nets, process, spec, given, teacher
+    return nets, process, spec, given, teacher, owners
 
 
 def _begin(stage: Stage, method):

@@ -188,8 +188,10 @@ def _digest_of_rows(leaf) -> dict:
     """The same with a checksum for each row; None for one that only others hold."""
     rows: list[int | None] = [None] * leaf.shape[0]
     for shard in leaf.addressable_shards:
-        for i, row in enumerate(np.asarray(shard.data), shard.index[0].start or 0):
-            rows[i] = _checksum(row)
+        first = shard.index[0].start or 0
+        if rows[first] is None:  # no other device of this host has shown it
+            for i, row in enumerate(np.asarray(shard.data), first):
+                rows[i] = _checksum(row)
     return _facts(leaf) | {"rows": rows}
 
 

@@ -38,9 +38,28 @@ def make_mesh(devices=None, *, num_students: int = 1) -> Mesh:
     return Mesh(devices.reshape(num_students, -1), ("student", "data"))
 
 
+def num_groups(num_students: int, num_devices: int, num_local: int) -> int:
+    """Of devices: as many as divide students and devices.
+
+    A group is of whole hosts, or lies on one: so the hosts of a group feed it equally.
+
+    Args:
+        num_students: In all.
+        num_devices: In all.
+        num_local: Devices of each host.
+    """
+    for groups in range(math.gcd(num_students, num_devices), 1, -1):
+        size = num_devices // groups
+        divides = num_students % groups == 0 and num_devices % groups == 0
+        if divides and (size % num_local == 0 or num_local % size == 0):
+            return groups
+    return 1
+
+
 def student_mesh(mesh: Mesh, num_students: int) -> Mesh:
-    """The same devices, in as many equal groups as divide them and the students."""
-    groups = math.gcd(num_students, mesh.size)
+    """The same devices in `num_groups` equal groups."""
+    num_local = mesh.size // len({d.process_index for d in mesh.devices.flat})
+    groups = num_groups(num_students, mesh.size, num_local)
     return make_mesh(list(mesh.devices.flat), num_students=groups)
 
 

@@ -176,6 +176,22 @@ def test_groups_of_devices_divide_both(num_devices, num_students, expected):
     assert groups(num_devices, num_students).shape["student"] == expected
 
 
+@pytest.mark.parametrize(
+    ("hosts", "devices", "num_students", "expected"),
+    [
+        (4, 8, 4, 4),
+        (2, 8, 4, 4),
+        (3, 8, 2, 1),
+        (3, 8, 3, 3),
+        (4, 4, 2, 2),
+        (2, 4, 16, 8),
+    ],
+)
+def test_groups_are_of_whole_hosts_or_on_one(hosts, devices, num_students, expected):
+    found = parallel.num_groups(num_students, hosts * devices, devices)
+    assert found == expected
+
+
 def test_a_batch_has_the_own_examples_of_each_student():
     labels = np.arange(40, dtype=np.int32) % 10
 
