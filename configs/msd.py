@@ -65,7 +65,7 @@ def imagenet64(name: str, size: str, *, network: dict | None = None):
 
     def stages(tiny):
         found = dict(pairs=pairs(tiny))
-        smaller = dict(channels=4) if tiny else network
+        smaller = dict(channels=4, num_blocks=2) if tiny else network
         if network is None:
             return found | dict(dm=matching(tiny), adm=adversarial(tiny))
         found["tsm"] = tsm(tiny, smaller)
