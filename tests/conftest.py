@@ -24,7 +24,10 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Minutes each: they come first, so that no worker is left with one at the end.
-LONG = ("test_configs", "test_resume", "test_hosts", "test_all_methods", "test_gdd")
+LONG = (
+    *("test_configs", "test_resume", "test_hosts", "test_all_methods", "test_gdd"),
+    *("test_partition_recipe", "test_mixture"),
+)
 
 
 def pytest_collection_modifyitems(items):

@@ -78,7 +78,7 @@ def test_the_same_width_changes_nothing(name, rule):
 
 
 @each_network
-@pytest.mark.parametrize("factor", [2, 3])
+@pytest.mark.parametrize("factor", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_of_copied_channels_one_each_is_taken(name, factor):
     _, big, narrow, params = widened(name, factor)
     found = channels.select(big, tiny.shapes(narrow))

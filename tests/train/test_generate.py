@@ -87,7 +87,7 @@ def test_a_signal_stops_between_batches():
         signals.reset()
 
 
-@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("devices", [1, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("sampler", CALLS, ids=lambda call: f"{call[0]}_{call[1]}")
 def test_copies_as_students_make_the_same_bits(sampler, devices):
     z, x0 = in_order(generator(sampler, devices=devices), PARAMS, LABELS)
