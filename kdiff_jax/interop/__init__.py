@@ -4,8 +4,9 @@ model = interop.load(path)
 x0_hat = model.apply(x_t, t, y)
 """
 
-from kdiff_jax.interop.model import Model, build, load, save
+from kdiff_jax.interop.model import Model, load, save
 from kdiff_jax.interop.source import Facts
+from kdiff_jax.interop.spec import build
 from kdiff_jax.interop.training import STAGE
 
 __all__ = ["STAGE", "Facts", "Model", "build", "load", "save"]

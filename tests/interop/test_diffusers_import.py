@@ -19,8 +19,9 @@ from tolerance import UNET
 from kdiff_jax import models
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.interop import diffusers, lazy, tensors
-from kdiff_jax.interop.model import build, checked
+from kdiff_jax.interop.model import checked
 from kdiff_jax.interop.source import Facts
+from kdiff_jax.interop.spec import build
 from kdiff_jax.interop.trees import flatten, unflatten
 
 DATA = pathlib.Path(__file__).parent.parent / "parity/data"

@@ -1,0 +1,132 @@
+"""What the spec of a model describes, and whether leaves are those of its network."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from kdiff_jax import denoiser, models
+from kdiff_jax.diffusion import process as processes
+from kdiff_jax.diffusion.partition import Partition
+from kdiff_jax.diffusion.process import Process
+from kdiff_jax.errors import CheckpointError
+from kdiff_jax.interop.trees import flatten
+from kdiff_jax.method import Net
+
+
+def build(spec: Mapping[str, Any]) -> tuple[Net, Process]:
+    """The network (as pure functions) and the process that a spec describes.
+
+    Args:
+        spec: {"network": {"name", ...}, "precondition": {"name", ...}, "process":
+            {"name", ...}, "image_shape": [H, W, C], "num_classes": int,
+            "augment_dim": int}. "revision" is that of the network's definition. With
+            "partition" it is one student of many.
+
+    Raises:
+        CheckpointError: If the network has been defined otherwise since.
+    """
+    channels = spec["image_shape"][-1]
+    num_classes, augment_dim = spec["num_classes"], spec.get("augment_dim", 0)
+    network, precondition = spec["network"], dict(spec["precondition"])
+    now = models.REVISIONS.get(network["name"], 1)
+    if spec.get("revision", now) != now:
+        raise CheckpointError(
+            f"network {network['name']} is of revision {spec['revision']}, and here it"
+            f" is {now}, another function of the same parameters; use the version of"
+            " kdiff_jax that its config.json names"
+        )
+    fields: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in network.items()
+    }
+    module = models.make(
+        **fields,
+        out_channels=channels * (2 if precondition["name"] in ("both", "iddpm") else 1),
+        num_classes=num_classes,
+        augment_dim=augment_dim,
+    )
+    process = processes.make(**spec["process"])
+    name = precondition.pop("name")
+    net = denoiser.make(
+        module,
+        process,
+        precondition=name,
+        image_shape=tuple(spec["image_shape"]),
+        num_classes=num_classes,
+        augment_dim=augment_dim,
+        **precondition,
+    )
+    return net, process
+
+
+def built(
+    spec: Mapping[str, Any], leaves: Mapping[str, Any], where
+) -> tuple[Net, Process]:
+    """The network and process of a spec, if these leaves are the network's.
+
+    Raises:
+        CheckpointError: If the spec is none, or names the first leaves that differ.
+    """
+    try:
+        # A network has more leaves than blocks: a spec of millions is not built.
+        for part in ("num_blocks", "channel_mult", "widths"):
+            value = spec["network"].get(part) or 0
+            if (value if isinstance(value, int) else len(value)) > len(leaves):
+                raise ValueError(f"{part}={value!r}, and {len(leaves)} leaves")
+        net, process = build(spec)
+        partition = Partition.from_spec(spec.get("partition"))
+        params = jax.eval_shape(net.init, jax.random.key(0))
+        expected = {k: v.shape for k, v in flatten(params).items()}
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever a spec of nonsense sets off
+        why = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{where} has a spec that is no model: {why}") from error
+    if partition is not None:
+        _check_partition(partition, process, spec["num_classes"], where)
+        expected = {k: (partition.num_students, *v) for k, v in expected.items()}
+    _compare(leaves, expected, where)
+    return net, process
+
+
+def _check_partition(
+    partition: Partition, process: Process, num_classes: int, where
+) -> None:
+    """Refuses owners of other classes than the model's, or of another time."""
+    owned = sum(map(len, partition.groups))
+    if partition.groups and owned != num_classes:
+        raise CheckpointError(
+            f"{where} has a partition of {owned} classes and a model of {num_classes};"
+            " take both from one source"
+        )
+    ends = (process.t_min, process.t_max)
+    borders = partition.borders
+    if borders and not np.allclose((borders[0], borders[-1]), ends):
+        raise CheckpointError(
+            f"{where} has a partition of the times {borders[0]:g} to {borders[-1]:g},"
+            f" and its process goes from {ends[0]:g} to {ends[1]:g}; take both from one"
+            " source"
+        )
+
+
+def _compare(
+    given: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]], where
+) -> None:
+    """Names the first leaves whose shape is not the network's."""
+    wrong = [
+        f"{k} is missing, expected {expected[k]}" for k in expected if k not in given
+    ]
+    wrong += [
+        f"{k} {given[k].shape} is not expected" for k in given if k not in expected
+    ]
+    wrong += [
+        f"{k} is {given[k].shape}, expected {expected[k]}"
+        for k in expected.keys() & given.keys()
+        if tuple(given[k].shape) != tuple(expected[k])
+    ]
+    if wrong:
+        more = f"; and {len(wrong) - 10} more" if len(wrong) > 10 else ""
+        raise CheckpointError(
+            f"{where} does not fit its network: {'; '.join(sorted(wrong)[:10])}{more}"
+        )
