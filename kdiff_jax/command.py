@@ -129,7 +129,7 @@ def _start_cache() -> None:
     )
     if folder:
         jax.config.update("jax_compilation_cache_dir", folder)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
 def split_cpu(num_devices: int) -> None:

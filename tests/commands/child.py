@@ -13,13 +13,10 @@ RECIPE = pathlib.Path(__file__).parent / "everything.py"
 
 def start(module: str, *arguments: str, devices: int = 1) -> subprocess.Popen:
     """`python -m kdiff_jax.MODULE ARGUMENTS`, output captured."""
-    flags = (
-        f"--xla_force_host_platform_device_count={devices}"
-        " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    )
+    flags = f"--xla_force_host_platform_device_count={devices}"
     environment = {
         **os.environ,
-        "XLA_FLAGS": flags,
+        "XLA_FLAGS": f"{flags} {os.environ['KDIFF_TEST_FLAGS']}",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(ROOT),
     }
