@@ -4,8 +4,8 @@ import os
 import pathlib
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# What this suite costs is its compile time. Level 0 halves it, and the newer emitters of
-# loops take twice as long as the older ones.
+# What this suite costs is its compile time. Level 0 halves it, and the newer emitters
+# of loops take twice as long as the older ones.
 os.environ["KDIFF_TEST_FLAGS"] = (
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     " --xla_cpu_use_fusion_emitters=false"
