@@ -8,6 +8,10 @@ pairs of the teacher that are not filtered; then on with a discriminator, on rea
 of the student's own classes. A teacher that is there may be taken:
 --config.init.teacher=runs/digits/teacher
 
+`:small` behind the name of the file: students with half the teacher's channels, which
+first learn to denoise like it. Without that: --config.stages.dm.init.student=random
+--config.order="('teacher','pairs','dm','adm','evaluate')"
+
 One student a job: --config.partition.only=K, after --stage=teacher and --stage=pairs;
 when all are done, the command above joins and evaluates them.
 Expected: fd_pixels in docs/results.md [measured].
@@ -15,27 +19,46 @@ Expected: fd_pixels in docs/results.md [measured].
 
 from configs import common, digits, digits_dmd, digits_dmd2
 
+SMALL = dict(network=dict(channels=16))
+
+
+def tsm() -> dict:
+    """Teacher score matching: how students that are smaller than the teacher begin."""
+    return dict(
+        method=dict(name="tsm", weight="v_mse"),  # of the teacher
+        model=SMALL,
+        optim=dict(lr=1e-3, warmup_steps=50, schedule="cosine", ema_decay=0.995),
+        sampler=dict(name="ddim", num_steps=16),
+        train=dict(num_steps=500, batch_size=64, result="ema"),
+        partition=True,
+    )
+
 
 def get_config(size: str = "full"):
-    common.check_size(size)
+    common.check_size(size, ("full", "small", "tiny"))
     tiny = size == "tiny"
     stages = dict(
         teacher=digits.teacher(tiny),
         pairs=digits_dmd.pairs(tiny),
-        dm=digits_dmd.student(tiny, num_steps=1500, partition=True),
+        dm=digits_dmd.student(tiny, num_steps=1000, partition=True),
         adm=digits_dmd2.student(
             tiny,
-            num_steps=600,
+            num_steps=400,
             lr=1e-4,
             init=dict(student="dm", fake_score="dm/fake_score"),
             partition=True,
         ),
         evaluate=dict(kind="evaluate", models=("teacher", "dm", "adm")),
     )
-    order = ("teacher", "pairs", "dm", "adm", "evaluate")
+    order = ["teacher", "pairs", "dm", "adm", "evaluate"]
+    if size == "small":
+        order.insert(2, "tsm")
+        stages["tsm"] = tsm()
+        stages["dm"] |= dict(model=SMALL, init=dict(student="tsm"))
+        stages["adm"] |= dict(model=SMALL)
     return common.config(
-        "digits_msd",
-        order=order,
+        "digits_msd" if size != "small" else "digits_msd_small",
+        order=tuple(order),
         stages=stages,
         partition=dict(num_groups=5),
         **digits.sections(tiny),
