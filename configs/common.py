@@ -47,8 +47,8 @@ def tiny_pairs() -> dict:
 
 
 def tiny_network(name: str, **keywords) -> dict:
-    """A network of the family `name` with two levels of eight channels."""
-    shared = dict(name=name, channels=8, channel_mult=(1, 1), num_blocks=1)
+    """A network of the family `name` with one level of eight channels."""
+    shared = dict(name=name, channels=8, channel_mult=(1,), num_blocks=1)
     return shared | {"attn_resolutions": ()} | keywords
 
 

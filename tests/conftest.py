@@ -19,6 +19,7 @@ os.environ["XLA_FLAGS"] = " ".join(
 )
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
 
 CACHE = pathlib.Path(
     os.environ.get("KDIFF_TEST_CACHE", pathlib.Path.home() / ".cache/kdiff_jax_tests")
@@ -42,3 +43,11 @@ def pytest_collection_modifyitems(items):
         return LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG)
 
     items.sort(key=rank)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_timing():
+    """No test is about a speed. Imported here, after the hook that checks shapes."""
+    from kdiff_jax.train import measure
+
+    measure.SECONDS = 0.01

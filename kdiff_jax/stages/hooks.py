@@ -106,7 +106,6 @@ class Saver:
     def __init__(self, checkpoints, minutes: float):
         self._checkpoints, self._seconds = checkpoints, 60 * minutes
         self._last = time.monotonic()
-        self._finite = jax.jit(_all_finite)
 
     def __call__(self, step, state, metrics) -> None:
         del metrics
@@ -118,7 +117,7 @@ class Saver:
         Raises:
             NumericsError: If a parameter is not finite; the checkpoint before is kept.
         """
-        if not bool(self._finite(state.nets)):
+        if not _all_finite(state.nets):
             raise NumericsError(
                 f"step {step}: a parameter is not finite, so nothing was saved; what"
                 " was saved is intact: lower optim.lr or set optim.clip_norm, with"
@@ -135,9 +134,15 @@ class Saver:
             self.now(step, state)
 
 
-def _all_finite(tree):
+def _all_finite(tree) -> bool:
+    """Leaf by leaf: a program of them all would take seconds to compile."""
     floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
-    return jnp.all(jnp.stack([jnp.isfinite(x).all() for x in floats]))
+    return all(jax.device_get([_finite(x) for x in floats]))
+
+
+@jax.jit
+def _finite(x):
+    return jnp.isfinite(x).all()
 
 
 class SampleGrids:

@@ -18,6 +18,8 @@ from kdiff_jax.metrics.moments import Moments
 from kdiff_jax.samplers import Sampler
 from kdiff_jax.train import generate, parallel
 
+SECONDS = 2.0  # of timing, of each speed
+
 
 class Generated(NamedTuple):
     """What was seen of a model's images."""
@@ -77,9 +79,9 @@ def images_per_second(
 ) -> float:
     """Speed of a generator on full batches of one group, images left on the device.
 
-    The median of rounds over two seconds, and of three at least. A round is as many
-    calls, one behind the other, as take half a second: a call of a one-step student is
-    too short to be timed, and its devices must not wait for the host in between.
+    The median of rounds over `SECONDS`, and of three at least. A round is as many
+    calls, one behind the other, as take a quarter of that: a call of a one-step student
+    is too short to be timed, and its devices must not wait for the host in between.
     """
     call, size = _calls(make, params, labels, batch_size)
     jax.block_until_ready(call())
@@ -91,9 +93,9 @@ def images_per_second(
         jax.block_until_ready(last)
         return time.perf_counter() - began
 
-    num_calls = max(1, round(0.5 / seconds_of(1)))
+    num_calls = max(1, round(SECONDS / 4 / seconds_of(1)))
     rounds: list[float] = []
-    while len(rounds) < 3 or sum(rounds) < 2:
+    while len(rounds) < 3 or sum(rounds) < SECONDS:
         rounds.append(seconds_of(num_calls))
     return size * num_calls / statistics.median(rounds)
 
@@ -101,14 +103,14 @@ def images_per_second(
 def latency_ms(model: Any, sampler: Sampler, label: int = 0) -> float:
     """Milliseconds from a call for one image, on one device, until it is there.
 
-    The median of the calls of one second, and of three at least, once compiled.
+    The median of the calls of half of `SECONDS`, and of three at least, once compiled.
     """
     mesh = parallel.make_mesh(jax.local_devices()[:1])
     make = generate.of_model(model, sampler, mesh=mesh)
     call, _ = _calls(make, model.params, np.array([label]), 1)
     jax.block_until_ready(call())
     seconds: list[float] = []
-    while len(seconds) < 3 or sum(seconds) < 1:
+    while len(seconds) < 3 or sum(seconds) < SECONDS / 2:
         began = time.perf_counter()
         jax.block_until_ready(call())
         seconds.append(time.perf_counter() - began)
