@@ -36,9 +36,9 @@ def parameters(spec):
 def test_dmd2_holds_student_fake_score_head_and_teacher(tmp_path):
     job = make_job(recipes.load("digits_dmd2", "tiny"), tmp_path)
     n = sum(parameters(job.config["model"]).values())
-    # The head on 8 channels of 4x4 pixels: a convolution, a norm, a convolution over
-    # the 2x2 that remain, a norm, a linear layer.
-    head = (16 * 8 * 8 + 8) + 2 * 8 + (4 * 8 * 8 + 8) + 2 * 8 + (8 + 1)
+    # The head on 8 channels of 8x8 pixels: a convolution, a norm, a convolution over
+    # the 4x4 that remain, a norm, a linear layer.
+    head = (16 * 8 * 8 + 8) + 2 * 8 + (16 * 8 * 8 + 8) + 2 * 8 + (8 + 1)
     found = plan.held(job, stage_of(job))
     # Parameters, two moments and an average; a count of each Adam, and the step.
     assert found.state == 4 * 4 * (n + n + head) + 4 * 3 + 4
