@@ -84,7 +84,7 @@ def test_student_loss_by_hand():
     np.testing.assert_allclose(aux.metrics["dm"], 0.5 * (g**2).mean(), rtol=1e-4)
 
     t = jnp.full(8, 0.002)
-    h = encode(context.nets["fake_score"], batch["x_gen"], t, y)[1]
+    h = encode(context.nets["fake_score"], batch["x_gen"], t, y)[0]
     logits = build(EDM)[2].nets["disc"].apply(context.nets["disc"], h)
     fooled = np.log1p(np.exp(-np.asarray(logits))).mean()
     np.testing.assert_allclose(aux.metrics["gan"], fooled, rtol=1e-5)
@@ -102,7 +102,7 @@ def test_forward_kl_by_hand():
     np.testing.assert_array_equal(eps, context.batch["eps_dm"])
     alpha, sigma = (f(t)[:, None, None, None] for f in (COSINE.alpha, COSINE.sigma))
     x_t, y = alpha * batch["x_gen"] + sigma * eps, batch["y_gen"]
-    h = encode(context.nets["fake_score"], x_t, t, y)[1]
+    h = encode(context.nets["fake_score"], x_t, t, y)[0]
     r = np.exp(np.asarray(method.nets["disc"].apply(context.nets["disc"], h)))
     np.testing.assert_allclose(batch["h"], r, rtol=1e-4)
     assert r.std() > 1e-3

@@ -330,7 +330,7 @@ def test_every_head_starts_from_the_first_rows_of_a_table_of_classes(tmp_path):
     method = make(class_embedding=str(tmp_path / "t.npy"))
     params = jax.jit(method.nets["disc"].init)(jax.random.key(0))["teacher_0"]
     heads = [name for name in params if name.startswith("head_")]
-    assert len(heads) == 3
+    assert len(heads) == 2
     for name in heads:
         np.testing.assert_array_equal(params[name]["embedding"]["embedding"], table)
         assert params[name]["condition"]["kernel"].shape == (3, 64)
