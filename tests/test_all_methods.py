@@ -21,7 +21,8 @@ SGD = Optim(optax.identity(), lambda step, n: 1.0, lambda step: jnp.float32(0.9)
 MOMENTUM = SGD._replace(tx=optax.trace(0.9))  # the same with a state
 
 every_method = pytest.mark.parametrize("name", methods.names())
-# GDD's discriminator takes long to compile: of two like tests, one runs with --all.
+# GDD's discriminator takes long to compile: of two like tests, one runs with --all, as
+# does what tests/methods/test_gdd.py has too.
 one_of_two = [
     pytest.param(name, marks=pytest.mark.slow if name == "gdd" else ())
     for name in methods.names()
@@ -84,8 +85,9 @@ def test_a_phase_moves_the_roles_it_declares_and_no_other(name):
 @pytest.mark.parametrize(
     ("name", "num_devices"),
     [
-        *((name, 4) for name in methods.names()),
-        *(pytest.param(*p.values, 8, marks=p.marks) for p in one_of_two),
+        pytest.param(*p.values, num_devices, marks=p.marks)
+        for num_devices in (4, 8)
+        for p in one_of_two
     ],
 )
 def test_result_does_not_depend_on_the_number_of_devices(name, num_devices):

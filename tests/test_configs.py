@@ -28,7 +28,8 @@ ALIKE = {
 PLANNED_ALIKE = {
     *("afhq64_gddi", "ffhq64_gddi", "imagenet64_gddi", "ffhq64_edm", "cifar10_gdd"),
     *("fashion_student", "fashion_progressive", "imagenet64_msd", "digits_o2mkd"),
-    *("lsun256_o2mkd", "celebahq256_o2mkd", "imagenet64_msd_small"),
+    *("lsun256_o2mkd", "celebahq256_o2mkd", "imagenet64_msd_small", "cifar10_gddi"),
+    *("afhq64_edm", "lsun128_progressive", "cifar10_progressive"),
 }
 
 
