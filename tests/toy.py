@@ -11,7 +11,7 @@ DIM = 16
 
 
 def denoiser(width: int = 8) -> Net:
-    """A two-layer network of (x_t, t, y) -> x0_hat; its levels have 2x2 pixels and 1."""
+    """A two-layer network of (x_t, t, y) -> x0_hat; its levels have 2x2 and 1 pixel."""
 
     def init(key):
         first, second = jax.random.split(key)
