@@ -14,7 +14,6 @@ first learn to denoise like it. Without that: --config.stages.dm.init.student=ra
 
 One student a job: --config.partition.only=K, after --stage=teacher and --stage=pairs;
 when all are done, the command above joins and evaluates them.
-Expected: fd_pixels in docs/results.md [measured].
 """
 
 from configs import common, digits, digits_dmd, digits_dmd2

@@ -21,8 +21,8 @@ SGD = Optim(optax.identity(), lambda step, n: 1.0, lambda step: jnp.float32(0.9)
 MOMENTUM = SGD._replace(tx=optax.trace(0.9))  # the same with a state
 
 every_method = pytest.mark.parametrize("name", methods.names())
-# GDD's discriminator takes long to compile: of two like tests, one runs with --all, as
-# does what tests/methods/test_gdd.py has too.
+# GDD's discriminator takes long to compile: of two like tests, one runs with --all, and
+# so do those that tests/methods/test_gdd.py repeats.
 one_of_two = [
     pytest.param(name, marks=pytest.mark.slow if name == "gdd" else ())
     for name in methods.names()

@@ -28,7 +28,7 @@ ALIKE = {
 PLANNED_ALIKE = {
     *("afhq64_gddi", "ffhq64_gddi", "imagenet64_gddi", "ffhq64_edm", "cifar10_gdd"),
     *("fashion_student", "fashion_progressive", "imagenet64_msd", "digits_o2mkd"),
-    *("lsun256_o2mkd", "celebahq256_o2mkd", "imagenet64_msd_small", "cifar10_gddi"),
+    *("lsun256_o2mkd", "celebahq256_o2mkd", "imagenet64_msd_small"),
     *("afhq64_edm", "lsun128_progressive", "cifar10_progressive"),
 }
 
@@ -116,6 +116,12 @@ def test_full_size_plans_without_data(name, tmp_path):
         assert f"{MILLIONS[name]:.2f} M parameters" in text
     assert STUDENTS.get(name, "") in text
     assert not list(tmp_path.iterdir())
+
+
+def test_smaller_students_of_digits_begin_with_teacher_score_matching(tmp_path):
+    text = plan.text(recipe.make_job(recipes.load("digits_msd", "small"), tmp_path))
+    assert "  tsm: tsm, 5 students of 0.12 M" in text
+    assert "  dm: dmd, 5 students of 0.12 M" in text
 
 
 @pytest.mark.slow

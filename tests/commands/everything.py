@@ -5,8 +5,6 @@ from configs import common, digits
 
 def get_config(num_steps: str = "12"):
     sections = digits.sections(tiny=True)
-    # One level: nothing here depends on the network, and every process compiles it.
-    sections["model"]["network"]["channel_mult"] = (1,)
     teacher = digits.teacher(tiny=True)
     train = dict(num_steps=int(num_steps), batch_size=8)
     stages = dict(

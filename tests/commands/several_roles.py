@@ -5,7 +5,6 @@ from configs import common, digits, gdd
 
 def get_config(num_steps: str = "24"):
     sections = digits.sections(tiny=True)
-    sections["model"]["network"] |= dict(channel_mult=(1,))  # compiles fast
     train = dict(num_steps=int(num_steps), batch_size=8, result="ema")
     stages = dict(
         teacher=digits.teacher(tiny=True),

@@ -15,7 +15,7 @@ from kdiff_jax import methods, rng, samplers
 from kdiff_jax.diffusion import process as processes
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.method import Context
-from kdiff_jax.methods.dmd2 import simulate
+from kdiff_jax.methods.dmd2 import bottleneck, simulate
 from kdiff_jax.train import parallel
 from kdiff_jax.train.step import Optim, init_state, make_train_step
 
@@ -63,6 +63,10 @@ def test_labels_asked_for_are_uniform_and_real_ones_are_kept():
     counts = np.bincount(made["y_gen"], minlength=10)
     assert counts.min() > 320 and counts.max() < 480 and len(counts) == 10
     assert made["y"] == 7
+
+
+def test_the_head_reads_what_comes_before_the_middle():
+    assert bottleneck(["fine", "coarse", "middle"]) == "coarse"
 
 
 def test_student_loss_by_hand():
