@@ -178,17 +178,29 @@ def expand(config: Mapping[str, Any]) -> list[Stage]:
         if name == "teacher":
             init = {}
         rounds = section.pop("rounds", None)
-        if rounds and section.get("partition"):
-            raise ConfigError(
-                f"stages.{name}.partition: not with rounds, each of which has the one"
-                " before for its teacher; distil first, and give the last round to a"
-                " stage with a partition"
-            )
         if rounds:
+            if section.get("partition"):
+                _check_ranges(name, config["partition"], rounds["end_steps"])
             stages += _rounds(name, section, init, **rounds)
         else:
             stages.append(Stage(name, kind, section, init))
     return stages
+
+
+def _check_ranges(name: str, partition: Mapping[str, Any], end_steps: int) -> None:
+    """Refuses rounds in which a student's step would leave its range of the time.
+
+    Raises:
+        ConfigError: Names both numbers.
+    """
+    num, spacing = partition["num_ranges"], partition["spacing"]
+    if num > 1 and (end_steps % num or spacing != "even"):
+        raise ConfigError(
+            f"stages.{name}.rounds.end_steps={end_steps}: each of"
+            f" partition.num_ranges={num} students halves the steps of its own range,"
+            " which must be whole ones to the end; take a multiple of that number, and"
+            f" partition.spacing='even' (it is {spacing!r})"
+        )
 
 
 def _rounds(name, section, init, *, start_steps, end_steps, last_train_steps=None):
@@ -295,6 +307,7 @@ def program(
     config,
     mesh,
     num_students: int | None = None,
+    own: tuple[str, ...] = (),
 ) -> tuple[Any, Mapping[str, Any], Programs]:
     """(method, optim, programs) of a training stage.
 
@@ -310,6 +323,7 @@ def program(
         config: The whole config.
         mesh: The devices.
         num_students: Of a stage with a partition, in this run.
+        own: Its frozen roles that are a network for each student.
     """
     batch_size = train["batch_size"]
     flips = {k: config["data"].get(k) for k in ("flip", "augment_prob")}
@@ -327,6 +341,7 @@ def program(
             [str(d) for d in mesh.devices.flat],
             list(mesh.devices.shape),
             num_students,
+            own,
         ],
         sort_keys=True,
     )
@@ -340,6 +355,7 @@ def program(
             inputs=inputs.make(**feed),
             num_microbatches=train["num_microbatches"],
             num_students=num_students,
+            own=own,
         )
         _PROGRAMS[key] = (method, optimizers, programs)
     return _PROGRAMS[key]

@@ -149,7 +149,10 @@ def _train(job, stage: Stage, facts, holds: Held) -> str:
     flops = passes * facts["flops"] * options["batch_size"] * options["num_steps"]
     # The activations are those of the student alone. Of several on a device all states
     # are there, and one is at work.
-    memory = sum(holds) + (turns - 1) * holds.state + micro * facts["activations"]
+    each = holds.state + (
+        holds.frozen if job.split(stage.init.get("teacher", "")) else 0
+    )
+    memory = sum(holds) + (turns - 1) * each + micro * facts["activations"]
     steps = stage.config.get("settings", {}).get("num_steps")
     to = f" -> {steps} steps" if steps else ""
     if num > 1:

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -190,12 +191,44 @@ def test_a_partition_that_is_none_is_refused_first(tmp_path):
         plan.text(recipe.make_job(found, tmp_path))
 
 
-def test_rounds_have_no_partition(tmp_path):
-    found = recipes.load("digits_progressive", "tiny").unlock()
-    found.partition = dict(config(num_ranges=2).partition)
-    found.stages.progressive.partition = True
-    with pytest.raises(ConfigError, match="progressive.partition: not with rounds"):
+def with_rounds(**partition):
+    """After the students of the times, a round in which each halves its own steps."""
+    found, halved = config(**partition), recipes.load("digits_progressive", "tiny")
+    rounds = halved.stages.progressive.unlock()
+    rounds.rounds.end_steps = 2
+    rounds.init = dict(teacher="student")
+    rounds.partition = True
+    found.stages.progressive = rounds
+    found.order = ("teacher", "student", "progressive", "evaluate")
+    found.evaluate.models = ("student", "progressive")
+    return found
+
+
+def test_students_of_ranges_halve_their_own_steps(together, apart, tmp_path):
+    workdir = shutil.copytree(together, tmp_path / "together")
+    shutil.rmtree(workdir / "evaluate")
+    start(with_rounds(), workdir, force=True)
+    model = interop.load(workdir / "progressive_2")
+    assert model.num_students == 2 and model.sampler().nfe == 2
+    before = interop.load(workdir / "student")
+    for k in range(2):
+        leaves = [jax.tree.leaves(m.student(k).params) for m in (before, model)]
+        change = max(float(abs(a - b).max()) for a, b in zip(*leaves, strict=True))
+        assert 0 < change < 0.1  # it began with itself, and moved
+    # Alone, from itself alone, a student becomes the same.
+    jobs = shutil.copytree(apart, tmp_path / "apart")
+    start(with_rounds(only=1), jobs, force=True)
+    alone = interop.load(jobs / "progressive_2" / "only_1").params
+    chex.assert_trees_all_close(alone, model.student(1).params, rtol=2e-5, atol=2e-5)
+
+
+def test_the_steps_of_a_range_are_whole_ones(tmp_path):
+    found = with_rounds()
+    found.stages.progressive.rounds.end_steps = 1
+    with pytest.raises(ConfigError, match="end_steps=1.*num_ranges=2.*a multiple"):
         start(found, tmp_path)
+    with pytest.raises(ConfigError, match="spacing='even'.*'logsnr'"):
+        start(with_rounds(spacing="logsnr"), tmp_path)
 
 
 def test_a_damaged_part_is_named(apart, tmp_path):

@@ -2,6 +2,7 @@
 
 Salimans & Ho 2022, arXiv:2202.00512, Algorithm 2. A recipe chains the rounds; the
 number of steps is a setting, not a constant, so that all share one compiled program.
+Students that own ranges of the time (O2MKD) are halved each in its own range.
 """
 
 import jax
@@ -22,7 +23,9 @@ def make(*, nets, process, weight: str = "snr_trunc") -> Method:
         process: A variance preserving process with times in [0, 1].
         weight: "constant", "snr", "snr_trunc" or "v_mse".
 
-    Settings: `num_steps`, the N of the student that this round makes.
+    Settings: `num_steps`, the N of the student that this round makes; `t_range`, the
+        times that it owns, whose ends are multiples of 1 / N. Its two teacher steps
+        begin inside them too, so that the teacher may own the same range.
 
     Raises:
         ConfigError: If the process has no continuous time in [0, 1].
@@ -36,7 +39,9 @@ def make(*, nets, process, weight: str = "snr_trunc") -> Method:
 
     def loss(params, ctx):
         x0, y, n = ctx.batch["x0"], ctx.batch["y"], ctx.settings["num_steps"]
-        i = rng.randint(ctx.keys, "i", n)
+        # lo < t <= hi, and t = (i + 1) / N.
+        first, last = jnp.round(ctx.settings["t_range"] * n).astype(jnp.int32)
+        i = first + rng.randint(ctx.keys, "i", last - first)
         eps = rng.normal(ctx.keys, "eps", x0.shape[1:])
 
         def denoise(x_t, t):
@@ -53,7 +58,7 @@ def make(*, nets, process, weight: str = "snr_trunc") -> Method:
         frozen=("teacher",),
         init_from={"student": "teacher"},
         phases=(Phase("progressive", ("student",), loss),),
-        settings={"num_steps": jnp.int32(1)},
+        settings={"num_steps": jnp.int32(1), "t_range": jnp.float32([0, 1])},
     )
 
 

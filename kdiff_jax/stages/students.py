@@ -1,7 +1,7 @@
 """The students of a stage with a partition: who they are, and what each is given."""
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +16,7 @@ from kdiff_jax.diffusion import partition as partitions
 from kdiff_jax.diffusion import process as processes
 from kdiff_jax.diffusion.partition import Partition
 from kdiff_jax.errors import CheckpointError, ConfigError
+from kdiff_jax.interop import Model
 from kdiff_jax.models.labels import class_rows
 from kdiff_jax.stages import Job
 from kdiff_jax.train import parallel
@@ -134,7 +135,13 @@ def find(job: Job, stage: Stage, process, teacher) -> Students | None:
     """
     if not stage.config.get("partition"):
         return None
-    partition = partition_of(job, process, teacher)
+
+    def whole_teacher():
+        # That of a round is the round before: a network for each student.
+        parts = job.split(stage.init.get("teacher", ""))
+        return job.model(job.config["init"]["teacher"]) if parts else teacher
+
+    partition = partition_of(job, process, whole_teacher)
     num, ids = partition.num_students, tuple(range(partition.num_students))
     if job.only is not None:
         if job.only not in ids:
@@ -145,8 +152,10 @@ def find(job: Job, stage: Stage, process, teacher) -> Students | None:
     return Students(partition, ids, parallel.student_mesh(job.mesh, len(ids)))
 
 
-def partition_of(job: Job, process, teacher) -> Partition:
-    """What the config's section `partition` says.
+def partition_of(
+    job: Job, process, find_teacher: Callable[[], Model | None]
+) -> Partition:
+    """What the config's section `partition` says; the teacher is found if needed.
 
     Raises:
         ConfigError: If it is none.
@@ -157,7 +166,7 @@ def partition_of(job: Job, process, teacher) -> Partition:
     num_classes = job.config["model"]["num_classes"]
     rows = None
     if options["rule"] in ("kmeans", "pca") and options["num_groups"] > 1:
-        rows = _embeddings(path, teacher, num_classes)
+        rows = _embeddings(path, find_teacher, num_classes)
     options["table"] = tuple(options["table"])
     return partitions.make(
         process=process, num_classes=num_classes, embeddings=rows, **options
@@ -176,13 +185,14 @@ def check(job: Job) -> None:
     by_teacher = section["rule"] in ("kmeans", "pca") and not section["embeddings"]
     if by_teacher and section["num_groups"] > 1:
         return
-    partition_of(job, processes.make(**job.config["model"]["process"]), None)
+    process = processes.make(**job.config["model"]["process"])
+    partition_of(job, process, lambda: None)
 
 
-def _embeddings(path: str, teacher, num_classes: int) -> np.ndarray:
+def _embeddings(path: str, find_teacher, num_classes: int) -> np.ndarray:
     """Rows of the classes: of a .npy file, or of the teacher's own table."""
     if not path:
-        if teacher is None:
+        if (teacher := find_teacher()) is None:
             raise ConfigError(
                 "partition.embeddings='': the rows of the classes are the teacher's,"
                 " and there is none; give a .npy file of [classes, D]"
@@ -229,8 +239,6 @@ def given_to_each(
         one = "one of them is a model by python -m kdiff_jax.convert --student=K"
         if students is None:
             raise CheckpointError(f"{what}, and stage {stage.name!r} has one; {one}")
-        if role == "teacher":
-            raise CheckpointError(f"{what}; a teacher is one network: {one}")
         partition, ids = students.partition, students.ids
         owner = owners.get(role)
         if owner is not None and owner.to_spec() != partition.to_spec():

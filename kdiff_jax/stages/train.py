@@ -50,6 +50,7 @@ def run(job: Job, stage: Stage) -> None:
         config=job.config,
         mesh=many.mesh if many else job.mesh,
         num_students=len(many.ids) if many else None,
+        own=("teacher",) if many and owners.get("teacher") else (),
     )
     method = _begin(stage, method)
     spec["sampler"] = dict(method.sampler) or spec["sampler"]
@@ -94,7 +95,10 @@ def run(job: Job, stage: Stage) -> None:
     else:
         shapes = jax.eval_shape(first, given, root_key)
         begin = functools.partial(jax.jit(first), given, root_key)
-    frozen = parallel.replicate(frozen, mesh)
+    frozen = {
+        role: parallel.replicate(tree, mesh, stacked=role in own)
+        for role, tree in frozen.items()
+    }
     settings = parallel.replicate(settings, mesh, stacked=stacked)
     template = parallel.abstract(shapes, mesh, stacked=stacked)
     root_key = parallel.replicate(root_key, mesh, stacked=stacked)

@@ -30,6 +30,7 @@ class Programs:
         inputs: See `inputs.make`.
         num_microbatches: Of gradient accumulation.
         num_students: Of a stacked state, see `parallel`; None for a state of one.
+        own: The frozen roles of it that have an axis of students too.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Programs:
         inputs,
         num_microbatches=1,
         num_students: int | None = None,
+        own=(),
     ):
         parallel.check_batch_size(batch_size, mesh, num_microbatches)
         self.mesh = mesh
@@ -49,7 +51,7 @@ class Programs:
         self._num_rounds = (num_students or 1) // mesh.shape["student"]
         self._method, self._optim = method, optim
         self._batch_size, self._inputs = batch_size, inputs
-        self._num_microbatches = num_microbatches
+        self._num_microbatches, self._own = num_microbatches, own
         self._steps: dict = {}
         self._compiled: dict = {}
 
@@ -94,6 +96,7 @@ class Programs:
                 batch_size=self._batch_size,
                 inputs=self._inputs,
                 stacked=self.stacked,
+                own=self._own,
             )
         return self._steps[key]
 

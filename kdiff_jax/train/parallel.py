@@ -159,7 +159,9 @@ def shard_batch(batch, mesh: Mesh, *, axis: int = 0, stacked: bool = False):
     )
 
 
-def over_devices(step, mesh: Mesh, *, batch_size: int, inputs, stacked: bool = False):
+def over_devices(
+    step, mesh: Mesh, *, batch_size: int, inputs, stacked: bool = False, own=()
+):
     """jit(shard_map(step)): (state, frozen, settings, batch, root_key) -> the same.
 
     Keys are made inside, from the root, the step and the place in the global batch, so
@@ -175,6 +177,8 @@ def over_devices(step, mesh: Mesh, *, batch_size: int, inputs, stacked: bool = F
         batch_size: Global; of one student.
         inputs: (frozen, batch, keys) -> batch as the methods read it.
         stacked: Whether there are several students.
+        own: The frozen roles that have an axis of students then, as teachers that are
+            students of an earlier stage.
     """
 
     def one_device(state, frozen, settings, batch, root_key, positions):
@@ -184,23 +188,24 @@ def over_devices(step, mesh: Mesh, *, batch_size: int, inputs, stacked: bool = F
 
     state_is = state_spec(stacked)
     batch_is = P("student", "data") if stacked else P("data")
-    in_specs = (state_is, P(), state_is, batch_is, state_is, P("data"))
-    body = _over_students(one_device) if stacked else one_device
-    mapped = jax.shard_map(
-        body,
-        mesh=mesh,
-        in_specs=(*in_specs, P()) if stacked else in_specs,
-        out_specs=(state_is, P()),
-    )
+    body = _over_students(one_device, own) if stacked else one_device
 
     def program(state, frozen, settings, batch, root_key, *place):
+        frozen_is = {role: state_spec(role in own) for role in frozen}
+        in_specs = (state_is, frozen_is, state_is, batch_is, state_is, P("data"))
+        mapped = jax.shard_map(
+            body,
+            mesh=mesh,
+            in_specs=(*in_specs, P()) if stacked else in_specs,
+            out_specs=(state_is, P()),
+        )
         positions = jnp.arange(batch_size, dtype=jnp.int32)
         return mapped(state, frozen, settings, batch, root_key, positions, *place)
 
     return program
 
 
-def _over_students(one_device):
+def _over_students(one_device, own):
     """The same for one of the group's students, which is taken out and put back."""
 
     def one_of_them(state, frozen, settings, batch, root_keys, positions, place):
@@ -213,6 +218,7 @@ def _over_students(one_device):
             return jax.lax.dynamic_update_index_in_dim(all_of_them, one, place, 0)
 
         batch = jax.tree.map(lambda x: x[0], batch)
+        frozen = {r: mine(tree) if r in own else tree for r, tree in frozen.items()}
         new, metrics = one_device(
             mine(state), frozen, mine(settings), batch, mine(root_keys), positions
         )

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from tolerance import REORDER
 
-from kdiff_jax import methods
+from kdiff_jax import methods, rng
 from kdiff_jax.diffusion import process as processes
 from kdiff_jax.errors import ConfigError
+from kdiff_jax.method import Context, Net
 from kdiff_jax.methods.progressive import make_target
 
 COSINE = processes.cosine()
@@ -91,6 +92,34 @@ def test_the_grid_contains_pure_noise():
     x_t, t, _ = make_target(teacher, x0, eps, jnp.full(16, 3), 4, process=COSINE)
     assert (t == 1).all()
     np.testing.assert_allclose(x_t, eps, atol=1e-4)
+
+
+@pytest.mark.parametrize(("lo", "hi"), [(0.0, 1.0), (0.0, 0.25), (0.5, 0.75)])
+def test_a_student_of_a_range_and_its_teacher_are_asked_in_it_alone(lo, hi):
+    """All of the range's steps occur, t and the middle of each are in lo < t <= hi."""
+    seen = {"student": [], "teacher": []}
+
+    def net(role):
+        def apply(params, x_t, t, y, **_):
+            seen[role].append(np.asarray(t))
+            return params["w"] * x_t
+
+        return Net(lambda key: {}, apply)
+
+    nets = {role: net(role) for role in seen}
+    method = methods.make("progressive", nets=nets, process=COSINE)
+    keys = rng.example_keys(jax.random.key(0), 0, jnp.arange(64))
+    batch = {"x0": jnp.ones((64, 2, 2, 1)), "y": jnp.zeros(64, jnp.int32)}
+    settings = {"num_steps": jnp.int32(8), "t_range": jnp.float32([lo, hi])}
+    params = {"w": jnp.float32(1)}
+    context = Context({}, {}, {"teacher": params}, {}, batch, keys, settings)
+    method.phases[0].loss({"student": params}, context)
+    grid = np.arange(1, 9) / 8
+    owned = grid[(grid > lo) & (grid <= hi)]
+    assert set(np.concatenate(seen["student"]).tolist()) == set(owned.tolist())
+    asked = np.concatenate(seen["teacher"])
+    assert (asked > lo).all() and (asked <= hi).all()
+    assert set(asked.tolist()) == {*owned.tolist(), *(owned - 1 / 16).tolist()}
 
 
 def test_a_discrete_process_is_refused():

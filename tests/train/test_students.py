@@ -40,12 +40,15 @@ class Toy:
 
 
 class Run:
-    """Students `ids` of one method, on devices in groups as the mesh has them."""
+    """Students `ids` of one method, on devices in groups as the mesh has them.
 
-    def __init__(self, name, mesh, ids):
+    Each has the one teacher, or its own of the stacked `teachers`.
+    """
+
+    def __init__(self, name, mesh, ids, teachers=None):
         method = methods.make(name, nets=toy.NETS, process=cosine())
         optim = {role: SGD for role in method.nets}
-        given = {"teacher": TEACHER}
+        self.teachers = teachers
         self.mesh, self.ids = mesh, ids
         self.programs = loop.Programs(
             method,
@@ -54,8 +57,12 @@ class Run:
             batch_size=8,
             inputs=as_they_are,
             num_students=len(ids),
+            own=("teacher",) if teachers else (),
         )
-        states = [init_state(method, optim, given, jax.random.key(k)) for k in ids]
+        states = [
+            init_state(method, optim, {"teacher": self.teacher(k)}, jax.random.key(k))
+            for k in ids
+        ]
         settings = [
             {"num_train_steps": jnp.int32(9), **method.settings, **own(method, k)}
             for k in ids
@@ -63,6 +70,15 @@ class Run:
         self.state = self.put(stack(states))
         self.settings = self.put(stack(settings))
         self.root = self.put(stack([jax.random.key(k) for k in ids]))
+
+    def teacher(self, k):
+        return row(self.teachers, k) if self.teachers else TEACHER
+
+    def frozen(self):
+        if not self.teachers:
+            return parallel.replicate({"teacher": TEACHER}, self.mesh)
+        rows = jax.tree.map(lambda x: x[np.array(self.ids)], self.teachers)
+        return {"teacher": self.put(rows)}
 
     def put(self, tree):
         return parallel.replicate(tree, self.mesh, stacked=True)
@@ -74,7 +90,7 @@ class Run:
         state = loop.run(
             self.programs,
             self.state,
-            frozen=parallel.replicate({"teacher": TEACHER}, self.mesh),
+            frozen=self.frozen(),
             settings=self.settings,
             batches=(batches[i] for i in range(NUM_STEPS)),
             root_key=self.root,
@@ -91,6 +107,7 @@ def own(method, k):
     found = {
         "labels": jnp.array([2 * k, 2 * k + 1]),
         "t_range": jnp.array([k / NUM, (k + 1) / NUM]),
+        "num_steps": jnp.int32(2 * NUM),
     }
     return {name: value for name, value in found.items() if name in method.settings}
 
@@ -143,6 +160,22 @@ def test_they_equal_separate_runs(name, num_devices, separate):
     assert together.step.tolist() == [NUM_STEPS] * NUM
     for k, alone in enumerate(separate(name)):
         chex.assert_trees_all_close(row(together.nets, k), alone.nets, **REORDER)
+
+
+def test_each_may_have_a_teacher_of_its_own():
+    """As in rounds of progressive distillation by ranges of the time."""
+    teachers = stack([toy.NETS["teacher"].init(jax.random.key(k)) for k in range(NUM)])
+    mesh, ids = groups(2, NUM), tuple(range(NUM))
+    together, _ = Run("progressive", mesh, ids, teachers).train()
+    for k in ids:
+        alone, _ = Run("progressive", groups(1, 1), (k,), teachers).train()
+        chex.assert_trees_all_close(
+            row(together.nets, k), row(alone.nets, 0), **REORDER
+        )
+    same, _ = Run("progressive", groups(1, 1), (0,)).train()
+    assert jax.tree.leaves(row(same.nets, 0))[0].ravel()[0] != pytest.approx(
+        jax.tree.leaves(row(together.nets, 0))[0].ravel()[0], abs=1e-4
+    )
 
 
 def test_they_differ_from_each_other(separate):
