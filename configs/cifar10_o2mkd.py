@@ -10,7 +10,8 @@ teacher's with 100 DDIM steps is FID 4.16 [secondary].
 
 Other numbers of students: --config.partition.num_ranges=8; one a job:
 --config.partition.only=K. `configs/cifar10_o2mkd.py:cpu` is for the small teacher of
-cifar10_progressive.py:cpu: --config.init.teacher=W/teacher
+cifar10_progressive.py:cpu, --config.init.teacher=W/teacher, and begins with one student
+of all times, whose copies then share them.
 """
 
 from configs import common, o2mkd, small_unet, teachers

@@ -137,27 +137,36 @@ def cifar10(name: str, student: dict):
 
 
 def cifar10_o2mkd(name: str):
-    """The recipe `name` of O2MKD on CIFAR-10: students with half the channels."""
-    student = o2mkd.student(
-        tiny=False,
-        channels=8,
-        lr=1e-3,
-        batch_size=32,
-        num_steps=1000,
-        sampler=dict(num_steps=16, clip=True),
-    )
-    student["method"]["weight"] = "v_mse"  # of the teacher
-    student["optim"] = dict(
-        lr=1e-3, warmup_steps=50, schedule="cosine", ema_half_life=4000.0
-    )
+    """The recipe `name` of O2MKD on CIFAR-10: students with half the channels.
+
+    Each begins as a copy of one student of all times: short trainings are not spent on
+    learning the same thing N times.
+    """
+
+    def student(num_steps, **more):
+        found = o2mkd.student(
+            tiny=False,
+            channels=8,
+            lr=1e-3,
+            batch_size=32,
+            num_steps=num_steps,
+            sampler=dict(num_steps=16, clip=True),
+        )
+        found["method"]["weight"] = "v_mse"  # of the teacher
+        found["optim"] = dict(
+            lr=1e-3, warmup_steps=50, schedule="cosine", ema_half_life=4000.0
+        )
+        return found | more
+
     stages = dict(
         teacher=teacher(tiny=False),
-        student=student,
-        evaluate=dict(kind="evaluate", models=("teacher", "student")),
+        common=student(1000, partition=False),
+        student=student(500, init=dict(student="common"), channels=""),
+        evaluate=dict(kind="evaluate", models=("teacher", "common", "student")),
     )
     return common.config(
         name,
-        order=("teacher", "student", "evaluate"),
+        order=("teacher", "common", "student", "evaluate"),
         stages=stages,
         partition=dict(num_ranges=4),
         **sections(tiny=False, shape=SHAPE, data=CIFAR10),

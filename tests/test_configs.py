@@ -118,10 +118,21 @@ def test_full_size_plans_without_data(name, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_smaller_students_of_digits_begin_with_teacher_score_matching(tmp_path):
-    text = plan.text(recipe.make_job(recipes.load("digits_msd", "small"), tmp_path))
-    assert "  tsm: tsm, 5 students of 0.12 M" in text
-    assert "  dm: dmd, 5 students of 0.12 M" in text
+@pytest.mark.parametrize(
+    ("name", "size", "lines"),
+    [
+        ("digits_msd", "small", ["tsm: tsm, 5 students", "dm: dmd, 5 students"]),
+        ("cifar10_o2mkd", "cpu", ["common: tsm, 1000 x", "student: tsm, 4 students"]),
+        (
+            "digits_o2mkd",
+            "progressive",
+            ["progressive_4: progressive -> 4 steps, 4 students of 0.12 M"],
+        ),
+    ],
+)
+def test_other_sizes_plan(name, size, lines, tmp_path):
+    text = plan.text(recipe.make_job(recipes.load(name, size), tmp_path))
+    assert all(f"  {line}" in text for line in lines)
 
 
 @pytest.mark.slow

@@ -136,14 +136,26 @@ def macs(net: Net) -> int:
     Those of its convolutions and matrix products, with zeros of the padding, as papers
     count them; what is done element by element does not count.
     """
-    params = jax.eval_shape(net.init, jax.random.key(0))
-    x = jax.ShapeDtypeStruct((1, *net.image_shape), jnp.float32)
-    t = jax.ShapeDtypeStruct((1,), jnp.float32)
-    y = jax.ShapeDtypeStruct((1,), jnp.int32)
-    return _macs(jax.make_jaxpr(net.apply)(params, x, t, y).jaxpr)
+    return macs_of(forward(net)[0].jaxpr)
 
 
-def _macs(jaxpr) -> int:
+def forward(net: Net):
+    """(the evaluation of a network for one image as a jaxpr, the shapes of its inputs).
+
+    Nothing is computed. To trace a large network takes seconds: what can be read off
+    this need not do it again.
+    """
+    inputs = (
+        jax.eval_shape(net.init, jax.random.key(0)),
+        jax.ShapeDtypeStruct((1, *net.image_shape), jnp.float32),
+        jax.ShapeDtypeStruct((1,), jnp.float32),
+        jax.ShapeDtypeStruct((1,), jnp.int32),
+    )
+    return jax.make_jaxpr(net.apply)(*inputs), inputs
+
+
+def macs_of(jaxpr) -> int:
+    """As `macs`, of what `forward` gives."""
     total = 0
     for eqn in jaxpr.eqns:
         shapes = [v.aval.shape for v in eqn.invars if hasattr(v.aval, "shape")]
@@ -159,7 +171,7 @@ def _macs(jaxpr) -> int:
         else:
             times = eqn.params.get("length", 1)  # of a scan
             inner = (getattr(p, "jaxpr", p) for p in eqn.params.values())
-            total += times * sum(_macs(p) for p in inner if hasattr(p, "eqns"))
+            total += times * sum(macs_of(p) for p in inner if hasattr(p, "eqns"))
     return total
 
 

@@ -37,13 +37,15 @@ def run(module: str, *arguments: str, devices: int = 1) -> tuple[int, str]:
     return process.returncode, output
 
 
-def stop_when(process: subprocess.Popen, ready, number=signal.SIGKILL) -> int:
-    """Sends a signal as soon as `ready()`; returns the exit code."""
+def stop_when(
+    process: subprocess.Popen, ready, number=signal.SIGKILL
+) -> tuple[int, str]:
+    """Sends a signal as soon as `ready()`; returns (exit code, output)."""
     deadline = time.monotonic() + 300
     while not ready():
         assert process.poll() is None, process.stdout.read()
         assert time.monotonic() < deadline, "what should happen first never did"
         time.sleep(0.002)
     process.send_signal(number)
-    process.communicate(timeout=120)
-    return process.returncode
+    output, _ = process.communicate(timeout=120)
+    return process.returncode, output

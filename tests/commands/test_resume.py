@@ -51,17 +51,37 @@ def logged(workdir, stage, step):
     )
 
 
-def test_kill_9_in_every_stage_changes_no_bit(uninterrupted, tmp_path):
-    chance = random.Random(0)
-    points = [logged(tmp_path, stage, chance.randint(1, 11)) for stage in STAGES]
-    # During pair generation too: after a few of its eight shards.
-    shards = chance.randint(1, 6)
-    points.insert(
-        3, lambda: len(list(tmp_path.glob("pairs/train/shard-*[0-9]"))) >= shards
-    )
-    for ready in points:
+def committed(workdir, stage="teacher"):
+    """The steps that have been saved, in order."""
+    folder = workdir / stage / "checkpoints"
+    return sorted(int(p.name) for p in folder.glob("*") if p.name.isdigit())
+
+
+def test_stopped_in_every_stage_and_damaged_no_bit_changes(uninterrupted, tmp_path):
+    """One run, with all that may happen to it; the tests below are parts of it."""
+
+    def stop(ready, number=signal.SIGKILL):
         process = child.start("main", *arguments(tmp_path))
-        assert child.stop_when(process, ready) == -signal.SIGKILL
+        return child.stop_when(process, ready, number)
+
+    # A signal: it saves, though no save was due, says so, and ends with 75.
+    code, _ = stop(logged(tmp_path, "teacher", 4), signal.SIGTERM)
+    assert code == 75
+    assert committed(tmp_path)[-1] >= 4
+    # Killed, and the newest checkpoint is damaged: that costs its own steps alone.
+    code, _ = stop(lambda: committed(tmp_path)[-1] >= 6)
+    assert code == -signal.SIGKILL
+    newest = committed(tmp_path)[-1]
+    shutil.rmtree(tmp_path / "teacher" / "checkpoints" / str(newest) / "state")
+    # Killed in each stage, during pair generation too: after a few of its eight shards.
+    chance = random.Random(0)
+    points = [logged(tmp_path, s, chance.randint(1, 11)) for s in STAGES[1:]]
+    shards = chance.randint(1, 6)
+    made = lambda: list(tmp_path.glob("pairs/train/shard-*[0-9]"))  # noqa: E731
+    points.insert(2, lambda: len(made()) >= shards)
+    ended = [stop(ready) for ready in points]
+    assert {code for code, _ in ended} == {-signal.SIGKILL}
+    assert "trying the step before" in ended[0][1]
     code, output = child.run("main", *arguments(tmp_path))
     assert code == 0, output
     assert digests(tmp_path) == digests(uninterrupted)
@@ -69,15 +89,13 @@ def test_kill_9_in_every_stage_changes_no_bit(uninterrupted, tmp_path):
         assert losses(tmp_path, stage) == losses(uninterrupted, stage)
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_says_so_and_ends_with_75(uninterrupted, tmp_path, number):
     process = child.start("main", *arguments(tmp_path))
     ready = logged(tmp_path, "teacher", 4)
-    assert child.stop_when(process, ready, number) == 75
-    steps = [p.name for p in (tmp_path / "teacher/checkpoints").iterdir()]
-    assert max(int(name) for name in steps if name.isdigit()) >= 4
+    assert child.stop_when(process, ready, number)[0] == 75
+    assert committed(tmp_path)[-1] >= 4
     code, output = child.run("main", *arguments(tmp_path), "--stage=teacher")
     assert code == 0, output
     name = "teacher/model/model.safetensors"
@@ -95,15 +113,12 @@ def test_all_done_is_a_quick_no_op(uninterrupted):
     assert digests(uninterrupted) == before
 
 
+@pytest.mark.slow
 def test_a_corrupt_checkpoint_costs_its_steps_and_no_more(uninterrupted, tmp_path):
-    folder = tmp_path / "teacher" / "checkpoints"
-
-    def committed():
-        return sorted(int(p.name) for p in folder.glob("*") if p.name.isdigit())
-
     process = child.start("main", *arguments(tmp_path))
-    child.stop_when(process, lambda: len(committed()) >= 2)
-    shutil.rmtree(folder / str(committed()[-1]) / "state")
+    child.stop_when(process, lambda: len(committed(tmp_path)) >= 2)
+    newest = committed(tmp_path)[-1]
+    shutil.rmtree(tmp_path / "teacher" / "checkpoints" / str(newest) / "state")
     code, output = child.run("main", *arguments(tmp_path), "--stage=teacher")
     assert code == 0 and "trying the step before" in output
     name = "teacher/model/model.safetensors"
