@@ -7,15 +7,20 @@ those of cifar10_dmd2.py. Another number of students that divides ten:
 --config.partition.num_groups=5. Hardware: 8 GPUs or a TPU v4-8.
 
 `configs/cifar10_msd2.py:cpu` is for the small networks of cifar10_dmd2.py:cpu, whose
-teacher may be taken: --config.init.teacher=W/teacher
+teacher may be taken: --config.init.teacher=W/teacher. `:cpu_gddi` is the same by GDD-I,
+whose discriminator reads real images of the student's own classes.
 """
 
-from configs import cifar10_dmd2, common
+from configs import cifar10_dmd2, cifar10_gddi, common
 
 
 def get_config(size: str = "full"):
-    config = cifar10_dmd2.get_config(size).to_dict()
-    stages = config.pop("stages")
+    common.check_size(size, ("full", "cpu", "cpu_gddi", "tiny"))
+    if size == "cpu_gddi":
+        config = cifar10_gddi.get_config("cpu").to_dict()
+    else:
+        config = cifar10_dmd2.get_config(size).to_dict()
+    stages, name = config.pop("stages"), config.pop("name")
     stages["student"]["partition"] = True
-    name = config.pop("name").replace("dmd2", "msd2")
+    name = name.replace("dmd2", "msd2").replace("gddi", "msd2_gddi")
     return common.config(name, stages=stages, partition=dict(num_groups=2), **config)

@@ -122,6 +122,7 @@ def test_full_size_plans_without_data(name, tmp_path):
     ("name", "size", "lines"),
     [
         ("digits_msd", "small", ["tsm: tsm, 5 students", "dm: dmd, 5 students"]),
+        ("cifar10_msd2", "cpu_gddi", ["student: gdd, 2 students"]),
         ("cifar10_o2mkd", "cpu", ["common: tsm, 1000 x", "student: tsm, 4 students"]),
         (
             "digits_o2mkd",

@@ -7,7 +7,6 @@ import jax
 import numpy as np
 import pytest
 import recipes
-from child import RECIPE
 from PIL import Image
 
 from kdiff_jax import interop, recipe
@@ -18,10 +17,7 @@ from kdiff_jax.diffusion import partition
 def workdir(tmp_path_factory):
     """A finished teacher, trained in this process."""
     folder = tmp_path_factory.mktemp("teacher")
-    recipes.load("digits_teacher")  # puts configs/ on the path
-    namespace: dict = {}
-    exec(compile(RECIPE.read_text(), str(RECIPE), "exec"), namespace)
-    config = namespace["get_config"]("4")
+    config = recipes.load("digits_teacher", "tiny")
     recipe.run(config, folder, only="teacher", devices=jax.devices()[:1])
     return folder
 
