@@ -85,9 +85,12 @@ def test_a_phase_moves_the_roles_it_declares_and_no_other(name):
 @pytest.mark.parametrize(
     ("name", "num_devices"),
     [
-        pytest.param(*p.values, num_devices, marks=p.marks)
-        for num_devices in (4, 8)
-        for p in one_of_two
+        *(pytest.param(*p.values, 4, marks=p.marks) for p in one_of_two),
+        *((name, 8) for name in ("denoise", "progressive", "denoising_student")),
+        *(
+            pytest.param(name, 8, marks=pytest.mark.slow)
+            for name in ("dmd", "dmd2", "gdd", "sid", "tsm")
+        ),
     ],
 )
 def test_result_does_not_depend_on_the_number_of_devices(name, num_devices):
@@ -112,8 +115,14 @@ def test_result_does_not_depend_on_the_number_of_devices(name, num_devices):
 @pytest.mark.parametrize(
     ("name", "unroll"),
     [
-        *((name, False) for name in methods.names()),
-        *(pytest.param(*p.values, True, marks=p.marks) for p in one_of_two),
+        *(pytest.param(*p.values, False, marks=p.marks) for p in one_of_two),
+        # The loop over them is the same code for all.
+        ("denoise", True),
+        *(
+            pytest.param(name, True, marks=pytest.mark.slow)
+            for name in methods.names()
+            if name != "denoise"
+        ),
     ],
 )
 def test_microbatches_change_nothing(name, unroll):

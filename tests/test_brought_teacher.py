@@ -10,6 +10,7 @@ import recipes
 
 from kdiff_jax import interop, recipe
 from kdiff_jax.errors import CheckpointError, ConfigError
+from kdiff_jax.interop import diffusers_export
 from kdiff_jax.interop.trees import flatten
 
 TEACHER = (
@@ -17,32 +18,56 @@ TEACHER = (
 )
 
 
-def config(teacher):
-    found = recipes.load("cifar10_edm", "tiny")
+def config(teacher, name="cifar10_edm"):
+    found = recipes.load(name, "tiny")
     found.init.teacher = str(teacher)
     found.stages.pairs.num_pairs = 8
     return found
 
 
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    recipe.run(config(TEACHER), folder, devices=jax.devices()[:1])
-    return folder
+def diffusers_folder(folder):
+    """A network of random parameters, small and so cheap to compile, as their folder.
+
+    Its scheduler has a thousand steps.
+    """
+    spec = dict(recipes.load("cifar10_student", "tiny").model.to_dict())
+    spec["sampler"] = dict(name="ddim", num_steps=1000)
+    net, process = interop.build(spec)
+    params = net.init(jax.random.key(0))
+    return diffusers_export.save(folder, interop.Model(net, params, process, spec))
 
 
-def test_no_teacher_is_trained_and_both_are_measured(workdir):
+@pytest.fixture(
+    scope="module",
+    params=["diffusers", pytest.param("edm", marks=pytest.mark.slow)],
+)
+def run(request, tmp_path_factory):
+    """(teacher, workdir, evaluations of the recipe's sampler: not the file's own)."""
+    folder, teacher = tmp_path_factory.mktemp("run"), TEACHER
+    name, nfe = "cifar10_edm", [5, 1]
+    if request.param == "diffusers":
+        teacher = diffusers_folder(tmp_path_factory.mktemp("teacher"))
+        name, nfe = "cifar10_student", [4, 1, 1]
+    recipe.run(config(teacher, name), folder, devices=jax.devices()[:1])
+    return teacher, folder, nfe
+
+
+def test_no_teacher_is_trained_and_all_are_measured(run):
+    _, workdir, nfe = run
     assert not (workdir / "teacher").exists()
     rows = json.loads((workdir / "report.json").read_text())["rows"]
-    assert [row["role"] for row in rows] == ["teacher", "student"]
-    # The recipe's sampler: three steps of Heun; not the file's own.
-    assert [row["nfe"] for row in rows] == [5, 1]
+    roles = [row["role"] for row in rows]
+    assert roles == ["teacher"] * (len(nfe) - 1) + ["student"]
+    assert [row["nfe"] for row in rows] == nfe
 
 
-def test_the_student_is_the_teacher_s_network_without_dropout(workdir):
-    teacher, student = interop.load(TEACHER), interop.load(workdir / "student")
+def test_the_student_is_the_teacher_s_network_without_dropout(run):
+    path, workdir, _ = run
+    teacher, student = interop.load(path), interop.load(workdir / "student")
     assert student.spec["network"] == {**teacher.spec["network"], "dropout": 0.0}
-    assert student.spec["precondition"] == teacher.spec["precondition"]
+    kind = student.spec["precondition"]["name"]
+    # Of a DDPM's student, F(x) = x - eps(x, 999).
+    assert kind in ("residual", teacher.spec["precondition"]["name"])
     before, after = flatten(teacher.params), flatten(student.params)
     assert before.keys() == after.keys()
     # It began from the teacher: four steps do not carry it far, nor leave it there.

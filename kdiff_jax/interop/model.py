@@ -76,8 +76,9 @@ class Model:
         y = np.full(len(x_t), -1) if y is None else y
         self._check_labels(y, len(x_t))
         y = jnp.asarray(y, jnp.int32)
+        apply = jax.jit(self.net.apply)  # op by op takes seconds; traced once a shape
         if self.partition is None:
-            return self.net.apply(self.params, x_t, t, y)
+            return apply(self.params, x_t, t, y)
         owner = self.partition.owner(t, y)
         try:
             asked = np.unique(np.asarray(owner)).tolist()
@@ -85,7 +86,7 @@ class Model:
             asked = range(self.num_students)  # while tracing there are no values
         x0_hat = jnp.zeros_like(x_t)
         for k in asked:
-            own = self.net.apply(self._of_student(k), x_t, t, y)
+            own = apply(self._of_student(k), x_t, t, y)
             x0_hat = jnp.where(left(owner == k, own), own, x0_hat)
         return x0_hat
 

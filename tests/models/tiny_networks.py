@@ -53,10 +53,14 @@ def shapes(network, size=8):
 
 @functools.cache
 def params(name):
+    return draw(module(name))
+
+
+def draw(network):
     """Kernels N(0, 1 / fan_in), scales 1 + 0.2 N, biases 0.1 N."""
     generator = np.random.default_rng(0)
 
-    def draw(path, leaf):
+    def leaf_of(path, leaf):
         noise = generator.standard_normal(leaf.shape).astype(np.float32)
         kind = path[-1].key
         if kind == "scale":
@@ -65,7 +69,7 @@ def params(name):
             return jnp.asarray(noise / math.sqrt(max(leaf.size / leaf.shape[-1], 1)))
         return jnp.asarray(0.1 * noise)
 
-    return jax.tree_util.tree_map_with_path(draw, shapes(module(name)))
+    return jax.tree_util.tree_map_with_path(leaf_of, shapes(network))
 
 
 @functools.cache

@@ -81,7 +81,7 @@ def dmd2(data, unets, monkeypatch):
 def gradient(phase, context):
     """((value, Aux), gradient) of a phase."""
     params = {role: context.nets[role] for role in phase.trains}
-    return jax.value_and_grad(phase.loss, has_aux=True)(params, context)
+    return jax.jit(jax.value_and_grad(phase.loss, has_aux=True))(params, context)
 
 
 def test_time_grid(data, unets):
@@ -119,12 +119,13 @@ def test_fake_score_learns_the_students_images(dmd2, data):
 def test_discriminator(dmd2, data, diffusion_gan):
     phases, context = dmd2(diffusion_gan=diffusion_gan, gan_weight=3e-3)
     end = f"dg{int(diffusion_gan)}"
-    value, aux = phases["student"].loss({"student": context.nets["student"]}, context)
+    params = {"student": context.nets["student"]}
+    value, aux = jax.jit(phases["student"].loss)(params, context)
     fooled = data[f"gen_cls_loss_{end}"]
     np.testing.assert_allclose(aux.metrics["gan"], fooled, **LOSS)
     np.testing.assert_allclose(value, data["loss_dm"] + 3e-3 * fooled, **LOSS)
     params = {role: context.nets[role] for role in ("fake_score", "disc")}
-    value, aux = phases["guidance"].loss(params, context)
+    value, aux = jax.jit(phases["guidance"].loss)(params, context)
     told = data[f"guidance_cls_loss_{end}"]
     np.testing.assert_allclose(aux.metrics["disc"], told, **LOSS)
     np.testing.assert_allclose(value, data["loss_fake_mean"] + 1e-2 * told, **LOSS)
