@@ -6,6 +6,7 @@ import shutil
 import chex
 import jax
 import numpy as np
+import points
 import pytest
 import recipes
 import safetensors.numpy
@@ -18,12 +19,21 @@ NUM_STEPS = 4
 
 
 def config(**partition):
-    """Two small students of the times; cheap to compile."""
-    found = recipes.load("digits_o2mkd", "tiny").unlock()
-    found.partition.update(partition)
-    found.stages.student.method.features = "none"
-    found.evaluate.features = ""
-    return found
+    """Two small students of the times; cheap to trace and to compile."""
+    from configs import common
+
+    stages = recipes.load("digits_o2mkd", "tiny").to_dict()["stages"]
+    stages["student"]["method"]["features"] = "none"
+    sections = points.sections()
+    sections["evaluate"] |= dict(features="")
+    return common.config(
+        "several",
+        order=("teacher", "student", "evaluate"),
+        stages=stages,
+        partition=dict(num_ranges=2) | partition,
+        train=common.tiny_train(),
+        **sections,
+    ).unlock()
 
 
 def run(workdir, *, only=None, **partition):
@@ -159,9 +169,8 @@ def test_another_partition_in_the_same_folder_is_refused(together, tmp_path):
 
 def test_a_method_of_one_time_has_no_ranges(together, tmp_path):
     shutil.copytree(together / "teacher", tmp_path / "teacher")
-    found = recipes.load("digits_dmd2", "tiny").unlock()
-    found.partition = dict(config(num_ranges=2).partition)
-    found.stages.student.partition = True
+    found = config()
+    found.stages.student.method = dict(name="dmd2", gan_weight=0.0)
     with pytest.raises(ConfigError, match="num_ranges=2.*num_groups"):
         start(found, tmp_path, force=True)
 

@@ -18,7 +18,7 @@ def start(module: str, *arguments: str, devices: int = 1) -> subprocess.Popen:
         **os.environ,
         "XLA_FLAGS": f"{flags} {os.environ['KDIFF_TEST_FLAGS']}",
         "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
     }
     return subprocess.Popen(
         [sys.executable, "-m", f"kdiff_jax.{module}", *arguments],

@@ -1,25 +1,12 @@
-"""A recipe with every kind of stage, for tests: teacher, rounds, pairs, student.
+"""A recipe with every kind of stage, for tests: teacher, rounds, pairs, student."""
 
-Of points in the plane: the commands are the same, and a U-Net takes ten times as long
-to trace, in every process that a test starts.
-"""
+import points
 
 from configs import common, digits
 
 
 def get_config(num_steps: str = "12"):
-    sections = dict(
-        data=dict(name="mixture", num_images=256),
-        model=dict(
-            network=dict(name="mlp", channels=8, num_blocks=2),
-            precondition=dict(name="v"),
-            process=dict(name="cosine"),
-            image_shape=(1, 1, 2),
-            num_classes=8,
-            sampler=dict(name="ddim", num_steps=4),
-        ),
-        evaluate=dict(num_images=20),
-    )
+    sections = points.sections()
     teacher = digits.teacher(tiny=True)
     train = dict(num_steps=int(num_steps), batch_size=8)
     stages = dict(
