@@ -22,7 +22,7 @@ ALIKE = {
     *("digits_dmd", "digits_sid", "digits_msd", "digits_o2mkd", "cifar10_msd2"),
     *("imagenet64_msd", "cifar10_o2mkd", "lsun256_o2mkd", "celebahq256_o2mkd"),
     *("imagenet64_msd_small", "digits_gdd", "imagenet64_progressive", "cifar10_edm"),
-    *("lsun256_student", "digits_dmd2"),
+    *("lsun256_student", "digits_dmd2", "digits_progressive"),
 }
 # The same of their plans, which take seconds where the networks are large.
 PLANNED_ALIKE = {
