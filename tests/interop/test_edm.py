@@ -246,16 +246,7 @@ def test_a_pickle_samples_as_the_reference_does(name):
     np.testing.assert_allclose(got, data["heun18"], **bound)
 
 
-# Each takes seconds to compile: an ADM and a SongUNet are left in the default run.
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(
-            name, marks=pytest.mark.slow if "standard" in name or "ve" in name else ()
-        )
-        for name in FORMS
-    ],
-)
+@pytest.mark.parametrize("name", FORMS)
 def test_other_forms_are_the_denoisers_of_the_definition(name):
     data, model = form(name)
     y = data["y"] if model.num_classes else np.zeros(4, int)

@@ -254,8 +254,7 @@ CASES: dict[str, Any] = {
 @pytest.mark.parametrize(
     "case",
     [
-        # DMD2's gradient is DMD's, and its discriminator has the parity fixtures.
-        pytest.param(case, marks=pytest.mark.slow if "dmd2" in case else ())
+        pytest.param(case, marks=pytest.mark.slow if "discriminator" in case else ())
         for case in CASES
     ],
 )

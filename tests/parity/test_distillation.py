@@ -78,7 +78,7 @@ def test_the_methods_loss_is_the_weighted_error_of_its_own_draws():
     x0 = jnp.asarray(data["x"])
     keys = rng.example_keys(jax.random.key(0), 0, jnp.arange(len(x0)))
     batch = {"x0": x0, "y": jnp.zeros(len(x0), jnp.int32)}
-    settings = {"num_steps": jnp.int32(8)}
+    settings = {"num_steps": jnp.int32(8), "t_range": jnp.float32([0, 1])}
     context = Context({}, {}, {"teacher": {}}, {}, batch, keys, settings)
     found, _ = method.phases[0].loss({"student": {}}, context)
 

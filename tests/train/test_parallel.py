@@ -35,6 +35,7 @@ def run(made, state, num_steps, *, hooks=(), steps_per_dispatch=1, settings=4):
     numbers = {
         "num_train_steps": jnp.int32(num_steps),
         "num_steps": jnp.int32(settings),
+        "t_range": jnp.float32([0, 1]),
     }
     return loop.run(
         made,
