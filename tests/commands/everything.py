@@ -1,4 +1,4 @@
-"""A recipe with every kind of stage, for tests: teacher, rounds, pairs, student."""
+"""A recipe with every kind of stage, for tests; the last trains two students."""
 
 import points
 
@@ -29,6 +29,19 @@ def get_config(num_steps: str = "12"):
             train=train | dict(result="best", validate_every=3),
         ),
     )
+    # Two students, each with a fake score of its own.
+    stages["many"] = dict(
+        method=dict(name="dmd2", student_every=3, gan_weight=0.0),
+        optim=dict(lr=1e-3, b1=0.5, schedule="cosine", ema_decay=0.9),
+        sampler=dict(name="ddim", num_steps=1),
+        train=train | dict(result="ema"),
+        partition=True,
+    )
     sections["train"] = dict(log_every=1, sample_every=1000, save_every=3)
-    order = ("teacher", "progressive", "pairs", "student")
-    return common.config("everything", order=order, stages=stages, **sections)
+    return common.config(
+        "everything",
+        order=("teacher", "progressive", "pairs", "student", "many"),
+        stages=stages,
+        partition=dict(num_groups=2),
+        **sections,
+    )

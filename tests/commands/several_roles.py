@@ -1,4 +1,4 @@
-"""A recipe with several roles, optimizers and a carry: GDD, DMD2, and DMD2 twice."""
+"""A recipe with several roles, optimizers and a carry: GDD and DMD2."""
 
 from configs import common, digits, gdd
 
@@ -30,18 +30,6 @@ def get_config(num_steps: str = "24"):
             train=train,
         ),
     )
-    stages["many"] = dict(
-        method=dict(name="dmd2", student_every=3, gan_weight=0.0),
-        optim=dict(lr=1e-3, b1=0.5, schedule="cosine", ema_decay=0.9),
-        sampler=dict(name="ddim", num_steps=1),
-        train=train,
-        partition=True,
-    )
     sections["train"] = dict(log_every=1, sample_every=1000, save_every=4)
-    return common.config(
-        "several_roles",
-        order=("teacher", "gdd", "dmd2", "many"),
-        stages=stages,
-        partition=dict(num_groups=2),
-        **sections,
-    )
+    order = ("teacher", "gdd", "dmd2")
+    return common.config("several_roles", order=order, stages=stages, **sections)

@@ -1,6 +1,7 @@
 """Killed at any time, the same command goes on, and ends with the same bits."""
 
 import hashlib
+import json
 import pathlib
 import random
 import shutil
@@ -10,9 +11,10 @@ import child
 import pytest
 from child import RECIPE
 
+from kdiff_jax import interop
 from kdiff_jax.report import metrics_log
 
-STAGES = ("teacher", "progressive_2", "progressive_1", "student")
+STAGES = ("teacher", "progressive_2", "progressive_1", "student", "many")
 
 
 def arguments(workdir):
@@ -27,6 +29,12 @@ def digests(workdir: pathlib.Path) -> dict[str, str]:
         str(f.relative_to(workdir)): hashlib.sha256(f.read_bytes()).hexdigest()
         for f in files
     }
+
+
+def leaves(workdir: pathlib.Path, stage: str):
+    """path -> digest, shape and dtype of every leaf of the last checkpoint."""
+    step = workdir / stage / "checkpoints" / "12"
+    return json.loads((step / "meta" / "metadata").read_text())["leaves"]
 
 
 def losses(workdir, stage):
@@ -87,6 +95,13 @@ def test_stopped_in_every_stage_and_damaged_no_bit_changes(uninterrupted, tmp_pa
     assert digests(tmp_path) == digests(uninterrupted)
     for stage in STAGES:
         assert losses(tmp_path, stage) == losses(uninterrupted, stage)
+    # Of the two students all roles, their optimizers and averages.
+    many = leaves(tmp_path, "many")
+    assert many == leaves(uninterrupted, "many")
+    assert {path.split("/")[1] for path in many if path.startswith("nets/")} == {
+        *("student", "fake_score")
+    }
+    assert interop.load(tmp_path / "many").num_students == 2
 
 
 @pytest.mark.slow

@@ -19,7 +19,6 @@ NUM_STEPS = 24
 ROLES = {
     "gdd": {"student", "disc"},
     "dmd2": {"student", "fake_score", "disc"},
-    "many": {"student", "fake_score"},  # two of each
 }
 
 
