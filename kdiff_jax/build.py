@@ -179,28 +179,35 @@ def expand(config: Mapping[str, Any]) -> list[Stage]:
             init = {}
         rounds = section.pop("rounds", None)
         if rounds:
+            made = _rounds(name, section, init, **rounds)
             if section.get("partition"):
-                _check_ranges(name, config["partition"], rounds["end_steps"])
-            stages += _rounds(name, section, init, **rounds)
+                _check_ranges(made, config.get("partition", {}))
+            stages += made
         else:
             stages.append(Stage(name, kind, section, init))
     return stages
 
 
-def _check_ranges(name: str, partition: Mapping[str, Any], end_steps: int) -> None:
+def _check_ranges(rounds: list[Stage], partition: Mapping[str, Any]) -> None:
     """Refuses rounds in which a student's step would leave its range of the time.
 
     Raises:
-        ConfigError: Names both numbers.
+        ConfigError: Names the first such round.
     """
-    num, spacing = partition["num_ranges"], partition["spacing"]
-    if num > 1 and (end_steps % num or spacing != "even"):
+    num, spacing = partition.get("num_ranges", 1), partition.get("spacing", "even")
+    if num > 1 and spacing != "even":
         raise ConfigError(
-            f"stages.{name}.rounds.end_steps={end_steps}: each of"
-            f" partition.num_ranges={num} students halves the steps of its own range,"
-            " which must be whole ones to the end; take a multiple of that number, and"
-            f" partition.spacing='even' (it is {spacing!r})"
+            f"partition.spacing={spacing!r}: students that halve the steps of their own"
+            " ranges have as many of them each; take spacing='even'"
         )
+    for stage in rounds:
+        if (steps := stage.config["settings"]["num_steps"]) % num:
+            raise ConfigError(
+                f"partition.num_ranges={num}: does not divide the {steps} steps of the"
+                f" round {stage.name}, and each student halves those of its own range;"
+                " take a power of two that is at most the last round's steps, or end"
+                " with more (rounds.end_steps)"
+            )
 
 
 def _rounds(name, section, init, *, start_steps, end_steps, last_train_steps=None):

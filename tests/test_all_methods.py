@@ -29,6 +29,9 @@ one_of_two = [
 ]
 
 
+ONE_ROLE = ("denoise", "progressive", "denoising_student")
+
+
 def build(name, seed=0, optimizer=SGD):
     method = methods.make(name, nets=toy.NETS, process=cosine())
     optim = {role: optimizer for role in method.nets}
@@ -86,10 +89,9 @@ def test_a_phase_moves_the_roles_it_declares_and_no_other(name):
     ("name", "num_devices"),
     [
         *(pytest.param(*p.values, 4, marks=p.marks) for p in one_of_two),
-        *((name, 8) for name in ("denoise", "progressive", "denoising_student")),
         *(
-            pytest.param(name, 8, marks=pytest.mark.slow)
-            for name in ("dmd", "dmd2", "gdd", "sid", "tsm")
+            pytest.param(name, 8, marks=() if name in ONE_ROLE else pytest.mark.slow)
+            for name in methods.names()
         ),
     ],
 )

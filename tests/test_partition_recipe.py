@@ -6,34 +6,21 @@ import shutil
 import chex
 import jax
 import numpy as np
-import points
 import pytest
 import recipes
 import safetensors.numpy
+from points import config, with_rounds
 
 from kdiff_jax import interop, plan, recipe
+from kdiff_jax.diffusion import partition as partitions
+from kdiff_jax.diffusion import process as processes
 from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.report import metrics_log
+from kdiff_jax.stages import students
+from kdiff_jax.stages.students import Students
+from kdiff_jax.train import parallel
 
 NUM_STEPS = 4
-
-
-def config(**partition):
-    """Two small students of the times; cheap to trace and to compile."""
-    from configs import common
-
-    stages = recipes.load("digits_o2mkd", "tiny").to_dict()["stages"]
-    stages["student"]["method"]["features"] = "none"
-    sections = points.sections()
-    sections["evaluate"] |= dict(features="")
-    return common.config(
-        "several",
-        order=("teacher", "student", "evaluate"),
-        stages=stages,
-        partition=dict(num_ranges=2) | partition,
-        train=common.tiny_train(),
-        **sections,
-    ).unlock()
 
 
 def run(workdir, *, only=None, **partition):
@@ -200,19 +187,6 @@ def test_a_partition_that_is_none_is_refused_first(tmp_path):
         plan.text(recipe.make_job(found, tmp_path))
 
 
-def with_rounds(**partition):
-    """After the students of the times, a round in which each halves its own steps."""
-    found, halved = config(**partition), recipes.load("digits_progressive", "tiny")
-    rounds = halved.stages.progressive.unlock()
-    rounds.rounds.end_steps = 2
-    rounds.init = dict(teacher="student")
-    rounds.partition = True
-    found.stages.progressive = rounds
-    found.order = ("teacher", "student", "progressive", "evaluate")
-    found.evaluate.models = ("student", "progressive")
-    return found
-
-
 def test_students_of_ranges_halve_their_own_steps(together, apart, tmp_path):
     workdir = shutil.copytree(together, tmp_path / "together")
     shutil.rmtree(workdir / "evaluate")
@@ -231,13 +205,61 @@ def test_students_of_ranges_halve_their_own_steps(together, apart, tmp_path):
     chex.assert_trees_all_close(alone, model.student(1).params, rtol=2e-5, atol=2e-5)
 
 
-def test_the_steps_of_a_range_are_whole_ones(tmp_path):
+def test_the_steps_of_a_range_are_whole_ones(together, tmp_path):
     found = with_rounds()
     found.stages.progressive.rounds.end_steps = 1
-    with pytest.raises(ConfigError, match="end_steps=1.*num_ranges=2.*a multiple"):
+    with pytest.raises(ConfigError, match="num_ranges=2.*progressive_1.*a power of"):
         start(found, tmp_path)
-    with pytest.raises(ConfigError, match="spacing='even'.*'logsnr'"):
+    # Rounds are of 4 and 8 steps, whatever their end is called.
+    found = with_rounds(num_ranges=3)
+    found.stages.progressive.rounds = dict(start_steps=16, end_steps=3)
+    with pytest.raises(ConfigError, match="num_ranges=3.*8 steps of.*progressive_8"):
+        start(found, tmp_path)
+    with pytest.raises(ConfigError, match="spacing='logsnr'.*take spacing='even'"):
         start(with_rounds(spacing="logsnr"), tmp_path)
+    # One round that is written by hand.
+    found = with_rounds()
+    del found.stages.progressive["rounds"]
+    found.stages.progressive.settings = dict(num_steps=1)
+    workdir = shutil.copytree(together, tmp_path / "by_hand")
+    with pytest.raises(ConfigError, match="not of whole steps.*num_steps=1"):
+        start(found, workdir, force=True)
+
+
+def test_each_student_is_given_its_own_range_of_the_times():
+    process = processes.cosine()
+    split = partitions.make(process=process, num_classes=0, num_ranges=4)
+    whole = {"t_range": np.float32([0, 1]), "num_steps": np.int32(8)}
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    for ids in ((0, 1, 2, 3), (2,)):
+        found = Students(split, ids, mesh).settings(process, whole)
+        assert found["t_range"].tolist() == [[k / 4, (k + 1) / 4] for k in ids]
+        assert found["num_steps"].tolist() == [8] * len(ids)
+
+
+def test_rounds_are_grouped_like_the_first_of_them(together, monkeypatch, tmp_path):
+    """By k-means: the rows are the first teacher's, though a round's is the one before.
+
+    That is not the recipe's teacher here, but a student of it.
+    """
+    asked = []
+
+    def rows(params, num_classes):
+        asked.append(params["dense_0"]["kernel"])
+        return np.random.default_rng(0).standard_normal((num_classes, 4))
+
+    monkeypatch.setattr(students, "class_rows", rows)
+    found = with_rounds(num_ranges=1, num_groups=2, rule="kmeans")
+    found.stages.student.partition = False
+    found.stages.progressive.rounds.end_steps = 1
+    workdir = tmp_path / "run"
+    shutil.copytree(together / "teacher", workdir / "teacher")
+    start(found, workdir, force=True)
+    first = interop.load(workdir / "student").params["dense_0"]["kernel"]
+    assert len(asked) == 2
+    for kernel in asked:
+        np.testing.assert_array_equal(kernel, first)
+    assert interop.load(workdir / "progressive_1").num_students == 2
 
 
 def test_a_damaged_part_is_named(apart, tmp_path):

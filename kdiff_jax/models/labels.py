@@ -14,7 +14,7 @@ def class_rows(params: Params, num_classes: int) -> Float[np.ndarray, "N D"]:
     """f32[num_classes, D]: near rows are classes that the network treats alike.
 
     Args:
-        params: Of a network of any family of `kdiff_jax.models`.
+        params: Of a U-Net of any family of `kdiff_jax.models`.
         num_classes: Rows beyond, such as one for "no label", are left out.
 
     Raises:
@@ -25,6 +25,6 @@ def class_rows(params: Params, num_classes: int) -> Float[np.ndarray, "N D"]:
     if not 0 < num_classes <= rows:
         raise CheckpointError(
             f"num_classes={num_classes}: the network has an embedding of {rows}"
-            " classes; take a teacher with labels, or rule='consecutive'"
+            " classes; take a U-Net with labels, a file, or rule='consecutive'"
         )
     return np.asarray(found[0], np.float32)[:num_classes]

@@ -58,6 +58,14 @@ class Students(NamedTuple):
         if "t_range" in common:
             ranges = [partition.t_range(k, process) for k in ids]
             found["t_range"] = np.array(ranges, np.float32)
+        if "t_range" in common and "num_steps" in common:
+            ends = found["t_range"] * np.reshape(found["num_steps"], (-1, 1))
+            if np.abs(ends - np.round(ends)).max() > 1e-3:
+                raise ConfigError(
+                    f"partition.num_ranges={partition.num_ranges}: the ranges are not"
+                    f" of whole steps, with settings.num_steps={common['num_steps']};"
+                    " take a divisor of it, and spacing='even'"
+                )
         if "labels" in common:
             num = np.shape(common["labels"])[0]
             found["labels"] = np.stack([partition.labels(k, num) for k in ids])
@@ -137,9 +145,15 @@ def find(job: Job, stage: Stage, process, teacher) -> Students | None:
         return None
 
     def whole_teacher():
-        # That of a round is the round before: a network for each student.
-        parts = job.split(stage.init.get("teacher", ""))
-        return job.model(job.config["init"]["teacher"]) if parts else teacher
+        # That of a round is the round before, a network for each student; the rows are
+        # those of the network that the first of them had.
+        inits = {s.name: s.init for s in job.stages}
+        source = stage.init.get("teacher", "")
+        if not job.split(source):
+            return teacher
+        while job.split(source):
+            source = inits[source]["teacher"]
+        return job.model(source)
 
     partition = partition_of(job, process, whole_teacher)
     num, ids = partition.num_students, tuple(range(partition.num_students))
@@ -180,8 +194,14 @@ def check(job: Job) -> None:
         ConfigError: If it is none.
     """
     section = job.config.get("partition")
-    if not section or not any(s.config.get("partition") for s in job.stages):
+    split = [s.name for s in job.stages if s.config.get("partition")]
+    if not split:
         return
+    if not section:
+        raise ConfigError(
+            f"stages.{split[0]}.partition=True: there is no section `partition` that"
+            " says of what; add one"
+        )
     by_teacher = section["rule"] in ("kmeans", "pca") and not section["embeddings"]
     if by_teacher and section["num_groups"] > 1:
         return
@@ -196,6 +216,12 @@ def _embeddings(path: str, find_teacher, num_classes: int) -> np.ndarray:
             raise ConfigError(
                 "partition.embeddings='': the rows of the classes are the teacher's,"
                 " and there is none; give a .npy file of [classes, D]"
+            )
+        if teacher.partition is not None:
+            raise ConfigError(
+                f"partition.embeddings='': the teacher is {teacher.num_students}"
+                " students, who differ in the rows of the classes; give a .npy file of"
+                " [classes, D]"
             )
         return class_rows(teacher.params, num_classes)
     try:

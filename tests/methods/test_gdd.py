@@ -114,7 +114,7 @@ def program():
     """num_devices -> the state after all phases, from 16 images in groups of two.
 
     With changes of half of the images, and a target between the r of four devices'
-    parts (0, 1/3, -1/3, 0): the mean of four signs would be another step.
+    parts (0, 0, 1/2, -1/2): the mean of four signs would be another step.
     """
     # Of one level: each has a head, and that its compile time.
     nets = {
