@@ -8,7 +8,8 @@ sampled by another sampler: python -m kdiff_jax.sample --sampler=dpm_solver.
 A teacher that is there may be taken: --config.init.teacher=runs/digits/teacher
 
 `:progressive` behind the name of the file: then each student halves the steps of its
-own range, by Progressive Distillation, until it answers for one: 4 steps in all.
+own range, by Progressive Distillation, until it answers for one: 4 steps in all. There
+the number of ranges is a power of two, at most rounds.end_steps.
 """
 
 from configs import common, digits, o2mkd
