@@ -161,7 +161,12 @@ def cifar10_o2mkd(name: str):
     stages = dict(
         teacher=teacher(tiny=False),
         common=student(1000, partition=False),
-        student=student(500, init=dict(student="common"), channels=""),
+        # With its adapters: from random ones, features would undo what it knows.
+        student=student(
+            500,
+            init=dict(student="common", adapters="common/adapters"),
+            channels="",
+        ),
         evaluate=dict(kind="evaluate", models=("teacher", "common", "student")),
     )
     return common.config(
