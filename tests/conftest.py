@@ -7,8 +7,8 @@ import pathlib
 def keep_to_one_core():
     """Of several workers that leave no core free, each has its own.
 
-    XLA's threads wait for work by spinning: without this the workers cost each other a
-    third of their time. What a test starts inherits it.
+    XLA's threads wait for work by spinning: two workers on two cores took a quarter
+    more CPU time than one alone did. What a test starts inherits it.
     """
     worker = os.environ.get("PYTEST_XDIST_WORKER", "")
     if not worker or not hasattr(os, "sched_setaffinity"):
