@@ -15,10 +15,11 @@ from kdiff_jax import interop, plan, recipe
 from kdiff_jax.diffusion import partition as partitions
 from kdiff_jax.diffusion import process as processes
 from kdiff_jax.errors import CheckpointError, ConfigError
+from kdiff_jax.interop import training
 from kdiff_jax.report import metrics_log
 from kdiff_jax.stages import students
 from kdiff_jax.stages.students import Students
-from kdiff_jax.train import parallel
+from kdiff_jax.train import loop, parallel
 
 NUM_STEPS = 4
 
@@ -133,6 +134,41 @@ def test_a_student_that_is_missing_is_named(apart, tmp_path):
     shutil.rmtree(workdir / "student" / "only_0")
     with pytest.raises(CheckpointError, match="students 0 of 2 are not done"):
         run(workdir)
+
+
+def test_students_begin_with_the_adapters_of_their_common_student(
+    tmp_path, monkeypatch
+):
+    """`cifar10_o2mkd:cpu`: from random ones, features would undo what it knows."""
+    two = config()
+    two.stages.student.method.features = "fitnet"  # 4 channels of the teacher's 8
+    two.stages.common = two.stages.student.copy_and_resolve_references()
+    two.stages.common.partition = False
+    two.stages.student.channels = ""
+    two.stages.student.init = dict(student="common", adapters="common/adapters")
+    two.order = ("teacher", "common", "student")
+    begun, run_loop = [], loop.run
+
+    def watched(programs, state, **keywords):
+        begun.append(jax.device_get(state.nets))
+        return run_loop(programs, state, **keywords)
+
+    monkeypatch.setattr(loop, "run", watched)
+    start(two, tmp_path)
+    _, before, after = begun
+    last = training.role(tmp_path / "common", "adapters")
+    same = np.testing.assert_array_equal
+    for k in range(2):
+        mine = jax.tree.map(lambda x, k=k: x[k], after["adapters"].params)
+        jax.tree.map(same, mine, last)
+    assert any(
+        (a != b).any()
+        for a, b in zip(
+            jax.tree.leaves(before["adapters"].params),
+            jax.tree.leaves(last),
+            strict=True,
+        )
+    )
 
 
 def test_what_all_students_need_comes_first(tmp_path):
