@@ -4,16 +4,17 @@
 
 Zhang & Ma 2024, arXiv:2410.04191; for all else see lsun256_o2mkd.py. The teacher is
 google/ddpm-celebahq-256 at teachers/, read as it is; the images a folder of pictures:
---config.data.path=celebahq
+--config.data.path=celebahq. `:common` behind the name of the file begins with one
+student of all times, whose copies then share them.
 """
 
 from configs import common, o2mkd, teachers
 
 
 def get_config(size: str = "full"):
-    common.check_size(size)
+    common.check_size(size, ("full", "common", "tiny"))
     return o2mkd.ddpm(
-        "celebahq256_o2mkd",
+        "celebahq256_o2mkd_common" if size == "common" else "celebahq256_o2mkd",
         size,
         network=dict(channel_mult=(1, 1, 2, 2, 4, 4)),
         shape=(256, 256, 3),
@@ -23,4 +24,5 @@ def get_config(size: str = "full"):
         teacher_lr=2e-5,
         lr=1e-4,
         batch_size=64,
+        common_steps=200_000 if size == "common" else 0,
     )

@@ -6,18 +6,20 @@ Song et al. (2024, arXiv:2410.23274) have no run on CIFAR-10; the student's numb
 those of cifar10_dmd2.py. Another number of students that divides ten:
 --config.partition.num_groups=5. Hardware: 8 GPUs or a TPU v4-8.
 
-`configs/cifar10_msd2.py:cpu` is for the small networks of cifar10_dmd2.py:cpu, whose
-teacher may be taken: --config.init.teacher=W/teacher. `:cpu_gddi` is the same by GDD-I,
-whose discriminator reads real images of the student's own classes.
+`:gddi` behind the name of the file is the same by GDD-I, as cifar10_gddi.py:cond is for
+one student; the discriminators read real images of their student's own classes. `:cpu`
+and `:cpu_gddi` are for the small networks of cifar10_dmd2.py:cpu, whose teacher may be
+taken: --config.init.teacher=W/teacher
 """
 
 from configs import cifar10_dmd2, cifar10_gddi, common
 
 
 def get_config(size: str = "full"):
-    common.check_size(size, ("full", "cpu", "cpu_gddi", "tiny"))
-    if size == "cpu_gddi":
-        config = cifar10_gddi.get_config("cpu").to_dict()
+    common.check_size(size, ("full", "gddi", "cpu", "cpu_gddi", "tiny"))
+    if "gddi" in size:
+        single = "cpu" if size == "cpu_gddi" else "cond"
+        config = cifar10_gddi.get_config(single).to_dict()
     else:
         config = cifar10_dmd2.get_config(size).to_dict()
     stages, name = config.pop("stages"), config.pop("name")

@@ -9,9 +9,9 @@ Hardware: a GPU for each student [inferred]. The paper's figures are unknown; th
 teacher's with 100 DDIM steps is FID 4.16 [secondary].
 
 Other numbers of students: --config.partition.num_ranges=8; one a job:
---config.partition.only=K. `configs/cifar10_o2mkd.py:cpu` is for the small teacher of
-cifar10_progressive.py:cpu, --config.init.teacher=W/teacher, and begins with one student
-of all times, whose copies then share them.
+--config.partition.only=K. `:common` behind the name of the file begins with one student
+of all times, whose copies then share them; so does `:cpu`, for the small teacher of
+cifar10_progressive.py:cpu, --config.init.teacher=W/teacher.
 """
 
 from configs import common, o2mkd, small_unet, teachers
@@ -20,11 +20,11 @@ SAMPLER = dict(num_steps=100, spacing="quadratic")
 
 
 def get_config(size: str = "full"):
-    common.check_size(size, ("full", "cpu", "tiny"))
+    common.check_size(size, ("full", "common", "cpu", "tiny"))
     if size == "cpu":
         return small_unet.cifar10_o2mkd("cifar10_o2mkd_cpu")
     return o2mkd.ddpm(
-        "cifar10_o2mkd",
+        "cifar10_o2mkd_common" if size == "common" else "cifar10_o2mkd",
         size,
         network=dict(dropout=0.1),
         shape=(32, 32, 3),
@@ -34,4 +34,5 @@ def get_config(size: str = "full"):
         teacher_lr=2e-4,
         lr=2e-4,
         batch_size=128,
+        common_steps=200_000 if size == "common" else 0,
     )

@@ -48,7 +48,10 @@ def matching(tiny: bool, **more) -> dict:
 
 
 def adversarial(tiny: bool, **more) -> dict:
-    """On from there with DMD2's discriminator, on images of the student's classes."""
+    """On from there with DMD2's discriminator, on images of the student's classes.
+
+    Every fifth step is the student's: 30,000 updates.
+    """
     return dmd.student(
         tiny,
         method=dict(name="dmd2", student_every=2 if tiny else 5),
@@ -74,7 +77,7 @@ def imagenet64(name: str, size: str, *, network: dict | None = None):
         found["adm"] = adversarial(tiny) | dict(model=model)
         return found
 
-    models = ("teacher", "dm", "adm") if network is None else ("teacher", "tsm", "adm")
+    models = ("teacher", "dm", "adm") if network is None else ("teacher", "dm", "adm")
     return dmd.get(
         name,
         size,

@@ -41,6 +41,19 @@ def student(
     )
 
 
+def after_common(student: dict, num_steps: int) -> dict:
+    """The stages `common`, one student of all times, and `student`, copies of it.
+
+    Each is given its adapters too: from random ones, features would undo what it knows.
+    """
+    train = student["train"] | dict(num_steps=num_steps)
+    init = dict(student="common", adapters="common/adapters")
+    return dict(
+        common=student | dict(train=train, partition=False),
+        student=student | dict(init=init, channels=""),
+    )
+
+
 def ddpm(
     name: str,
     size: str,
@@ -55,16 +68,16 @@ def ddpm(
     batch_size: int,
     channels: int = 64,
     num_ranges: int = 4,
+    common_steps: int = 0,
 ):
-    """The recipe `name` from a DDPM."""
+    """The recipe `name` from a DDPM; see `after_common` for `common_steps`."""
     tiny = size == "tiny"
-    stages = dict(
-        student=student(
-            tiny, channels=channels, lr=lr, batch_size=batch_size, sampler=sampler
-        ),
-        evaluate=dict(kind="evaluate", models=("teacher", "student")),
+    one = student(
+        tiny, channels=channels, lr=lr, batch_size=batch_size, sampler=sampler
     )
-    order = ("student", "evaluate")
+    stages = after_common(one, common_steps) if common_steps else dict(student=one)
+    order, models = (*stages, "evaluate"), ("teacher", *stages)
+    stages["evaluate"] = dict(kind="evaluate", models=models)
     if tiny:
         train = dict(num_steps=4, batch_size=8)
         stages["teacher"] = luhman.teacher(tiny, lr=teacher_lr, train=train)

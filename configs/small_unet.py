@@ -142,31 +142,21 @@ def cifar10_o2mkd(name: str):
     Each begins as a copy of one student of all times: short trainings are not spent on
     learning the same thing N times.
     """
-
-    def student(num_steps, **more):
-        found = o2mkd.student(
-            tiny=False,
-            channels=8,
-            lr=1e-3,
-            batch_size=32,
-            num_steps=num_steps,
-            sampler=dict(num_steps=16, clip=True),
-        )
-        found["method"]["weight"] = "v_mse"  # of the teacher
-        found["optim"] = dict(
-            lr=1e-3, warmup_steps=50, schedule="cosine", ema_half_life=4000.0
-        )
-        return found | more
-
+    student = o2mkd.student(
+        tiny=False,
+        channels=8,
+        lr=1e-3,
+        batch_size=32,
+        num_steps=500,
+        sampler=dict(num_steps=16, clip=True),
+    )
+    student["method"]["weight"] = "v_mse"  # of the teacher
+    student["optim"] = dict(
+        lr=1e-3, warmup_steps=50, schedule="cosine", ema_half_life=4000.0
+    )
     stages = dict(
         teacher=teacher(tiny=False),
-        common=student(1000, partition=False),
-        # With its adapters: from random ones, features would undo what it knows.
-        student=student(
-            500,
-            init=dict(student="common", adapters="common/adapters"),
-            channels="",
-        ),
+        **o2mkd.after_common(student, 1000),
         evaluate=dict(kind="evaluate", models=("teacher", "common", "student")),
     )
     return common.config(

@@ -118,6 +118,9 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
         if "method" in section:
             function = methods.make_function(section["method"]["name"])
             section["method"] = {**_defaults(function), **section["method"]}
+        if section.get("partition"):
+            free = {"filter_data": config_dict.placeholder(bool)}
+            section = {**free, **section}
         stages[key] = section
     if "partition" in config:
         # A placeholder is a reference: each config has its own.

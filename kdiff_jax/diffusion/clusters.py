@@ -12,16 +12,17 @@ class MedianSplits(NamedTuple):
 
     Node i has the children 2 i + 1 and 2 i + 2; those of one level share an axis.
 
+    Numbers are those of float64, as tuples: two that are the same are equal.
+
     Attributes:
-        mean: f64[D], of the vectors it was made from.
-        axes: f64[L, D], the first L principal axes.
-        thresholds: f64[2^L - 1], one per node; above it a vector goes to the second
-            child.
+        mean: [D], of the vectors it was made from.
+        axes: [L][D], the first L principal axes.
+        thresholds: [2^L - 1], one per node; above it a vector goes to the second child.
     """
 
-    mean: np.ndarray
-    axes: np.ndarray
-    thresholds: np.ndarray
+    mean: tuple[float, ...]
+    axes: tuple[tuple[float, ...], ...]
+    thresholds: tuple[float, ...]
 
     def group_of(self, vectors) -> np.ndarray:
         """i32[N] in 0 .. 2^L - 1, the group of each of f32[N, D]."""
@@ -32,15 +33,20 @@ class MedianSplits(NamedTuple):
                 f" (N, {len(self.mean)}), like those of which the splits were made;"
                 " take the same encoder"
             )
-        places = (vectors - self.mean) @ self.axes.T
+        places = (vectors - np.array(self.mean)) @ np.array(self.axes).T
+        thresholds = np.array(self.thresholds)
         node = np.zeros(len(vectors), np.int32)
         for place in places.T:
-            node = 2 * node + 1 + (place > self.thresholds[node])
-        return (node - len(self.thresholds)).astype(np.int32)
+            node = 2 * node + 1 + (place > thresholds[node])
+        return (node - len(thresholds)).astype(np.int32)
 
     def to_spec(self) -> dict:
         """The splits as values that JSON keeps exactly."""
-        return {name: value.tolist() for name, value in self._asdict().items()}
+        return {
+            "mean": list(self.mean),
+            "axes": [list(axis) for axis in self.axes],
+            "thresholds": list(self.thresholds),
+        }
 
     @staticmethod
     def from_spec(spec: dict) -> "MedianSplits":
@@ -49,18 +55,43 @@ class MedianSplits(NamedTuple):
         Raises:
             CheckpointError: If the shapes do not belong together.
         """
-        names = MedianSplits._fields
         try:
-            found = MedianSplits(*(np.asarray(spec[n], np.float64) for n in names))
-            levels, dim = found.axes.shape
-            if found.mean.shape != (dim,) or len(found.thresholds) != 2**levels - 1:
+            mean, axes, thresholds = (
+                np.asarray(spec[name], np.float64) for name in MedianSplits._fields
+            )
+            levels, dim = axes.shape
+            if mean.shape != (dim,) or thresholds.shape != (2**levels - 1,):
                 raise ValueError("shapes differ")
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"splits={str(spec)[:80]}: not as they were written ({error});"
                 " take the file from its source again"
             ) from error
-        return found
+        return _splits(mean, axes, thresholds)
+
+
+def _splits(mean, axes, thresholds) -> MedianSplits:
+    """Of arrays."""
+    return MedianSplits(
+        tuple(mean.tolist()),
+        tuple(map(tuple, axes.tolist())),
+        tuple(thresholds.tolist()),
+    )
+
+
+def num_levels(num_groups: int) -> int:
+    """L of 2^L groups.
+
+    Raises:
+        ConfigError: If median splits make no such number of groups.
+    """
+    levels = num_groups.bit_length() - 1
+    if num_groups != 2**levels:
+        raise ConfigError(
+            f"num_groups={num_groups}: median splits make a power of two;"
+            f" take {2**levels} or {2 ** (levels + 1)}, or rule='kmeans'"
+        )
+    return levels
 
 
 def median_splits(vectors, num_groups: int) -> MedianSplits:
@@ -75,12 +106,7 @@ def median_splits(vectors, num_groups: int) -> MedianSplits:
     Source: inferred from the four parts of Song et al. 2024, arXiv:2410.23274.
     """
     x = _checked(vectors, num_groups)
-    levels = num_groups.bit_length() - 1
-    if num_groups != 2**levels:
-        raise ConfigError(
-            f"num_groups={num_groups}: median splits make a power of two;"
-            f" take {2**levels} or {2 ** (levels + 1)}, or rule='kmeans'"
-        )
+    levels = num_levels(num_groups)
     if levels > x.shape[1]:
         raise ConfigError(
             f"num_groups={num_groups}: needs {levels} principal axes, and embeddings"
@@ -109,7 +135,7 @@ def median_splits(vectors, num_groups: int) -> MedianSplits:
                 f"embeddings: {len(here)} of them are equal along an axis and cannot"
                 " be split; take rule='consecutive'"
             )
-    return MedianSplits(mean, axes, thresholds)
+    return _splits(mean, axes, thresholds)
 
 
 def balanced_kmeans(vectors, num_groups: int, *, seed: int = 0) -> np.ndarray:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdiff_jax.diffusion import clusters
+from kdiff_jax.diffusion.clusters import MedianSplits
 from kdiff_jax.diffusion.process import Process
 from kdiff_jax.errors import CheckpointError, ConfigError
 
@@ -27,10 +28,13 @@ class Partition(NamedTuple):
             Range i owns borders[i] < t <= borders[i + 1]; the first and the last also
             what lies beyond the ends. The inner ones are float32 numbers: in float32
             networks are asked, and a time on a border must not depend on who asks.
+        splits: That made the groups by the rule "pca", and route vectors that no class
+            has, such as embeddings of prompts; None by other rules.
     """
 
     groups: tuple[tuple[int, ...], ...] = ()
     borders: tuple[float, ...] = ()
+    splits: MedianSplits | None = None
 
     @property
     def num_groups(self) -> int:
@@ -53,6 +57,20 @@ class Partition(NamedTuple):
         for group, labels in enumerate(self.groups):
             owners[list(labels)] = group
         return xp.asarray(owners)[y]
+
+    def group_of_vectors(self, vectors) -> np.ndarray:
+        """i32[N], the group of each of f32[N, D], of the encoder of the partition's.
+
+        Raises:
+            ConfigError: If the groups are not split by vectors, or those have another
+                D.
+        """
+        if self.splits is None:
+            raise ConfigError(
+                "group_of_vectors: this partition routes labels alone; one by"
+                " rule='pca' routes vectors"
+            )
+        return self.splits.group_of(vectors)
 
     def range_of(self, t):
         """i32 of t's shape: the range of each time; NumPy or JAX, traced too."""
@@ -82,9 +100,11 @@ class Partition(NamedTuple):
 
     def to_spec(self) -> dict:
         """The partition as values that JSON keeps exactly."""
+        splits = {} if self.splits is None else {"splits": self.splits.to_spec()}
         return {
             "groups": [list(labels) for labels in self.groups],
             "borders": list(self.borders),
+            **splits,
         }
 
     @staticmethod
@@ -100,6 +120,7 @@ class Partition(NamedTuple):
             found = Partition(
                 tuple(tuple(int(y) for y in labels) for labels in spec["groups"]),
                 tuple(float(t) for t in spec["borders"]),
+                MedianSplits.from_spec(spec["splits"]) if "splits" in spec else None,
             )
             _check(found)
         except (KeyError, TypeError, ValueError) as error:
@@ -158,11 +179,29 @@ def make(
     Source: Song et al. 2024, arXiv:2410.23274 (classes); Zhang & Ma 2024,
         arXiv:2410.04191 (time).
     """
-    groups = _groups(num_classes, num_groups, rule, tuple(table), seed, embeddings)
-    return _check(Partition(groups, _borders(process, num_ranges, spacing)))
+    check_groups(num_classes, num_groups, rule, table)
+    borders, splits = _borders(process, num_ranges, spacing), None
+    if num_groups == 1:
+        return _check(Partition((), borders))
+    if rule in ("kmeans", "pca"):
+        _check_rows(embeddings, rule, num_classes)
+    if rule == "pca":
+        splits = clusters.median_splits(embeddings, num_groups)
+        owners = splits.group_of(embeddings)
+    else:
+        owners = _owners(num_classes, num_groups, rule, table, seed, embeddings)
+    groups = tuple(
+        tuple(np.flatnonzero(owners == group).tolist()) for group in range(num_groups)
+    )
+    return _check(Partition(groups, borders, splits))
 
 
-def _groups(num_classes, num_groups, rule, table, seed, embeddings):
+def check_groups(num_classes: int, num_groups: int, rule: str, table) -> None:
+    """What can be said of groups before there are embeddings of the classes.
+
+    Raises:
+        ConfigError: If they cannot be equal, or the rule is none.
+    """
     if rule not in RULES:
         raise ConfigError(f"rule={rule!r}: unknown; choose one of {RULES}")
     if num_groups < 1:
@@ -173,7 +212,7 @@ def _groups(num_classes, num_groups, rule, table, seed, embeddings):
             " give both or none"
         )
     if num_groups == 1:
-        return ()
+        return
     if not num_classes:
         raise ConfigError(
             f"num_groups={num_groups}: there are no classes to split;"
@@ -185,15 +224,23 @@ def _groups(num_classes, num_groups, rule, table, seed, embeddings):
             f"num_groups={num_groups}: must divide num_classes={num_classes}, so that"
             f" all students own as many; choose one of {fit}"
         )
-    if rule in ("kmeans", "pca"):
-        shape = np.shape(embeddings)
-        if embeddings is None or len(shape) != 2 or shape[0] != num_classes:
-            found = "no embeddings" if embeddings is None else f"an array {shape}"
-            raise ConfigError(
-                f"rule={rule!r}: needs embeddings of shape ({num_classes}, D), one row"
-                f" per class, and has {found}; name a file of them, or take"
-                " rule='consecutive'"
-            )
+    if rule == "pca":
+        clusters.num_levels(num_groups)
+
+
+def _check_rows(embeddings, rule, num_classes):
+    shape = np.shape(embeddings)
+    if embeddings is None or len(shape) != 2 or shape[0] != num_classes:
+        found = "no embeddings" if embeddings is None else f"an array {shape}"
+        raise ConfigError(
+            f"rule={rule!r}: needs embeddings of shape ({num_classes}, D), one row"
+            f" per class, and has {found}; name a file of them, or take"
+            " rule='consecutive'"
+        )
+
+
+def _owners(num_classes, num_groups, rule, table, seed, embeddings):
+    """i[num_classes], the group of each class."""
     if rule == "table":
         owners = np.array(table)
         if len(owners) != num_classes:
@@ -207,8 +254,6 @@ def _groups(num_classes, num_groups, rule, table, seed, embeddings):
         owners[order] = np.arange(num_classes) // (num_classes // num_groups)
     elif rule == "kmeans":
         owners = clusters.balanced_kmeans(embeddings, num_groups, seed=seed)
-    elif rule == "pca":
-        owners = clusters.median_splits(embeddings, num_groups).group_of(embeddings)
     else:
         owners = np.arange(num_classes) // (num_classes // num_groups)
     if set(owners.tolist()) - set(range(num_groups)):
@@ -216,9 +261,7 @@ def _groups(num_classes, num_groups, rule, table, seed, embeddings):
             f"table={str(table)[:40]}: its entries must lie in 0 .. {num_groups - 1},"
             f" for num_groups={num_groups}"
         )
-    return tuple(
-        tuple(np.flatnonzero(owners == group).tolist()) for group in range(num_groups)
-    )
+    return owners
 
 
 def _borders(process, num_ranges, spacing):
@@ -257,6 +300,12 @@ def _check(partition):
         )
     if sorted(y for g in partition.groups for y in g) != list(range(sum(sizes))):
         raise ConfigError("groups: every class must have one owner; give each one")
+    splits = partition.splits
+    if splits is not None and len(splits.thresholds) + 1 != len(sizes):
+        raise ConfigError(
+            f"splits: make {len(splits.thresholds) + 1} groups, and there are"
+            f" {len(sizes)}; split again"
+        )
     borders = partition.borders
     if len(borders) in (1, 2) or list(borders) != sorted(set(borders)):
         raise ConfigError(f"borders={borders}: must increase; give R + 1 times")

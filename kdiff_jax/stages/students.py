@@ -202,10 +202,15 @@ def check(job: Job) -> None:
             f"stages.{split[0]}.partition=True: there is no section `partition` that"
             " says of what; add one"
         )
+    process = processes.make(**job.config["model"]["process"])
     by_teacher = section["rule"] in ("kmeans", "pca") and not section["embeddings"]
     if by_teacher and section["num_groups"] > 1:
+        rest = {k: section[k] for k in ("num_groups", "rule", "table")}
+        num_classes = job.config["model"]["num_classes"]
+        partitions.check_groups(num_classes=num_classes, **rest)
+        ranges = {k: section[k] for k in ("num_ranges", "spacing")}
+        partitions.make(process=process, num_classes=num_classes, **ranges)
         return
-    process = processes.make(**job.config["model"]["process"])
     partition_of(job, process, lambda: None)
 
 

@@ -148,12 +148,33 @@ def test_median_splits_route_new_vectors_and_survive_json(num):
     np.testing.assert_array_equal(again.group_of(new), splits.group_of(new))
     np.testing.assert_array_equal(again.group_of(new[:1]), splits.group_of(new)[:1])
     # By hand: the first bit is the side of PC 1, the second that of PC 2 in its half.
-    place = (new - x.mean(0)) @ splits.axes.T
-    first = place[:, 0] > splits.thresholds[0]
-    second = place[:, 1] > splits.thresholds[1 + first]
+    axes, thresholds = np.array(splits.axes), np.array(splits.thresholds)
+    place = (new - x.mean(0)) @ axes.T
+    first = place[:, 0] > thresholds[0]
+    second = place[:, 1] > thresholds[1 + first]
     np.testing.assert_array_equal(splits.group_of(new), 2 * first + second)
     # The axes are those of the largest spread.
-    np.testing.assert_allclose(np.abs(splits.axes[0, 0]), 1, atol=0.1)
+    np.testing.assert_allclose(np.abs(axes[0, 0]), 1, atol=0.1)
+
+
+def test_a_partition_by_pca_keeps_its_thresholds_and_routes_vectors():
+    p = make(rule="pca", embeddings=EMBEDDINGS)
+    spec = json.loads(json.dumps(p.to_spec()))
+    assert spec == p.to_spec()  # a folder that was begun is compared by it
+    again = Partition.from_spec(spec)
+    np.testing.assert_array_equal(
+        again.group_of_vectors(EMBEDDINGS), p.group_of(np.arange(12))
+    )
+    # A prompt near a class goes to the class' student.
+    near = EMBEDDINGS + 1e-3 * RNG.normal(size=EMBEDDINGS.shape)
+    np.testing.assert_array_equal(
+        again.group_of_vectors(near), p.group_of(np.arange(12))
+    )
+    fewer = {**spec, "splits": clusters.median_splits(EMBEDDINGS, 2).to_spec()}
+    with pytest.raises(CheckpointError, match="splits: make 2 groups, and there are 4"):
+        Partition.from_spec(fewer)
+    with pytest.raises(ConfigError, match="routes labels alone; one by rule='pca'"):
+        make().group_of_vectors(EMBEDDINGS)
 
 
 def test_the_table_for_people():
