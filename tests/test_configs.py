@@ -11,6 +11,7 @@ from PIL import Image
 from kdiff_jax import build, interop, plan, recipe
 from kdiff_jax.report import summary
 from kdiff_jax.stages import train
+from kdiff_jax.train import measure
 
 # These run with `bash launch/test.sh --all`: what they differ in from those that are
 # left is their numbers, or a network or method that has tests of its own.
@@ -164,6 +165,17 @@ def test_smaller_students_are_as_large_as_the_papers(name, size, millions):
             shapes = jax.eval_shape(net.init, jax.random.key(0))
             num = sum(x.size for x in jax.tree.leaves(shapes))
             assert round(num / 1e6, 2) == millions, key
+
+
+@pytest.mark.parametrize(
+    ("name", "giga"),
+    [("cifar10_o2mkd", 1.60), ("lsun256_o2mkd", 62.3)],
+)
+def test_a_step_of_a_smaller_student_costs_as_much_as_the_papers(name, giga):
+    config = build.plain(recipes.load(name))
+    model = config["stages"]["student"]["model"]
+    net, _ = interop.build(train.changed(config["model"], model))
+    assert measure.macs(net) / 1e9 == pytest.approx(giga, rel=2e-3)
 
 
 @pytest.mark.parametrize(
