@@ -1,21 +1,23 @@
 """Recipes with several students: together, apart in jobs of a queue, and resumed."""
 
 import json
+import logging
 import shutil
 
 import chex
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 import recipes
-import safetensors.numpy
-from points import config, with_rounds
+from points import Features2x2, config, with_discriminators, with_rounds
 
 from kdiff_jax import interop, plan, recipe
 from kdiff_jax.diffusion import partition as partitions
 from kdiff_jax.diffusion import process as processes
 from kdiff_jax.errors import CheckpointError, ConfigError
-from kdiff_jax.interop import training
+from kdiff_jax.interop import training, trees
+from kdiff_jax.models import channels, mlp
 from kdiff_jax.report import metrics_log
 from kdiff_jax.stages import students
 from kdiff_jax.stages.students import Students
@@ -35,18 +37,42 @@ def start(config, workdir, **keywords):
     recipe.run(config, workdir, devices=jax.devices()[:1], **keywords)
 
 
+def last_step(stage):
+    return stage / "checkpoints" / str(NUM_STEPS)
+
+
 def leaves(workdir):
-    step = workdir / "student" / "checkpoints" / str(NUM_STEPS)
-    return json.loads((step / "meta" / "metadata").read_text())["leaves"]
+    meta = last_step(workdir / "student") / "meta" / "metadata"
+    return json.loads(meta.read_text())["leaves"]
+
+
+def last_state(stage):
+    """path -> array, of everything in the stage's last checkpoint."""
+    meta = json.loads((last_step(stage) / "meta" / "metadata").read_text())
+    array = ocp.RestoreArgs(restore_type=np.ndarray)
+    wanted = ocp.args.PyTreeRestore(restore_args=dict.fromkeys(meta["leaves"], array))
+    with ocp.PyTreeCheckpointer() as reader:
+        return reader.restore((last_step(stage) / "state").absolute(), args=wanted)
+
+
+def assert_same_students(found, expected):
+    """Every leaf of every student, to 2e-5 of that leaf's largest number.
+
+    Of a parameter, whose size is about one, that is 2e-5; Adam's second moments are
+    squares of gradients, and all of them are below 2e-5.
+    """
+    assert found.keys() == expected.keys()
+    for path, rows in expected.items():
+        assert (found[path].shape, found[path].dtype) == (rows.shape, rows.dtype), path
+        for k, row in enumerate(rows):
+            atol = 2e-5 * np.abs(row).max() if row.dtype.kind == "f" else 0
+            np.testing.assert_allclose(
+                found[path][k], row, rtol=0, atol=atol, err_msg=f"{path} of {k}"
+            )
 
 
 def metrics(workdir):
     return metrics_log.read(workdir / "student" / "metrics.jsonl")
-
-
-def model(workdir):
-    folder = workdir / "student" / "model"
-    return safetensors.numpy.load_file(folder / "model.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -66,21 +92,27 @@ def apart(together, tmp_path_factory):
     return workdir
 
 
-def test_jobs_of_one_student_are_joined_by_the_same_command(together, apart, tmp_path):
+def test_jobs_of_one_student_are_joined_by_the_same_command(
+    together, apart, tmp_path, caplog
+):
     workdir = shutil.copytree(apart, tmp_path / "joined")
     assert not (workdir / "student" / "model").exists()
-    run(workdir)
-    facts = ("shape", "dtype")
-    joined, joint = leaves(workdir), leaves(together)
-    assert {k: [v[f] for f in facts] for k, v in joined.items()} == {
-        k: [v[f] for f in facts] for k, v in joint.items()
-    }
-    expected, found = model(together), model(workdir)
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        np.testing.assert_allclose(found[name], value, rtol=2e-5, atol=2e-5)
+    with caplog.at_level(logging.INFO, "kdiff_jax"):
+        run(workdir)
+    assert {
+        *("student: student 0: 0 <= t <= 0.5", "student: student 1: 0.5 < t <= 1"),
+        "student: joined 2 students",
+    } <= {record.getMessage() for record in caplog.records}
     one, other = (interop.load(w / "student") for w in (workdir, together))
     assert one.partition == other.partition and one.num_students == 2
+    joint = last_state(together / "student")
+    assert_same_students(last_state(workdir / "student"), joint)
+    # Each of them has learned: more than the beginning is the same.
+    teacher = interop.load(together / "teacher").params
+    begun = channels.select(teacher, other.student(0).params, "even")
+    for path, value in trees.flatten(begun).items():
+        for row in joint[f"nets/student/params/{path}"]:
+            assert np.abs(row - value).max() > 1e-3, path
     report = json.loads((workdir / "report.json").read_text())
     assert [row["num_students"] for row in report["rows"]] == [1, 2]
     assert report["rows"][1]["train_seconds"] > 0
@@ -93,6 +125,46 @@ def test_jobs_of_one_student_are_joined_by_the_same_command(together, apart, tmp
     for k in range(2):
         alone = interop.load(apart / "student" / f"only_{k}").params
         jax.tree.map(np.testing.assert_array_equal, one.student(k).params, alone)
+
+
+def test_jobs_of_several_stages_are_joined_by_the_same_command(tmp_path, monkeypatch):
+    """Each job goes on from the stage before as its own student left it."""
+    monkeypatch.setattr(mlp, "make", Features2x2)
+    begun, run_loop = [], loop.run
+
+    def watched(programs, state, **keywords):
+        begun.append(jax.device_get(state.nets))
+        return run_loop(programs, state, **keywords)
+
+    monkeypatch.setattr(loop, "run", watched)
+    together, apart = tmp_path / "together", tmp_path / "apart"
+    start(with_discriminators(), together)
+    for stage in ("teacher", "pairs"):
+        shutil.copytree(together / stage, apart / stage)
+    for k in (1, 0):
+        start(with_discriminators(only=k), apart)
+    start(with_discriminators(), apart)
+    _, dm, adm, _, adm_1, _, adm_0, *_ = begun
+    adms = jax.tree.map(lambda *rows: np.concatenate(rows), adm_0, adm_1)
+    for stage, nets, roles in (
+        ("dm", dm, {"student", "fake_score"}),
+        ("adm", adm, {"student", "fake_score", "disc"}),
+    ):
+        joint = last_state(together / stage)
+        assert_same_students(last_state(apart / stage), joint)
+        assert nets.keys() == roles
+        for role, net in nets.items():
+            for path, rows in trees.flatten(net.params).items():
+                moved = np.abs(joint[f"nets/{role}/params/{path}"] - rows)
+                assert (moved.reshape(2, -1).max(axis=1) > 1e-3).all(), path
+    assert "carry/mean_h" in joint
+    # The second stage begins with the first's average, and its fake score as it was.
+    for workdir, nets in ((together, adm), (apart, adms)):
+        left = last_state(workdir / "dm")
+        for role, kind in (("student", "ema"), ("fake_score", "params")):
+            for path, rows in trees.flatten(nets[role].params).items():
+                same = left[f"nets/{role}/{kind}/{path}"]
+                np.testing.assert_array_equal(rows, same, err_msg=path)
 
 
 def test_a_student_alone_is_a_model_of_its_own(apart):
@@ -262,15 +334,49 @@ def test_the_steps_of_a_range_are_whole_ones(together, tmp_path):
         start(found, workdir, force=True)
 
 
-def test_each_student_is_given_its_own_range_of_the_times():
+@pytest.mark.parametrize(
+    ("num_groups", "ranges", "labels"),
+    [
+        (1, [[0, 0.25], [0.25, 0.5], [0.5, 0.75], [0.75, 1]], [[0, 1, 2, 3]] * 4),
+        (2, [[0, 0.5], [0.5, 1]] * 2, [[0, 1], [0, 1], [2, 3], [2, 3]]),
+    ],
+)
+def test_each_student_is_given_its_own_labels_and_range_of_the_times(
+    num_groups, ranges, labels
+):
     process = processes.cosine()
-    split = partitions.make(process=process, num_classes=0, num_ranges=4)
+    split = partitions.make(
+        process=process,
+        num_classes=4,
+        num_groups=num_groups,
+        num_ranges=4 // num_groups,
+    )
     whole = {"t_range": np.float32([0, 1]), "num_steps": np.int32(8)}
+    whole["labels"] = np.arange(4, dtype=np.int32)
     mesh = parallel.make_mesh(jax.devices()[:1])
     for ids in ((0, 1, 2, 3), (2,)):
         found = Students(split, ids, mesh).settings(process, whole)
-        assert found["t_range"].tolist() == [[k / 4, (k + 1) / 4] for k in ids]
+        assert found["t_range"].tolist() == [ranges[k] for k in ids]
+        assert found["labels"].tolist() == [labels[k] for k in ids]
         assert found["num_steps"].tolist() == [8] * len(ids)
+
+
+def test_students_of_classes_and_times_are_one_model(together, tmp_path):
+    """Student 2 group + range: of even or odd labels, of early or late times."""
+    shutil.copytree(together / "teacher", tmp_path / "teacher")
+    found = config(num_groups=2, rule="table", table=(0, 1) * 4)
+    found.order = ("teacher", "student")
+    start(found, tmp_path)
+    model = interop.load(tmp_path / "student")
+    assert model.num_students == 4
+    y, t = (grid.ravel() for grid in np.meshgrid(np.arange(8), [0.2, 0.5, 0.8]))
+    x_t = np.random.default_rng(0).standard_normal((len(y), 1, 1, 2))
+    each = np.stack([model.student(k).apply(x_t, t, y) for k in range(4)])
+    owner = 2 * (y % 2) + (t > 0.5)
+    owned = each[owner, np.arange(len(y))]
+    np.testing.assert_array_equal(model.apply(x_t, t, y), owned)
+    apart = np.abs(each - owned[None]).max(axis=(2, 3, 4))
+    assert (np.sort(apart, axis=0)[1:] > 1e-4).all()  # another's answer is another
 
 
 def test_rounds_are_grouped_like_the_first_of_them(together, monkeypatch, tmp_path):
