@@ -128,6 +128,11 @@ def test_full_size_plans_without_data(name, tmp_path):
     [
         ("digits_msd", "small", ["tsm: tsm, 5 students", "dm: dmd, 5 students"]),
         ("cifar10_msd2", "cpu_gddi", ["student: gdd, 2 students"]),
+        (
+            "cifar10_msd2",
+            "cpu_small",
+            ["tsm: tsm, 2 students of 0.28 M", "student: dmd2, 2 students of 0.28 M"],
+        ),
         ("cifar10_msd2", "gddi", ["student: gdd, 2 students of 56.40 M"]),
         ("cifar10_o2mkd", "cpu", ["common: tsm, 1000 x", "student: tsm, 4 students"]),
         (
