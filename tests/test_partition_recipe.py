@@ -293,6 +293,16 @@ def test_a_partition_that_is_none_is_refused_first(tmp_path):
     assert not list(tmp_path.iterdir())
     with pytest.raises(ConfigError, match="num_groups=3"):
         plan.text(recipe.make_job(found, tmp_path))
+    # What needs the teacher's rows is refused as far as it can be without them.
+    for rule, num, ranges, text in (
+        ("kmeans", 3, 1, "num_groups=3: must divide num_classes=10"),
+        ("pca", 5, 1, "num_groups=5: median splits make a power of two"),
+        ("pca", 2, 0, "num_ranges=0: must be at least 1"),
+    ):
+        found.partition.update(rule=rule, num_groups=num, num_ranges=ranges)
+        with pytest.raises(ConfigError, match=text):
+            start(found, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_students_of_ranges_halve_their_own_steps(together, apart, tmp_path):
