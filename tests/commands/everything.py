@@ -29,9 +29,9 @@ def get_config(num_steps: str = "12"):
             train=train | dict(result="best", validate_every=3),
         ),
     )
-    # Two students, each with a fake score of its own.
+    # Two students, each with a discriminator and its power iterations: a carry.
     stages["many"] = dict(
-        method=dict(name="dmd2", student_every=3, gan_weight=0.0),
+        method=dict(name="gdd", width=2, r1_every=3),
         optim=dict(lr=1e-3, b1=0.5, schedule="cosine", ema_decay=0.9),
         sampler=dict(name="ddim", num_steps=1),
         train=train | dict(result="ema"),
