@@ -13,7 +13,14 @@ from kdiff_jax.models import mlp
 # may differ by. Adam divides a gradient by its size: of one near zero it would make a
 # whole step, whose sign is that of a rounding error. With an eps of about the size of
 # the gradients here, a step errs by at most three times what its gradient does.
-OPTIM = dict(lr=3e-2, eps=1e-2, warmup_steps=0, schedule="constant")
+OPTIM = dict(
+    lr=3e-2,
+    eps=1e-2,
+    warmup_steps=0,
+    schedule="constant",
+    ema_decay=0.5,
+    ema_half_life=None,
+)
 
 
 def sections() -> dict:
