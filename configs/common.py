@@ -26,10 +26,17 @@ def config(name: str, *, order, **sections) -> ConfigDict:
     """
     sections = {"init": {"teacher": "teacher"}, "train": {}, "evaluate": {}} | sections
     values = {"name": name, "seed": 0, "order": tuple(order), **sections}
-    values = build.complete(values)
+    values = _unshared(build.complete(values))
     found = ConfigDict(values, convert_dict=True)
     found.lock()
     return found
+
+
+def _unshared(value):
+    """Sections of their own: a ConfigDict keeps those that are one object as one."""
+    if isinstance(value, dict):
+        return {key: _unshared(inner) for key, inner in value.items()}
+    return value
 
 
 def tiny_train() -> dict:

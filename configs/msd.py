@@ -77,7 +77,6 @@ def imagenet64(name: str, size: str, *, network: dict | None = None):
         found["adm"] = adversarial(tiny) | dict(model=model)
         return found
 
-    models = ("teacher", "dm", "adm") if network is None else ("teacher", "dm", "adm")
     return dmd.get(
         name,
         size,
@@ -89,6 +88,6 @@ def imagenet64(name: str, size: str, *, network: dict | None = None):
         data=dict(name="edm_zip", path="", size=64),
         num_steps=40,
         stages=stages,
-        models=models,
+        models=("teacher", "dm", "adm"),
         partition=dict(num_groups=2 if size == "tiny" else 4),
     )

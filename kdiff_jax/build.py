@@ -60,7 +60,7 @@ DATA = {
 # The section `partition`, of recipes with several students: the keywords of
 # `partition.make`, and whom to train. A training stage belongs to it with
 # `partition=True`; there, `filter_data` says whether the students see examples of their
-# own classes alone, by default images but not pairs.
+# own classes alone, by default all but pairs beside a loss on labels.
 PARTITION = {
     "num_groups": 1,  # of classes
     "rule": "consecutive",

@@ -51,6 +51,12 @@ def assert_close(actual, expected):
 
 
 @every_method
+def test_the_module_says_whether_the_method_takes_a_range_of_times(name):
+    method = methods.make(name, nets=toy.NETS, process=cosine())
+    assert methods.takes_times(name) == ("t_range" in method.settings)
+
+
+@every_method
 def test_structure_is_kept_and_each_schedule_is_traced_once(name):
     chex.clear_trace_counter()
     method, optim, state, settings = build(name)

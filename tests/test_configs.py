@@ -162,21 +162,23 @@ def test_other_sizes_plan(name, size, lines, tmp_path):
         ("celebahq256_o2mkd", "full", 28.45),
     ],
 )
-def test_smaller_students_are_as_large_as_the_papers(name, size, millions):
-    config = build.plain(recipes.load(name, size))
+def test_smaller_students_are_as_large_as_their_recipes_say(name, size, millions):
+    config, counted = build.plain(recipes.load(name, size)), []
     for key, stage in config["stages"].items():
         if stage.get("partition"):
             net, _ = interop.build(train.changed(config["model"], stage["model"]))
             shapes = jax.eval_shape(net.init, jax.random.key(0))
             num = sum(x.size for x in jax.tree.leaves(shapes))
             assert round(num / 1e6, 2) == millions, key
+            counted.append(key)
+    assert counted
 
 
 @pytest.mark.parametrize(
     ("name", "giga"),
     [("cifar10_o2mkd", 1.60), ("lsun256_o2mkd", 62.3)],
 )
-def test_a_step_of_a_smaller_student_costs_as_much_as_the_papers(name, giga):
+def test_a_step_of_a_smaller_student_costs_what_its_recipe_says(name, giga):
     config = build.plain(recipes.load(name))
     model = config["stages"]["student"]["model"]
     net, _ = interop.build(train.changed(config["model"], model))
@@ -202,6 +204,15 @@ def test_students_of_ranges_may_begin_as_one(name, size, without):
     roles = {"student": "common", "adapters": "common/adapters"}
     assert student.init == config["init"] | roles and not student.config["channels"]
     assert student.config["method"] == common.config["method"]
+
+
+def test_stages_share_no_section():
+    """What is changed by the command line in one is not changed in another."""
+    config = recipes.load("cifar10_o2mkd", "cpu").unlock()
+    config.stages.common.sampler.num_steps = 3
+    config.stages.common.model.network.channels = 4
+    student = config.stages.student
+    assert student.sampler.num_steps == 16 and student.model.network.channels == 8
 
 
 def test_rounds_of_the_paper():

@@ -62,7 +62,9 @@ class MedianSplits(NamedTuple):
             levels, dim = axes.shape
             if mean.shape != (dim,) or thresholds.shape != (2**levels - 1,):
                 raise ValueError("shapes differ")
-        except (KeyError, TypeError, ValueError) as error:
+            if not all(np.isfinite(x).all() for x in (mean, axes, thresholds)):
+                raise ValueError("not finite")
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(
                 f"splits={str(spec)[:80]}: not as they were written ({error});"
                 " take the file from its source again"

@@ -31,6 +31,15 @@ def make(name: str, **keywords) -> Method:
     return function(**keywords)
 
 
+def takes_times(name: str) -> bool:
+    """Whether the method can train a part of the times: its setting `t_range`.
+
+    Its module says so, because the method itself needs networks to be made.
+    """
+    make_function(name)
+    return getattr(importlib.import_module(f"{__name__}.{name}"), "TAKES_TIMES", False)
+
+
 def make_function(name: str) -> Callable[..., Method]:
     """What `make` calls; its keywords are the schema of a config's section `method`."""
     if name not in names():

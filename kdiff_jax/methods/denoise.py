@@ -12,6 +12,8 @@ from kdiff_jax.diffusion import noise_levels
 from kdiff_jax.losses import regression
 from kdiff_jax.method import Aux, Method, Phase
 
+TAKES_TIMES = True  # see `methods.takes_times`
+
 
 def make(
     *,

@@ -14,6 +14,8 @@ from kdiff_jax.errors import ConfigError
 from kdiff_jax.losses import regression
 from kdiff_jax.method import Aux, Method, Phase
 
+TAKES_TIMES = True  # see `methods.takes_times`
+
 
 def make(*, nets, process, weight: str = "snr_trunc") -> Method:
     """E[ weight(logsnr_t) ||x0_target - x0_hat(x_t, t)||^2 ], t = (i + 1) / N.

@@ -17,6 +17,7 @@ from kdiff_jax.losses import features as distances
 from kdiff_jax.losses import regression
 from kdiff_jax.method import Aux, Method, Net, Phase
 
+TAKES_TIMES = True  # see `methods.takes_times`
 FEATURES = ("none", "fitnet", "attention", "relational")
 
 

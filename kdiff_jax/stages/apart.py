@@ -12,6 +12,7 @@ import numpy as np
 
 from kdiff_jax import interop, stages
 from kdiff_jax.build import Stage
+from kdiff_jax.diffusion.partition import same_owners
 from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.files import write_atomically
 from kdiff_jax.report import metrics_log
@@ -58,7 +59,7 @@ def parts(job: Job, stage: Stage, students: Students) -> list[pathlib.Path]:
         )
     for path in found:
         owns = json.loads((path / interop.STAGE).read_text())["partition"]
-        if owns != students.partition.to_spec():
+        if not same_owners(owns, students.partition.to_spec()):
             raise CheckpointError(
                 f"{path}: is a student of another partition; delete it and train it"
                 " again"

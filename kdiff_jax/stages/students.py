@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from kdiff_jax import methods
 from kdiff_jax.build import Stage
 from kdiff_jax.data import batches as data_batches
 from kdiff_jax.data.students import StudentBatches
@@ -43,18 +44,13 @@ class Students(NamedTuple):
         """Those of each student, on an axis of their own.
 
         Raises:
-            ConfigError: If the method cannot be asked for a part of the time.
+            ConfigError: If a range is not of whole steps, and the method has some.
         """
         partition, ids = self.partition, self.ids
         found = {
             name: np.broadcast_to(value, (len(ids), *np.shape(value)))
             for name, value in common.items()
         }
-        if partition.num_ranges > 1 and "t_range" not in common:
-            raise ConfigError(
-                f"partition.num_ranges={partition.num_ranges}: this method trains at"
-                " one time alone; split the classes, by partition.num_groups"
-            )
         if "t_range" in common:
             ranges = [partition.t_range(k, process) for k in ids]
             found["t_range"] = np.array(ranges, np.float32)
@@ -202,6 +198,15 @@ def check(job: Job) -> None:
             f"stages.{split[0]}.partition=True: there is no section `partition` that"
             " says of what; add one"
         )
+    if section["num_ranges"] > 1:
+        for stage in job.stages:
+            name = stage.config.get("method", {}).get("name")
+            if stage.name in split and not methods.takes_times(name):
+                raise ConfigError(
+                    f"partition.num_ranges={section['num_ranges']}: the method {name!r}"
+                    f" of stage {stage.name!r} trains at one time alone; split the"
+                    " classes, by partition.num_groups"
+                )
     process = processes.make(**job.config["model"]["process"])
     by_teacher = section["rule"] in ("kmeans", "pca") and not section["embeddings"]
     if by_teacher and section["num_groups"] > 1:
@@ -272,7 +277,7 @@ def given_to_each(
             raise CheckpointError(f"{what}, and stage {stage.name!r} has one; {one}")
         partition, ids = students.partition, students.ids
         owner = owners.get(role)
-        if owner is not None and owner.to_spec() != partition.to_spec():
+        if owner and not partitions.same_owners(owner.to_spec(), partition.to_spec()):
             raise CheckpointError(
                 f"{what} of another partition than stage {stage.name!r}; make them"
                 " equal"

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from kdiff_jax import build, interop, models, rng
 from kdiff_jax.build import Stage
 from kdiff_jax.data import batches as data_batches
-from kdiff_jax.diffusion.partition import Partition
+from kdiff_jax.diffusion.partition import Partition, same_owners
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.files import write_atomically
 from kdiff_jax.models import channels
@@ -196,7 +196,7 @@ def _check_begun(begun, about) -> None:
     except (json.JSONDecodeError, KeyError):
         return  # damaged; it is written anew
     interop.build(spec)
-    if before.get("partition") != about.get("partition"):
+    if not same_owners(before.get("partition"), about.get("partition")):
         raise CheckpointError(
             f"{begun}: was begun with another partition of the classes or times; take"
             " another --workdir"

@@ -160,7 +160,7 @@ def test_median_splits_route_new_vectors_and_survive_json(num):
 def test_a_partition_by_pca_keeps_its_thresholds_and_routes_vectors():
     p = make(rule="pca", embeddings=EMBEDDINGS)
     spec = json.loads(json.dumps(p.to_spec()))
-    assert spec == p.to_spec()  # a folder that was begun is compared by it
+    assert spec == p.to_spec()
     again = Partition.from_spec(spec)
     np.testing.assert_array_equal(
         again.group_of_vectors(EMBEDDINGS), p.group_of(np.arange(12))
@@ -170,6 +170,13 @@ def test_a_partition_by_pca_keeps_its_thresholds_and_routes_vectors():
     np.testing.assert_array_equal(
         again.group_of_vectors(near), p.group_of(np.arange(12))
     )
+    # Thresholds of another machine, and specs of before there were any, are the same.
+    mean = spec["splits"]["mean"]
+    nudged = {**spec["splits"], "mean": [np.nextafter(m, 9) for m in mean]}
+    assert partition.same_owners(spec, {**spec, "splits": nudged})
+    assert partition.same_owners(spec, {k: spec[k] for k in ("groups", "borders")})
+    assert not partition.same_owners(spec, make().to_spec())
+    assert not partition.same_owners(spec, None) and partition.same_owners(None, None)
     fewer = {**spec, "splits": clusters.median_splits(EMBEDDINGS, 2).to_spec()}
     with pytest.raises(CheckpointError, match="splits: make 2 groups, and there are 4"):
         Partition.from_spec(fewer)
@@ -252,8 +259,18 @@ def test_a_damaged_spec_is_refused(spec):
 
 def test_damaged_splits_are_refused():
     spec = clusters.median_splits(EMBEDDINGS, 4).to_spec()
-    for wrong in ({}, {**spec, "thresholds": [0.0]}, {**spec, "axes": [1.0]}):
+    for wrong in (
+        {},
+        {**spec, "thresholds": [0.0]},
+        {**spec, "thresholds": [0.0, 0.0, np.nan]},
+        {**spec, "thresholds": [0.0, 0.0, 10**400]},
+        {**spec, "axes": [1.0]},
+    ):
         with pytest.raises(CheckpointError, match="splits=.*not as they were written"):
             clusters.MedianSplits.from_spec(wrong)
+        whole = {"groups": [[0], [1], [2], [3]], "borders": [], "splits": wrong}
+        with pytest.raises(CheckpointError) as caught:
+            Partition.from_spec(whole)
+        assert str(caught.value).count("not as") == 1
     with pytest.raises(ConfigError, match=r"shape \(2, 2\): must be \(N, 3\)"):
         clusters.median_splits(EMBEDDINGS, 4).group_of(np.ones((2, 2)))
