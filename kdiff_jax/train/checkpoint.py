@@ -60,12 +60,15 @@ class Checkpoints:
     def restore_latest(self, template):
         """Returns (state, step) of the newest valid step, or None if there is no step.
 
+        Saves that are under way here are waited for.
+
         Args:
             template: A state with the shapes, dtypes and shardings to restore into.
 
         Raises:
             CheckpointError: If no step is valid, or they hold another model.
         """
+        self.wait()
         steps = sorted(self._steps(), reverse=True)
         for step in steps:
             state = None

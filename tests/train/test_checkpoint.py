@@ -129,6 +129,14 @@ def test_a_damaged_step_gives_way_to_the_one_before(folder, mesh, damage):
     chex.assert_trees_all_equal(state, make_state(10, mesh))
 
 
+def test_a_save_that_is_under_way_is_waited_for(tmp_path, mesh):
+    checkpoints = Checkpoints(tmp_path)
+    for step in (10, 20, 30):
+        checkpoints.save(step, make_state(step, mesh))
+        assert checkpoints.restore_latest(template(mesh))[1] == step
+    checkpoints.close()
+
+
 def test_the_number_of_a_damaged_step_can_be_saved_again(folder, mesh):
     shutil.rmtree(folder / "20" / "state")
     checkpoints = Checkpoints(folder)
