@@ -13,14 +13,14 @@ import pytest
 import recipes
 from points import Features2x2, config, with_discriminators, with_rounds
 
-from kdiff_jax import interop, plan, recipe
+from kdiff_jax import build, interop, plan, recipe
 from kdiff_jax.diffusion import partition as partitions
 from kdiff_jax.diffusion import process as processes
 from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.interop import training, trees
 from kdiff_jax.models import channels, mlp
 from kdiff_jax.report import metrics_log
-from kdiff_jax.stages import students
+from kdiff_jax.stages import students, train
 from kdiff_jax.stages.students import Students
 from kdiff_jax.train import loop, parallel
 
@@ -267,6 +267,30 @@ def test_another_partition_in_the_same_folder_is_refused(together, tmp_path):
     (workdir / "config.json").unlink()
     with pytest.raises(CheckpointError, match="another partition"):
         run(workdir, spacing="logsnr")
+
+
+def test_a_stage_begun_on_another_machine_goes_on(tmp_path):
+    """Thresholds of PCA differ there in their last bits, and once were not kept."""
+    embeddings = np.arange(4.0)[:, None]
+    found = partitions.make(
+        process=processes.make("cosine"),
+        num_classes=4,
+        num_groups=2,
+        rule="pca",
+        embeddings=embeddings,
+    )
+    spec, now = build.plain(config())["model"], found.to_spec()
+    splits = {**now["splits"], "thresholds": [np.nextafter(0.0, 1)]}
+    other = {**now, "groups": [[0, 2], [1, 3]]}
+    begun = tmp_path / "model.json"
+    for before in (
+        {**now, "splits": splits},
+        {k: now[k] for k in ("groups", "borders")},
+    ):
+        begun.write_text(json.dumps({"spec": spec, "partition": before}))
+        train._check_begun(begun, {"partition": now})
+        with pytest.raises(CheckpointError, match="another partition"):
+            train._check_begun(begun, {"partition": other})
 
 
 def test_a_method_of_one_time_has_no_ranges(together, tmp_path):
