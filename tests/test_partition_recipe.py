@@ -215,6 +215,25 @@ def test_a_student_that_is_missing_is_named(apart, tmp_path):
         run(workdir)
 
 
+def test_parts_are_joined_by_what_they_own(apart, tmp_path):
+    """Thresholds of another machine do not count; other borders are refused."""
+
+    def say(part, **partition):
+        path = part / "model.json"
+        said = json.loads(path.read_text())
+        said["partition"] |= partition
+        path.write_text(json.dumps(said))
+
+    workdir = shutil.copytree(apart, tmp_path / "owned")
+    part = workdir / "student" / "only_0"
+    say(part, borders=[0.0, 0.4, 1.0])
+    with pytest.raises(CheckpointError, match="only_0: is a student of another part"):
+        run(workdir)
+    say(part, borders=[0.0, 0.5, 1.0], splits=dict(thresholds=[1e-9]))
+    run(workdir)
+    assert interop.load(workdir / "student").num_students == 2
+
+
 def test_students_begin_with_the_adapters_of_their_common_student(
     tmp_path, monkeypatch
 ):
