@@ -24,7 +24,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests/interop"))
 import streams  # noqa: E402  # pyright: ignore[reportMissingImports]
 
 from kdiff_jax.errors import CheckpointError  # noqa: E402
-from kdiff_jax.interop import containers, pickles, torch_files  # noqa: E402
+from kdiff_jax.interop import containers, pickle_objects, torch_files  # noqa: E402
 from kdiff_jax.interop.lazy import Lazy  # noqa: E402
 
 OPCODES = [op.code.encode("latin1") for op in pickletools.opcodes]
@@ -101,7 +101,7 @@ def _read(path) -> str:
             todo += node.values()
         elif isinstance(node, (list, tuple)):
             todo += node
-        elif isinstance(node, pickles.Inert):
+        elif isinstance(node, pickle_objects.Inert):
             todo += node.children()
     return "accepted"
 

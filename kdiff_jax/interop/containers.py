@@ -23,7 +23,8 @@ class Container:
     Attributes:
         kind: "safetensors", "torch-zip", "torch-legacy", "pickle" or "msgpack".
         content: Dicts, lists and plain values with `Lazy` arrays; from pickles also
-            `pickles.Stub` and `torch_files.Persistent`. Safetensors: {name: array}.
+            `pickle_objects.Stub` and `torch_files.Persistent`. Safetensors:
+            {name: array}.
         metadata: That of safetensors, else empty.
     """
 

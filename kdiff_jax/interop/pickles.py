@@ -6,21 +6,25 @@ stand-ins, and whatever else a pickle asks for is refused by name. What comes ou
 tree: no cycles, of bounded depth and bounded size to whoever walks it.
 """
 
-import dataclasses
 import pickletools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import numpy as np
-
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.interop import raw
+from kdiff_jax.interop.pickle_objects import (
+    Global,
+    Inert,
+    Stub,
+    damaged,
+    fill,
+    gather,
+)
 
 MAX_OPS = 1_000_000  # the largest public EDM networks need about a hundred thousand
 MAX_DEPTH = 200
 MAX_NODES = 4_000_000
 MAX_INT = 2**127
-MAX_INT_KEYS = 10_000  # integers, unlike strings, can be made to collide in a dict
 VIEW = 4096  # bytes in a row that are not copied
 SHORT = 8  # length up to which an argument may be used again and again
 
@@ -30,68 +34,6 @@ LITERALS = frozenset(
     " SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES"
     " SHORT_BINBYTES BINBYTES8 BYTEARRAY8".split()
 )
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Global:
-    """A name that is allowed: what a call of it does, or None if it is only a name."""
-
-    module: str
-    name: str
-    call: Callable[..., Any] | None
-
-    def __str__(self):
-        return f"{self.module}.{self.name}"
-
-
-class Inert:
-    """What stands for an object of a class. Subclasses say what is in it.
-
-    Attributes:
-        place: Its number in the memo, where `build` may put something else.
-    """
-
-    place: int | None = None
-
-    def build(self, state: Any) -> Any:
-        """Takes the object's state; returns what stands for it from here on."""
-        raise CheckpointError("a state is given to what has none")
-
-    def children(self) -> Iterable[Any]:
-        return ()
-
-
-@dataclasses.dataclass(eq=False)
-class Stub(Inert):
-    """An object of a class that is not ours: only what was stored of it.
-
-    Attributes:
-        args: What it was made from.
-        state: What its `__setstate__` or `__dict__` would have got, or None.
-        items: The entries of a class that is a dict.
-    """
-
-    module: str
-    name: str
-    args: tuple = ()
-    state: Any = None
-    items: dict = dataclasses.field(default_factory=dict)
-
-    def build(self, state):
-        self.state = state
-        return self
-
-    def children(self):
-        return (self.args, self.state, self.items)
-
-
-def stubs(names: Mapping[str, str]) -> dict[tuple[str, str], Callable]:
-    """Allows {module: "class class ..."} as stand-ins."""
-
-    def maker(module, name):
-        return lambda *args: Stub(module, name, args)
-
-    return {(m, n): maker(m, n) for m, line in names.items() for n in line.split()}
 
 
 def load(
@@ -179,9 +121,9 @@ class _Machine:
             raise
         except ValueError as error:  # pickletools': damaged streams
             why = raw.shown(" ".join(str(error).split()))
-            raise _damaged(f"{why}, at byte {self.data.tell()}") from error
+            raise damaged(f"{why}, at byte {self.data.tell()}") from error
         if self.below or len(self.stack) != 1:
-            raise _damaged("it ends with an unfinished object")
+            raise damaged("it ends with an unfinished object")
         return self.stack[0]
 
     def _step(self, name: str, arg: Any) -> None:
@@ -189,7 +131,7 @@ class _Machine:
         match name:
             case "BINGET" | "LONG_BINGET" | "GET":
                 if arg not in self.memo:
-                    raise _damaged(f"it recalls object {raw.shown(arg)}, which is not")
+                    raise damaged(f"it recalls object {raw.shown(arg)}, which is not")
                 push(self.memo[arg])
             case "MEMOIZE":
                 self._remember(len(self.memo))
@@ -229,9 +171,9 @@ class _Machine:
             case "LIST":
                 self._replace(list)
             case "DICT":
-                self._replace(lambda items: _fill({}, items))
+                self._replace(lambda items: fill({}, items))
             case "FROZENSET":
-                self._replace(lambda items: frozenset(_gather(set(), items)))
+                self._replace(lambda items: frozenset(gather(set(), items)))
             case "APPEND":
                 (item,) = self._pop(1)
                 self._top(list).append(item)
@@ -240,13 +182,13 @@ class _Machine:
                 self._top(list).extend(items)
             case "SETITEM":
                 items = self._pop(2)
-                _fill(self._dict(), items)
+                fill(self._dict(), items)
             case "SETITEMS":
                 items = self._since_mark()
-                _fill(self._dict(), items)
+                fill(self._dict(), items)
             case "ADDITEMS":
                 items = self._since_mark()
-                _gather(self._top(set), items)
+                gather(self._top(set), items)
             case "GLOBAL":
                 push(self._global(*arg.split(" ", 1)))
             case "STACK_GLOBAL":
@@ -288,14 +230,14 @@ class _Machine:
 
     def _pop(self, num: int) -> list[Any]:
         if len(self.stack) < num:
-            raise _damaged("it takes what it never gave")
+            raise damaged("it takes what it never gave")
         items = self.stack[-num:]
         del self.stack[-num:]
         return items
 
     def _since_mark(self) -> list[Any]:
         if not self.below:
-            raise _damaged("it goes back to a mark that it never made")
+            raise damaged("it goes back to a mark that it never made")
         items, self.stack = self.stack, self.below.pop()
         return items
 
@@ -305,7 +247,7 @@ class _Machine:
 
     def _top(self, kind: type) -> Any:
         if not self.stack or type(self.stack[-1]) is not kind:
-            raise _damaged(f"it adds to something that is no {kind.__name__}")
+            raise damaged(f"it adds to something that is no {kind.__name__}")
         return self.stack[-1]
 
     def _dict(self) -> dict:
@@ -316,7 +258,7 @@ class _Machine:
     def _remember(self, place: int) -> None:
         # Writers count up, from 0 or from 1. Free numbers could be made to collide.
         if not 0 <= place <= len(self.memo) + 1 or not self.stack:
-            raise _damaged(f"it stores object {raw.shown(place)} out of turn")
+            raise damaged(f"it stores object {raw.shown(place)} out of turn")
         self.memo[place] = top = self.stack[-1]
         if isinstance(top, Inert):
             top.place = place
@@ -337,7 +279,7 @@ class _Machine:
             named = str(function) if type(function) is Global else function
             raise CheckpointError(f"its pickle calls {raw.shown(named)}")
         if type(args) is not tuple:
-            raise _damaged(f"it calls {function} with no arguments")
+            raise damaged(f"it calls {function} with no arguments")
         # One stored run of bytes, recalled and copied often, would fill the memory.
         self.copied += sum(len(a) for a in args if type(a) in SIZED and len(a) > SHORT)
         if self.copied > 2 * len(self.data.view):
@@ -347,7 +289,7 @@ class _Machine:
         except CheckpointError:
             raise
         except (TypeError, ValueError) as error:
-            raise _damaged(f"{function} gets arguments that it cannot take") from error
+            raise damaged(f"{function} gets arguments that it cannot take") from error
 
     def _build(self, state: Any) -> None:
         (target,) = self._pop(1)
@@ -363,34 +305,6 @@ class _Machine:
         if built is not target and target.place is not None:
             self.memo[target.place] = built
         self.stack.append(built)
-
-
-def _damaged(why: str) -> CheckpointError:
-    return CheckpointError(f"its pickle is damaged: {why}; copy or download it again")
-
-
-def _fill(target: dict, items: list) -> dict:
-    if len(items) % 2:
-        raise _damaged("a dict has a key without a value")
-    for key, value in zip(items[::2], items[1::2], strict=True):
-        _check_key(key, target)
-        target[key] = value
-    return target
-
-
-def _gather(target: set, items: Iterable[Any]) -> set:
-    for key in items:
-        _check_key(key, target)
-        target.add(key)
-    return target
-
-
-def _check_key(key, target):
-    # Other keys have hashes that walk, or that are easily made equal.
-    if type(key) not in (str, int, bool, type(None)):
-        raise CheckpointError(f"its pickle has a {type(key).__name__} as a key")
-    if type(key) is int and len(target) >= MAX_INT_KEYS:
-        raise CheckpointError(f"its pickle has a dict of over {MAX_INT_KEYS} integers")
 
 
 def _children(node) -> Iterable[Any]:
@@ -433,127 +347,3 @@ def _check(value) -> None:
                 for x in _children(node)
                 if type(x) in (dict, list, tuple) or isinstance(x, Inert)
             ]
-
-
-def _ordered_dict(pairs=()):
-    items = [x for pair in pairs for x in _two(pair)]
-    return _fill({}, items)
-
-
-def _two(pair):
-    if type(pair) not in (list, tuple) or len(pair) != 2:
-        raise _damaged("a dict has an entry that is no pair")
-    return pair
-
-
-def _encode(text, encoding="latin1") -> bytes:
-    # How bytes are written in protocols without bytes.
-    if type(text) is not str or encoding not in ("latin1", "latin-1"):
-        raise _damaged("bytes are written in an unknown way")
-    return text.encode("latin1")
-
-
-def _bytes(data=b"", encoding="latin1"):
-    if isinstance(data, (bytes, bytearray, memoryview)):
-        return data
-    return _encode(data, encoding)
-
-
-def _set(items=()):
-    if type(items) not in (list, tuple):
-        raise _damaged("a set is made of what is no list")
-    return _gather(set(), items)
-
-
-def _reconstructor(cls, base, state):
-    # How objects without a __reduce__ are written in protocols 0 and 1.
-    if type(cls) is not Global or cls.call is None or type(base) is not Global:
-        raise _damaged("an object is made of what is no class")
-    made = cls.call()
-    if type(made) is Stub and base.name == "dict" and type(state) is dict:
-        made.items = state
-    elif type(made) is not Stub or state is not None:
-        raise CheckpointError(f"its pickle makes a {cls} from a {base}")
-    return made
-
-
-NUMERIC = {
-    code: np.dtype(code)
-    for code in "b1 i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8 c8 c16".split()
-}
-
-
-@dataclasses.dataclass(eq=False)
-class _Dtype(Inert):
-    dtype: np.dtype
-
-    def build(self, state):
-        if type(state) is not tuple or len(state) < 8 or state[2:5] != (None,) * 3:
-            raise CheckpointError("its pickle holds a numpy type with fields")
-        if state[1] not in ("<", ">", "|", "="):
-            raise _damaged("a numpy type has no byte order")
-        self.dtype = self.dtype.newbyteorder(state[1])
-        return self
-
-
-def _dtype(code, *_):
-    if type(code) is not str or code not in NUMERIC:
-        raise CheckpointError(f"its pickle holds a numpy type {raw.shown(code)}")
-    return _Dtype(NUMERIC[code])
-
-
-@dataclasses.dataclass(eq=False)
-class _Array(Inert):
-    """An array before its state is known."""
-
-    def build(self, state):
-        if type(state) is not tuple or len(state) != 5:
-            raise _damaged("an array has no state")
-        _, shape, dtype, fortran, data = state
-        return _array(data, dtype, shape, "F" if fortran is True else "C")
-
-    def children(self):
-        raise _damaged("an array has no content")
-
-
-def _array(data, dtype, shape, order: Any = "C"):
-    if type(dtype) is not _Dtype or not isinstance(
-        data, (bytes, bytearray, memoryview)
-    ):
-        raise _damaged("an array is not numbers in bytes")
-    if order not in ("C", "F"):
-        raise _damaged("an array has no order")
-    return raw.dense(data, dtype.dtype, shape, order)
-
-
-def _scalar(dtype, data):
-    return _array(data, dtype, ()).read().item()
-
-
-def _numpy():
-    for package in ("numpy.core", "numpy._core"):  # before and since numpy 2
-        yield (f"{package}.multiarray", "scalar"), _scalar
-        yield (f"{package}.multiarray", "_reconstruct"), lambda *_: _Array()
-        yield (f"{package}.numeric", "_frombuffer"), _array
-    yield ("numpy", "dtype"), _dtype
-    yield ("numpy", "ndarray"), None
-
-
-def _builtins():
-    for module in ("builtins", "__builtin__"):  # Python 3 and 2
-        yield (module, "set"), _set
-        yield (module, "frozenset"), lambda *args: frozenset(_set(*args))
-        yield (module, "bytes"), _bytes
-        yield (module, "bytearray"), _bytes
-        yield (module, "object"), None
-        yield (module, "dict"), None
-    for module in ("copyreg", "copy_reg"):
-        yield (module, "_reconstructor"), _reconstructor
-    yield ("collections", "OrderedDict"), _ordered_dict
-    yield ("_codecs", "encode"), _encode
-
-
-PLAIN: Mapping[tuple[str, str], Callable | None] = {
-    **dict(_builtins()),
-    **dict(_numpy()),
-}

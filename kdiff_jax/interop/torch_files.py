@@ -1,7 +1,7 @@
 """Reads what `torch.save` and pickles of torch modules hold, without torch.
 
 Tensors become `Lazy` arrays over the file, parameters too; modules become stand-ins
-(`pickles.Stub`), and objects of EDM's `torch_utils.persistence` become `Persistent`.
+(`Stub`), and objects of EDM's `torch_utils.persistence` become `Persistent`.
 The source code that those carry is never compiled, executed or imported.
 """
 
@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from kdiff_jax.errors import CheckpointError
-from kdiff_jax.interop import pickles, raw
+from kdiff_jax.interop import pickle_objects, pickles, raw
 from kdiff_jax.interop.lazy import Lazy
 
 MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of the format before zip
@@ -86,7 +86,7 @@ class Storage:
 
 
 @dataclasses.dataclass(eq=False)
-class Persistent(pickles.Inert):
+class Persistent(pickle_objects.Inert):
     """An object of EDM's `torch_utils.persistence`: a network, a loss.
 
     Attributes:
@@ -249,7 +249,7 @@ def _storage_id(key: Any) -> tuple[str, str, int]:
         raise CheckpointError(
             "it was saved by torch before 0.4; save it with a new one"
         )
-    known = type(kind) is pickles.Global and kind.name in STORAGES
+    known = type(kind) is pickle_objects.Global and kind.name in STORAGES
     if not known or type(name) is not str or type(num) is not int or num < 0:
         raise CheckpointError(f"its storage {raw.shown(name)} is of an unknown kind")
     return kind.name, name, num
@@ -262,7 +262,7 @@ def _tensor(storage, offset, size, stride, *_) -> Lazy:
 
 
 def _tensor_v3(storage, offset, size, stride, grad, hooks, dtype, *_) -> Lazy:
-    name = dtype.name if type(dtype) is pickles.Global else ""
+    name = dtype.name if type(dtype) is pickle_objects.Global else ""
     name = ALIASES.get(name, name)
     if type(storage) is not Storage or name not in DTYPES:
         raise CheckpointError(f"a tensor is of an unknown type {raw.shown(name)}")
@@ -289,7 +289,7 @@ def _device(kind, index=None) -> str:
 
 def _opened(value):
     """An EasyDict as the dict that it is."""
-    return value.items if isinstance(value, pickles.Stub) else value
+    return value.items if isinstance(value, pickle_objects.Stub) else value
 
 
 def _persistent(meta) -> Persistent:
@@ -308,8 +308,8 @@ def _from_bytes(data) -> Any:
 
 
 INNER: Mapping[tuple[str, str], Callable | None] = {
-    **pickles.PLAIN,
-    **pickles.stubs(MODULES),
+    **pickle_objects.PLAIN,
+    **pickle_objects.stubs(MODULES),
     **{("torch", name): None for name in (*STORAGES, *DTYPES, *ALIASES)},
     **{("torch.storage", name): None for name in ("UntypedStorage", "TypedStorage")},
     ("torch", "Size"): _size,

@@ -8,7 +8,7 @@ import numpy as np
 import streams
 
 from kdiff_jax.diffusion import noise_levels
-from kdiff_jax.interop.pickles import Stub
+from kdiff_jax.interop.pickle_objects import Stub
 from kdiff_jax.interop.torch_files import Persistent
 
 BUFFERS = ("resample_filter", "freqs", "u")

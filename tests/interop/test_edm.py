@@ -22,7 +22,7 @@ from kdiff_jax import interop, models, samplers
 from kdiff_jax.diffusion import noise_levels
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.interop import containers, edm, lazy
-from kdiff_jax.interop.pickles import Stub
+from kdiff_jax.interop.pickle_objects import Stub
 from kdiff_jax.interop.source import Facts
 from kdiff_jax.interop.trees import flatten
 from kdiff_jax.losses import regression
