@@ -37,10 +37,12 @@ def get_config(size: str = "full"):
     common.check_size(size, ("full", "gddi", "cpu", "cpu_gddi", "cpu_small", "tiny"))
     if "gddi" in size:
         single = "cpu" if size == "cpu_gddi" else "cond"
-        config = cifar10_gddi.get_config(single).to_dict()
+        config = cifar10_gddi.get_config(single)
     else:
         single = "cpu" if size == "cpu_small" else size
-        config = cifar10_dmd2.get_config(single).to_dict()
+        config = cifar10_dmd2.get_config(single)
+    # With references what is None stays a value of its type, that can be given.
+    config = config.to_dict(preserve_field_references=True)
     stages, name = config.pop("stages"), config.pop("name")
     stages["student"]["partition"] = True
     if size == "cpu_small":

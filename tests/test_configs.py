@@ -6,6 +6,7 @@ import pathlib
 import jax
 import pytest
 import recipes
+from ml_collections import ConfigDict
 from PIL import Image
 
 from kdiff_jax import build, interop, plan, recipe
@@ -54,6 +55,25 @@ def test_every_recipe_is_complete(size):
         stages = build.expand(build.plain(config))
         assert config.is_locked and stages[-1].kind in ("evaluate", "train"), name
         assert [s.name for s in stages if s.kind == "train"], name
+
+
+@pytest.mark.parametrize("size", ["full", "tiny", "cpu", "cpu_small"])
+def test_what_is_none_can_be_given(size):
+    """A None of no type would refuse every value of the command line."""
+
+    def untyped(config, path=""):
+        for key in config:
+            if isinstance(config[key], ConfigDict):
+                yield from untyped(config[key], f"{path}.{key}")
+            elif config[key] is None and config.get_type(key) is type(None):
+                yield f"{path}.{key}"
+
+    for name in recipes.names():
+        try:
+            config = recipes.load(name, size) if size != "full" else recipes.load(name)
+        except ValueError:
+            continue  # a size that it does not have
+        assert not [*untyped(config)], name
 
 
 @all_but(ALIKE)

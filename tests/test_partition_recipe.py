@@ -1,6 +1,7 @@
 """Recipes with several students: together, apart in jobs of a queue, and resumed."""
 
 import collections
+import functools
 import json
 import logging
 import shutil
@@ -20,7 +21,7 @@ from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.interop import training, trees
 from kdiff_jax.models import channels, mlp
 from kdiff_jax.report import metrics_log
-from kdiff_jax.stages import students, train
+from kdiff_jax.stages import evaluate, students, train
 from kdiff_jax.stages.students import Students
 from kdiff_jax.train import loop, parallel
 
@@ -227,11 +228,28 @@ def test_parts_are_joined_by_what_they_own(apart, tmp_path):
     workdir = shutil.copytree(apart, tmp_path / "owned")
     part = workdir / "student" / "only_0"
     say(part, borders=[0.0, 0.4, 1.0])
+    shutil.rmtree(workdir / "student" / "only_1")
+    with pytest.raises(CheckpointError, match="only_0: is a student of another part"):
+        run(workdir, only=1)
+    assert not (workdir / "student" / "only_1").exists()
+    shutil.copytree(apart / "student" / "only_1", workdir / "student" / "only_1")
     with pytest.raises(CheckpointError, match="only_0: is a student of another part"):
         run(workdir)
     say(part, borders=[0.0, 0.5, 1.0], splits=dict(thresholds=[1e-9]))
+    # One job logged more often than the other.
+    log = workdir / "student" / "only_1" / "metrics.jsonl"
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    more = [rows[0] | {"step": 1}, *rows]
+    log.write_text("".join(json.dumps(row) + "\n" for row in more))
     run(workdir)
     assert interop.load(workdir / "student").num_students == 2
+    joined, other = metrics(workdir), metrics_log.read(part / "metrics.jsonl")
+    assert [row["step"] for row in joined] == [row["step"] for row in rows]
+    for mine, one, two in zip(joined, rows, other, strict=True):
+        mean = (one["tsm/loss"] + two["tsm/loss"]) / 2
+        assert mine["tsm/loss"] == pytest.approx(mean)
+    card = (workdir / "student" / "model" / "README.md").read_text()
+    assert "* student 1: 0.5 < t <= 1" in card
 
 
 def test_students_begin_with_the_adapters_of_their_common_student(
@@ -267,6 +285,23 @@ def test_students_begin_with_the_adapters_of_their_common_student(
             strict=True,
         )
     )
+
+
+def test_roles_that_other_options_have_are_not_asked_for(tmp_path, caplog):
+    """`:common` hands adapters on, and only features of "fitnet" have some."""
+    two = config()
+    two.stages.student.method.features = "relational"
+    two.stages.common = two.stages.student.copy_and_resolve_references()
+    two.stages.common.partition = False
+    two.stages.student.channels = ""
+    two.stages.student.init = dict(student="common", adapters="common/adapters")
+    two.order = ("teacher", "common", "student")
+    start(two, tmp_path)
+    assert "student: init.adapters is not used, method 'tsm'" in caplog.text
+    shutil.rmtree(tmp_path / "student")
+    two.stages.student.method.features = "fitnet"
+    with pytest.raises(CheckpointError, match="its roles are student; or set init.ada"):
+        start(two, tmp_path, force=True)
 
 
 def test_what_all_students_need_comes_first(tmp_path):
@@ -462,6 +497,30 @@ def test_rounds_are_grouped_like_the_first_of_them(together, monkeypatch, tmp_pa
     for kernel in asked:
         np.testing.assert_array_equal(kernel, first)
     assert interop.load(workdir / "progressive_1").num_students == 2
+
+
+def test_the_report_shows_images_of_every_group(tmp_path):
+    """Of 100 classes the first twenty would all be those of one student."""
+    many = config(num_groups=2)
+    many.model.num_classes = 100
+    job = recipe.make_job(many, tmp_path, devices=jax.devices()[:1])
+    shown = functools.partial(evaluate.shown_places, job)
+    assert shown(["teacher", "student"], 300).tolist() == list(range(20))  # not there
+    owners = partitions.make(
+        process=processes.make("cosine"), num_classes=100, num_groups=2
+    )
+    (tmp_path / "student").mkdir()
+    about = tmp_path / "student" / interop.STAGE
+    about.write_text(json.dumps({"partition": owners.to_spec()}))
+    assert shown(["teacher", "student@2"], 300)[:4].tolist() == [0, 50, 1, 51]
+    assert shown(["teacher"], 300).tolist() == list(range(20))
+    # Few classes come again, as other images.
+    job.config["model"]["num_classes"] = 4
+    few = partitions.make(process=processes.make("cosine"), num_classes=4, num_groups=2)
+    about.write_text(json.dumps({"partition": few.to_spec()}))
+    assert shown(["student"], 300)[:6].tolist() == [0, 2, 1, 3, 4, 6]
+    assert sorted(shown(["student"], 300)) == list(range(20))
+    assert sorted(shown(["student"], 7)) == list(range(7))
 
 
 def test_a_damaged_part_is_named(apart, tmp_path):

@@ -78,12 +78,18 @@ def role(stage: pathlib.Path, name: str) -> dict[str, Any]:
     return _newest(stage, steps, f"nets/{name}/params/")
 
 
+class _Absent(Exception):
+    """A sound checkpoint does not hold what is asked for."""
+
+
 def _newest(stage: pathlib.Path, steps: Sequence[int], prefix: str) -> dict[str, Any]:
     """The leaves below `prefix` of the first of these steps that is sound."""
     for step in steps:
         folder = stage / "checkpoints" / str(step)
         try:
             return unflatten(_read(folder, prefix))
+        except _Absent as error:
+            raise CheckpointError(f"checkpoint {folder}: {error}") from None
         except Exception as error:  # Orbax raises bare exceptions for damaged files
             damage = f"checkpoint {folder}: {' '.join(str(error).split())[:200]}"
             if len(steps) == 1:
@@ -104,7 +110,9 @@ def _read(folder: pathlib.Path, prefix: str) -> dict[str, np.ndarray]:
         raise ValueError(f"it says step {meta['step']}")
     wanted = {k: v for k, v in meta["leaves"].items() if k.startswith(prefix)}
     if not wanted:
-        raise ValueError(f"it has no {prefix}")
+        nets = [k.split("/")[1] for k in meta["leaves"] if k.startswith("nets/")]
+        roles = ", ".join(dict.fromkeys(nets))
+        raise _Absent(f"it has no {prefix}; its roles are {roles}")
     with ocp.PyTreeCheckpointer() as reader:
         restored = reader.restore(
             (folder / "state").absolute(),

@@ -82,11 +82,14 @@ class Job:
             )
         return interop.load(folder)
 
-    def role(self, source: str) -> dict[str, Any] | None:
-        """Params of "stage/role" in that stage's last checkpoint; None if not such."""
+    def names_role(self, source: str) -> bool:
+        """Whether `source` is "stage/role", of a stage of this recipe."""
         stage, _, role = source.partition("/")
-        if not role or "/" in role or stage not in {s.name for s in self.stages}:
-            return None
+        return bool(role) and "/" not in role and stage in {s.name for s in self.stages}
+
+    def role(self, source: str) -> dict[str, Any]:
+        """Params of "stage/role" in that stage's last checkpoint."""
+        stage, _, role = source.partition("/")
         return training.role(self.left(stage), role)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from kdiff_jax import interop, stages
 from kdiff_jax.build import Stage
-from kdiff_jax.diffusion.partition import same_owners
+from kdiff_jax.diffusion.partition import Partition, same_owners
 from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.files import write_atomically
 from kdiff_jax.report import metrics_log
@@ -58,13 +58,33 @@ def parts(job: Job, stage: Stage, students: Students) -> list[pathlib.Path]:
             f" --config.partition.only=K, or delete {folder}/only_*"
         )
     for path in found:
-        owns = json.loads((path / interop.STAGE).read_text())["partition"]
-        if not same_owners(owns, students.partition.to_spec()):
-            raise CheckpointError(
-                f"{path}: is a student of another partition; delete it and train it"
-                " again"
-            )
+        _check_owns(path, students.partition)
     return found
+
+
+def check_alike(job: Job, stage: Stage, partition: Partition) -> None:
+    """Refuses to train one student beside others, or from one, of another partition.
+
+    Groups by the teacher's rows, or by a file, are found anew by every job.
+
+    Raises:
+        CheckpointError: Names the student's folder.
+    """
+    beside = sorted((job.workdir / stage.name).glob("only_*"))
+    sources = {str(source).partition("/")[0] for source in stage.init.values()}
+    before = [job.left(source) for source in sorted(sources) if job.split(source)]
+    for path in (*beside, *before):
+        if (path / interop.STAGE).is_file():
+            _check_owns(path, partition)
+
+
+def _check_owns(path: pathlib.Path, partition: Partition) -> None:
+    owns = json.loads((path / interop.STAGE).read_text())["partition"]
+    if not same_owners(owns, partition.to_spec()):
+        raise CheckpointError(
+            f"{path}: is a student of another partition; delete it and train it"
+            " again, or take another --workdir"
+        )
 
 
 def join(parts: list[pathlib.Path], template, step: int):
@@ -102,9 +122,12 @@ def join(parts: list[pathlib.Path], template, step: int):
 def join_logs(parts: list[pathlib.Path], folder: pathlib.Path) -> None:
     """`metrics.jsonl` of all, as one run of them writes it: the mean, and each."""
     logs = [metrics_log.read(path / "metrics.jsonl") for path in parts]
+    of_step = [{row["step"]: row for row in rows} for rows in logs]
+    steps = sorted(set.intersection(*map(set, of_step)))
     lines = []
-    for rows in zip(*logs, strict=False):
-        line = {"step": rows[0]["step"]}
+    for step in steps:  # a job may have logged more often than others
+        rows = [found[step] for found in of_step]
+        line = {"step": step}
         # A student alone has written its metrics as name/number, too.
         for name in (n for n in rows[0] if n != "step" and not n.endswith("/0")):
             values = [row[name] for row in rows if name in row]
@@ -112,6 +135,9 @@ def join_logs(parts: list[pathlib.Path], folder: pathlib.Path) -> None:
             line[name] = sum(values) if summed else sum(values) / len(values)
         for row in rows:
             line |= {n: v for n, v in row.items() if n.rpartition("/")[2].isdigit()}
-        lines.append(json.dumps(line) + "\n")
+        lines.append(line)
+    if lines:
+        lines[-1]["train_seconds"] = sum(rows[-1]["train_seconds"] for rows in logs)
     if jax.process_index() == 0:
-        write_atomically(folder / "metrics.jsonl", "".join(lines))
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        write_atomically(folder / "metrics.jsonl", text)

@@ -1,12 +1,14 @@
 """The last stage: every model against the data, in one table and one report."""
 
 import json
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 
-from kdiff_jax import build, metrics
+from kdiff_jax import build, interop, metrics
 from kdiff_jax.build import Stage
+from kdiff_jax.diffusion.partition import Partition
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.files import json_text, write_atomically
 from kdiff_jax.metrics import features as feature_extractors
@@ -27,20 +29,22 @@ def run(job: Job, stage: Stage) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     options = {**build.EVALUATE, **job.config.get("evaluate", {}), **stage.config}
     reference = None
+    names = listed(job, options["models"])
+    places = shown_places(job, names, options["num_images"])
     rows, pictures = [], []
-    for name in listed(job, options["models"]):
-        path, first = folder / f"{name}.json", folder / f"{name}.npy"
+    for name in names:
+        path, shown = folder / f"{name}.json", folder / f"{name}.npy"
         if not parallel.from_first_host(_is_measured(path)):
             reference = reference or Reference(job, options, folder)
-            row, images = row_of(job, name, reference, options)
+            row, images = row_of(job, name, reference, options, places)
             if jax.process_index() == 0:
-                np.save(first, images)
+                np.save(shown, images)
                 write_atomically(path, json_text(row))  # last: now it is done
         if jax.process_index() == 0:
             rows.append(json.loads(path.read_text()))
-            pictures.append((_title(rows[-1]), np.load(first)))
+            pictures.append((_title(rows[-1]), np.load(shown)))
     if jax.process_index() == 0:
-        pictures.insert(0, ("real images", _real(job, len(pictures[0][1]))))
+        pictures.insert(0, ("real images", _real(job, places)))
         write_report(job, rows, pictures)
         finish(folder)
 
@@ -100,8 +104,27 @@ class Reference:
         return {name: distance}
 
 
-def row_of(job: Job, name: str, reference: Reference, options):
-    """(one row of the report, the first images)."""
+def shown_places(job: Job, names: Sequence[str], num_images: int) -> np.ndarray:
+    """i64[n], of the images that the report shows: 20, and of every group of students.
+
+    All models make the same images, those of `cycled_labels`.
+    """
+    num, num_classes = min(20, num_images), job.config["model"]["num_classes"]
+    split = [name.partition("@")[0] for name in names]
+    about = [job.left(stage) / interop.STAGE for stage in split if job.split(stage)]
+    if not about or not about[0].is_file() or num_images < num_classes:
+        return np.arange(num)
+    spec = json.loads(about[0].read_text()).get("partition")
+    partition = Partition.from_spec(spec)
+    labels = generate.shown_labels(num, num_classes, partition)
+    # Image y, y + num_classes, ... have label y: one more for each time it was shown.
+    before = [labels[:i].tolist().count(y) for i, y in enumerate(labels.tolist())]
+    places = labels + num_classes * np.array(before)
+    return places[places < num_images]
+
+
+def row_of(job: Job, name: str, reference: Reference, options, places):
+    """(one row of the report, the images at the places)."""
     stage, _, num_steps = name.partition("@")
     imported = stage not in {s.name for s in job.stages}
     model = job.model(job.config["init"]["teacher"] if imported else stage)
@@ -116,6 +139,7 @@ def row_of(job: Job, name: str, reference: Reference, options):
         seed=options["seed"],
         batch_size=options["batch_size"],
         labels=generate.cycled_labels(num, model.num_classes),
+        places=places,
     )
     about = {} if imported else facts(job.folder(stage))
     row = {
@@ -136,7 +160,7 @@ def row_of(job: Job, name: str, reference: Reference, options):
         "train_steps": about.get("train_steps"),
         "train_seconds": about.get("train_seconds"),
     }
-    return row, found.first
+    return row, found.shown
 
 
 def _title(row) -> str:
@@ -145,10 +169,10 @@ def _title(row) -> str:
     return f"{row['role']} {name}".strip() + f", {steps}"
 
 
-def _real(job: Job, num: int) -> np.ndarray:
+def _real(job: Job, places: np.ndarray) -> np.ndarray:
     """Real images in the order of labels that the models were asked for."""
     data = build.load_images(job.config)
-    asked = generate.cycled_labels(num, data.num_classes)
+    asked = places % max(data.num_classes, 1)
     found = []
     for i, label in enumerate(asked.tolist()):
         places = np.flatnonzero(data.labels == label)

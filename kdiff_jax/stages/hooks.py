@@ -161,7 +161,9 @@ class SampleGrids:
         student = generate.Generator(nets["student"], sampler, mesh, partition)
         keywords = {
             "seed": self.SEED,
-            "labels": generate.cycled_labels(self.NUM, spec.get("num_classes", 0)),
+            "labels": generate.shown_labels(
+                self.NUM, spec.get("num_classes", 0), partition
+            ),
             "batch_size": self.NUM,
         }
         self._rows = []

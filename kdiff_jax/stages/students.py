@@ -1,5 +1,6 @@
 """The students of a stage with a partition: who they are, and what each is given."""
 
+import logging
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from kdiff_jax import methods
+from kdiff_jax import methods, samplers
 from kdiff_jax.build import Stage
 from kdiff_jax.data import batches as data_batches
 from kdiff_jax.data.students import StudentBatches
@@ -19,8 +20,10 @@ from kdiff_jax.diffusion.partition import Partition
 from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.interop import Model
 from kdiff_jax.models.labels import class_rows
-from kdiff_jax.stages import Job
+from kdiff_jax.stages import Job, idle
 from kdiff_jax.train import parallel
+
+logger = logging.getLogger(__name__)
 
 
 class Students(NamedTuple):
@@ -214,9 +217,21 @@ def check(job: Job) -> None:
         num_classes = job.config["model"]["num_classes"]
         partitions.check_groups(num_classes=num_classes, **rest)
         ranges = {k: section[k] for k in ("num_ranges", "spacing")}
-        partitions.make(process=process, num_classes=num_classes, **ranges)
-        return
-    partition_of(job, process, lambda: None)
+        found = partitions.make(process=process, num_classes=num_classes, **ranges)
+    else:
+        found = partition_of(job, process, lambda: None)
+    if found.num_ranges > 1:
+        _warn_of_idle(job, found, process)
+
+
+def _warn_of_idle(job: Job, partition: Partition, process) -> None:
+    for stage in job.stages:
+        # Those of rounds take the steps of their round, and have whole ones.
+        if stage.config.get("partition") and "settings" not in stage.config:
+            spec = stage.config.get("sampler") or job.config["model"]["sampler"]
+            sampler = samplers.make(process=process, **spec)
+            if line := idle.line(sampler, partition):
+                logger.warning("%s: %s", stage.name, line)
 
 
 def _embeddings(path: str, find_teacher, num_classes: int) -> np.ndarray:

@@ -41,6 +41,8 @@ def run(job: Job, stage: Stage) -> None:
         apart.check_before(job, stage)
     nets, process, spec, given, teacher, owners = networks(job, stage)
     many = students.find(job, stage, process, teacher)
+    if many and job.only is not None:
+        apart.check_alike(job, stage, many.partition)
     method, optim, programs = build.program(
         stage,
         train,
@@ -53,6 +55,7 @@ def run(job: Job, stage: Stage) -> None:
         own=("teacher",) if many and owners.get("teacher") else (),
     )
     method = _begin(stage, method)
+    given |= _trained_roles(job, stage, method)
     spec["sampler"] = dict(method.sampler) or spec["sampler"]
     mesh, stacked = programs.mesh, many is not None
     if many and len(many.ids) == many.partition.num_students:
@@ -176,7 +179,7 @@ def run(job: Job, stage: Stage) -> None:
         }
         if many:
             facts["num_students"] = num_students
-        card = _card(job, stage, facts)
+        card = _card(job, stage, facts, many)
         interop.save(folder / "model", params=params, spec=spec, card=card)
         finish(folder, **facts)
 
@@ -219,8 +222,10 @@ def networks(job: Job, stage: Stage):
     The teacher is None without one; the partitions are those of given models, by role.
     """
     origin = {role: s for role, s in stage.init.items() if s and s != "random"}
-    given = {role: p for role, s in origin.items() if (p := job.role(s)) is not None}
-    loaded = {role: job.model(s) for role, s in origin.items() if role not in given}
+    # What else the method has is not known yet, see `_trained_roles`.
+    raw = {role for role, s in origin.items() if job.names_role(s)}
+    given = {role: job.role(origin[role]) for role in raw & {"student", "teacher"}}
+    loaded = {role: job.model(s) for role, s in origin.items() if role not in raw}
     teacher = loaded.get("teacher")
     for role, model in loaded.items():
         build.check_fits(job.config, role, model.spec)
@@ -251,6 +256,33 @@ def _begin(stage: Stage, method):
         if stage.init.get(role) != "random"
     }
     return method._replace(init_from=copies)
+
+
+def _trained_roles(job: Job, stage: Stage, method) -> dict[str, dict]:
+    """Params of the roles, beside the student, that begin as another stage's.
+
+    A recipe may name one that this method has with other options only, such as
+    adapters of features.
+    """
+    found = {}
+    for role, source in stage.init.items():
+        if role in ("student", "teacher") or not job.names_role(source):
+            continue
+        if role in method.nets:
+            try:
+                found[role] = job.role(source)
+            except CheckpointError as error:
+                raise CheckpointError(
+                    f"init.{role}={source!r}: {error}; or set init.{role}='random'"
+                ) from error
+        else:
+            name = stage.config["method"]["name"]
+            logger.warning(
+                "%s: init.%s is not used, method %r with these options has no such"
+                " role; it has: %s",
+                *(stage.name, role, name, ", ".join(method.nets)),
+            )
+    return found
 
 
 def _check_given(stage: Stage, method, given, own) -> None:
@@ -322,11 +354,15 @@ def _stored(result):
     return "params" if result == "params" else "ema"
 
 
-def _card(job, stage, facts):
+def _card(job, stage, facts, many):
     date = time.strftime("%Y-%m-%d")
+    table = many.partition.table().splitlines() if many else []
+    if many and len(many.ids) < len(table):
+        table = [f"One of {len(table)}, trained alone:", *(table[k] for k in many.ids)]
+    owns = "".join(f"* {line}\n" for line in table) + "\n" * bool(table)
     return (
         f"# {job.config['name']}: {stage.name}\n\n"
         f"Trained {date} with kdiff_jax, method `{facts['method']}`,"
-        f" {facts['train_steps']} steps.\n\n"
+        f" {facts['train_steps']} steps.\n\n{owns}"
         f"```json\n{json.dumps(stage.config, indent=1)}\n```\n"
     )

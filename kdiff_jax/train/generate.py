@@ -183,6 +183,22 @@ def cycled_labels(num: int, num_classes: int, first: int = 0) -> np.ndarray:
     return (np.arange(first, first + num) % max(num_classes, 1)).astype(np.int32)
 
 
+def shown_labels(
+    num: int, num_classes: int, partition: Partition | None = None
+) -> np.ndarray:
+    """i32[num] for a picture: `cycled_labels`, or of each group of students in turn.
+
+    So that no student is missing where there are more classes than images.
+    """
+    labels = cycled_labels(num, num_classes)
+    if partition is None or partition.num_groups == 1:
+        return labels
+    groups = partition.groups
+    owned = (groups[i % len(groups)] for i in range(num))
+    chosen = [own[i // len(groups) % len(own)] for i, own in enumerate(owned)]
+    return np.array(chosen, np.int32)
+
+
 def _is_on(x, mesh: Mesh) -> bool:
     """Whether an array lies on all devices of a mesh, split or not."""
     sharding = getattr(x, "sharding", None)

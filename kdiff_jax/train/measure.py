@@ -27,7 +27,7 @@ class Generated(NamedTuple):
     moments: Moments
     images_per_second: float
     latency_ms: float
-    first: np.ndarray  # uint8[n, H, W, C], n <= 20
+    shown: np.ndarray  # uint8[n, H, W, C], those at the places asked for
 
 
 def generated(
@@ -40,6 +40,7 @@ def generated(
     seed: int,
     batch_size: int,
     labels: np.ndarray,
+    places: np.ndarray | None = None,
 ) -> Generated:
     """Moments of the features of `num_images` images, quantised to uint8.
 
@@ -52,25 +53,27 @@ def generated(
         seed: Of the noise.
         batch_size: Images a call of the sampler.
         labels: i32[num_images].
+        places: i64[n], of the images to keep; the first 20 by default.
     """
     make = generate.of_model(model, sampler, mesh=mesh)
     labels = labels[:num_images]
     batch_size = min(batch_size, num_images)
     moments = Moments()
-    first = np.zeros((min(20, num_images), *model.image_shape), np.uint8)
+    places = np.arange(min(20, num_images)) if places is None else places
+    shown = np.zeros((len(places), *model.image_shape), np.uint8)
     for made in make.batches(
         model.params, seed=seed, labels=labels, batch_size=batch_size
     ):
         images = np.asarray(to_uint8(made.x0))
         if features is not None:
             moments = moments.update(features.apply(images))
-        early = made.places < len(first)
-        first[made.places[early]] = images[early]
+        _, mine, theirs = np.intersect1d(places, made.places, return_indices=True)
+        shown[mine] = images[theirs]
     return Generated(
         moments,
         images_per_second(make, model.params, labels, batch_size=batch_size),
         latency_ms(model, sampler, int(labels[0])),
-        first,
+        shown,
     )
 
 

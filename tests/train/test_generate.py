@@ -64,6 +64,20 @@ def stacked(num, change=0.0):
     )
 
 
+def test_a_picture_has_images_of_every_group():
+    """With more classes than images, the first classes would be of one student."""
+    owners = partition.make(process=cosine(), num_classes=1000, num_groups=4)
+    shown = generate.shown_labels(20, 1000, owners)
+    assert shown[:5].tolist() == [0, 250, 500, 750, 1]
+    assert np.bincount(owners.group_of(shown)).tolist() == [5, 5, 5, 5]
+    few = generate.shown_labels(5, CLASSES, PARTITIONS["classes"])
+    assert sorted(PARTITIONS["classes"].group_of(few)) == [0, 1, 2, 3, 4]
+    again = generate.shown_labels(13, CLASSES, PARTITIONS["classes"])
+    assert sorted(again[:CLASSES]) == list(range(CLASSES)) and again[10] == again[0]
+    for owners in (None, PARTITIONS["time"]):
+        assert generate.shown_labels(3, 2, owners).tolist() == [0, 1, 0]
+
+
 def test_neither_batches_nor_devices_matter():
     z, x0 = images(10)
     for keywords in (dict(batch_size=10), dict(devices=4), dict(batch_size=3)):

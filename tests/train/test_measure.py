@@ -87,7 +87,7 @@ def test_students_are_measured_as_one_model():
         )
         for model in (single, many)
     ]
-    assert found[0].first.shape == (20, 8, 8, 1)
-    np.testing.assert_array_equal(found[1].first, found[0].first)
+    assert found[0].shown.shape == (20, 8, 8, 1)
+    np.testing.assert_array_equal(found[1].shown, found[0].shown)
     for one in found:
         assert 0 < one.latency_ms < 1e4 and one.images_per_second > 0
