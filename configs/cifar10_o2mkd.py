@@ -8,7 +8,9 @@ of 64 channels, 8.95 M parameters and 1.60 GMAC a step for the teacher's 35.75 M
 Hardware: a GPU for each student [inferred]. The paper's figures are unknown; the
 teacher's with 100 DDIM steps is FID 4.16 [secondary].
 
-Other numbers of students: --config.partition.num_ranges=8; one a job:
+Other numbers of students: --config.partition.num_ranges=2. Of eight the last would
+have nothing to do: quadratic steps end at time 800 of 1000, and a run says so; for
+eight, --config.stages.student.sampler.spacing=linear. One a job:
 --config.partition.only=K. `:common` behind the name of the file begins with one student
 of all times, whose copies then share them; so does `:cpu`, for the small teacher of
 cifar10_progressive.py:cpu, --config.init.teacher=W/teacher.

@@ -23,7 +23,7 @@ from kdiff_jax.models import channels, mlp
 from kdiff_jax.report import metrics_log
 from kdiff_jax.stages import evaluate, students, train
 from kdiff_jax.stages.students import Students
-from kdiff_jax.train import loop, parallel
+from kdiff_jax.train import generate, loop, parallel
 
 NUM_STEPS = 4
 
@@ -497,6 +497,24 @@ def test_rounds_are_grouped_like_the_first_of_them(together, monkeypatch, tmp_pa
     for kernel in asked:
         np.testing.assert_array_equal(kernel, first)
     assert interop.load(workdir / "progressive_1").num_students == 2
+
+
+@pytest.mark.parametrize(
+    ("only", "expected"), [(None, [0, 4, 1, 5]), (1, [4, 5, 6, 7])]
+)
+def test_pictures_in_a_run_are_of_what_its_students_own(
+    together, tmp_path, monkeypatch, only, expected
+):
+    shutil.copytree(together / "teacher", tmp_path / "teacher")
+    asked, images = [], generate.Generator.images
+
+    def watched(self, params, *, labels, **keywords):
+        asked.append(labels[:4].tolist())
+        return images(self, params, labels=labels, **keywords)
+
+    monkeypatch.setattr(generate.Generator, "images", watched)
+    run(tmp_path, only=only, stage="student", num_ranges=1, num_groups=2)
+    assert asked == [expected] * 2  # student and teacher
 
 
 def test_the_report_shows_images_of_every_group(tmp_path):

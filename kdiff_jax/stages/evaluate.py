@@ -169,10 +169,10 @@ def _title(row) -> str:
     return f"{row['role']} {name}".strip() + f", {steps}"
 
 
-def _real(job: Job, places: np.ndarray) -> np.ndarray:
+def _real(job: Job, shown: np.ndarray) -> np.ndarray:
     """Real images in the order of labels that the models were asked for."""
     data = build.load_images(job.config)
-    asked = places % max(data.num_classes, 1)
+    asked = shown % max(data.num_classes, 1)
     found = []
     for i, label in enumerate(asked.tolist()):
         places = np.flatnonzero(data.labels == label)

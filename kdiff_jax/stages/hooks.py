@@ -149,21 +149,30 @@ class SampleGrids:
     """Images of the student, below those of its teacher from the same noise.
 
     With a partition the state on the mesh holds all of its students, and each makes the
-    images that it owns.
+    images that it owns. The labels are repeated in turn.
     """
 
     NUM, SEED = 20, 0
 
     def __init__(
-        self, job, stage, nets, process, spec, teacher, train, log, mesh, partition
+        self,
+        job,
+        stage,
+        nets,
+        process,
+        spec,
+        teacher,
+        train,
+        log,
+        mesh,
+        partition,
+        labels,
     ):
         sampler = samplers.make(process=process, **spec["sampler"])
         student = generate.Generator(nets["student"], sampler, mesh, partition)
         keywords = {
             "seed": self.SEED,
-            "labels": generate.shown_labels(
-                self.NUM, spec.get("num_classes", 0), partition
-            ),
+            "labels": np.resize(labels, self.NUM),
             "batch_size": self.NUM,
         }
         self._rows = []

@@ -19,7 +19,7 @@ from kdiff_jax.models import channels
 from kdiff_jax.stages import Job, apart, finish, pairs, students
 from kdiff_jax.stages.best import Best
 from kdiff_jax.stages.hooks import Log, SampleGrids, Saver
-from kdiff_jax.train import loop, parallel
+from kdiff_jax.train import generate, loop, parallel
 from kdiff_jax.train.checkpoint import Checkpoints
 from kdiff_jax.train.step import init_state
 
@@ -127,8 +127,11 @@ def run(job: Job, stage: Stage) -> None:
     saver = Saver(checkpoints, train["save_minutes"])
     # One student alone answers for all classes and times, as long as it trains.
     owners = (Partition() if alone else many.partition) if many else None
+    shown = generate.shown_labels(SampleGrids.NUM, spec["num_classes"], owners)
+    if many and alone:  # but is seen at what it learns
+        shown = many.partition.labels(many.ids[0], spec["num_classes"])
     grids = SampleGrids(
-        job, stage, nets, process, spec, teacher, train, log, mesh, owners
+        job, stage, nets, process, spec, teacher, train, log, mesh, owners, shown
     )
     best, hooks = None, []
     if train["result"] == "best":
