@@ -84,10 +84,12 @@ def test_students_are_measured_as_one_model():
             seed=1,
             batch_size=8,
             labels=np.arange(22) % 4,
+            places=places,
         )
-        for model in (single, many)
+        for model, places in ((single, None), (many, None), (many, np.array([9, 3])))
     ]
     assert found[0].shown.shape == (20, 8, 8, 1)
     np.testing.assert_array_equal(found[1].shown, found[0].shown)
+    np.testing.assert_array_equal(found[2].shown, found[0].shown[[9, 3]])
     for one in found:
         assert 0 < one.latency_ms < 1e4 and one.images_per_second > 0
