@@ -28,7 +28,6 @@ def student(
             weight="snr",  # errors of eps
             task_weight=1.0,
             features="fitnet",
-            feature_weight=1e-2,
         ),
         model=dict(network=network),
         init=dict(student="teacher"),

@@ -18,7 +18,10 @@ from kdiff_jax.losses import regression
 from kdiff_jax.method import Aux, Method, Net, Phase
 
 TAKES_TIMES = True  # see `methods.takes_times`
-FEATURES = ("none", "fitnet", "attention", "relational")
+# The default weight of each. That of "fitnet" is O2MKD's [inferred]; of the others the
+# gradient is then as large, about half of the other losses' [measured].
+WEIGHTS = {"fitnet": 1e-2, "attention": 10.0, "relational": 0.3}
+FEATURES = ("none", *WEIGHTS)
 
 
 def make(
@@ -29,7 +32,7 @@ def make(
     weight: str = "snr_trunc",
     task_weight: float = 0.0,
     features: str = "none",
-    feature_weight: float = 1e-2,
+    feature_weight: float | None = None,
     relation_group: int = 4,
     P_mean: float = -1.2,
     P_std: float = 1.2,
@@ -49,7 +52,7 @@ def make(
             "edm" is that of EDM's teachers.
         task_weight: Of the loss on the data; 0 in MSD, 1 in O2MKD.
         features: "none", "fitnet", "attention" or "relational": see `losses.features`.
-        feature_weight: Of their sum.
+        feature_weight: Of their sum; None for that of `WEIGHTS`.
         relation_group: Of "relational": examples whose distances are compared.
         P_mean, P_std: Of log(sigma), for times="edm".
 
@@ -66,6 +69,8 @@ def make(
         raise ConfigError(f"features={features!r}: unknown; choose one of {FEATURES}")
     parameters = {"P_mean": P_mean, "P_std": P_std} if times == "edm" else {}
     draw_time = noise_levels.make(times, process, **parameters)
+    if feature_weight is None:
+        feature_weight = WEIGHTS.get(features, 0.0)
     trained = {"student": student}
     if features != "none":
         widths = _check_levels(features, student, teacher)

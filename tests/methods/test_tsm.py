@@ -82,6 +82,19 @@ def test_a_student_that_is_the_teacher_stands_still(name):
         np.testing.assert_allclose(leaf, np.zeros_like(leaf), atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("name", "weight"), [("fitnet", 0.01), ("attention", 10.0), ("relational", 0.3)]
+)
+def test_each_distance_has_a_weight_of_its_size(name, weight):
+    """At one weight for all, that of attention would be a thousandth of the others."""
+    values = {}
+    for given in (None, 0.0, 1.0):
+        _, loss, context = build(features=name, feature_weight=given)
+        values[given], _ = loss(context.nets, context)
+    part = (values[None] - values[0.0]) / (values[1.0] - values[0.0])
+    np.testing.assert_allclose(part, weight, rtol=2e-3)
+
+
 @pytest.mark.parametrize("name", ["fitnet", "attention", "relational"])
 def test_features_of_every_level_are_compared(name):
     method, loss, context = build(features=name, feature_weight=3.0, weight="constant")
