@@ -1,7 +1,8 @@
 """What a user can do wrong: one line each, and the exit code that scripts rely on.
 
 Exit codes: 0 done, 75 stopped by a signal with everything saved (run again), 2 usage or
-config, 3 data, 4 checkpoint, 5 numerics, 6 hang, 1 anything else (a bug of ours).
+config, 3 data, 4 checkpoint, 5 numerics, 6 hang, 7 storage (run again when mended),
+8 another process of the run is gone (run again), 1 anything else (a bug of ours).
 """
 
 
@@ -31,6 +32,18 @@ class NumericsError(UserError):
     """NaN or divergence; the last good checkpoint is intact."""
 
     exit_code = 5
+
+
+class StorageError(UserError):
+    """Storage that is full, read-only or failing; the same command resumes."""
+
+    exit_code = 7
+
+
+class PeerError(UserError):
+    """Another process of the run is gone; the same command resumes."""
+
+    exit_code = 8
 
 
 class Interrupted(Exception):
