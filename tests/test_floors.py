@@ -13,9 +13,9 @@ import pytest
 import kdiff_jax
 
 FLOORS = (
-    "types rng errors files interop.containers interop.lazy interop.msgpack_files"
-    " interop.pickle_objects interop.pickles interop.raw interop.tensors"
-    " interop.torch_files",
+    "types rng errors files sealed shards interop.containers interop.lazy"
+    " interop.msgpack_files interop.pickle_objects interop.pickles interop.raw"
+    " interop.tensors interop.torch_files",
     "method diffusion losses models",
     "denoiser samplers",
     "methods metrics data report interop",

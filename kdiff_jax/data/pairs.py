@@ -4,33 +4,31 @@
     FOLDER/shard-00007/z.npy           float16[n, H, W, C], the noise
     FOLDER/shard-00007/x0.npy          uint8[n, H, W, C], the samples
     FOLDER/shard-00007/y.npy           int32[n], the labels asked for
-    FOLDER/shard-00007/checksums.json  the CRC-32 and size of each file
+    FOLDER/shard-00007/checksums.json  see `shards`
 
-Pair i is number i % shard_size of shard i // shard_size. A shard is there wholly or not
-at all: it is written under another name, and renamed when it is safe on disk.
+Pair i is number i % shard_size of shard i // shard_size.
 """
 
-import io
 import json
+import logging
 import os
 import pathlib
 import shutil
-import zlib
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float16, Int32, UInt8
 
-from kdiff_jax.errors import DataError
+from kdiff_jax import sealed, shards
+from kdiff_jax.errors import DataError, StorageError
 
 IDENTITY = "pairs.json"
-CHECKSUMS = "checksums.json"
 DTYPES = {"z": np.float16, "x0": np.uint8, "y": np.int32}
-CHUNK = 2**22  # bytes read at once
 
 Folder = str | os.PathLike
+
+log = logging.getLogger(__name__)
 
 
 class Pairs(NamedTuple):
@@ -82,7 +80,9 @@ def check_disk(folder: Folder, num_pairs: int, shape: tuple[int, int, int]) -> N
 
 
 def begin(folder: Folder, identity: Mapping[str, Any]) -> None:
-    """Note what makes the pairs, or check that the pairs there are made so.
+    """Notes what makes the pairs, or checks that the pairs there are made so.
+
+    A note that is damaged is written anew: each shard knows whose it is.
 
     Args:
         folder: Made if need be.
@@ -92,16 +92,15 @@ def begin(folder: Folder, identity: Mapping[str, Any]) -> None:
     Raises:
         DataError: If other pairs are in the folder.
     """
-    folder = pathlib.Path(folder)
+    file = pathlib.Path(folder) / IDENTITY
     wanted = json.loads(json.dumps(dict(identity)))
-    file = folder / IDENTITY
-    if not file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f"{IDENTITY}.{os.getpid()}.tmp"
-        _write(partial, (json.dumps(wanted, indent=2) + "\n").encode())
-        partial.rename(file)
-        _sync(folder)
-    found = _identity(folder)
+    try:
+        found = _identity(file)
+    except DataError as error:
+        if file.exists():
+            log.error("%s", error)
+        sealed.write_json(file, wanted)
+        return
     for key in sorted({*wanted, *found}):
         was, now = found.get(key), wanted.get(key)
         if was != now:
@@ -111,25 +110,33 @@ def begin(folder: Folder, identity: Mapping[str, Any]) -> None:
             )
 
 
-def missing(folder: Folder, num_pairs: int, shard_size: int) -> list[int]:
-    """The shards that are not there, or damaged: every byte is read and summed."""
-    sizes = _sizes(num_pairs, shard_size)
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        good = pool.map(
-            lambda k: _intact(_shard(folder, k), sizes[k]), range(len(sizes))
-        )
-        return [k for k, is_good in enumerate(good) if not is_good]
+def missing(folder: Folder, numbers: Iterable[int] | None = None) -> list[int]:
+    """The shards that are not there, or damaged: every byte is read and summed.
+
+    Args:
+        folder: With the note that `begin` writes.
+        numbers: Of the shards to look at, so that hosts can share them; None for all.
+
+    Raises:
+        DataError: If the note is missing or damaged.
+    """
+    identity = _identity(pathlib.Path(folder) / IDENTITY)
+    facts = [_facts(identity, num) for num in _sizes(identity)]
+    return shards.missing(folder, DTYPES, facts, numbers)
 
 
 def verify(folder: Folder) -> None:
     """Raises DataError if a shard of the finished pairs is missing or damaged."""
-    identity = _identity(pathlib.Path(folder))
-    bad = missing(folder, identity["num_pairs"], identity["shard_size"])
-    if bad:
+    if bad := missing(folder):
         raise DataError(
             f"{folder}: missing or damaged shards: {', '.join(map(str, bad))}; run the"
             " stage that makes the pairs again, it makes only these"
         )
+
+
+def num_shards(folder: Folder) -> int:
+    """Raises DataError if the note is missing or damaged."""
+    return len(_sizes(_identity(pathlib.Path(folder) / IDENTITY)))
 
 
 def write_shard(
@@ -139,11 +146,12 @@ def write_shard(
     x0: UInt8[np.ndarray, "n H W C"],
     y: Int32[np.ndarray, " n"],
 ) -> None:
-    """Write one shard, or write it anew. Killed at any time, it leaves none or all.
+    """Writes one shard, or writes it anew. Killed at any time, it leaves none or all.
 
     Raises:
         ValueError: If a type or shape is wrong.
-        DataError: If the disk does not take it.
+        DataError: If the note that `begin` writes is missing or damaged.
+        StorageError: If the disk does not take it.
     """
     arrays = {"z": z, "x0": x0, "y": y}
     for key, array in arrays.items():
@@ -152,30 +160,13 @@ def write_shard(
                 f"{key}={array.dtype}{list(array.shape)}: must be"
                 f" {np.dtype(DTYPES[key])} with {len(y)} rows, one for each label"
             )
-    shard = _shard(folder, number)
-    partial = shard.with_name(shard.name + ".tmp")
-    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+    facts = _facts(_identity(pathlib.Path(folder) / IDENTITY), len(y))
     try:
-        partial.mkdir(parents=True)
-        sums: dict[str, Any] = {"num": len(y)}
-        for key, array in arrays.items():
-            array = np.ascontiguousarray(array)
-            header = io.BytesIO()
-            layout = np.lib.format.header_data_from_array_1_0(array)
-            np.lib.format.write_array_header_1_0(header, layout)
-            parts = header.getvalue(), array.reshape(-1).view(np.uint8).data
-            sums[key] = _write(partial / f"{key}.npy", *parts)
-        _write(partial / CHECKSUMS, json.dumps(sums).encode())
-        _sync(partial)
-        if shard.exists():
-            shutil.rmtree(shard)
-        partial.rename(shard)
-        _sync(shard.parent)
+        shards.write(folder, number, arrays, facts)
     except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise DataError(
-            f"{shard}: cannot be written ({error.strerror}); make room and run the same"
-            " command again, finished shards are kept"
+        raise StorageError(
+            f"{shards.path(folder, number)}: cannot be written ({error.strerror}); make"
+            " room and run the same command again, finished shards are kept"
         ) from error
 
 
@@ -186,13 +177,13 @@ def open_pairs(folder: Folder) -> Pairs:
         DataError: If a shard is missing, or obviously not whole; for the rest see
             `verify`.
     """
-    identity = _identity(pathlib.Path(folder))
+    identity = _identity(pathlib.Path(folder) / IDENTITY)
     shape, shard_size = tuple(identity["shape"]), identity["shard_size"]
-    shards = []
-    for k, num in enumerate(_sizes(identity["num_pairs"], shard_size)):
-        shard = _shard(folder, k)
+    found = []
+    for k, num in enumerate(_sizes(identity)):
+        shard = shards.path(folder, k)
         try:
-            maps = [np.load(shard / f"{key}.npy", mmap_mode="r") for key in DTYPES]
+            maps = shards.open_maps(folder, k, DTYPES)
         except (OSError, EOFError, ValueError) as error:
             raise DataError(
                 f"{shard}: missing or damaged; run the stage that makes the pairs again"
@@ -203,7 +194,7 @@ def open_pairs(folder: Folder) -> Pairs:
                 f"{shard}: shapes {[m.shape for m in maps]}, not {expected}; delete it"
                 " and run the stage that makes the pairs again"
             )
-        shards.append(maps)
+        found.append(maps)
 
     def read(indices):
         indices = np.asarray(indices)
@@ -213,78 +204,36 @@ def open_pairs(folder: Folder) -> Pairs:
         numbers, rows = np.divmod(indices, shard_size)
         for k in np.unique(numbers).tolist():
             here = numbers == k
-            for array, mapped in zip((z, x0, y), shards[k], strict=True):
+            for array, mapped in zip((z, x0, y), found[k], strict=True):
                 array[here] = mapped[rows[here]]
         return z, x0, y
 
     return Pairs(
         read=read,
-        labels=np.concatenate([maps[2] for maps in shards]),
+        labels=np.concatenate([maps[2] for maps in found]),
         num=identity["num_pairs"],
         shape=shape,
         name=f"pairs {folder}",
     )
 
 
-def _sizes(num_pairs, shard_size):
+def _sizes(identity) -> list[int]:
     """Pairs in each shard; the last may be short."""
-    return [
-        min(shard_size, num_pairs - start) for start in range(0, num_pairs, shard_size)
-    ]
+    num_pairs, size = identity["num_pairs"], identity["shard_size"]
+    return [min(size, num_pairs - start) for start in range(0, num_pairs, size)]
 
 
-def _shard(folder, number):
-    return pathlib.Path(folder) / f"shard-{number:05d}"
+def _facts(identity, num: int) -> dict[str, Any]:
+    """What a shard says of itself: how many pairs, and made by what."""
+    return {"num": num, "made_by": sealed.seal(identity)[sealed.KEY]}
 
 
-def _identity(folder):
-    file = folder / IDENTITY
-    try:
-        identity = json.loads(file.read_text())
-    except FileNotFoundError:
-        raise DataError(
-            f"{file}: not there, so there are no pairs; run the stage that makes them"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file}: damaged ({error}); delete {folder}") from error
+def _identity(file: pathlib.Path) -> dict[str, Any]:
+    way_out = "run the stage that makes the pairs again, it keeps the shards"
+    identity = sealed.read_json(file, error=DataError, way_out=way_out)
+    counts = [identity.get(name) for name in ("num_pairs", "shard_size")]
+    shape = identity.get("shape")
+    counts += shape if isinstance(shape, list) and len(shape) == 3 else [None]
+    if any(type(n) is not int or n < 1 for n in counts):
+        raise DataError(f"{file}: is damaged (no counts and no shape); {way_out}")
     return identity
-
-
-def _intact(shard, num):
-    try:
-        sums = json.loads((shard / CHECKSUMS).read_bytes())
-        # CRC-32 sees every single flipped bit, at the speed of the disk.
-        return sums["num"] == num and all(
-            _sum_of_file(shard / f"{key}.npy") == sums[key] for key in DTYPES
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def _sum_of_file(file):
-    crc = size = 0
-    with open(file, "rb") as stream:
-        while chunk := stream.read(CHUNK):
-            crc, size = zlib.crc32(chunk, crc), size + len(chunk)
-    return {"crc32": crc, "bytes": size}
-
-
-def _write(file, *parts):
-    """Write and sync; returns the sums of what was meant, not of what arrived."""
-    crc = size = 0
-    with open(file, "wb") as stream:
-        for part in parts:
-            stream.write(part)
-            crc, size = zlib.crc32(part, crc), size + len(part)
-        stream.flush()
-        os.fsync(stream.fileno())
-    return {"crc32": crc, "bytes": size}
-
-
-def _sync(folder):
-    """Make the names in a folder as durable as the files."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -15,13 +15,15 @@ from kdiff_jax import build, samplers
 from kdiff_jax.build import Stage
 from kdiff_jax.data import pairs
 from kdiff_jax.data.pixels import truncate_to_uint8
+from kdiff_jax.errors import DataError
 from kdiff_jax.report.progress import duration
 from kdiff_jax.stages import Job, finish
-from kdiff_jax.train import generate, parallel
+from kdiff_jax.train import generate, parallel, watchdog
 
 log = logging.getLogger(__name__)
 
 TRAIN, HELD_OUT = "train", "held_out"
+AT_ONCE = 8  # shards that threads verify
 FIRST = {TRAIN: 0, HELD_OUT: 2**30}  # numbers of images, so that no noise is shared
 
 
@@ -32,6 +34,7 @@ def run(job: Job, stage: Stage) -> None:
 
     Raises:
         DataError: If the disk is too small, or the folder holds other pairs.
+        StorageError: If the disk does not take a shard; finished shards are kept.
         Interrupted: If a signal asked to stop; finished shards are kept.
     """
     folder, config = job.folder(stage.name), stage.config
@@ -64,10 +67,9 @@ def run(job: Job, stage: Stage) -> None:
 def _make(job, folder: pathlib.Path, identity, make, teacher, batch_size) -> None:
     """Writes every shard of one part that is missing or damaged."""
     pairs.begin(folder, identity)
+    parallel.wait_for_all("note of the pairs")
     num, size = identity["num_pairs"], identity["shard_size"]
-    absent = np.zeros(-(-num // size), bool)
-    absent[pairs.missing(folder, num, size)] = True
-    todo = np.flatnonzero(parallel.from_first_host(absent)).tolist()
+    todo = _missing(folder)
     began = time.monotonic()
     for done, k in enumerate(todo):
         first = identity["first"] + k * size
@@ -93,5 +95,40 @@ def _make(job, folder: pathlib.Path, identity, make, teacher, batch_size) -> Non
 
 
 def source(job: Job, stage: str, part: str = TRAIN) -> pairs.Pairs:
-    """The finished pairs of a stage, read by index."""
-    return pairs.open_pairs(job.folder(stage) / part)
+    """The finished pairs of a stage, read by index; damaged shards are made again.
+
+    Every byte is read once and verified, by all hosts together.
+
+    Raises:
+        DataError: If shards are damaged again as soon as they are made.
+    """
+    folder = job.folder(stage)
+    if damage := _damage(folder / part):
+        log.error("%s; what is missing or damaged is made again", damage)
+        (maker,) = (s for s in job.stages if s.name == stage)
+        run(job, maker)
+        parallel.wait_for_all("pairs")
+        if damage := _damage(folder / part):
+            raise DataError(f"{damage}, though just made: this storage loses data")
+    return pairs.open_pairs(folder / part)
+
+
+def _damage(folder: pathlib.Path) -> str:
+    """What is wrong with the pairs of one part, in a line, or ""."""
+    try:
+        bad = _missing(folder)
+    except DataError as error:
+        return str(error)
+    numbers = ", ".join(map(str, bad[:10])) + ", ..." * (len(bad) > 10)
+    return f"{folder}: missing or damaged shards: {numbers}" if bad else ""
+
+
+def _missing(folder: pathlib.Path) -> list[int]:
+    """Shards that are not there or damaged; each host reads its part of them."""
+    absent = np.zeros(pairs.num_shards(folder), bool)
+    mine = range(jax.process_index(), len(absent), jax.process_count())
+    log.info("%s: %d shards are verified", folder, len(absent))
+    for first in range(0, len(mine), AT_ONCE):
+        absent[pairs.missing(folder, mine[first : first + AT_ONCE])] = True
+        watchdog.beat()  # hundreds of gigabytes take a while
+    return np.flatnonzero(parallel.on_any_host(absent)).tolist()

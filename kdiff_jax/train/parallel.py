@@ -141,6 +141,13 @@ def from_first_host(value):
     return np.asarray(multihost_utils.broadcast_one_to_all(np.asarray(value)))
 
 
+def on_any_host(flags):
+    """bool[...], what at least one host says."""
+    if jax.process_count() == 1:
+        return flags
+    return np.any(multihost_utils.process_allgather(np.asarray(flags)), axis=0)
+
+
 def wait_for_all(name: str) -> None:
     """Blocks until every host is here: one may read what another has written."""
     if jax.process_count() > 1:

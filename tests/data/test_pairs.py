@@ -15,7 +15,7 @@ import pytest
 
 from kdiff_jax.data import pairs
 from kdiff_jax.data.batches import Batches
-from kdiff_jax.errors import DataError
+from kdiff_jax.errors import DataError, StorageError
 
 SHAPE = (4, 4, 3)
 NUM, SIZE = 23, 5  # five shards, the last of three pairs
@@ -43,7 +43,7 @@ def shard_arrays(k):
 
 def make_all(folder, **changes):
     pairs.begin(folder, identity(**changes))
-    for k in pairs.missing(folder, NUM, SIZE):
+    for k in pairs.missing(folder):
         pairs.write_shard(folder, k, *shard_arrays(k))
 
 
@@ -79,10 +79,10 @@ def test_batches_of_pairs_are_in_the_stateless_order(tmp_path):
 
 def test_only_shards_that_are_not_there_are_missing(tmp_path):
     pairs.begin(tmp_path, identity())
-    assert pairs.missing(tmp_path, NUM, SIZE) == [0, 1, 2, 3, 4]
+    assert pairs.missing(tmp_path) == [0, 1, 2, 3, 4]
     for k in (3, 0):
         pairs.write_shard(tmp_path, k, *shard_arrays(k))
-    assert pairs.missing(tmp_path, NUM, SIZE) == [1, 2, 4]
+    assert pairs.missing(tmp_path) == [1, 2, 4]
     with pytest.raises(DataError, match="missing or damaged shards: 1, 2, 4; run"):
         pairs.verify(tmp_path)
     with pytest.raises(DataError, match="shard-00001: missing or damaged; run"):
@@ -97,9 +97,9 @@ def test_every_flipped_bit_is_found(tmp_path, name):
     rng = np.random.default_rng(0)
     for position in {0, len(good) - 1, *rng.integers(len(good), size=60).tolist()}:
         flip_bit(file, position, int(rng.integers(8)))
-        assert pairs.missing(tmp_path, NUM, SIZE) == [2]
+        assert pairs.missing(tmp_path) == [2]
         file.write_bytes(good)
-    assert pairs.missing(tmp_path, NUM, SIZE) == []
+    assert pairs.missing(tmp_path) == []
 
 
 @pytest.mark.parametrize("keep", [0, 1, 100, 200, -1])
@@ -107,7 +107,7 @@ def test_a_truncated_file_is_found(tmp_path, keep):
     make_all(tmp_path)
     file = tmp_path / "shard-00004" / "z.npy"
     file.write_bytes(file.read_bytes()[:keep])
-    assert pairs.missing(tmp_path, NUM, SIZE) == [4]
+    assert pairs.missing(tmp_path) == [4]
     with pytest.raises(DataError, match="shard-00004: missing or damaged"):
         pairs.open_pairs(tmp_path)
 
@@ -116,7 +116,7 @@ def test_a_deleted_file_is_found_and_made_again(tmp_path):
     make_all(tmp_path)
     (tmp_path / "shard-00001" / "y.npy").unlink()
     flip_bit(tmp_path / "shard-00003" / "x0.npy", 200)
-    assert pairs.missing(tmp_path, NUM, SIZE) == [1, 3]
+    assert pairs.missing(tmp_path) == [1, 3]
     make_all(tmp_path)
     pairs.verify(tmp_path)
     z, _, _ = pairs.open_pairs(tmp_path).read(np.arange(5, 10))
@@ -131,7 +131,7 @@ def test_killed_at_any_time_the_next_run_finishes(tmp_path):
         "folder, num, size = sys.argv[1], 40, 4\n"
         "pairs.begin(folder, dict(num_pairs=num, shard_size=size, shape=[64, 64, 3]))\n"
         "print('ready', flush=True)\n"
-        "for k in pairs.missing(folder, num, size):\n"
+        "for k in pairs.missing(folder):\n"
         "    z = np.full((size, 64, 64, 3), k, np.float16)\n"
         "    y = np.full(size, k, np.int32)\n"
         "    pairs.write_shard(folder, k, z, z.astype(np.uint8), y)\n"
@@ -152,7 +152,7 @@ def test_killed_at_any_time_the_next_run_finishes(tmp_path):
         rest = process.stdout.read().split()
         committed += [int(k) for k in rest]
         process.wait()
-        left = pairs.missing(tmp_path, 40, 4)
+        left = pairs.missing(tmp_path)
         # What was reported done is done, and nothing is made twice.
         assert not set(left) & set(committed)
         assert len(committed) == len(set(committed))
@@ -183,11 +183,39 @@ def test_pairs_of_another_teacher_are_not_mixed(tmp_path, change, message):
 
 
 def test_a_folder_without_pairs_says_so(tmp_path):
-    with pytest.raises(DataError, match="pairs.json: not there, so there are no pairs"):
+    with pytest.raises(DataError, match="pairs.json: is missing; run the stage"):
         pairs.open_pairs(tmp_path / "nowhere")
-    (tmp_path / "pairs.json").write_text("{")
-    with pytest.raises(DataError, match="pairs.json: damaged .* delete"):
-        pairs.verify(tmp_path)
+    for text in ("{", "{}", '{"num_pairs": true, "shard_size": 5, "shape": [4, 4, 3]}'):
+        (tmp_path / "pairs.json").write_text(text)
+        with pytest.raises(DataError, match="pairs.json: is damaged .*; run the stage"):
+            pairs.verify(tmp_path)
+
+
+def test_a_damaged_note_is_written_anew_and_the_shards_know_whose_they_are(tmp_path):
+    make_all(tmp_path)
+    note = tmp_path / "pairs.json"
+    flip_bit(note, note.read_bytes().index(b"crc32:1234") + 6)
+    with pytest.raises(DataError, match="changed after it was written"):
+        pairs.open_pairs(tmp_path)
+    pairs.begin(tmp_path, identity())
+    pairs.verify(tmp_path)  # the shards are kept
+    note.unlink()
+    pairs.begin(tmp_path, identity(seed=1))
+    assert pairs.missing(tmp_path) == [0, 1, 2, 3, 4]  # those of another seed are not
+
+
+def test_pairs_of_a_version_before_are_read(tmp_path):
+    """Their notes have no digest, and their shards do not know whose they are."""
+    make_all(tmp_path)
+    for file in tmp_path.rglob("*.json"):
+        found = json.loads(file.read_text())
+        rest = {k: v for k, v in found.items() if k not in ("digest", "made_by")}
+        file.write_text(json.dumps(rest))
+    pairs.begin(tmp_path, identity())
+    pairs.verify(tmp_path)
+    assert pairs.open_pairs(tmp_path).num == NUM
+    flip_bit(tmp_path / "shard-00002" / "z.npy", 200)
+    assert pairs.missing(tmp_path) == [2]
 
 
 def test_the_disk_need_of_the_paper():
@@ -233,7 +261,7 @@ def test_a_disk_that_fills_up_leaves_no_half_shard(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (700, hard))
     try:
         with pytest.raises(
-            DataError, match="shard-00000: cannot be written .* the same"
+            StorageError, match="shard-00000: cannot be written .* the same"
         ):
             pairs.write_shard(tmp_path, 0, z, x0, y)
     finally:
