@@ -39,7 +39,12 @@ setup(
         "Typing :: Typed",
     ],
     python_requires=">=3.11",
-    packages=find_packages(include=["kdiff_jax", "kdiff_jax.*"]),
+    # The recipes go with it: those of users import what these share.
+    packages=[
+        *find_packages(include=["kdiff_jax", "kdiff_jax.*"]),
+        "kdiff_jax.configs",
+    ],
+    package_dir={"kdiff_jax.configs": "configs"},
     package_data={"kdiff_jax": ["py.typed"]},
     entry_points={"console_scripts": ["kdiff=kdiff_jax.main:run"]},
     install_requires=[

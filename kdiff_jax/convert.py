@@ -13,7 +13,7 @@ import signal
 
 from absl import flags
 
-from kdiff_jax import command
+from kdiff_jax import command, start
 from kdiff_jax.errors import ConfigError
 
 INPUT = flags.DEFINE_string("input", None, "A file or folder.")
@@ -40,6 +40,7 @@ def main() -> None:
     source = pathlib.Path(command.required(INPUT)).expanduser()
     output = pathlib.Path(command.required(OUTPUT)).expanduser()
     _check_output(output, source)
+    start.platform()
     from kdiff_jax.interop import convert
 
     family = None if SOURCE.value == "auto" else SOURCE.value

@@ -9,7 +9,7 @@ import pathlib
 from absl import flags
 from ml_collections import config_flags
 
-from kdiff_jax import command
+from kdiff_jax import command, start
 from kdiff_jax.errors import ConfigError
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, FILE.py[:ARG].")
@@ -29,12 +29,12 @@ def main() -> None:
     if PRINT.value:
         print(CONFIG.value)
         return
-    command.split_cpu(CONFIG.value.get("cpu_devices", 1))
+    start.split_cpu(CONFIG.value.get("cpu_devices", 1))
     command.start_distributed()
     # Imported late: they start JAX, which must know the other hosts first.
     from kdiff_jax import plan, recipe
 
-    workdir = pathlib.Path(WORKDIR.value or pathlib.Path("runs") / name)
+    workdir = _workdir(name)
     if DRYRUN.value:
         print(plan.text(recipe.make_job(CONFIG.value, workdir)))
         return
@@ -45,6 +45,16 @@ def main() -> None:
         force=FORCE.value,
         overrides=config_flags.get_override_values(flags.FLAGS["config"]),
     )
+
+
+def _workdir(name: str) -> pathlib.Path:
+    """The folder that was asked for, or that of the config's name."""
+    if not WORKDIR.value:
+        return pathlib.Path("runs") / name
+    try:
+        return pathlib.Path(WORKDIR.value).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"--workdir={WORKDIR.value}: {error}; write it out") from None
 
 
 def run() -> None:

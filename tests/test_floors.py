@@ -13,7 +13,8 @@ import pytest
 import kdiff_jax
 
 FLOORS = (
-    "types rng errors files sealed shards interop.containers interop.lazy"
+    "types rng errors files sealed shards storage ending"
+    " interop.containers interop.lazy"
     " interop.msgpack_files interop.pickle_objects interop.pickles interop.raw"
     " interop.tensors interop.torch_files",
     "method diffusion losses models",
@@ -21,7 +22,7 @@ FLOORS = (
     "methods metrics data report interop",
     "train",
     "build",
-    "stages",
+    "stages start",
     "recipe plan command",
     "main sample evaluate convert export doctor",
 )

@@ -8,6 +8,7 @@ import sys
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+PLATFORM = "cpu"
 RECIPE = pathlib.Path(__file__).parent / "everything.py"
 
 
@@ -17,7 +18,7 @@ def start(module: str, *arguments: str, devices: int = 1) -> subprocess.Popen:
     environment = {
         **os.environ,
         "XLA_FLAGS": f"{flags} {os.environ['KDIFF_TEST_FLAGS']}",
-        "JAX_PLATFORMS": "cpu",
+        "JAX_PLATFORMS": PLATFORM,
         "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
     }
     return subprocess.Popen(

@@ -6,7 +6,7 @@ import jax
 import pytest
 import recipes
 
-from kdiff_jax import command
+from kdiff_jax import start
 from kdiff_jax.errors import ConfigError
 
 
@@ -25,7 +25,7 @@ def asked(monkeypatch):
 
 @pytest.mark.parametrize(("wanted", "given"), [(1, 1), (2, 2), (8, 4)])
 def test_no_more_devices_than_cores(asked, wanted, given):
-    command.split_cpu(wanted)
+    start.split_cpu(wanted)
     assert asked == {"jax_num_cpu_devices": given}
 
 
@@ -38,13 +38,13 @@ def test_no_more_devices_than_cores(asked, wanted, given):
 )
 def test_the_environment_has_the_last_word(asked, monkeypatch, name, value):
     monkeypatch.setenv(name, value)
-    command.split_cpu(2)
+    start.split_cpu(2)
     assert not asked
 
 
 def test_none_is_refused():
     with pytest.raises(ConfigError, match="cpu_devices=0: must be 1 or more"):
-        command.split_cpu(0)
+        start.split_cpu(0)
 
 
 def test_small_images_take_two_and_others_one():

@@ -1,0 +1,134 @@
+"""What every command sets up before it starts JAX: logs, the cache, the platform."""
+
+import logging
+import os
+import pathlib
+import sys
+import tempfile
+
+from kdiff_jax.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+
+def logs() -> None:
+    """Our own lines at INFO; of the libraries below only what is wrong."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, force=True)
+    logging.raiseExceptions = False  # a log that is full is no reason to end
+    logging.getLogger("kdiff_jax").setLevel(logging.INFO)
+    # JAX names every platform that it does not find.
+    logging.getLogger("jax._src.xla_bridge").setLevel(logging.ERROR)
+    logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+def cache() -> None:
+    """Compiled programs outlive the process: a restart takes seconds, not minutes.
+
+    KDIFF_CACHE names the folder; empty is off. Its content is trusted. A folder that
+    cannot be used costs time, and never the run.
+    """
+    import jax
+
+    folder = os.environ.get("KDIFF_CACHE")
+    try:
+        if folder is None:
+            folder = pathlib.Path.home() / ".cache/kdiff_jax"
+        elif not folder:
+            return
+        folder = pathlib.Path(folder).expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except (OSError, RuntimeError, ValueError) as error:  # no home is a RuntimeError
+        log.warning(
+            "no cache of compiled programs, so that every start compiles anew: %s;"
+            " KDIFF_CACHE=FOLDER names another, KDIFF_CACHE= is off",
+            getattr(error, "strerror", None) or error,
+        )
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+def platform() -> None:
+    """Starts JAX's devices, where the environment says which.
+
+    Raises:
+        ConfigError: If it names a platform that is not here, or JAX cannot start.
+    """
+    import jax
+
+    asked = jax.config.jax_platforms
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError, ValueError) as error:
+        text = " ".join(str(error).split()).partition(" (set JAX_PLATFORMS")[0]
+        text = f" ({text[:300].rstrip('.')})" if text else ""
+        what = f"JAX_PLATFORMS={asked}" if asked else "JAX"
+        raise ConfigError(
+            f"{what}: cannot start on this machine{text}; unset JAX_PLATFORMS to take"
+            " what is here, or set JAX_PLATFORMS=cpu"
+        ) from error
+
+
+def split_cpu(num_devices: int) -> None:
+    """Takes the CPU for `num_devices` devices, of a core each at least.
+
+    On small images XLA keeps one core busy, so that two devices are 1.5 times as fast;
+    on larger ones it uses all, and one device is best. JAX_NUM_CPU_DEVICES and
+    XLA_FLAGS have the last word; other platforms do not mind.
+
+    Raises:
+        ConfigError: If the number is below 1.
+    """
+    if num_devices < 1:
+        raise ConfigError(f"cpu_devices={num_devices}: must be 1 or more")
+    given = os.environ.get("XLA_FLAGS", "")
+    if "JAX_NUM_CPU_DEVICES" in os.environ or "device_count" in given:
+        return
+    import jax
+
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    jax.config.update("jax_num_cpu_devices", min(num_devices, cores))
+
+
+def find_recipe(text: str) -> str:
+    """FILE.py[:ARG] with the path of the recipe's file, which may import its like.
+
+    Recipes import what they share from `configs`: those beside them, and those that
+    come with this package, in a clone or installed. A path that is not here is looked
+    up there too, so that configs/NAME.py works in every folder.
+
+    Raises:
+        ConfigError: If there is no such file.
+    """
+    name, colon, argument = text.partition(":")
+    ours = _shipped()
+    file = pathlib.Path(name).expanduser()
+    if not file.is_file() and ours and file.parts[:1] == ("configs",):
+        file = ours / file
+    if not file.is_file():
+        raise ConfigError(
+            f"--config={name}: no such file; give a recipe, FILE.py[:ARG], as those of"
+            " configs/"
+        )
+    folder = file.absolute().parent
+    first = str(folder.parent)
+    sys.path[:0] = [] if first in sys.path else [first]
+    # Last: a recipe's neighbour must not stand in for a module of Python.
+    for path in (ours, folder):
+        if path and str(path) not in sys.path:
+            sys.path.append(str(path))
+    return f"{file}{colon}{argument}"
+
+
+def _shipped() -> pathlib.Path | None:
+    """The folder that holds our `configs`: the clone, or the installed package."""
+    package = pathlib.Path(__file__).absolute().parent
+    for folder in (package.parent, package):
+        if (folder / "configs" / "common.py").is_file():
+            return folder
+    return None
