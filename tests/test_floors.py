@@ -16,7 +16,7 @@ FLOORS = (
     "types rng errors files sealed shards storage ending"
     " interop.containers interop.lazy"
     " interop.msgpack_files interop.pickle_objects interop.pickles interop.raw"
-    " interop.tensors interop.torch_files",
+    " interop.tensors interop.torch_files interop.torch_modules",
     "method diffusion losses models",
     "denoiser samplers",
     "methods metrics data report interop",

@@ -19,16 +19,14 @@ from kdiff_jax.interop.edm_constructors import (
     WRAPPER,
     WRAPPERS,
     check_parts,
-    children,
     keywords,
-    opened,
     plain,
-    state_dict,
 )
 from kdiff_jax.interop.edm_shapes import ANCHOR, of_shapes
 from kdiff_jax.interop.lazy import Lazy
 from kdiff_jax.interop.source import Facts, Source, whole
 from kdiff_jax.interop.torch_files import Persistent
+from kdiff_jax.interop.torch_modules import children, opened, state_dict
 
 FIELDS = {  # the reference's keyword -> the field of `song_unet` and `adm_unet`
     "model_channels": "channels",

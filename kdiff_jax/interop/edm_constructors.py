@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from kdiff_jax.errors import CheckpointError
-from kdiff_jax.interop.lazy import Lazy
 from kdiff_jax.interop.pickle_objects import Stub
 from kdiff_jax.interop.torch_files import Persistent
+from kdiff_jax.interop.torch_modules import attribute, children
 
 INF = float("inf")
 # Keywords of the reference's constructors and their defaults; None must be given.
@@ -96,7 +96,7 @@ def keywords(module, known, *, base=None, inner=False) -> dict[str, Any]:
             f" {', '.join(known)}"
         )
     defaults = {**(base or {}), **known[name]}
-    given = dict(_dict(module, "_init_kwargs"))
+    given = dict(attribute(module, "_init_kwargs"))
     if module.state.get("_init_args"):
         raise CheckpointError(
             f"{name} was constructed with positional arguments, whose names the file"
@@ -156,41 +156,8 @@ def check_parts(module, network: str) -> None:
         check_parts(child, network)
 
 
-def state_dict(module, prefix: str = "") -> dict[str, Lazy]:
-    """{"model.enc.16x16_conv.weight": array} of a tree of modules, with buffers."""
-    flat = {}
-    for kind in ("_parameters", "_buffers"):
-        for name, leaf in _dict(module, kind).items():
-            if isinstance(leaf, Lazy):
-                flat[f"{prefix}{name}"] = leaf
-    for name, child in children(module).items():
-        flat |= state_dict(child, f"{prefix}{name}.")
-    return flat
-
-
-def children(module) -> dict[str, Any]:
-    """The modules in a module, by name."""
-    return {k: v for k, v in _dict(module, "_modules").items() if v is not None}
-
-
-def _dict(module, name: str) -> dict[str, Any]:
-    """An attribute of a stored object that is a dict, or is not there."""
-    if not isinstance(module, Persistent | Stub) or not isinstance(module.state, dict):
-        raise CheckpointError("checkpoint's network is not made of modules")
-    found = opened(module.state.get(name)) or {}
-    if not isinstance(found, dict):
-        raise CheckpointError(f"checkpoint's {name} is not a dict; it is damaged")
-    return found
-
-
 def _kind(module) -> str:
     """The name of a stored object's class."""
     if isinstance(module, Persistent):
         return module.class_name
     return module.name if isinstance(module, Stub) else type(module).__name__
-
-
-def opened(value: Any) -> Any:
-    """An EasyDict as the dict that it is."""
-    easy = isinstance(value, Stub) and value.name == "EasyDict"
-    return value.items if easy else value

@@ -138,6 +138,13 @@ def _set(items=()):
     return gather(set(), items)
 
 
+def _dill_type(name=None):
+    """How dill writes a builtin type: the name that a plain pickle has for it."""
+    if type(name) is not str or (key := ("builtins", name)) not in PLAIN:
+        raise CheckpointError(f"its pickle asks dill for {raw.shown(name)}")
+    return Global(*key, PLAIN[key])
+
+
 def _reconstructor(cls, base, state):
     # How objects without a __reduce__ are written in protocols 0 and 1.
     if type(cls) is not Global or cls.call is None or type(base) is not Global:
@@ -224,6 +231,8 @@ def _builtins():
         yield (module, "_reconstructor"), _reconstructor
     yield ("collections", "OrderedDict"), _ordered_dict
     yield ("_codecs", "encode"), _encode
+    for module in ("dill._dill", "dill.dill"):
+        yield (module, "_load_type"), _dill_type
 
 
 PLAIN: Mapping[tuple[str, str], Callable | None] = {

@@ -19,8 +19,9 @@ from jax import Array
 from jaxtyping import Float
 
 from kdiff_jax.errors import CheckpointError, ConfigError
-from kdiff_jax.interop import containers, lazy
+from kdiff_jax.interop import containers, lazy, torch_modules
 from kdiff_jax.interop.lazy import Lazy
+from kdiff_jax.interop.pickle_objects import Stub
 from kdiff_jax.types import Params
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -139,7 +140,7 @@ def read(argument: str, path: str | os.PathLike, wanted: str) -> dict[str, Lazy]
     Raises:
         CheckpointError: If it is missing or damaged, or holds no arrays by name.
     """
-    path = pathlib.Path(path)
+    path = pathlib.Path(path).expanduser()
     if not path.is_file():
         raise CheckpointError(f"{argument}={path}: no such file; give {wanted}")
     if path.suffix == ".npz":
@@ -154,11 +155,9 @@ def read(argument: str, path: str | os.PathLike, wanted: str) -> dict[str, Lazy]
     for key in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
-    if not isinstance(content, Mapping):
+    if not isinstance(content, Mapping | Stub):
         raise CheckpointError(f"{argument}={path}: no state dict; give {wanted}")
-    return {
-        str(name): value for name, value in content.items() if isinstance(value, Lazy)
-    }
+    return torch_modules.arrays(content)
 
 
 def check(

@@ -19,8 +19,8 @@ class GanHead(nn.Module):
     features), and a linear layer, with norm and silu between.
 
     Attributes:
-        num_groups: Of each GroupNorm; fewer where that leaves a group one channel,
-            which its norm would cancel.
+        num_groups: Number of groups of each GroupNorm. Fewer where it does not divide
+            the channels, or leaves a group one channel, which its norm would cancel.
 
     Source: Yin et al. 2024, arXiv:2405.14867, and its released code.
     """
@@ -35,10 +35,19 @@ class GanHead(nn.Module):
                 f"features of {height}x{width}: the discriminator's head needs 2x2 at"
                 " least; use a network with fewer levels"
             )
-        groups = math.gcd(self.num_groups, channels, max(channels // 2, 1))
+        groups = self.num_groups
+        if channels % groups or channels // groups < 2:
+            groups = math.gcd(groups, channels, max(channels // 2, 1))
 
         def norm(h, name):
-            return nn.silu(nn.GroupNorm(groups, epsilon=1e-5, name=name)(h))
+            layer = nn.GroupNorm(
+                groups,
+                epsilon=1e-5,
+                # A group of the second norm may have two values, nearly the same.
+                use_fast_variance=False,
+                name=name,
+            )
+            return nn.silu(layer(h))
 
         def conv(h, width, size, name, **keywords):
             layer = nn.Conv(width, size, kernel_init=KERNEL, name=name, **keywords)

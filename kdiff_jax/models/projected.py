@@ -98,16 +98,19 @@ def load_embedding(
     """A table of the classes from a file, one row each.
 
     Args:
-        path: An .npy, or an .npz or safetensors that holds one array [N, D].
+        path: An .npy, or an .npz, safetensors or pickle that holds one array [N, D], as
+            the authors' pickle of an Embedding does; no code in it is run.
         num_classes: Of the labels; of more rows the first are taken, as the authors
             take those of ImageNet for CIFAR-10.
 
     Raises:
         CheckpointError: If it is missing or damaged, or no such table.
     """
-    path = pathlib.Path(path)
+    path = pathlib.Path(path).expanduser()
     start = f"class_embedding={path}"
-    wanted = f"an .npy, .npz or safetensors of one table [{num_classes} or more, D]"
+    wanted = (
+        f"an .npy, .npz, safetensors or pickle of one table [{num_classes} or more, D]"
+    )
     if path.suffix == ".npy" and path.is_file():
         try:
             found = [np.load(path, allow_pickle=False)]

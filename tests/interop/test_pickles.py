@@ -3,6 +3,7 @@
 import collections
 import io
 import os
+import pathlib
 import pickle
 import struct
 import subprocess
@@ -14,8 +15,10 @@ import pytest
 import streams
 
 from kdiff_jax.errors import CheckpointError
-from kdiff_jax.interop import pickles, torch_files
+from kdiff_jax.interop import containers, pickles, torch_files, torch_modules
 from kdiff_jax.interop.lazy import Lazy
+
+DATA = pathlib.Path(__file__).parents[1] / "parity" / "data"
 
 TREE = {
     "plain": [1, -5, 2**70, 2.5, None, True, "text \u00e4 \U0001f600", (), (1, (2,))],
@@ -106,6 +109,8 @@ NAMES = [
     ("numpy.core.multiarray", "_reconstruct.__self__"),
     ("collections", "OrderedDict.fromkeys"),
     ("kdiff_jax.interop.pickles", "load"),
+    ("dill._dill", "_create_function"),
+    ("dill._dill", "_import_module"),
 ]
 
 
@@ -188,6 +193,18 @@ BAD = {
     ),
     "no list": streams.stream(streams.call("builtins", "set", "ab")),
     "no pair": streams.stream(streams.call("collections", "OrderedDict", [(1, 2, 3)])),
+    "asks dill for CodeType": streams.stream(
+        streams.call("dill._dill", "_load_type", "CodeType")
+    ),
+    "asks dill for eval": streams.stream(
+        streams.call("dill.dill", "_load_type", "eval")
+    ),
+    "asks dill for a list": streams.stream(
+        streams.call("dill._dill", "_load_type", ["set"])
+    ),
+    "calls builtins.object ": streams.stream(
+        streams.Code(streams.call("dill._dill", "_load_type", "object") + b")R")
+    ),
     "cannot take": streams.stream(streams.call("torch", "Size", 1, 2, 3)),
 }
 
@@ -195,6 +212,35 @@ BAD = {
 @pytest.mark.parametrize("words", BAD)
 def test_refused(words):
     assert words.strip() in refused(BAD[words])
+
+
+def test_a_builtin_type_by_dill_is_that_type():
+    made = streams.Code(
+        streams.call("dill._dill", "_load_type", "set") + b"](K\1e\x85R"
+    )
+    assert load(streams.stream(made)) == {1}
+
+
+def test_a_damaged_pickle_by_dill_is_read_or_refused(tmp_path):
+    """Flipped bits, cuts and exchanged bytes; nothing but our own error comes out."""
+    sound = (DATA / "class_table_lookalike.pkl").read_bytes()
+    rng, refusals = np.random.default_rng(0), 0
+    for trial in range(300):
+        data = bytearray(sound)
+        at = int(rng.integers(len(data)))
+        if trial % 3 == 0:
+            data[at] ^= 1 << int(rng.integers(8))
+        elif trial % 3 == 1:
+            del data[at:]
+        else:
+            data[at] = int(rng.integers(256))
+        path = tmp_path / f"{trial}.pkl"
+        path.write_bytes(data)
+        try:
+            torch_modules.arrays(containers.open(path).content)["embed.weight"].read()
+        except (CheckpointError, KeyError):
+            refusals += 1
+    assert 150 < refusals < 300
 
 
 def test_every_cut_is_refused():

@@ -1,5 +1,7 @@
 """GDD: its losses from parts, its order, groups of a batch norm, frozen leaves."""
 
+import pathlib
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -23,6 +25,7 @@ from kdiff_jax.train import parallel
 from kdiff_jax.train.checkpoint import Checkpoints
 from kdiff_jax.train.step import Optim, due, init_state, make_train_step
 
+DATA = pathlib.Path(__file__).parents[1] / "parity" / "data"
 FROZEN = {"teacher": toy.NETS["teacher"].init(jax.random.key(7))}
 SGD = Optim(optax.identity(), lambda step, n: 1.0, lambda step: jnp.float32(0.9))
 SETTINGS = {"num_train_steps": jnp.int32(100)}
@@ -343,6 +346,17 @@ def test_every_head_starts_from_the_first_rows_of_a_table_of_classes(tmp_path):
     assert method.trainable["disc"](leaf)
     assert method.trainable["disc"]("teacher_0/head_0/condition/kernel")
     assert not method.trainable["disc"]("teacher_0/projection/ccm_0/kernel")
+
+
+def test_the_authors_table_of_classes_is_read_without_running_it():
+    """A file with the opcodes of theirs, by dill and torch, and numbers of its own."""
+    pickled, plain = (f"class_table_lookalike.{kind}" for kind in ("pkl", "npy"))
+    table = np.load(DATA / plain)
+    assert table.shape == (12, 16)
+    np.testing.assert_array_equal(projected.load_embedding(DATA / pickled, 12), table)
+    np.testing.assert_array_equal(
+        projected.load_embedding(DATA / pickled, 10), table[:10]
+    )
 
 
 def test_a_table_that_does_not_fit_is_refused(tmp_path):
