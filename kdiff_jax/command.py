@@ -1,5 +1,6 @@
 """What all commands share: flags, several hosts, one line per mistake, exit codes."""
 
+import pathlib
 import re
 import sys
 import traceback
@@ -9,10 +10,20 @@ from absl import flags
 
 from kdiff_jax import ending, start, storage
 from kdiff_jax.errors import ConfigError, Interrupted, UserError
+from kdiff_jax.train import watchdog
 
 DEBUG = flags.DEFINE_bool("debug", False, "Show tracebacks.")
 DISTRIBUTED = flags.DEFINE_enum(
     "distributed", "auto", ["auto", "on", "off"], "Join the processes of other hosts."
+)
+
+
+HANG = flags.DEFINE_float(
+    "hang_minutes",
+    None,
+    "End after so long without a sign of life; 0 is never. In a stage the recipe's"
+    " train.hang_minutes holds.",
+    lower_bound=0,
 )
 
 
@@ -36,12 +47,13 @@ def code(main: Callable[[], None], argv) -> int:
         return 0
     try:
         _parse(argv)
-        start.logs()
+        start.logs(debug)
         from kdiff_jax.train import signals
 
         signals.install()
-        start.cache()
-        main()
+        with watchdog.watch(pathlib.Path(argv[0]).stem, _hang_minutes()):
+            start.cache()
+            main()
         return 0
     except Interrupted as stop:
         ending.say(str(stop))
@@ -115,6 +127,14 @@ def _with_recipe(argv) -> list[str]:
         elif i + 1 < len(argv):
             found[i + 1] = start.find_recipe(argv[i + 1])
     return found
+
+
+def _hang_minutes() -> float:
+    """What the flag says, else the recipe, else an hour."""
+    if HANG.value is not None:
+        return HANG.value
+    recipe = flags.FLAGS["config"].value if "config" in flags.FLAGS else None
+    return (recipe or {}).get("train", {}).get("hang_minutes", watchdog.MINUTES)
 
 
 def start_distributed() -> None:

@@ -9,7 +9,6 @@ and our own models; no code of a file is run. The output is a model folder for
 
 import os
 import pathlib
-import signal
 
 from absl import flags
 
@@ -34,9 +33,6 @@ STUDENT = flags.DEFINE_integer("student", None, "One of many, to be written alon
 
 
 def main() -> None:
-    # It writes nothing that a signal could spoil: the first one ends it.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     source = pathlib.Path(command.required(INPUT)).expanduser()
     output = pathlib.Path(command.required(OUTPUT)).expanduser()
     _check_output(output, source)

@@ -69,7 +69,7 @@ def run(
             )
         log.info("stage %s", stage.name)
         minutes = build.train_options(job.config, stage)["hang_minutes"]
-        with watchdog.watch(stage.name, minutes):
+        with watchdog.watch(f"stage {stage.name!r}", minutes):
             KINDS[stage.kind](job, stage)
         parallel.wait_for_all(stage.name)
     split = [stage.name for stage in job.stages if job.split(stage.name)]

@@ -5,20 +5,49 @@ import os
 import pathlib
 import sys
 import tempfile
+import threading
 
 from kdiff_jax.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
 
-def logs() -> None:
-    """Our own lines at INFO; of the libraries below only what is wrong."""
+class _Messages(logging.Formatter):
+    """Messages without the tracebacks that libraries add."""
+
+    def format(self, record):
+        return record.getMessage()
+
+
+def logs(debug: bool = False) -> None:
+    """Our own lines at INFO; of the libraries below only what is wrong.
+
+    Args:
+        debug: Show tracebacks. Else what fails in a thread of a library is a line.
+    """
     logging.basicConfig(format="%(message)s", level=logging.WARNING, force=True)
+    if not debug:
+        for handler in logging.getLogger().handlers:
+            handler.setFormatter(_Messages())
+        threading.excepthook = lambda found: _in_thread(found.exc_value)
+        sys.unraisablehook = lambda found: _in_thread(found.exc_value)
+        sys.excepthook = lambda kind, error, trace: _in_thread(error)
     logging.raiseExceptions = False  # a log that is full is no reason to end
     logging.getLogger("kdiff_jax").setLevel(logging.INFO)
     # JAX names every platform that it does not find.
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.ERROR)
     logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+_told: set[str] = set()
+
+
+def _in_thread(error: BaseException | None) -> None:
+    """Logs what no caller can catch, each text once: a full disk fails many threads."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    if text not in _told:
+        _told.add(text)
+        log.warning("beside the main thread: %s", text)
 
 
 def cache() -> None:

@@ -19,7 +19,7 @@ from kdiff_jax.models import channels
 from kdiff_jax.stages import Job, apart, finish, pairs, students
 from kdiff_jax.stages.best import Best
 from kdiff_jax.stages.hooks import Log, SampleGrids, Saver
-from kdiff_jax.train import generate, loop, parallel
+from kdiff_jax.train import generate, loop, parallel, signals
 from kdiff_jax.train.checkpoint import Checkpoints
 from kdiff_jax.train.step import init_state
 
@@ -168,6 +168,7 @@ def run(job: Job, stage: Stage) -> None:
         stream.close()
         log.close()
         checkpoints.close()
+    signals.release()
     params = best.params() if best else getattr(state.nets["student"], train["result"])
     params = parallel.to_host(params)
     if alone:

@@ -116,6 +116,8 @@ def run(
 ):
     """Trains from state.step to num_steps.
 
+    Whoever has waited for the last save calls `signals.release`.
+
     Args:
         programs: The compiled steps.
         state: TrainState on the mesh; it is donated.
@@ -142,6 +144,7 @@ def run(
         batch = _stack([next(batches) for _ in range(num)], programs)
         program = programs(step, num)
         state, metrics = program(state, frozen, settings, batch, root_key)
+        signals.hold()  # until now a signal ended the process, also while compiling
         step += num
         watchdog.beat()
         try:

@@ -2,13 +2,21 @@
 
 import contextlib
 import faulthandler
-import os
 import sys
 import threading
 import time
 
+from kdiff_jax import ending
+
 EXIT_CODE = 6
+MINUTES = 60.0  # of silence, where no stage says otherwise
+# XLA may take an hour. The files of JAX that trace, lower and compile.
+COMPILE_MINUTES = 360.0
+COMPILER = ("interpreters/partial_eval.py", "interpreters/mlir.py", "compiler.py")
+
 _last = [0.0]
+_watched: list[tuple[str, float]] = []  # (name, minutes), the innermost last
+_thread: list[threading.Thread] = []
 
 
 def beat() -> None:
@@ -17,36 +25,57 @@ def beat() -> None:
 
 
 @contextlib.contextmanager
-def watch(name: str, minutes: float):
+def watch(name: str, minutes: float = MINUTES):
     """Dumps every thread's stack and exits with code 6 when `beat` stays away.
 
     Nothing is lost but the steps since the last checkpoint; a hang inside a collective
-    cannot be left in another way.
+    cannot be left in another way. Watches may be nested, and the inner one holds.
 
     Args:
         name: Of the stage, for the message.
-        minutes: Longest time between beats, compilation included; 0 is off.
+        minutes: Longest time between beats; 0 is off. A compilation may take longer,
+            up to `COMPILE_MINUTES`.
     """
-    done = threading.Event()
     beat()
-
-    def look():
-        while not done.wait(min(1.0, 15 * minutes)):
-            silent = time.monotonic() - _last[0]
-            if silent > 60 * minutes:
-                faulthandler.dump_traceback(all_threads=True)
-                print(
-                    f"kdiff_jax: stage {name!r}: nothing happened for {silent:.0f} s:"
-                    " a hang; what was saved is intact: run the same command again, or"
-                    " raise train.hang_minutes",
-                    file=sys.stderr,
-                    flush=True,
-                )
-                os._exit(EXIT_CODE)
-
-    if minutes:
-        threading.Thread(target=look, daemon=True).start()
+    _watched.append((name, minutes))
+    if not _thread:
+        _thread.append(threading.Thread(target=_look, name="watchdog", daemon=True))
+        _thread[0].start()
     try:
         yield
     finally:
-        done.set()
+        _watched.pop()
+        beat()
+
+
+def _look() -> None:
+    compiled = 0.0  # when the main thread was last seen to compile
+    while True:
+        name, minutes = _watched[-1] if _watched else ("", 0.0)
+        time.sleep(min(1.0, 15 * minutes or 1.0))
+        if not minutes or not _watched or _watched[-1] != (name, minutes):
+            continue
+        now = time.monotonic()
+        if _compiling():
+            compiled, limit = now, max(minutes, COMPILE_MINUTES)
+            silent = now - _last[0]
+        else:  # what was compiled is given its own time to run
+            limit, silent = minutes, now - max(_last[0], compiled)
+        if silent > 60 * limit:
+            faulthandler.dump_traceback(all_threads=True)
+            ending.at_once(
+                f"{name}: nothing happened for {silent:.0f} s: a hang; what was saved"
+                " is intact: run the same command again, or raise train.hang_minutes",
+                EXIT_CODE,
+            )
+
+
+def _compiling() -> bool:
+    """Whether the main thread stands in JAX's tracing, lowering or compilation."""
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    while frame is not None:
+        file = frame.f_code.co_filename.replace("\\", "/")
+        if "/jax/_src/" in file and file.endswith(COMPILER):
+            return True
+        frame = frame.f_back
+    return False
