@@ -17,6 +17,7 @@ from ml_collections import config_dict
 from kdiff_jax import methods, models
 from kdiff_jax.data import images
 from kdiff_jax.errors import ConfigError
+from kdiff_jax.method import steps_per_update
 from kdiff_jax.train import inputs, optim
 from kdiff_jax.train.loop import Programs
 
@@ -35,7 +36,12 @@ TRAIN = {
     "validate_every": 1000,  # for "best"
     "num_microbatches": 1,  # of gradient accumulation
     "steps_per_dispatch": 0,  # 0: 1 on the CPU, 10 on accelerators
-    "keep": 2,  # checkpoints
+    "keep": 2,  # newest checkpoints; one that is known to be good is kept beside them
+    # A divergence: a loss or a norm of gradients above `spike_factor` times its usual
+    # size in `spike_lines` lines of the log in turn, or in the last; a factor of 0 is
+    # never.
+    "spike_factor": 100.0,
+    "spike_lines": 3,
     "hang_minutes": 60.0,  # without a sign of life, the run ends; 0 is never
 }
 
@@ -114,7 +120,8 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
     for key, section in config["stages"].items():
         section = dict(section)
         if "optim" in section:
-            section["optim"] = {**_defaults(optim.make), **section["optim"]}
+            defaults = _defaults(optim.make, leave_out=("steps_per_update",))
+            section["optim"] = {**defaults, **section["optim"]}
         if "method" in section:
             function = methods.make_function(section["method"]["name"])
             section["method"] = {**_defaults(function), **section["method"]}
@@ -375,15 +382,32 @@ def make_method(stage: Stage, nets, process, batch_size: int) -> tuple[Any, dict
     """(method, role -> Optim) of a training stage; for the arguments see `program`."""
     method = _method(stage, nets, process)
     optimizers = {
-        role: optim.make(**_optim(stage, role), batch_size=batch_size)
+        role: optim.make(
+            **_optim(stage, role),
+            batch_size=batch_size,
+            steps_per_update=steps_per_update(method.phases, role),
+        )
         for role in method.nets
     }
     return method, optimizers
 
 
+def keeps_average(stage: Stage, role: str) -> bool:
+    """Whether a role of a training stage has a moving average."""
+    kinds = ("ema_decay", "ema_half_life")
+    return any(_optim(stage, role).get(kind) is not None for kind in kinds)
+
+
 def _optim(stage: Stage, role: str) -> dict[str, Any]:
-    """The optimizer of a role: the stage's, with the changes of the section `roles`."""
-    return {**stage.config["optim"], **stage.config.get("roles", {}).get(role, {})}
+    """The optimizer of a role: the stage's, with the changes of the section `roles`.
+
+    The stage's moving average is that of the student. Of others nothing reads it, so
+    that they keep one only where `roles` asks for it.
+    """
+    shared = dict(stage.config["optim"])
+    if role != "student":
+        shared |= dict.fromkeys(("ema_decay", "ema_half_life"))
+    return {**shared, **stage.config.get("roles", {}).get(role, {})}
 
 
 def _method(stage, nets, process):

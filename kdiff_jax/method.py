@@ -5,6 +5,7 @@ gradient update: which roles it trains, with which loss, how often. Nothing here
 `kdiff_jax.train.step` does.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -41,7 +42,7 @@ class Context(NamedTuple):
     """Everything a loss may read. No gradient flows into any of it."""
 
     nets: Mapping[str, Params]  # current params of every trained role
-    ema: Mapping[str, Params]  # their moving averages
+    ema: Mapping[str, Params]  # moving averages of the roles that keep one
     frozen: Mapping[str, Params]  # teacher, feature extractors
     carry: Mapping[str, Any]  # non-gradient state: batch statistics, ADA probability
     batch: Batch
@@ -112,3 +113,15 @@ class Method(NamedTuple):
     batch_keys: tuple[str, ...] = ("x0", "y")
     brings: Mapping[str, Params] = {}
     trainable: Mapping[str, Callable[[str], bool]] = {}
+
+
+def steps_per_update(phases: tuple[Phase, ...], role: str) -> float:
+    """Train steps from one update of a role to the next; their mean where they vary.
+
+    Phases of one step that train the same role are one update.
+    """
+    own = [phase for phase in phases if role in phase.trains]
+    first = max(phase.offset for phase in own)
+    steps = range(first, first + math.lcm(*(phase.every for phase in own)))
+    updates = [s for s in steps if any((s - p.offset) % p.every == 0 for p in own)]
+    return len(steps) / len(updates)

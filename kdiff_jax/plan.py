@@ -12,7 +12,7 @@ from kdiff_jax import build, interop, samplers
 from kdiff_jax.build import Stage
 from kdiff_jax.data import pairs as pair_files
 from kdiff_jax.errors import CheckpointError
-from kdiff_jax.stages import Job, students, train
+from kdiff_jax.stages import Job, results, students, train
 from kdiff_jax.train import measure, parallel
 from kdiff_jax.train.step import init_state, split
 
@@ -35,6 +35,7 @@ class Held(NamedTuple):
 def text(job: Job) -> str:
     """Stages, shapes, parameters, FLOPs, memory per device and disk, as lines."""
     students.check(job)
+    results.check(job)
     facts = _model_facts(job.config["model"])
     lines = [
         f"config {job.config['name']}, workdir {job.workdir}",
@@ -56,7 +57,8 @@ def text(job: Job) -> str:
             holds, why = known[key]
             own = _model_facts(_spec(job, stage))
             lines += [_train(job, stage, own, holds), *why]
-            kept = build.train_options(job.config, stage)["keep"] + 1
+            # Beside the newest: one that is known to be good, and one being written.
+            kept = build.train_options(job.config, stage)["keep"] + 2
             disk += kept * holds.state * _num_students(job, stage)
         elif stage.kind == "pairs":
             more, size = _pairs(job, stage, facts)

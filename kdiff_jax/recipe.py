@@ -15,7 +15,7 @@ from kdiff_jax import build, stages
 from kdiff_jax.errors import CheckpointError, ConfigError, DataError, Interrupted
 from kdiff_jax.files import json_text, write_atomically
 from kdiff_jax.report import environment, summary
-from kdiff_jax.stages import Job, evaluate, pairs, students, train
+from kdiff_jax.stages import Job, evaluate, pairs, results, students, train
 from kdiff_jax.train import parallel, signals, watchdog
 
 log = logging.getLogger(__name__)
@@ -121,6 +121,7 @@ def check_inputs(job: Job) -> None:
         CheckpointError: If only the teacher is missing.
     """
     students.check(job)
+    results.check(job)
     if all(stages.is_done(job.folder(stage.name)) for stage in job.stages):
         return
     teacher = _missing_teacher(job)
@@ -190,6 +191,8 @@ FREE = (
     "save_minutes",
     "steps_per_dispatch",
     "keep",
+    "spike_factor",
+    "spike_lines",
     "hang_minutes",
     "path",  # a data set may move
     "weights",

@@ -36,8 +36,20 @@ def takes_times(name: str) -> bool:
 
     Its module says so, because the method itself needs networks to be made.
     """
+    return _says(name, "TAKES_TIMES")
+
+
+def scores_pairs(name: str) -> bool:
+    """Whether the loss of the method's one phase can score a student on pairs.
+
+    It reads nothing beside them but frozen networks and settings. Its module says so.
+    """
+    return _says(name, "SCORES_PAIRS")
+
+
+def _says(name: str, what: str) -> bool:
     make_function(name)
-    return getattr(importlib.import_module(f"{__name__}.{name}"), "TAKES_TIMES", False)
+    return getattr(importlib.import_module(f"{__name__}.{name}"), what, False)
 
 
 def make_function(name: str) -> Callable[..., Method]:

@@ -9,6 +9,8 @@ from kdiff_jax.errors import ConfigError
 from kdiff_jax.losses import regression
 from kdiff_jax.method import Aux, Method, Phase
 
+SCORES_PAIRS = True  # see `methods.scores_pairs`
+
 
 def make(*, nets, process, loss: str = "l2") -> Method:
     """E[ |F(x_T) - y| ] or E[ ||F(x_T) - y||^2 ], summed over pixels and channels.

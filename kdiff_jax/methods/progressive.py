@@ -15,6 +15,7 @@ from kdiff_jax.losses import regression
 from kdiff_jax.method import Aux, Method, Phase
 
 TAKES_TIMES = True  # see `methods.takes_times`
+SCORES_PAIRS = True  # see `methods.scores_pairs`
 
 
 def make(*, nets, process, weight: str = "snr_trunc") -> Method:

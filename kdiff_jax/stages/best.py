@@ -14,7 +14,6 @@ import safetensors.numpy
 from jax.sharding import PartitionSpec as P
 
 from kdiff_jax import rng
-from kdiff_jax.errors import ConfigError
 from kdiff_jax.files import write_atomically
 from kdiff_jax.interop.model import flatten, unflatten
 from kdiff_jax.method import Context
@@ -23,43 +22,53 @@ from kdiff_jax.train import inputs, parallel
 
 
 class Best:
-    """Scores with the method's own loss, over all held-out pairs, in fixed batches."""
+    """Scores with the method's own loss, over all held-out pairs, in fixed batches.
+
+    `results.check` says of which stages there can be a best.
+    """
 
     FILE = "best.safetensors"
 
-    def __init__(self, job, stage, method, folder, log):
+    def __init__(self, job, stage, method, folder, log, *, frozen, settings):
+        """Compiles nothing yet.
+
+        Args:
+            job: See `Job`.
+            stage: Its name and the pairs that it trains on.
+            method: Of one phase.
+            folder: Of the stage.
+            log: Gets the score, `held_out_loss`.
+            frozen: Role -> params on the mesh, of those that no phase trains.
+            settings: See `Method.settings`.
+        """
         self._source = pairs.source(job, stage.config["pairs"], pairs.HELD_OUT)
         self._path, self._log = folder / self.FILE, log
         self._mesh = job.mesh
         self._size = min(stage.config["train"]["batch_size"], self._source.num)
         self._size -= self._size % job.mesh.shape["data"]
-        if not self._size:
-            raise ConfigError(
-                f"num_held_out={self._source.num} on {job.mesh.shape['data']} devices:"
-                " each must score one at least; make more held-out pairs"
-            )
-        phase, as_batch = method.phases[0], inputs.make()
+        self._given = {role: frozen[role] for role in method.frozen}, settings
+        (phase,), as_batch = method.phases, inputs.make()
 
-        def loss(params, batch, positions):
+        def loss(params, frozen, settings, batch, positions):
             keys = rng.example_keys(jax.random.key(0), 0, positions)
             batch = as_batch({}, batch, keys)
-            context = Context({}, {}, {}, {}, batch, keys)
-            value, _ = phase.loss({"student": params}, context)
+            context = Context({}, {}, frozen, {}, batch, keys, settings)
+            value, _ = phase.loss(params, context)
             return jax.lax.pmean(value, "data")
 
         self._loss = jax.jit(
             jax.shard_map(
                 loss,
                 mesh=job.mesh,
-                in_specs=(P(), P("data"), P("data")),
+                in_specs=(P(), P(), P(), P("data"), P("data")),
                 out_specs=P(),
             )
         )
 
-    def __call__(self, step, state, metrics) -> None:
-        del metrics
+    def __call__(self, step, state) -> None:
         params = state.nets["student"].ema
-        value = self.score(params)
+        others = {role: net.params for role, net in state.nets.items()}
+        value = self.score({**others, "student": params})
         self._log.add(held_out_loss=value)
         if value < self._lowest() and jax.process_index() == 0:
             host = jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), params)
@@ -69,7 +78,11 @@ class Best:
             )
 
     def score(self, params) -> float:
-        """Mean loss over the held-out pairs; what does not fill a batch is left out."""
+        """Mean loss over the held-out pairs; what does not fill a batch is left out.
+
+        Args:
+            params: Of every trained role.
+        """
         total, num = 0.0, self._source.num // self._size
         for k in range(num):
             local = self._size // jax.process_count()
@@ -77,7 +90,7 @@ class Best:
             indices = np.arange(first, first + local)
             batch = parallel.shard_batch(self._source.batch(indices), self._mesh)
             positions = jnp.arange(self._size)
-            total += float(self._loss(params, batch, positions))
+            total += float(self._loss(params, *self._given, batch, positions))
         return total / num
 
     def params(self):

@@ -13,12 +13,16 @@ from kdiff_jax.errors import NumericsError
 from kdiff_jax.report import grid, metrics_log, tensorboard
 from kdiff_jax.report.progress import Progress
 from kdiff_jax.train import generate, parallel
+from kdiff_jax.train.divergence import SPIKES, Watch
+from kdiff_jax.train.means import Means
 
 
 class Log:
-    """Loss and speed to `metrics.jsonl`, TensorBoard and the progress line.
+    """Losses and speed to `metrics.jsonl`, TensorBoard and the progress line.
 
-    Raises NumericsError at the first logged step whose metrics are not finite.
+    A line has the mean, over the steps since the last line, of every metric that was
+    measured in them; a phase that did not run since has none. The first line after a
+    resume begins at the step that was resumed.
     """
 
     def __init__(
@@ -36,6 +40,11 @@ class Log:
         self._name, self._students = name, students
         self._batch_size = train["batch_size"] * len(students or (0,))
         self._extra: dict[str, float] = {}
+        self._means, self._first = Means(), None
+        self._num_steps = train["num_steps"]
+        self.watch = Watch(
+            factor=train["spike_factor"], lines=train["spike_lines"], before=lines
+        )
         self._last = (first_step, time.monotonic())
         self._progress = Progress(
             name,
@@ -53,27 +62,61 @@ class Log:
         if self._writes:
             self._board.image(step, name, image)
 
-    def __call__(self, step, state, metrics) -> None:
+    def observe(self, sums, num_steps: int) -> None:
+        """Takes the metrics of a dispatch, see `loop.run`; they stay on the device."""
+        self._means.add(sums, num_steps)
+        if self._first is None:
+            self._first = (sums, num_steps)
+
+    def __call__(self, step, state) -> None:
+        """Writes a line.
+
+        Raises:
+            NumericsError: If a metric was not finite at one of its steps, or the run
+                has diverged.
+        """
         del state
-        values = _numbers(jax.device_get(metrics), self._students)
+        values = _numbers(self._means.take(), self._students)
+        bad = [k for k, v in values.items() if not math.isfinite(v)]
+        if not bad:
+            self._judge(step, values)
         now = time.monotonic()
         self.seconds += now - self._last[1]
-        num_steps = step - self._last[0]
+        first, num_steps = self._last[0] + 1, step - self._last[0]
         self._last = (step, now)
         if self._writes:
             self._progress.advance(num_steps)
             line = values | self._extra | self._progress.log(values)
             line |= {"images": step * self._batch_size, "train_seconds": self.seconds}
+            if self.watch.num_spikes:
+                line[SPIKES] = self.watch.num_spikes
             self._file.write(step, line)
             self._board.scalars(step, line)
         self._extra = {}
-        bad = [k for k, v in values.items() if not math.isfinite(v)]
+        where = f"stage {self._name!r}, steps {first} to {step}"
         if bad:
+            raise NumericsError(f"{where}: {bad[0]} is {values[bad[0]]} at one of them")
+        if self.watch.diverged(last=step == self._num_steps):
             raise NumericsError(
-                f"stage {self._name!r}, step {step}: {bad[0]} is {values[bad[0]]}; what"
-                " was saved is intact: lower optim.lr or set optim.clip_norm, with"
-                " --force_config_change or in another workdir"
+                f"{where}: {self.watch.what or 'a loss'}: the run diverges"
+                " (train.spike_factor=0 ignores it)"
             )
+
+    def _judge(self, step, values):
+        """Compares the line with those before; all hosts go by what the first has."""
+        if self._first:
+            sums, num_steps = self._first
+            mean = jax.tree.map(lambda x: x / num_steps, jax.device_get(sums))
+            self.watch.begin(_numbers(mean, self._students))
+            self._first = ()
+        watch = self.watch
+        watch.line(step, values)
+        watch.num_spikes, watch.healthy, watch.confirmed = map(
+            int,
+            parallel.from_first_host(
+                (watch.num_spikes, watch.healthy, watch.confirmed)
+            ),
+        )
 
     def close(self) -> None:
         if self._writes:
@@ -86,15 +129,15 @@ def _numbers(metrics, students) -> dict[str, float]:
     """Metrics by name; of several students the mean, and each as name/number.
 
     Args:
-        metrics: Name -> number; of several students one such dict for each round, with
-            a number for each group of devices.
+        metrics: Name -> number; of several students a list with, for each round, a
+            number for each group of devices.
         students: Their numbers; None of one.
     """
     if students is None:
         return {name: float(value) for name, value in metrics.items()}
     found = {}
-    for name in metrics[0]:
-        each = np.stack([one[name] for one in metrics], axis=1).ravel()
+    for name, rounds in metrics.items():
+        each = np.stack(rounds, axis=1).ravel()
         found[name] = float(each.mean())
         found |= {f"{name}/{k}": float(v) for k, v in zip(students, each, strict=True)}
     return found
@@ -103,32 +146,48 @@ def _numbers(metrics, students) -> dict[str, float]:
 class Saver:
     """Checkpoints every so many steps and every so many minutes; finite states only."""
 
-    def __init__(self, checkpoints, minutes: float):
+    def __init__(self, checkpoints, minutes: float, watch: Watch):
         self._checkpoints, self._seconds = checkpoints, 60 * minutes
-        self._last = time.monotonic()
+        self._watch, self._last = watch, time.monotonic()
 
-    def __call__(self, step, state, metrics) -> None:
-        del metrics
+    def __call__(self, step, state) -> None:
         self.now(step, state)
 
     def now(self, step, state) -> None:
         """Saves, unless the state is damaged.
 
         Raises:
-            NumericsError: If a parameter is not finite; the checkpoint before is kept.
+            NumericsError: If a parameter is not finite.
         """
         if not _all_finite(state.nets):
             raise NumericsError(
-                f"step {step}: a parameter is not finite, so nothing was saved; what"
-                " was saved is intact: lower optim.lr or set optim.clip_norm, with"
-                " --force_config_change or in another workdir"
+                f"step {step}: a parameter is not finite, so it was not saved"
             )
-        self._checkpoints.save(step, state)
+        self._checkpoints.save(step, state, good=self._watch.confirmed)
         self._last = time.monotonic()
 
-    def if_late(self, step, state, metrics) -> None:
+    def go_back(self) -> str:
+        """Sets aside what was saved while the run diverged.
+
+        That is all after the newest step that healthy lines have followed, or, if there
+        is none, after the last healthy line.
+
+        Returns:
+            In words, where the same command goes on.
+        """
+        steps = self._checkpoints.steps()
+        followed = [s for s in steps if s <= self._watch.confirmed]
+        good = (followed or [s for s in steps if s <= self._watch.healthy])[-1:]
+        aside = [s for s in steps if s not in good and s > max(good, default=0)]
+        self._checkpoints.set_aside(aside, "diverged")
+        found = f"step {good[0]}, from before, is kept" if good else "no step is kept"
+        if aside:
+            names = ", ".join(map(str, aside))
+            found += f", what was saved after it ({names}) is set aside as diverged_*"
+        return f"{found}: the same command {'resumes there' if good else 'begins anew'}"
+
+    def if_late(self, step, state) -> None:
         """Saves if the last save is too long ago, by the clock of the first host."""
-        del metrics
         late = time.monotonic() - self._last > self._seconds
         if bool(parallel.from_first_host(late)):
             self.now(step, state)
@@ -183,8 +242,7 @@ class SampleGrids:
         self._result = "params" if train["result"] == "params" else "ema"
         self._folder, self._log = job.folder(stage.name) / "samples", log
 
-    def __call__(self, step, state, metrics) -> None:
-        del metrics
+    def __call__(self, step, state) -> None:
         images = self._student(getattr(state.nets["student"], self._result))
         rows = [(title, make()) for title, make in self._rows]
         picture = grid.side_by_side([*rows, (self._title, images)])

@@ -13,7 +13,7 @@ from kdiff_jax import build, interop, models, rng
 from kdiff_jax.build import Stage
 from kdiff_jax.data import batches as data_batches
 from kdiff_jax.diffusion.partition import Partition, same_owners
-from kdiff_jax.errors import CheckpointError
+from kdiff_jax.errors import CheckpointError, NumericsError
 from kdiff_jax.files import write_atomically
 from kdiff_jax.models import channels
 from kdiff_jax.stages import Job, apart, finish, pairs, students
@@ -33,7 +33,8 @@ def run(job: Job, stage: Stage) -> None:
 
     Raises:
         Interrupted: If a signal asked to stop; everything is saved.
-        NumericsError: If a loss or gradient is not finite; the last checkpoint is good.
+        NumericsError: If a loss or gradient is not finite, or far above its usual size.
+            What was saved meanwhile is set aside.
     """
     folder = job.folder(stage.name)
     train = build.train_options(job.config, stage)
@@ -124,7 +125,7 @@ def run(job: Job, stage: Stage) -> None:
 
     ids = many.ids if many else None
     log = Log(folder, stage.name, train, first_step=step, students=ids)
-    saver = Saver(checkpoints, train["save_minutes"])
+    saver = Saver(checkpoints, train["save_minutes"], log.watch)
     # One student alone answers for all classes and times, as long as it trains.
     owners = (Partition() if alone else many.partition) if many else None
     shown = generate.shown_labels(SampleGrids.NUM, spec["num_classes"], owners)
@@ -136,7 +137,8 @@ def run(job: Job, stage: Stage) -> None:
     best, hooks = None, []
     if train["result"] == "best":
         # Before the log, which then writes the score with the line of its step.
-        best = Best(job, stage, method, folder, log)
+        given = dict(frozen=frozen, settings=settings)
+        best = Best(job, stage, method, folder, log, **given)
         hooks.append(loop.Hook(train["validate_every"], best))
     hooks += [
         loop.Hook(train["log_every"], log),
@@ -162,8 +164,14 @@ def run(job: Job, stage: Stage) -> None:
             num_steps=train["num_steps"],
             hooks=hooks,
             save=saver.now,
+            observe=log.observe,
             steps_per_dispatch=dispatch,
         )
+    except NumericsError as error:
+        raise NumericsError(
+            f"{error}; {saver.go_back()}. Lower optim.lr or set optim.clip_norm, with"
+            " --force_config_change or in another workdir"
+        ) from error
     finally:
         stream.close()
         log.close()

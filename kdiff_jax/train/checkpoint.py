@@ -8,7 +8,9 @@ never starts from scratch while a checkpoint exists.
 
 import logging
 import pathlib
+import re
 import zlib
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -18,6 +20,8 @@ from jax.experimental import multihost_utils
 from kdiff_jax.errors import CheckpointError
 
 log = logging.getLogger(__name__)
+
+_AVERAGE = re.compile(r"nets/[^/]+/ema/")
 
 
 class Checkpoints:
@@ -36,17 +40,26 @@ class Checkpoints:
     ):
         self.folder = pathlib.Path(folder).absolute()
         self._digest = _digest_of_rows if stacked else _digest
+        self._kept = _Kept(keep)
         self._options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep,
+            preservation_policy=self._kept,
             enable_async_checkpointing=asynchronous,
             cleanup_tmp_directories=True,
         )
         self._manager = ocp.CheckpointManager(self.folder, options=self._options)
 
-    def save(self, step: int, state) -> None:
-        """Starts to write the state, which may be donated as soon as this returns."""
+    def save(self, step: int, state, *, good: int = 0) -> None:
+        """Starts to write the state, which may be donated as soon as this returns.
+
+        Args:
+            step: Its number.
+            state: What to write.
+            good: A step up to which all is well; the newest one up to there is kept
+                beside the newest of all.
+        """
         if step in self._manager.all_steps():
             return
+        self._kept.good = good
         digests = {path: self._digest(leaf) for path, leaf in _leaves(state)}
         digests = _of_all_hosts(digests)
         self._manager.save(
@@ -89,12 +102,14 @@ class Checkpoints:
     def restore(self, step: int, template):
         """The state of one step, verified leaf by leaf."""
         meta = self._read_meta(step)
-        _compare(meta["leaves"], template, self.folder / str(step))
+        unused = _compare(meta["leaves"], template, self.folder / str(step))
+        # Orbax wants all that was written; what nobody asks for is dropped afterwards.
+        more = _like_stored(unused, jax.tree.leaves(template)[0].sharding)
         try:
             restored = self._manager.restore(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(_abstract(_as_dict(template)))
+                    state=ocp.args.StandardRestore(_abstract(_as_dict(template)) | more)
                 ),
             )["state"]
         except Exception as error:  # Orbax raises bare exceptions for damaged files
@@ -108,6 +123,15 @@ class Checkpoints:
                     " checksum"
                 )
         return state
+
+    def set_aside(self, steps: Sequence[int], why: str) -> None:
+        """Renames steps to WHY_STEP_k: nothing is lost, and their number is free."""
+        self.wait()
+        self._set_aside(steps, why)
+
+    def steps(self) -> list[int]:
+        """What is saved, or about to be, in order."""
+        return sorted(self._manager.all_steps())
 
     def wait(self) -> None:
         """Blocks until every save is on disk; raises what went wrong meanwhile."""
@@ -133,19 +157,35 @@ class Checkpoints:
             text = " ".join(str(error).split())[:200]
             raise _Damaged(f"checkpoint {self.folder / str(step)}: {text}") from error
 
-    def _set_aside(self, steps) -> None:
-        """Renames damaged steps, so that nothing is lost and their number is free."""
+    def _set_aside(self, steps, why="damaged") -> None:
         if not steps:
             return
         self._manager.close()
         for step in steps if jax.process_index() == 0 else []:
             source, k = self.folder / str(step), 0
-            while (target := self.folder / f"damaged_{step}_{k}").exists():
+            while (target := self.folder / f"{why}_{step}_{k}").exists():
                 k += 1
             source.rename(target)
             log.error("checkpoint %s is set aside as %s", source, target.name)
         _everywhere(True)  # nobody lists the folder before the names are final
         self._manager = ocp.CheckpointManager(self.folder, options=self._options)
+
+
+class _Kept:
+    """Orbax asks it, before each save, which steps stay.
+
+    Attributes:
+        good: See `Checkpoints.save`.
+    """
+
+    def __init__(self, num: int):
+        self._num, self.good = num, 0
+
+    def should_preserve(self, checkpoints, *, context) -> list[bool]:
+        del context
+        steps = [one.step for one in checkpoints]  # in order
+        stay = set(steps[-self._num :]) | set([s for s in steps if s <= self.good][-1:])
+        return [step in stay for step in steps]
 
 
 def _everywhere(good: bool) -> bool:
@@ -232,11 +272,30 @@ def _differs(here: dict, stored: dict) -> bool:
     return any(a is not None and a != b for a, b in pairs)
 
 
-def _compare(stored: dict, template, where) -> None:
-    """Refuses a checkpoint of another model, naming the first leaves that differ."""
+def _like_stored(leaves: dict, sharding) -> dict:
+    return {
+        path: jax.ShapeDtypeStruct(tuple(x["shape"]), x["dtype"], sharding=sharding)
+        for path, x in leaves.items()
+    }
+
+
+def _compare(stored: dict, template, where) -> dict:
+    """Refuses a checkpoint of another model, naming the first leaves that differ.
+
+    Returns:
+        What is stored and not needed: averages of roles that keep none, of which the
+        first checkpoints held one, too.
+    """
     expected = {path: x for path, x in _leaves(template)}
+    unused = {
+        path: facts
+        for path, facts in stored.items()
+        if path not in expected and _AVERAGE.match(path)
+    }
     wrong = [f"{p} is missing" for p in expected if p not in stored]
-    wrong += [f"{p} is not expected" for p in stored if p not in expected]
+    wrong += [
+        f"{p} is not expected" for p in stored if p not in expected and p not in unused
+    ]
     for path in expected.keys() & stored.keys():
         found = (tuple(stored[path]["shape"]), stored[path]["dtype"])
         want = (tuple(expected[path].shape), str(expected[path].dtype))
@@ -248,3 +307,4 @@ def _compare(stored: dict, template, where) -> None:
             f"checkpoint {where} is of another model: {'; '.join(sorted(wrong)[:10])}"
             f"{more}; use the config that wrote it, or another workdir"
         )
+    return unused

@@ -16,11 +16,14 @@ class Hook(NamedTuple):
     """Called after every `every`-th step, and after the last one."""
 
     every: int
-    call: Callable[[int, Any, Any], None]  # (step, state, metrics)
+    call: Callable[[int, Any], None]  # (step, state)
 
 
 class Programs:
     """The compiled steps of one method: one per distinct set of due phases.
+
+    With several steps a dispatch there is a second for each set, of a run of so many
+    steps at which it is due.
 
     Args:
         method: What to train.
@@ -52,53 +55,62 @@ class Programs:
         self._method, self._optim = method, optim
         self._batch_size, self._inputs = batch_size, inputs
         self._num_microbatches, self._own = num_microbatches, own
-        self._steps: dict = {}
         self._compiled: dict = {}
 
     def __call__(self, step: int, num_steps: int = 1):
-        """The program of steps step .. step + num_steps - 1."""
-        phases = tuple(due(self._method.phases, step + i) for i in range(num_steps))
-        key = tuple(tuple(p.name for p in one) for one in phases)
+        """The program of the steps step .. step + num_steps - 1, which are `alike`.
+
+        It takes (state, frozen, settings, batch, root_key) and returns the state and,
+        by name, the sum of each metric over these steps. Of several students a metric
+        is a list: an array of numbers, one for each group of devices, for each round.
+        """
+        phases = due(self._method.phases, step)
+        key = (tuple(p.name for p in phases), num_steps)
         if key not in self._compiled:
-            parts = [self._one(p, k) for p, k in zip(phases, key, strict=True)]
-            whole = parts[0] if num_steps == 1 else parallel.in_one_dispatch(parts)
-            compiled = jax.jit(whole, donate_argnums=0)
+            program = self._one(phases)
+            if num_steps > 1:
+                program = parallel.in_one_dispatch(program)
+            compiled = jax.jit(program, donate_argnums=0)
             self._compiled[key] = self._rounds(compiled) if self.stacked else compiled
         return self._compiled[key]
+
+    def alike(self, step: int, num_steps: int) -> bool:
+        """Whether the same phases are due at all of these steps."""
+        first, *others = (due(self._method.phases, step + i) for i in range(num_steps))
+        return all(phases == first for phases in others)
 
     def _rounds(self, compiled):
         """All students of each group in turn; metrics are those of every round."""
 
         def program(state, frozen, settings, batch, root_keys):
-            metrics = []
+            rounds = []
             for place, part in zip(range(self._num_rounds), batch, strict=True):
                 state, more = compiled(
                     state, frozen, settings, part, root_keys, np.int32(place)
                 )
-                metrics.append(more)
-            return state, metrics
+                rounds.append(more)
+            return state, {name: [one[name] for one in rounds] for name in rounds[0]}
 
         return program
 
-    def _one(self, phases, key):
-        if key not in self._steps:
-            step = make_train_step(
-                self._method,
-                self._optim,
-                phases,
-                axis_name="data",
-                num_microbatches=self._num_microbatches,
-                unroll=jax.default_backend() == "cpu",
-            )
-            self._steps[key] = parallel.over_devices(
-                step,
-                self.mesh,
-                batch_size=self._batch_size,
-                inputs=self._inputs,
-                stacked=self.stacked,
-                own=self._own,
-            )
-        return self._steps[key]
+    def _one(self, phases):
+        """One step of these phases over the devices."""
+        step = make_train_step(
+            self._method,
+            self._optim,
+            phases,
+            axis_name="data",
+            num_microbatches=self._num_microbatches,
+            unroll=jax.default_backend() == "cpu",
+        )
+        return parallel.over_devices(
+            step,
+            self.mesh,
+            batch_size=self._batch_size,
+            inputs=self._inputs,
+            stacked=self.stacked,
+            own=self._own,
+        )
 
 
 def run(
@@ -112,9 +124,15 @@ def run(
     num_steps: int,
     hooks: Sequence[Hook],
     save: Callable[[int, Any], None],
+    observe: Callable[[Any, int], None] = lambda sums, num_steps: None,
     steps_per_dispatch: int = 1,
 ):
     """Trains from state.step to num_steps.
+
+    Steps are dispatched together only where the same phases are due at all of them, and
+    one by one elsewhere. How depends on the step and the hooks alone, so that a run
+    that resumes where another has stopped goes on with the programs that the other
+    would have called.
 
     Whoever has waited for the last save calls `signals.release`.
 
@@ -128,6 +146,8 @@ def run(
         num_steps: Total.
         hooks: In order.
         save: Called with (step, state) before a signal is obeyed.
+        observe: Called after each dispatch with the sum of each metric over its steps,
+            still on the device, and their number; it must not wait for the device.
         steps_per_dispatch: Steps per call of the device; more than 1 hides the latency
             of accelerators, and is slow on the CPU.
 
@@ -140,17 +160,21 @@ def run(
     step = step_of(state)
     while step < num_steps:
         room = min([num_steps - step] + [h.every - step % h.every for h in hooks])
-        num = steps_per_dispatch if room >= steps_per_dispatch else 1
+        together = room >= steps_per_dispatch and programs.alike(
+            step, steps_per_dispatch
+        )
+        num = steps_per_dispatch if together else 1
         batch = _stack([next(batches) for _ in range(num)], programs)
         program = programs(step, num)
-        state, metrics = program(state, frozen, settings, batch, root_key)
+        state, sums = program(state, frozen, settings, batch, root_key)
         signals.hold()  # until now a signal ended the process, also while compiling
         step += num
+        observe(sums, num)
         watchdog.beat()
         try:
             for hook in hooks:
                 if step % hook.every == 0 or step == num_steps:
-                    hook.call(step, state, metrics)
+                    hook.call(step, state)
             stop = step < num_steps and _should_stop(step, num)
         except Interrupted:  # while sampling
             stop = True

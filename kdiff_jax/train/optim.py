@@ -27,6 +27,8 @@ def make(
     ema_decay: float | None = None,
     ema_half_life: float | None = None,
     ema_ramp_up: float = 0.05,
+    zero_nonfinite: bool | None = None,
+    steps_per_update: float = 1.0,
 ) -> Optim:
     """Builds the update of one role.
 
@@ -38,10 +40,17 @@ def make(
         weight_decay: Decoupled, scaled by the learning rate; buffers are left alone.
         clip_norm: Largest norm of the gradient that is averaged over all devices.
         schedule: "constant", "linear" to 0 at the last step, or "cosine" to 0.
-        warmup_steps: lr * min(1, step / warmup_steps); the first update has lr 0.
-        ema_decay: Constant decay per step of the moving average.
-        ema_half_life: Half-life in images, of at most `ema_ramp_up` of the images seen.
-        ema_ramp_up: See there (arXiv:2206.00364, Appendix F.2).
+        warmup_steps: Length of the linear warm-up, lr * min(1, step / warmup_steps);
+            the first update has lr 0. As in all schedules, steps are train steps,
+            whether or not the role is updated in them.
+        ema_decay: Decay of the moving average at each update of the role.
+        ema_half_life: Half-life of the moving average, in images of all train steps; at
+            most `ema_ramp_up` of the images seen so far. Without it and `ema_decay`,
+            the role keeps no average.
+        ema_ramp_up: Part of the images seen (arXiv:2206.00364, Appendix F.2).
+        zero_nonfinite: Whether entries of the gradient that are not finite count as 0,
+            instead of ending the run; the log has their number, `nonfinite_grads`.
+        steps_per_update: Train steps from one update of the role to the next.
 
     Raises:
         ConfigError: If a name is unknown, or both kinds of average are asked for.
@@ -69,7 +78,8 @@ def make(
     return Optim(
         optax.chain(*clip, *direction, *decay),
         _learning_rate(lr, schedule, warmup_steps),
-        _ema(ema_decay, ema_half_life, ema_ramp_up, batch_size),
+        _ema(ema_decay, ema_half_life, ema_ramp_up, batch_size, steps_per_update),
+        zero_nonfinite=bool(zero_nonfinite),
     )
 
 
@@ -87,15 +97,16 @@ def _learning_rate(lr, schedule, warmup_steps) -> Callable:
     return rate
 
 
-def _ema(decay, half_life, ramp_up, batch_size) -> Callable:
+def _ema(decay, half_life, ramp_up, batch_size, steps_per_update) -> Callable | None:
     if decay is not None:
         return lambda step: jnp.float32(decay)
     if half_life is None:
-        return lambda step: jnp.float32(0)
+        return None
 
     def ramped(step):
         seen = jnp.float32(step) * batch_size
         images = jnp.minimum(half_life, ramp_up * seen)
-        return 0.5 ** (batch_size / jnp.maximum(images, 1e-8))
+        # Those until the next update: meanwhile the parameters stay as they are.
+        return 0.5 ** (batch_size * steps_per_update / jnp.maximum(images, 1e-8))
 
     return ramped

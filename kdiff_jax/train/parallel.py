@@ -240,26 +240,18 @@ def _of_groups(metric):
     return jax.lax.psum(jnp.where(jnp.arange(num) == group, metric, 0), "student")
 
 
-def in_one_dispatch(programs):
-    """Several steps as one program; their batches have a leading axis of steps.
+def in_one_dispatch(program):
+    """Steps of the same phases as one program; their batches have an axis of steps.
 
-    Equal steps are scanned, a varying schedule is unrolled. Metrics are those of the
-    last step that reports them. Not for the CPU, where a gradient in a loop is slow.
+    They are scanned. Metrics are summed over the steps. Not for the CPU, where a
+    gradient in a loop is slow.
     """
 
-    def program(state, frozen, settings, batches, root_key, *place):
-        if all(p is programs[0] for p in programs):
+    def several(state, frozen, settings, batches, root_key, *place):
+        def body(state, batch):
+            return program(state, frozen, settings, batch, root_key, *place)
 
-            def body(state, batch):
-                return programs[0](state, frozen, settings, batch, root_key, *place)
+        state, metrics = jax.lax.scan(body, state, batches)
+        return state, jax.tree.map(lambda m: m.sum(axis=0), metrics)
 
-            state, metrics = jax.lax.scan(body, state, batches)
-            return state, jax.tree.map(lambda m: m[-1], metrics)
-        metrics = {}
-        for i, one in enumerate(programs):
-            batch = jax.tree.map(lambda x, i=i: x[i], batches)
-            state, more = one(state, frozen, settings, batch, root_key, *place)
-            metrics |= more
-        return state, metrics
-
-    return program
+    return several

@@ -18,12 +18,15 @@ class Optim(NamedTuple):
     Attributes:
         tx: Gradient -> update of unit learning rate (a descent direction is -update).
         lr: (step, num_steps) -> learning rate; both may be traced.
-        ema_decay: (step) -> decay of the moving average; 0 keeps no average.
+        ema_decay: (step) -> decay of the moving average at an update of the role; None
+            where it keeps none.
+        zero_nonfinite: Whether entries of the gradient that are not finite count as 0.
     """
 
     tx: optax.GradientTransformation
     lr: Callable[[Any, Any], Any]
-    ema_decay: Callable[[Any], Any]
+    ema_decay: Callable[[Any], Any] | None = None
+    zero_nonfinite: bool = False
 
 
 @struct.dataclass
@@ -36,7 +39,7 @@ class NetState:
 
     params: Any
     opt_state: Any
-    ema: Any
+    ema: Any  # None where the role keeps no average
 
 
 @struct.dataclass
@@ -68,7 +71,8 @@ def init_state(
     nets = {}
     for role in method.nets:
         own = jax.tree.map(jnp.array, params[role])  # copies: the state is donated
-        ema = jax.tree.map(jnp.array, params[role])
+        averaged = optim[role].ema_decay is not None
+        ema = jax.tree.map(jnp.array, params[role]) if averaged else None
         moving, _ = split(own, method.trainable.get(role))
         nets[role] = NetState(own, optim[role].tx.init(moving), ema)
     return TrainState(jnp.int32(0), nets, jax.tree.map(jnp.array, dict(method.carry)))
@@ -103,7 +107,7 @@ def make_train_step(
 
     def context(state, frozen, settings, batch, keys, stream):
         params = {role: net.params for role, net in state.nets.items()}
-        ema = {role: net.ema for role, net in state.nets.items()}
+        ema = {r: net.ema for r, net in state.nets.items() if net.ema is not None}
         keys = rng.stream(keys, stream)
         return Context(params, ema, frozen, state.carry, batch, keys, settings)
 
@@ -127,6 +131,7 @@ def make_train_step(
             gradient, (ctx.batch, ctx.keys), num_microbatches, unroll
         )
         grads, aux = _mean((grads, aux), axis_name)
+        grads, aux = _without_nonfinite(grads, aux, optim)
         num_steps = ctx.settings["num_train_steps"]
         new = {
             role: _apply(
@@ -152,7 +157,12 @@ def make_train_step(
             ctx = context(state, frozen, settings, batch, keys, phase.name)
             state, more = update(phase, state, ctx)
             metrics |= more
-        return state.replace(step=state.step + 1), metrics
+        nets = dict(state.nets)
+        # Once a step, however many phases have trained the role.
+        for role in dict.fromkeys(role for phase in phases for role in phase.trains):
+            moves = method.trainable.get(role)
+            nets[role] = _average(nets[role], optim[role], state.step, moves)
+        return state.replace(step=state.step + 1, nets=nets), metrics
 
     return train_step
 
@@ -186,10 +196,39 @@ def _apply(net: NetState, grads, optim: Optim, step, num_steps, trainable) -> Ne
     updates, opt_state = optim.tx.update(grads, net.opt_state, moving)
     lr = optim.lr(step, num_steps)
     params = jax.tree.map(lambda p, u: p - lr * u, moving, updates)
+    return NetState(join(params, still), opt_state, net.ema)
+
+
+def _average(net: NetState, optim: Optim, step, trainable) -> NetState:
+    """The same with its average moved towards the parameters."""
+    if optim.ema_decay is None:
+        return net
     decay = optim.ema_decay(step)
-    average, _ = split(net.ema, trainable)
+    params, _ = split(net.params, trainable)
+    average, still = split(net.ema, trainable)
     ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, average, params)
-    return NetState(join(params, still), opt_state, join(ema, still))
+    return NetState(net.params, net.opt_state, join(ema, still))
+
+
+def _without_nonfinite(grads, aux, optim: Mapping[str, Optim]):
+    """Gradients with 0 for NaN and infinity, of the roles that ask for it; a count.
+
+    In such a phase metrics that are not finite count as 0, too: they come from the same
+    loss, and would end the run.
+    """
+    asked = [role for role in grads if optim[role].zero_nonfinite]
+    if not asked:
+        return grads, aux
+    chosen = {role: grads[role] for role in asked}
+    bad = [(~jnp.isfinite(g)).sum() for g in jax.tree.leaves(chosen)]
+    metrics = jax.tree.map(_finite_or_0, dict(aux.metrics))
+    metrics["nonfinite_grads"] = jnp.float32(sum(bad))
+    grads = {**grads, **jax.tree.map(_finite_or_0, chosen)}
+    return grads, aux._replace(metrics=metrics)
+
+
+def _finite_or_0(x):
+    return jnp.where(jnp.isfinite(x), x, 0)
 
 
 def _accumulate(gradient, parts, num_parts: int, unroll: bool):

@@ -192,3 +192,28 @@ def test_digests_are_in_the_step(folder):
     meta = json.loads((folder / "20" / "meta" / "metadata").read_text())
     assert meta["step"] == 20
     assert set(meta["leaves"]["nets/student/params/a"]) == {"shape", "dtype", "crc32"}
+
+
+def test_averages_of_roles_that_keep_none_are_dropped(tmp_path, mesh):
+    """The first checkpoints held one of every role."""
+
+    def state(fake_score_has_one):
+        student = make_state(10, mesh).nets["student"]
+        fake = student if fake_score_has_one else student.replace(ema=None)
+        nets = {"student": student, "fake_score": fake}
+        return make_state(10, mesh).replace(nets=nets)
+
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(10, state(True))
+    checkpoints.close()
+    like = parallel.abstract(state(False), mesh)
+    found, step = restore(tmp_path, mesh, like)
+    assert step == 10
+    chex.assert_trees_all_equal(found, state(False))
+    # Nothing else is dropped, and an average that is wanted must be there.
+    without = Checkpoints(tmp_path / "without")
+    without.save(10, state(False))
+    without.close()
+    like = parallel.abstract(state(True), mesh)
+    with pytest.raises(CheckpointError, match="fake_score/ema/a is missing"):
+        restore(tmp_path / "without", mesh, like)

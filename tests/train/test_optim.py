@@ -40,6 +40,27 @@ def test_half_life_counts_images_and_ramps_up():
     np.testing.assert_allclose(float(decay(jnp.int32(1000))), 0.5**0.008, rtol=1e-6)
 
 
+def test_half_life_counts_the_images_between_updates_of_a_role():
+    """The same half-life, whether a role moves at every step or at every fifth."""
+    often = make(ema_half_life=400.0, ema_ramp_up=1e9).ema_decay
+    seldom = make(ema_half_life=400.0, ema_ramp_up=1e9, steps_per_update=5.0).ema_decay
+    # 400 images are 50 steps of 8: 50 updates of 0.5^(8/400), 10 of 0.5^(40/400).
+    np.testing.assert_allclose(float(often(jnp.int32(100))) ** 50, 0.5, rtol=1e-5)
+    np.testing.assert_allclose(float(seldom(jnp.int32(100))) ** 10, 0.5, rtol=1e-5)
+    # The ramp counts images seen, not updates: 80 at step 10, of which a half are 40.
+    ramp = make(ema_half_life=1e9, ema_ramp_up=0.5, steps_per_update=5.0).ema_decay
+    np.testing.assert_allclose(float(ramp(jnp.int32(10))), 0.5 ** (40 / 40), rtol=1e-6)
+
+
+def test_a_constant_decay_is_that_of_an_update():
+    decay = make(ema_decay=0.9, steps_per_update=5.0).ema_decay
+    np.testing.assert_allclose(float(decay(jnp.int32(7))), 0.9, rtol=1e-6)
+
+
+def test_without_decay_and_half_life_there_is_no_average():
+    assert make().ema_decay is None
+
+
 def test_the_first_adam_update_is_the_sign_of_the_gradient():
     tx = make(b1=0.5, b2=0.98).tx
     params = {"w": jnp.array([1.0, -2.0])}

@@ -66,7 +66,7 @@ def test_several_steps_in_one_dispatch_are_the_same_steps(mesh):
 
 def test_hooks_fall_between_dispatches(mesh):
     seen = []
-    hook = loop.Hook(4, lambda step, state, metrics: seen.append(step))
+    hook = loop.Hook(4, lambda step, state: seen.append(step))
     made, state = programs(mesh)
     run(made, state, 10, hooks=[hook], steps_per_dispatch=3)
     assert seen == [4, 8, 10]

@@ -9,13 +9,14 @@ import pytest
 from kdiff_jax.errors import NumericsError
 from kdiff_jax.stages.hooks import Saver
 from kdiff_jax.train import parallel
+from kdiff_jax.train.divergence import Watch
 
 
 class Kept(list):
     """In the place of checkpoints: the steps that were saved."""
 
-    def save(self, step, state):
-        del state
+    def save(self, step, state, good):
+        del state, good
         self.append(step)
 
 
@@ -26,7 +27,7 @@ def test_one_number_that_is_not_finite_stops_the_save(bad):
     good = {"a": jnp.ones((2, 3)), "b": jnp.zeros((2, 4, 4)), "n": jnp.arange(2)}
     spoilt = good | {"b": good["b"].at[1, 2, 3].set(bad)}
     kept = Kept()
-    saver = Saver(kept, minutes=1e9)
+    saver = Saver(kept, minutes=1e9, watch=Watch(factor=100.0, lines=3))
     first, second = (
         types.SimpleNamespace(nets=parallel.replicate(nets, mesh, stacked=True))
         for nets in (good, spoilt)

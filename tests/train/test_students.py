@@ -105,7 +105,8 @@ class Run:
             batches=(batches[i] for i in range(NUM_STEPS)),
             root_key=self.root,
             num_steps=NUM_STEPS,
-            hooks=[loop.Hook(1, lambda step, state, metrics: seen.append(metrics))],
+            hooks=[],
+            observe=lambda sums, num_steps: seen.append(sums),
             save=lambda step, state: None,
             steps_per_dispatch=steps_per_dispatch,
         )
@@ -213,9 +214,9 @@ def test_metrics_are_those_of_each_student_in_turn():
     """Two groups of devices: 0 has the students 0 and 1, in two rounds."""
     _, together = Run("denoise", groups(2, NUM), tuple(range(NUM))).train()
     alone = [Run("denoise", groups(1, 1), (k,)).train()[1] for k in range(NUM)]
-    for name in together[0]:
-        found = np.stack([one[name] for one in together], axis=1).ravel()
-        expected = [one[0][name][0] for one in alone]
+    for name, rounds in together.items():
+        found = np.stack(rounds, axis=1).ravel()
+        expected = [one[name][0][0] for one in alone]
         np.testing.assert_allclose(found, expected, **REORDER)
 
 

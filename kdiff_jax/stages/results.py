@@ -1,0 +1,51 @@
+"""What a training stage leaves, checked before anything runs."""
+
+from kdiff_jax import build, methods
+from kdiff_jax.build import Stage
+from kdiff_jax.errors import ConfigError
+from kdiff_jax.stages import Job
+
+
+def check(job: Job) -> None:
+    """Refuses a result that a stage will not have.
+
+    Raises:
+        ConfigError: If the student keeps no moving average, or there is nothing to
+            choose the best one by.
+    """
+    for stage in job.stages:
+        if stage.kind == "train":
+            _check(job, stage)
+
+
+def _check(job: Job, stage: Stage) -> None:
+    result = build.train_options(job.config, stage)["result"]
+    what = f"stages.{stage.name}.train.result={result!r}"
+    if result != "params" and not build.keeps_average(stage, "student"):
+        raise ConfigError(
+            f"{what}: the student keeps no moving average; set"
+            f" stages.{stage.name}.optim.ema_decay or .ema_half_life, or"
+            " result='params'"
+        )
+    if result != "best":
+        return
+    name = stage.config["method"]["name"]
+    if not methods.scores_pairs(name):
+        raise ConfigError(
+            f"{what}: the loss of the method {name!r} needs more than pairs, so that it"
+            " can score none; choose params or ema"
+        )
+    held_out = {s.name: s.config.get("num_held_out", 0) for s in job.stages}
+    source = stage.config.get("pairs", "")
+    if source not in held_out:
+        raise ConfigError(
+            f"{what}: is the best on held-out pairs, and the stage has none; name a"
+            f" stage of pairs in stages.{stage.name}.pairs, or choose params or ema"
+        )
+    num, num_devices = held_out[source], job.mesh.shape["data"]
+    if num < num_devices:
+        raise ConfigError(
+            f"stages.{source}.num_held_out={num}: {what} scores one pair at least on"
+            f" each of {num_devices} devices; make {num_devices} or more, or choose"
+            " params or ema"
+        )

@@ -1,0 +1,136 @@
+"""The train step on roles of three numbers, against hand arithmetic."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from kdiff_jax.method import Aux, Method, Net, Phase, steps_per_update
+from kdiff_jax.train import optim
+from kdiff_jax.train.step import Optim, due, init_state, make_train_step
+
+NET = Net(lambda key: {"w": jnp.zeros(3)}, lambda *args: args[0])
+SETTINGS = {"num_train_steps": jnp.int32(100)}
+KEYS = jax.random.split(jax.random.key(0), 4)
+
+
+def phase(name, role, loss, **schedule):
+    def of_role(params, ctx):
+        value = loss(params[role]["w"], ctx.batch)
+        return value, Aux({"loss": value})
+
+    return Phase(name, (role,), of_role, **schedule)
+
+
+def still(w, batch):
+    del batch
+    return 0.0 * w.sum()
+
+
+def advance(method, optims, state, num_steps, batch=None):
+    """(the state after so many steps, the metrics of each)."""
+    programs, seen = {}, []
+    for i in range(num_steps):
+        phases = due(method.phases, i)
+        if phases not in programs:
+            programs[phases] = jax.jit(make_train_step(method, optims, phases))
+        state, metrics = programs[phases](state, {}, SETTINGS, batch or {}, KEYS)
+        seen.append(metrics)
+    return state, seen
+
+
+@pytest.mark.parametrize("every", [1, 5])
+def test_the_average_has_its_half_life_however_often_a_role_moves(every):
+    """400 images are 50 steps of 8: then half of the first average is left."""
+    phases = (phase("student", "student", still, every=every),)
+    method = Method(nets={"student": NET}, phases=phases)
+    apart = steps_per_update(method.phases, "student")
+    assert apart == every
+    options = dict(ema_half_life=400.0, ema_ramp_up=1e12, steps_per_update=apart)
+    optims = {"student": optim.make("sgd", lr=1.0, batch_size=8, **options)}
+    state = init_state(method, optims, {}, jax.random.key(0))
+    net = state.nets["student"].replace(ema={"w": jnp.ones(3)})
+    # Not from 0, where no image is seen yet and the average is that of now.
+    state = state.replace(nets={"student": net}, step=jnp.int32(5))
+    state, _ = advance(method, optims, state, 50)
+    np.testing.assert_allclose(state.nets["student"].ema["w"], 0.5, rtol=1e-5)
+
+
+def test_two_phases_of_a_step_move_an_average_once():
+    """As GDD's discriminator, which has a penalty at some of its steps."""
+    phases = (
+        phase("disc", "disc", still),
+        phase("r1", "disc", still, every=2, offset=2),
+    )
+    method = Method(nets={"disc": NET}, phases=phases)
+    optims = {"disc": Optim(optax.identity(), lambda *a: 1.0, lambda step: 0.5)}
+    state = init_state(method, optims, {}, jax.random.key(0))
+    net = state.nets["disc"].replace(ema={"w": jnp.ones(3)})
+    state, _ = advance(method, optims, state.replace(nets={"disc": net}), 3)
+    np.testing.assert_array_equal(state.nets["disc"].ema["w"], 0.5**3)
+
+
+@pytest.mark.parametrize(
+    ("schedules", "expected"),
+    [
+        ([(1, 0)], 1),
+        ([(5, 0)], 5),
+        ([(1, 0), (16, 16)], 1),
+        ([(2, 0), (2, 1)], 1),
+        ([(2, 0), (3, 0)], 1.5),  # 0, 2, 3, 4 of six
+        ([(4, 0), (4, 8)], 4),
+    ],
+)
+def test_steps_from_one_update_to_the_next(schedules, expected):
+    phases = tuple(
+        phase(str(i), "disc", still, every=every, offset=offset)
+        for i, (every, offset) in enumerate(schedules)
+    )
+    other = phase("other", "student", still)
+    assert steps_per_update((*phases, other), "disc") == expected
+
+
+def test_a_role_without_an_average_holds_none():
+    phases = (phase("student", "student", still), phase("disc", "disc", still))
+    method = Method(nets={"student": NET, "disc": NET}, phases=phases)
+    optims = {
+        "student": optim.make(lr=1.0, batch_size=8, ema_decay=0.9),
+        "disc": optim.make(lr=1.0, batch_size=8),
+    }
+    state = init_state(method, optims, {}, jax.random.key(0))
+    new, _ = advance(method, optims, state, 2)
+    assert jax.tree.structure(new) == jax.tree.structure(state)
+    assert state.nets["disc"].ema is None and state.nets["student"].ema is not None
+
+
+def sum_with_a_root(w, batch):
+    """Its gradient is 1, but infinite at the first number, where that is 0."""
+    return w[1:].sum() + jnp.sqrt(w[0] * batch["scale"])
+
+
+@pytest.mark.parametrize(
+    ("scale", "moved", "num_bad"), [(1.0, [0, -1, -1], 1), (jnp.nan, [0, -1, -1], 1)]
+)
+def test_gradients_that_are_not_finite_become_0_where_that_is_asked(
+    scale, moved, num_bad
+):
+    method = Method(
+        nets={"student": NET},
+        phases=(phase("student", "student", sum_with_a_root),),
+    )
+    batch = {"scale": jnp.float32(scale)}
+    for asked in (True, None):
+        options = dict(lr=1.0, batch_size=8, zero_nonfinite=asked)
+        optims = {"student": optim.make("sgd", **options)}
+        state = init_state(method, optims, {}, jax.random.key(0))
+        state, (metrics,) = advance(method, optims, state, 1, batch)
+        found = np.asarray(state.nets["student"].params["w"])
+        if asked:
+            np.testing.assert_array_equal(found, moved)
+            assert metrics["student/nonfinite_grads"] == num_bad
+            assert all(np.isfinite(value) for value in metrics.values())
+        else:
+            assert not np.isfinite(found[0])
+            assert not np.isfinite(metrics["student/grad_norm"])
+            assert "student/nonfinite_grads" not in metrics
