@@ -144,27 +144,35 @@ def test_microbatches_change_nothing(name, unroll):
     assert_close(parts[0].nets, whole[0].nets)
 
 
-@every_method
-def test_forty_steps_lower_the_loss(name):
-    method, optim, state, settings = build(name)
-    adam = Optim(optax.scale_by_adam(), lambda step, n: 1e-2, lambda step: 0.0)
-    optim = {role: adam for role in method.nets}
-    # The student starts from its own numbers: a copy of the teacher is too good.
-    state = init_state(
-        method,
-        optim,
-        FROZEN | {"student": toy.NETS["student"].init(jax.random.key(3))},
-        jax.random.key(0),
-    )
-    step = jax.jit(make_train_step(method, optim, method.phases))
-    found = []
+def phases_of(names):
+    """(method, phase) of every phase that trains something."""
+    for name in names:
+        for phase in methods.make(name, nets=toy.NETS, process=cosine()).phases:
+            if phase.trains:
+                yield pytest.param(name, phase.name, id=f"{name}-{phase.name}")
+
+
+@pytest.mark.parametrize(("name", "phase_name"), phases_of(methods.names()))
+def test_forty_steps_of_one_phase_lower_its_own_loss(name, phase_name):
+    """Beside players that stand still: the progress of others does not stand for it."""
+    method = methods.make(name, nets=toy.NETS, process=cosine())
+    (phase,) = (p for p in method.phases if p.name == phase_name)
+    optim = {r: Optim(optax.scale_by_adam(), lambda *a: 1e-2) for r in method.nets}
+    # Neither is a copy of the teacher, which would be too good.
+    begin = {"student": 3, "fake_score": 8}
+    given = {r: toy.NETS["teacher"].init(jax.random.key(k)) for r, k in begin.items()}
+    state = init_state(method, optim, FROZEN | given, jax.random.key(0))
+    settings = {"num_train_steps": jnp.int32(100), **method.settings}
+    step = jax.jit(make_train_step(method, optim, (phase,)))
+    lines = []
     for _ in range(40):
-        inputs = (state, FROZEN, settings, toy.batch(0), keys_of(0))
-        state, metrics = step(*inputs)
-        found.append(metrics)
-    # Where two players move, the loss of one may rise; a regression must fall.
-    terms = [name for name in found[0] if name.endswith(("/loss", "/regression"))]
-    assert any(found[-1][name] < 0.9 * found[0][name] for name in terms)
+        state, metrics = step(state, FROZEN, settings, toy.batch(0), keys_of(0))
+        lines.append({k.split("/")[1]: float(v) for k, v in metrics.items()})
+    first, last = lines[0], lines[-1]
+    # Its terms too, but for a GAN's of DMD2, whose weight is 0.003.
+    terms = {"loss", "dm", "regression", "fake_score", "disc"} & first.keys()
+    stuck = {t for t in terms if not last[t] < first[t] - 0.1 * abs(first[t])}
+    assert not stuck, [(t, first[t], last[t]) for t in stuck]
 
 
 @every_method
