@@ -29,7 +29,7 @@ class CheckpointError(UserError):
 
 
 class NumericsError(UserError):
-    """NaN or divergence; the last good checkpoint is intact."""
+    """NaN or divergence; the message says which checkpoint from before is kept."""
 
     exit_code = 5
 

@@ -34,7 +34,7 @@ class Means:
             self._counts[name] = self._counts.get(name, 0) + num_steps
 
     def take(self) -> dict[str, Any]:
-        """Metric -> mean over its steps since the last call, as NumPy arrays.
+        """Metric -> mean over its steps since the last call, as NumPy arrays, by name.
 
         A metric that no step has measured since is absent.
         """
@@ -42,7 +42,7 @@ class Means:
         self._sums, self._counts = {}, {}
         return {
             name: jax.tree.map(lambda x, n=counts[name]: np.asarray(x) / n, value)
-            for name, value in found.items()
+            for name, value in sorted(found.items())
         }
 
 
