@@ -60,6 +60,8 @@ DATA = {
     "split": "train",
     "size": 0,  # 0 keeps the images as they are
     "use_labels": True,
+    "channels": 0,  # 1 or 3 converts the images, 0 keeps them
+    "background": "white",  # below transparent pixels
     "flip": False,
     "augment_prob": 0.0,
 }
@@ -285,7 +287,7 @@ def load_images(config: Mapping[str, Any]):
     if found.shape != shape:
         raise ConfigError(
             f"data {found.name!r} has images of {found.shape}, model.image_shape is"
-            f" {shape}; set data.size, or the model's shape"
+            f" {shape}; set data.size or data.channels, or the model's shape"
         )
     num_classes = config["model"].get("num_classes", 0)
     if num_classes and found.num_classes != num_classes:

@@ -1,10 +1,12 @@
-"""Files that appear whole or not at all, and JSON without NaN."""
+"""Files that appear whole or not at all, files to be read, and JSON without NaN."""
 
+import errno
 import json
 import math
 import os
 import pathlib
-from typing import Any
+import stat
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -47,3 +49,39 @@ def _plain(value):
     # bfloat16 knows no tolist of its own.
     exact = array.dtype.kind in "biufU"
     return _plain((array if exact else array.astype(np.float64)).tolist())
+
+
+class Unreadable(ValueError):
+    """Why a file cannot be read, in one line without its name."""
+
+
+def open_regular(path: str | os.PathLike) -> BinaryIO:
+    """Opens a file for reading that is a file and nothing else.
+
+    A pipe would block for ever, and a device may have no end.
+
+    Raises:
+        OSError: If it cannot be opened, or is a pipe, a socket, a device or a folder.
+    """
+    # Asked by name first, as opening a device may do something.
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+    stream = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        stream.close()
+        raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+    return stream
+
+
+def read_regular(path: str | os.PathLike, *, max_bytes: int) -> bytes:
+    """The content of a file, see `open_regular`.
+
+    Raises:
+        OSError: If it cannot be read.
+        Unreadable: If it is larger than `max_bytes`.
+    """
+    with open_regular(path) as stream:
+        content = stream.read(max_bytes + 1)  # the size of a /proc file says nothing
+    if len(content) > max_bytes:
+        raise Unreadable(f"larger than the limit of {max_bytes} bytes")
+    return content

@@ -154,6 +154,7 @@ def _record(job: Job, force: bool, overrides) -> None:
     path = job.workdir / "config.json"
     if path.is_file():
         before = json.loads(path.read_text())["config"]
+        before = _with_later_options(before, job.config)
         changed = _differences(_identity(before), _identity(job.config))
         if changed and not force:
             raise ConfigError(
@@ -181,6 +182,16 @@ def _record(job: Job, force: bool, overrides) -> None:
         "hardware": environment.hardware(),
     }
     write_atomically(path, json_text(about, indent=1))
+
+
+def _with_later_options(before, now):
+    """A record of an earlier version, whose options of today had their defaults."""
+    sections = {"data": build.DATA, "train": build.TRAIN, "evaluate": build.EVALUATE}
+    for name, defaults in sections.items():
+        had, has = before.get(name, {}), now.get(name, {})
+        later = {k: v for k, v in defaults.items() if k in has and k not in had}
+        before = {**before, name: {**had, **later}}
+    return before
 
 
 FREE = (

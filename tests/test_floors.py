@@ -13,7 +13,7 @@ import pytest
 import kdiff_jax
 
 FLOORS = (
-    "types rng errors files sealed shards storage ending"
+    "types rng errors files sealed shards storage ending arrays zips"
     " interop.containers interop.lazy"
     " interop.msgpack_files interop.pickle_objects interop.pickles interop.raw"
     " interop.tensors interop.torch_files interop.torch_modules",

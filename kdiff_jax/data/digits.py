@@ -3,10 +3,12 @@
 import numpy as np
 
 from kdiff_jax.data.images import Images, from_array, refuse
-from kdiff_jax.data.resize import resize_all
+from kdiff_jax.data.resize import check_channels, resize_all
 
 
-def load(*, path: str | None, split: str, size: int | None) -> Images:
+def load(
+    *, path: str | None, split: str, size: int | None, channels: int | None = None
+) -> Images:
     """Handwritten digits, 8x8x1, 10 classes, in scikit-learn's order.
 
     The data has 17 grey levels g = 0 .. 16; u = round(255 g / 16), to the nearest even
@@ -15,10 +17,11 @@ def load(*, path: str | None, split: str, size: int | None) -> Images:
     Source: UCI Optical Recognition of Handwritten Digits, by sklearn's load_digits.
     """
     refuse("digits", path=path, split=split)
+    check_channels(channels)
     # Slow to import, and nobody else needs it.
     from sklearn.datasets import load_digits
 
     grey, labels = load_digits(return_X_y=True)
     array = np.round(grey * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
-    array = resize_all(array, size, name="digits")
+    array = resize_all(array, size, name="digits", channels=channels)
     return from_array(array, labels.astype(np.int32), num_classes=10, name="digits")

@@ -1,31 +1,45 @@
 """The .zip files that EDM's dataset tool makes; read in place, never unpacked."""
 
-import json
+import logging
 import pathlib
 import stat
 import threading
-import zipfile
-import zlib
 
 import numpy as np
 
-from kdiff_jax.data.encoded import SUFFIXES, from_encoded
-from kdiff_jax.data.images import Images
+from kdiff_jax import zips
+from kdiff_jax.data import edm_labels, labels
+from kdiff_jax.data.encoded import FORMATS, MAX_BYTES, Look, from_encoded
+from kdiff_jax.data.images import BACKGROUND, Images
+from kdiff_jax.data.listing import LeftOut, sort_out
 from kdiff_jax.errors import ConfigError, DataError
+from kdiff_jax.files import Unreadable
 
-MAX_MEMBER = 2**28  # bytes; dataset.json of ImageNet has 6e7
+log = logging.getLogger(__name__)
 
 
-def load(*, path: str | None, split: str, size: int | None) -> Images:
+def load(
+    *,
+    path: str | None,
+    split: str,
+    size: int | None,
+    use_labels: bool = True,
+    channels: int | None = None,
+    background: str = BACKGROUND,
+) -> Images:
     """Images of a zip, sorted by name, with the labels of its dataset.json, if any.
 
-    dataset.json is {"labels": [["00000/img00000000.png", 6], ...]} or
-    {"labels": null}; without the file there are no labels either.
+    dataset.json is as `edm_labels.read` has it, beside the images or above them;
+    without the file there are no labels. What is hidden or no image is left out, as by
+    `folder`.
 
     Args:
         path: The .zip file.
         split: Only "train": another part is another file.
         size: See `resize.to_array`; None keeps them, as the tool has made them.
+        use_labels: False looks for no dataset.json.
+        channels: See `encoded.Look`.
+        background: See `encoded.Look`.
 
     Source: the format of github.com/NVlabs/edm, dataset_tool.py (format only).
     """
@@ -38,30 +52,54 @@ def load(*, path: str | None, split: str, size: int | None) -> Images:
             f"data.split={split!r}: a zip has no splits; set data.path to the file of"
             " that split"
         )
+    look = Look(size=size, channels=channels, background=background)
     try:
-        archive = zipfile.ZipFile(path)
+        archive = zips.open_archive(path)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; set data.path to a .zip file") from None
-    except (OSError, zipfile.BadZipFile) as error:
+    except Unreadable as error:
         raise DataError(f"{path}: not a readable .zip file ({error})") from error
     for info in archive.infolist():
         _check(path, info)
-    names = sorted(n for n in archive.namelist() if n.lower().endswith(SUFFIXES))
+    left_out = LeftOut()
+    every = [name for name in archive.namelist() if not name.endswith("/")]
+    names, others = sort_out(every, left_out)
+    for name in others:  # a flipped bit in a name would hide an image
+        _reading(path, name, zips.check_name, archive)
     if not names:
-        raise DataError(f"{path}: no images in it; looked for {', '.join(SUFFIXES)}")
+        raise DataError(f"{path}: no images in it; looked for {', '.join(FORMATS)}")
+    listed = edm_labels.find(others, names, where=path) if use_labels else None
+    for name in others:
+        if name != listed:
+            left_out.add("of other kinds", name)
+    left_out.say(path)
+    found = None
+    if listed:
+        where, base = f"{path}/{listed}", listed.removesuffix(edm_labels.NAME)
+        content = _reading(path, listed, zips.content, archive)
+        relative = [name.removeprefix(base) for name in names]
+        found = edm_labels.read(content, relative, where=where)
+    elif use_labels and len({name.rpartition("/")[0] for name in names}) > 1:
+        log.info(
+            "%s: no dataset.json, so no labels: folders in it are no classes", path
+        )
     lock = threading.Lock()  # ZipFile counts its readers without one
 
     def fetch(number):
         with lock:
-            return f"{path}/{names[number]}", _content(path, archive, names[number])
+            return names[number], _reading(path, names[number], zips.content, archive)
 
-    labels = _labels(path, archive, names)
+    if found is None:
+        numbers, num_classes = np.zeros(len(names), np.int32), 0
+    else:
+        numbers, num_classes = labels.checked(found, where=f"{path}/{listed}")
     return from_encoded(
         fetch,
-        np.zeros(len(names), np.int32) if labels is None else labels,
-        num_classes=0 if labels is None else int(labels.max()) + 1,
+        numbers,
+        num_classes=num_classes,
         name=f"edm_zip {path}",
-        size=size,
+        prefix=f"{path}/",
+        look=look,
     )
 
 
@@ -73,42 +111,18 @@ def _check(path, info):
         raise DataError(f"{path}: {info.filename!r} points outside; not read")
     if stat.S_ISLNK(info.external_attr >> 16):
         raise DataError(f"{path}: {info.filename!r} is a symbolic link; not read")
-    if info.file_size > MAX_MEMBER:
+    if info.file_size > MAX_BYTES:
         raise DataError(
             f"{path}: {info.filename!r} has {info.file_size} bytes, above the limit of"
-            f" {MAX_MEMBER}; not read"
+            f" {MAX_BYTES}; not read"
         )
 
 
-def _content(path, archive, name):
+def _reading(path, name, function, archive):
+    """`function` of `zips` on a member, what is wrong with it as DataError."""
     try:
-        return archive.read(name)
-    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        return function(archive, name)
+    except Unreadable as error:
         raise DataError(
             f"{path}/{name}: damaged ({error}); copy or make the .zip again"
         ) from error
-
-
-def _labels(path, archive, names):
-    if "dataset.json" not in archive.namelist():
-        return None
-    where = f"{path}/dataset.json"
-    try:
-        listed = json.loads(_content(path, archive, "dataset.json"))["labels"]
-        by_name = None if listed is None else {name: label for name, label in listed}
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(
-            f'{where}: must be {{"labels": [[name, label], ...]}} or null'
-        ) from error
-    if by_name is None:
-        return None
-    labels = [by_name.get(name) for name in names]
-    for name, label in zip(names, labels, strict=True):
-        if type(label) is not int:
-            raise DataError(
-                f"{where}: the label of {name!r} is {label!r}; every image must have an"
-                " integer"
-            )
-    return np.array(labels, np.int64)

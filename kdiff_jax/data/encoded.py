@@ -1,21 +1,63 @@
-"""Sets whose images are PNG, JPEG or WebP files, wherever those lie."""
+"""Sets whose images are files in the formats of Pillow, wherever those lie."""
 
+import contextlib
 import io
+import logging
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Integer
 from PIL import Image, ImageOps
 
-from kdiff_jax.data.images import Images
-from kdiff_jax.data.resize import Resampling, to_array
-from kdiff_jax.errors import DataError
+from kdiff_jax.data.images import BACKGROUND, Images
+from kdiff_jax.data.resize import GREY, Resampling, check_channels, colour, to_array
+from kdiff_jax.errors import DataError, UserError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+log = logging.getLogger(__name__)
+
+Image.init()  # some formats come with some builds alone
+FORMATS = tuple(
+    name
+    for name in "PNG JPEG WEBP GIF BMP DIB TIFF PPM JPEG2000 AVIF".split()
+    if name in Image.OPEN
+)
+SUFFIXES = tuple(
+    sorted(
+        k for k, v in Image.registered_extensions().items() if v in (*FORMATS, "MPO")
+    )
+)
+PNG = b"\x89PNG"
+MAX_BYTES = 2**28  # of one file; dataset.json of ImageNet has 6e7
 # Sets up to this size are decoded once, at the start; CIFAR-10 has 154 MB.
 MAX_DECODED = 256 * 2**20
+
+
+class Look(NamedTuple):
+    """How the images of a set become arrays, see `resize.to_array`.
+
+    Attributes:
+        size: Side in pixels; None needs images that are all of one size.
+        channels: 1 or 3; None takes those of the first image, and then no image of
+            colours may stand among grey ones.
+        background: Colour below transparent pixels: a name, or "#rrggbb".
+        crop: Side of the square that is cut out first, in pixels.
+        resample: Filter of the resize.
+    """
+
+    size: int | None = None
+    channels: int | None = None
+    background: str = BACKGROUND
+    crop: int | None = None
+    resample: Resampling = Resampling.LANCZOS
+
+    def check(self) -> None:
+        """Raises ConfigError if an option is none of these."""
+        colour(self.background)
+        check_channels(self.channels)
 
 
 def from_encoded(
@@ -24,40 +66,50 @@ def from_encoded(
     *,
     num_classes: int,
     name: str,
-    size: int | None,
-    crop: int | None = None,
-    resample: Resampling = Resampling.LANCZOS,
+    prefix: str = "",
+    look: Look,
 ) -> Images:
-    """A set of encoded images; the first one says whether they are grey or colour.
+    """A set of encoded images.
+
+    Of an animation the first frame is taken. A line of the log says so, and another one
+    that there are transparent pixels, once in a set.
 
     Args:
-        fetch: (number) -> (name for messages, content); called from several threads.
+        fetch: (number) -> (name, content); called from several threads.
         labels: One for each image.
         num_classes: 0 when there are no labels.
         name: Of the set.
-        size: See `resize.to_array`; None needs images that are all of one size.
-        crop: See `resize.to_array`.
-        resample: See `resize.to_array`.
+        prefix: Of the names of images, for messages: where the set lies.
+        look: How they become arrays.
 
     Raises:
         DataError: If an image is not readable, is too large to be true, or is not of
             the size of the others; here for small sets, else when it is read.
     """
-    if len(labels) and labels.min() < 0:
-        raise DataError(f"{name}: labels from {labels.min()}; they must start at 0")
+    look.check()
+    once = _Once()
 
     def decode(number, shape):
-        where, content = fetch(number)
-        image = _open(where, content)
-        channels = None if shape is None else shape[2]
-        array = to_array(
-            image,
-            where=where,
-            size=size,
-            channels=channels,
-            crop=crop,
-            resample=resample,
-        )
+        relative, content = fetch(number)
+        where = prefix + relative
+        with _one_line(where):
+            image, num_frames = _open(where, content)
+            if num_frames > 1:
+                once.say("%s: the first of its %d frames is taken", where, num_frames)
+            if image.has_transparency_data:
+                ground = look.background
+                once.say(
+                    "%s: has transparency, drawn on data.background=%s", where, ground
+                )
+            channels = look.channels or (None if shape is None else shape[2])
+            if channels == 1 and not look.channels and image.mode not in GREY:
+                raise DataError(
+                    f"{where}: a colour image in a set of grey ones; make all colour or"
+                    " all grey, --config.data.channels=3 or 1"
+                )
+            array = to_array(
+                image, where=where, **look._replace(channels=channels)._asdict()
+            )
         if shape is not None and array.shape != shape:
             raise DataError(
                 f"{where}: {array.shape[1]}x{array.shape[0]} in a set of"
@@ -81,6 +133,7 @@ def from_encoded(
         num_classes=num_classes,
         in_memory=None,
         name=name,
+        encoded=fetch,
     )
     if len(labels) * np.prod(shape) > MAX_DECODED:
         return images
@@ -90,22 +143,50 @@ def from_encoded(
     return images._replace(read=lambda indices: array[indices], in_memory=array)
 
 
-def _open(where, content):
+class _Once:
+    """Says each kind of line once, whichever thread comes first."""
+
+    def __init__(self):
+        self._said, self._lock = set(), threading.Lock()
+
+    def say(self, line: str, *values) -> None:
+        with self._lock:
+            new = line not in self._said
+            self._said.add(line)
+        if new:
+            log.info(line, *values)
+
+
+@contextlib.contextmanager
+def _one_line(where: str):
+    """Whatever a decoder raises is a matter of the file: they raise all there is."""
     try:
-        # Only these decoders see the content, whatever the name of the file says.
-        image = Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "WEBP"))
-        limit = Image.MAX_IMAGE_PIXELS
-        if limit is not None and image.width * image.height > limit:
-            raise DataError(
-                f"{where}: {image.width}x{image.height}, above Pillow's limit of"
-                f" {limit} pixels; scale it down"
-            )
-        return ImageOps.exif_transpose(image)  # loads it, too
-    except DataError:
+        yield
+    except UserError:
         raise
-    # Pillow's decoders raise these, and bombs are an Exception of their own.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        why = " ".join(str(error).split())
+    except Exception as error:
+        why = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
             f"{where}: not a readable image ({why}); replace or delete it"
         ) from error
+
+
+def _open(where: str, content: bytes) -> tuple[Image.Image, int]:
+    """The decoded first frame, turned as the camera says, and the number of frames."""
+    if content.startswith(PNG):
+        # Loading skips the sums of the parts that hold pixels.
+        Image.open(io.BytesIO(content), formats=("PNG",)).verify()
+    # What it is says the content, whatever the name of the file does.
+    image = Image.open(io.BytesIO(content), formats=FORMATS)
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        raise DataError(
+            f"{where}: {image.width}x{image.height}, above Pillow's limit of"
+            f" {limit} pixels; scale it down"
+        )
+    # Pillow cuts colours of 16 bits off at 8, and of grey knows no largest value.
+    if image.mode[0] in "IF" or ";16" in str(image.tile):
+        raise DataError(f"{where}: more than 8 bits a channel; convert it to 8 bits")
+    # Phones keep a second view beside a photo.
+    num_frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+    return ImageOps.exif_transpose(image), num_frames  # loads it, too

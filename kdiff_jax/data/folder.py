@@ -2,24 +2,42 @@
 
 import os
 import pathlib
+from collections.abc import Iterator
 
 import numpy as np
 
-from kdiff_jax.data.encoded import SUFFIXES, from_encoded
-from kdiff_jax.data.images import Images
+from kdiff_jax.data import edm_labels, labels
+from kdiff_jax.data.encoded import FORMATS, MAX_BYTES, Look, from_encoded
+from kdiff_jax.data.images import BACKGROUND, Images
+from kdiff_jax.data.listing import LeftOut, is_hidden, is_image, sort_out
 from kdiff_jax.errors import ConfigError, DataError
+from kdiff_jax.files import Unreadable, read_regular
 
 
-def load(*, path: str | None, split: str, size: int | None) -> Images:
-    """All .png, .jpg, .jpeg and .webp files under `path`, sorted by their names.
+def load(
+    *,
+    path: str | None,
+    split: str,
+    size: int | None,
+    use_labels: bool = True,
+    channels: int | None = None,
+    background: str = BACKGROUND,
+) -> Images:
+    """All files under `path` of `encoded.FORMATS`, sorted by their names.
 
-    The first-level folder of an image is its class, in alphabetic order. Images that
-    all lie in `path` itself, or all in one folder, have no labels.
+    The first-level folder of an image is its class, in alphabetic order; one without
+    images is a class, too. Images that all lie in `path` itself, or in its only folder,
+    have no labels. A dataset.json above all images, as `edm_labels.read` has it, comes
+    first. Links are followed, each folder once in a class. What is hidden (see
+    `listing.HIDDEN`) or no image is left out, and counted in a line of the log.
 
     Args:
         path: The folder.
         split: Only "train": another part is another folder.
         size: See `resize.to_array`; None needs images that are all of one size.
+        use_labels: False takes images from anywhere in the folder.
+        channels: See `encoded.Look`.
+        background: See `encoded.Look`.
     """
     if path is None:
         raise ConfigError("data.path=None: folder needs one; set data.path=FOLDER")
@@ -28,36 +46,125 @@ def load(*, path: str | None, split: str, size: int | None) -> Images:
             f"data.split={split!r}: a folder has no splits; set data.path to the"
             " folder of that split"
         )
+    look = Look(size=size, channels=channels, background=background)
     root = pathlib.Path(path)
     if not root.is_dir():
         raise DataError(f"{path}: no such folder; set data.path to a folder of images")
-    names = sorted(
-        (pathlib.Path(where) / name).relative_to(root).as_posix()
-        for where, _, files in os.walk(root)
-        for name in files
-        if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-    )
+    left_out = LeftOut()
+    found, classes = _search(str(root), left_out)
+    names, others = sort_out(found, left_out)
     if not names:
-        raise DataError(f"{path}: no images in it; looked for {', '.join(SUFFIXES)}")
-    tops = [name.split("/")[0] if "/" in name else "" for name in names]
-    classes = sorted(set(tops))
-    if "" in classes and len(classes) > 1:
-        raise DataError(
-            f"{path}: images in it and in folders of it ({names[tops.index('')]},"
-            f" {next(n for n in names if '/' in n)}); put each into the folder of its"
-            " class"
-        )
+        raise DataError(f"{path}: no images in it; looked for {', '.join(FORMATS)}")
+    listed = edm_labels.find(others, names, where=path) if use_labels else None
+    for name in others:
+        if name != listed:
+            left_out.add("of other kinds", name)
+    left_out.say(path)
+    numbers, num_classes = np.zeros(len(names), np.int32), 0
+    if listed:
+        numbers, num_classes = _listed(root, listed, names)
+    elif use_labels:
+        numbers, num_classes = _by_folder(path, names, classes)
     return from_encoded(
-        lambda number: (str(root / names[number]), _content(root / names[number])),
-        np.array([classes.index(top) for top in tops], np.int32),
-        num_classes=len(classes) if len(classes) > 1 else 0,
+        lambda number: (names[number], _content(root / names[number])),
+        numbers,
+        num_classes=num_classes,
         name=f"folder {path}",
-        size=size,
+        prefix=f"{root}/",
+        look=look,
     )
 
 
-def _content(file):
+def _by_folder(path, names, classes):
+    here = [name for name in names if "/" not in name]
+    if here and len(here) < len(names):
+        raise DataError(
+            f"{path}: images in it and in folders of it ({here[0]},"
+            f" {next(n for n in names if '/' in n)}); put each into the folder of its"
+            " class, or set --config.data.use_labels=False"
+        )
+    if here or len(classes) < 2:
+        return np.zeros(len(names), np.int32), 0
+    number = {name: i for i, name in enumerate(classes)}
+    found = np.array([number[name.split("/")[0]] for name in names])
+    return labels.checked(found, where=path, num_classes=len(classes), names=classes)
+
+
+def _listed(root, listed, names):
+    base = listed.removesuffix(edm_labels.NAME)
+    where, relative = str(root / listed), [name.removeprefix(base) for name in names]
+    found = edm_labels.read(_content(root / listed), relative, where=where)
+    if found is None:
+        return np.zeros(len(names), np.int32), 0
+    return labels.checked(found, where=where)
+
+
+def _search(root: str, left_out: LeftOut) -> tuple[list[str], list[str]]:
+    """(paths of all files from the root, names of its folders), neither hidden."""
+    # A link to where the search came from would lead round and round.
+    above = {_identity(p) for p in (root, *pathlib.Path(root).resolve().parents)}
+    files, classes = [], []
+    for entry in _entries(root, "", left_out):
+        if not entry.is_dir():
+            files.append(entry.name)
+        elif _identity(entry.path) in above:
+            left_out.add("links that lead back", entry.name)
+        else:
+            classes.append(entry.name)
+            files += _files_of(entry.path, f"{entry.name}/", set(above), left_out)
+    return files, classes
+
+
+def _files_of(top: str, prefix: str, seen: set, left_out: LeftOut) -> Iterator[str]:
+    folders, links = [(top, prefix)], []
+    while folders or links:
+        # Links last: a folder keeps its own place if it has one.
+        folder, prefix = folders.pop() if folders else links.pop()
+        if (identity := _identity(folder)) in seen:
+            left_out.add("links to what is read already", prefix.rstrip("/"))
+            continue
+        seen.add(identity)
+        for entry in _entries(folder, prefix, left_out):
+            if entry.is_dir():
+                where = links if entry.is_symlink() else folders
+                where.append((entry.path, f"{prefix}{entry.name}/"))
+            else:
+                yield prefix + entry.name
+
+
+def _entries(folder: str, prefix: str, left_out: LeftOut) -> list[os.DirEntry]:
+    """What a folder holds, by name, without what is hidden."""
     try:
-        return file.read_bytes()
+        with os.scandir(folder) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read ({error.strerror})") from error
+    shown = []
+    for entry in found:
+        if is_hidden(entry.name):
+            left_out.add("hidden", prefix + entry.name)
+            continue
+        if entry.is_symlink() and not os.path.exists(entry.path):
+            target = os.readlink(entry.path)
+            raise DataError(
+                f"{entry.path}: a link to {target}, which is not there; mend or delete"
+                " it"
+            )
+        if is_image(entry.name) and not (entry.is_file() or entry.is_dir()):
+            raise DataError(f"{entry.path}: no regular file; delete it")
+        shown.append(entry)
+    return shown
+
+
+def _identity(folder) -> tuple[int, int]:
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
+
+
+def _content(file: pathlib.Path) -> bytes:
+    try:
+        return read_regular(file, max_bytes=MAX_BYTES)
     except OSError as error:
         raise DataError(f"{file}: cannot be read ({error.strerror})") from error
+    except Unreadable as error:
+        raise DataError(f"{file}: {error}; delete it") from error

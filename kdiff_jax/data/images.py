@@ -5,6 +5,8 @@ In which order they are read is the matter of `batches`, not of this module.
 """
 
 import importlib
+import inspect
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,6 +18,7 @@ from kdiff_jax.errors import ConfigError
 # Sets up to this size are offered whole, to be kept on the device.
 MAX_IN_MEMORY = 2 * 2**30
 
+BACKGROUND = "white"  # below transparent pixels
 # Every source is a module of this package with `load(**keywords) -> Images`.
 SOURCES = ("digits", "synthetic", "mixture", "npz", "folder", "edm_zip", "tfds")
 # Names of tensorflow-datasets that need no prefix "tfds:".
@@ -42,6 +45,8 @@ class Images(NamedTuple):
         num_classes: 0 when the data has no labels.
         in_memory: uint8[num, H, W, C] when the set is small enough, else None.
         name: For messages and reports.
+        encoded: (number) -> (name, content) of the file of an image, as it lies on
+            disk; None of sets that have no such files.
     """
 
     read: Callable[[Any], np.ndarray]
@@ -51,6 +56,7 @@ class Images(NamedTuple):
     num_classes: int
     in_memory: np.ndarray | None
     name: str
+    encoded: Callable[[int], tuple[str, bytes]] | None = None
 
     def batch(self, indices: Int[np.ndarray, " n"]) -> dict[str, np.ndarray]:
         """The entries of a batch: x0 uint8[n, H, W, C] and y int32[n]."""
@@ -64,6 +70,8 @@ def load(
     split: str = "train",
     size: int | None = None,
     use_labels: bool = True,
+    channels: int | None = None,
+    background: str = BACKGROUND,
     **options: Any,
 ) -> Images:
     """The set of this name.
@@ -72,9 +80,12 @@ def load(
         name: `digits`, `synthetic`, `mixture`, `npz`, `folder`, `edm_zip`, one of
             TFDS_NAMES, or "tfds:NAME".
         path: The file or folder of `npz`, `folder`, `edm_zip`; the data_dir of tfds.
+            `~` is the home folder.
         split: Which part of the set, in the words of the set itself.
         size: Side in pixels that images are cropped and resized to; None keeps them.
-        use_labels: False gives zeros for labels, and num_classes 0.
+        use_labels: False reads no labels: zeros, and num_classes 0.
+        channels: 1 or 3, that images are converted to; None keeps them.
+        background: Colour below transparent pixels, of sets that are image files.
         **options: What else this source takes; see its module.
 
     Raises:
@@ -89,8 +100,21 @@ def load(
         raise ConfigError(f"data.name={name!r}: no such set; one of {known}")
     if rest:
         options["dataset"] = rest
+    if channels:
+        options["channels"] = channels
+    if background != BACKGROUND:
+        options["background"] = background
     module = importlib.import_module(f"kdiff_jax.data.{source}")
-    images = module.load(path=path or None, split=split, size=size or None, **options)
+    taken = inspect.signature(module.load).parameters
+    for key in sorted(options.keys() - taken.keys()):
+        have = ", ".join(sorted(taken.keys() - {"dataset"}))
+        raise ConfigError(
+            f"data.{key}={options[key]!r}: {source} has no such option; it has {have}"
+        )
+    if "use_labels" in taken:
+        options["use_labels"] = use_labels
+    path = os.path.expanduser(path) if path else None
+    images = module.load(path=path, split=split, size=size or None, **options)
     if not use_labels:
         zeros = np.zeros(images.num, np.int32)
         images = images._replace(labels=zeros, num_classes=0)

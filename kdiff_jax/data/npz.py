@@ -1,20 +1,31 @@
 """Images in a .npz file: uint8[N, H, W, C] or [N, H, W], with or without labels."""
 
-import zipfile
-import zlib
+import logging
 
 import numpy as np
 
+from kdiff_jax import arrays
 from kdiff_jax.data.images import Images, from_array
-from kdiff_jax.data.resize import resize_all
+from kdiff_jax.data.labels import WAY_OUT, checked
+from kdiff_jax.data.resize import check_channels, resize_all
 from kdiff_jax.errors import ConfigError, DataError
+from kdiff_jax.files import Unreadable
+
+log = logging.getLogger(__name__)
 
 # "{}" is the split; the names without it are for files that hold one set only.
 IMAGE_KEYS = ("x_{}", "{}_images", "images_{}", "{}", "images", "x", "arr_0")
 LABEL_KEYS = ("y_{}", "{}_labels", "labels_{}", "labels", "y", "arr_1")
 
 
-def load(*, path: str | None, split: str, size: int | None) -> Images:
+def load(
+    *,
+    path: str | None,
+    split: str,
+    size: int | None,
+    use_labels: bool = True,
+    channels: int | None = None,
+) -> Images:
     """The images of one split of a .npz file.
 
     Args:
@@ -24,31 +35,33 @@ def load(*, path: str | None, split: str, size: int | None) -> Images:
             the largest label does.
         split: "train", "test", ...; what the keys are called with.
         size: See `resize.to_array`.
+        use_labels: False reads none.
+        channels: See `resize.to_array`.
     """
     if path is None:
         raise ConfigError("data.path=None: npz needs a file; set data.path=FILE.npz")
+    check_channels(channels)
     try:
-        arrays = np.load(path, allow_pickle=False)
-        if isinstance(arrays, np.ndarray):
-            raise DataError(f"{path}: a .npy file; save it with np.savez(images=...)")
-        with arrays:
-            array = _first(arrays, IMAGE_KEYS, split)
-            labels = _first(arrays, LABEL_KEYS, split)
-            keys = sorted(arrays.files)
-            classes = arrays["classes"] if "classes" in keys else None
+        keys = sorted(arrays.names(path))
+        image_key = _first(keys, IMAGE_KEYS, split)
+        label_key = _first(keys, LABEL_KEYS, split) if use_labels else None
+        wanted = {image_key, label_key, "classes" if label_key else None} - {None}
+        found = arrays.load(path, only=wanted)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; set data.path to a .npz file") from None
-    except DataError:
-        raise
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        why = " ".join(str(error).split())
-        raise DataError(f"{path}: not a readable .npz file ({why})") from error
-    if array is None:
-        wanted = ", ".join(key.format(split) for key in IMAGE_KEYS)
+    except Unreadable as error:
+        if path.endswith(".npy"):
+            raise DataError(
+                f"{path}: a .npy file; save it with np.savez(images=...)"
+            ) from error
+        raise DataError(f"{path}: not a readable .npz file ({error})") from error
+    if image_key is None:
+        names = ", ".join(key.format(split) for key in IMAGE_KEYS)
         raise DataError(
             f"{path}: no images of split {split!r}; it has {', '.join(keys)};"
-            f" they should be called one of {wanted}"
+            f" they should be called one of {names}"
         )
+    array = found[image_key]
     if array.ndim == 3:
         array = array[..., None]
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] not in (1, 3):
@@ -56,28 +69,41 @@ def load(*, path: str | None, split: str, size: int | None) -> Images:
             f"{path}: images {array.dtype}{list(array.shape)}; they must be"
             " uint8[N, H, W, C] with C 1 or 3, or uint8[N, H, W]"
         )
-    if not len(array):
+    if not array.size:
         raise DataError(f"{path}: no images of split {split!r}; the array is empty")
-    num_classes = 0
-    if labels is not None:
-        labels = labels[:, 0] if labels.shape == (len(array), 1) else labels
-        if labels.shape != (len(array),) or labels.dtype.kind not in "iu":
-            raise DataError(
-                f"{path}: labels {labels.dtype}{list(labels.shape)} for {len(array)}"
-                " images; they must be one integer for each"
-            )
-        num_classes = int(labels.max()) + 1 if classes is None else len(classes)
-        if labels.min() < 0 or labels.max() >= num_classes:
-            raise DataError(
-                f"{path}: labels from {labels.min()} to {labels.max()};"
-                f" they must be 0 .. {num_classes - 1}"
-            )
-    array = resize_all(array, size, name=path)
+    labels, num_classes = None, 0
+    if label_key:
+        classes = found.get("classes")
+        labels, num_classes = _labels(path, found[label_key], len(array), classes)
+    elif use_labels and (others := set(keys) - {image_key}):
+        log.info(
+            "%s: no labels among its arrays; %s not read",
+            path,
+            ", ".join(sorted(others)),
+        )
+    array = resize_all(array, size, name=path, channels=channels)
     return from_array(array, labels, num_classes=num_classes, name=f"npz {path}")
 
 
-def _first(arrays, keys, split):
-    for key in keys:
-        if key.format(split) in arrays.files:
-            return arrays[key.format(split)]
+def _labels(path, labels, num, classes):
+    labels = labels[:, 0] if labels.shape == (num, 1) else labels
+    if labels.shape != (num,) or labels.dtype.kind not in "iu":
+        raise DataError(
+            f"{path}: labels {labels.dtype}{list(labels.shape)} for {num} images; they"
+            f" must be one integer for each: {WAY_OUT}"
+        )
+    if classes is not None and classes.ndim != 1:
+        raise DataError(
+            f"{path}: classes {classes.dtype}{list(classes.shape)}; they must be a list"
+            " of the classes' names"
+        )
+    num_classes = None if classes is None else len(classes)
+    names = [] if classes is None else [str(name) for name in classes.tolist()]
+    return checked(labels, where=path, num_classes=num_classes, names=names)
+
+
+def _first(keys, wanted, split):
+    for key in wanted:
+        if key.format(split) in keys:
+            return key.format(split)
     return None

@@ -2,11 +2,12 @@
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, ImageColor
 
-from kdiff_jax.errors import DataError
+from kdiff_jax.errors import ConfigError, DataError
 
 Resampling = Image.Resampling
+GREY = ("1", "L", "LA", "La")
 
 
 def to_array(
@@ -17,29 +18,29 @@ def to_array(
     channels: int | None = None,
     crop: int | None = None,
     resample: Resampling = Resampling.LANCZOS,
+    background: str = "white",
 ) -> UInt8[np.ndarray, "H W C"]:
-    """Crop the centre, resize, and fix the number of channels.
+    """Draws on the background, fixes the number of channels, crops the centre, resizes.
 
     Args:
         where: The file, for messages.
         size: Side of the result; the largest centred square is scaled to it. None keeps
             the image as it is.
-        channels: 1 or 3; None takes 1 for a grey image and 3 for all others.
+        channels: 1 (the luminance of ITU-R 601) or 3; None takes 1 for a grey image and
+            3 for all others.
         crop: Side of the centred square that is cut out first, in pixels.
         resample: Filter of the resize, antialiased.
+        background: Colour below transparent pixels, see `colour`.
 
     Raises:
-        DataError: If the image has more than 8 bits, is colour where grey was asked
-            for, or is smaller than `crop`.
+        DataError: If the image is smaller than `crop`.
     """
-    if image.mode[0] in "IF":
-        raise DataError(f"{where}: more than 8 bits a channel; convert it to 8 bits")
-    is_grey = image.mode in ("1", "L", "LA")
-    if channels == 1 and not is_grey:
-        raise DataError(
-            f"{where}: a colour image in a set of grey ones; set channels=3"
-        )
-    image = image.convert("L" if (channels or (1 if is_grey else 3)) == 1 else "RGB")
+    mode = "L" if (channels or (1 if image.mode in GREY else 3)) == 1 else "RGB"
+    if image.has_transparency_data:
+        drawn = image.convert("RGBA")
+        ground = Image.new("RGBA", image.size, colour(background))
+        image = Image.alpha_composite(ground, drawn).convert("RGB")
+    image = image.convert(mode)
     side = min(image.size)
     if crop is not None and crop > side:
         raise DataError(f"{where}: {image.size} is smaller than the crop of {crop}")
@@ -53,15 +54,44 @@ def to_array(
     return array if array.ndim == 3 else array[..., None]
 
 
+def check_channels(channels: int | None) -> None:
+    """Raises ConfigError unless it is 1, 3 or None."""
+    if channels not in (None, 1, 3):
+        raise ConfigError(
+            f"data.channels={channels}: must be 1 or 3, or 0 for those of the images"
+        )
+
+
+def colour(background: str) -> tuple[int, int, int]:
+    """(red, green, blue) of a colour's name or "#rrggbb".
+
+    Raises:
+        ConfigError: If there is no such colour.
+    """
+    try:
+        return ImageColor.getrgb(background)[:3]
+    except (ValueError, AttributeError) as error:
+        raise ConfigError(
+            f"data.background={background!r}: no colour; give a name as white or black,"
+            " or #rrggbb"
+        ) from error
+
+
 def resize_all(
-    array: UInt8[np.ndarray, "N H W C"], size: int | None, *, name: str
+    array: UInt8[np.ndarray, "N H W C"],
+    size: int | None,
+    *,
+    name: str,
+    channels: int | None = None,
 ) -> np.ndarray:
-    """uint8[N, size, size, C]: each image as by `to_array`; None keeps them."""
-    if size is None or array.shape[1:3] == (size, size):
+    """uint8[N, size, size, channels]: each image as by `to_array`; None keeps them."""
+    height, width, had = array.shape[1:]
+    shape = (size or height, size or width, channels or had)
+    if shape == array.shape[1:]:
         return array
-    out = np.empty((len(array), size, size, array.shape[3]), np.uint8)
+    out = np.empty((len(array), *shape), np.uint8)
     for i, image in enumerate(array):
         picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
         where = f"{name}, image {i}"
-        out[i] = to_array(picture, where=where, size=size, channels=array.shape[3])
+        out[i] = to_array(picture, where=where, size=size, channels=shape[2])
     return out

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from kdiff_jax.data.encoded import from_encoded
-from kdiff_jax.data.images import Images
+from kdiff_jax.data.encoded import Look, from_encoded
+from kdiff_jax.data.images import BACKGROUND, Images
+from kdiff_jax.data.labels import checked
 from kdiff_jax.data.resize import Resampling
 from kdiff_jax.errors import DataError
 
@@ -22,7 +23,16 @@ from kdiff_jax.errors import DataError
 PREPARATION = {"celeb_a": dict(crop=140, size=64, resample=Resampling.BILINEAR)}
 
 
-def load(*, dataset: str, path: str | None, split: str, size: int | None) -> Images:
+def load(
+    *,
+    dataset: str,
+    path: str | None,
+    split: str,
+    size: int | None,
+    use_labels: bool = True,
+    channels: int | None = None,
+    background: str = BACKGROUND,
+) -> Images:
     """A prepared set: its "image" and, where it has one, its "label".
 
     Args:
@@ -30,9 +40,13 @@ def load(*, dataset: str, path: str | None, split: str, size: int | None) -> Ima
         path: The data_dir; None takes $TFDS_DATA_DIR or ~/tensorflow_datasets.
         split: A split of the set, or a part of one, such as "train[:90%]".
         size: See `resize.to_array`; None keeps the images, except for PREPARATION.
+        use_labels: False reads none.
+        channels: See `encoded.Look`.
+        background: See `encoded.Look`.
 
     Raises:
-        DataError: If the set is not there, or is in a format without random access.
+        DataError: If the set is not there, is damaged, or is in a format without random
+            access.
     """
     builder, tfds = _builder(dataset, path)
     features: Any = builder.info.features
@@ -48,25 +62,28 @@ def load(*, dataset: str, path: str | None, split: str, size: int | None) -> Ima
         raise DataError(
             f"data.split={split!r}: tfds:{dataset} has the splits {known}"
         ) from error
+    except Exception as error:
+        raise _damaged(f"tfds:{dataset}", error) from error
+    if not len(source):
+        raise DataError(f"data.split={split!r}: tfds:{dataset} has no image in it")
     labels, num_classes = np.zeros(len(source), np.int32), 0
-    if "label" in features:
-        every = range(len(source))
-        labels = np.array(
-            [_entry(source, dataset, i, "label") for i in every], np.int32
+    if use_labels and "label" in features:
+        labels, num_classes = checked(
+            [int(_entry(source, dataset, i, "label")) for i in range(len(source))],
+            where=f"tfds:{dataset}",
+            num_classes=getattr(features["label"], "num_classes", None),
         )
-        num_classes = features["label"].num_classes
     preparation: dict[str, Any] = {**PREPARATION.get(dataset, {})}
     usual = preparation.pop("size", None)
     return from_encoded(
-        lambda number: (
-            f"tfds:{dataset}[{number}]",
-            _entry(source, dataset, number, "image"),
-        ),
+        lambda number: (f"[{number}]", _entry(source, dataset, number, "image")),
         labels,
         num_classes=num_classes,
         name=f"tfds:{dataset}",
-        size=size or usual,
-        **preparation,
+        prefix=f"tfds:{dataset}",
+        look=Look(
+            size=size or usual, channels=channels, background=background, **preparation
+        ),
     )
 
 
@@ -74,8 +91,8 @@ def _entry(source, dataset, number, key):
     try:
         entry = source[number][key]
         why = "is empty"
-    # ArrayRecord checks its own sums.
-    except (RuntimeError, ValueError, IndexError) as error:
+    # ArrayRecord checks its own sums; what else is damaged may raise anything.
+    except Exception as error:
         entry, why = None, " ".join(str(error).split())
     if entry is None:
         raise DataError(
@@ -100,16 +117,26 @@ def _builder(dataset, path) -> tuple[Any, Any]:
             f"tfds:{dataset}: not prepared under {where} (data.path, else"
             f" $TFDS_DATA_DIR, else ~/tensorflow_datasets); {way_out}"
         )
-    file_format = json.loads(found[-1].read_text()).get("fileFormat", "tfrecord")
-    if file_format != "array_record":
-        raise DataError(
-            f"{found[-1].parent}: in format {file_format}, which has no random access;"
-            f" {way_out}"
-        )
-    # Slow to import, and most runs do not need it.
-    import tensorflow_datasets as tfds
+    folder = found[-1].parent
+    try:
+        file_format = json.loads(found[-1].read_text()).get("fileFormat", "tfrecord")
+        if file_format == "array_record":
+            # Slow to import, and most runs do not need it.
+            import tensorflow_datasets as tfds
 
-    return tfds.builder_from_directory(found[-1].parent), tfds
+            return tfds.builder_from_directory(folder), tfds
+    except Exception as error:  # of files that anything may have happened to
+        raise _damaged(folder, error, f": {way_out}") from error
+    raise DataError(
+        f"{folder}: in format {file_format}, which has no random access; {way_out}"
+    )
+
+
+def _damaged(where, error, way_out="") -> DataError:
+    why = " ".join(str(error).split())[:200] or type(error).__name__
+    return DataError(
+        f"{where}: damaged ({why}); delete it and prepare the set again{way_out}"
+    )
 
 
 def _version(file):

@@ -1,15 +1,12 @@
 """Reads the arrays of an .npz file that a user named."""
 
 import os
-import zipfile
-import zlib
 
 import numpy as np
 
+from kdiff_jax import arrays
 from kdiff_jax.errors import UserError
-
-# All that numpy raises for files that are no .npz, or damaged ones.
-DAMAGED = (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
+from kdiff_jax.files import Unreadable
 
 
 def read_npz(
@@ -19,16 +16,15 @@ def read_npz(
 
     Args:
         name: The argument that held the path, for the message.
-        path: The file.
+        path: The file; `~` is the home folder.
         error: What to raise if it cannot be read.
         wanted: What to give instead, for the message.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {key: file[key] for key in file.files}
+        return arrays.load(os.path.expanduser(path))
     except FileNotFoundError:
         raise error(f"{name}={path}: no such file; give {wanted}") from None
-    except DAMAGED as cause:
+    except Unreadable as cause:
         raise error(
             f"{name}={path}: not a readable .npz ({cause}); give {wanted}"
         ) from None

@@ -6,19 +6,18 @@ name there: `features.0` / `kernel` is `features.0.weight`. Nothing is ever down
 
 import os
 import pathlib
-import zipfile
-import zlib
 from collections.abc import Mapping
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import traverse_util
 from jax import Array
 from jaxtyping import Float
 
+from kdiff_jax import arrays
 from kdiff_jax.errors import CheckpointError, ConfigError
+from kdiff_jax.files import Unreadable
 from kdiff_jax.interop import containers, lazy, torch_modules
 from kdiff_jax.interop.lazy import Lazy
 from kdiff_jax.interop.pickle_objects import Stub
@@ -30,8 +29,6 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 PRECISION = jax.lax.Precision.HIGHEST
 SIZE = 224  # of the images that all of these networks were trained on
 
-# All that numpy raises for a damaged .npz.
-DAMAGED = (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
 WRAPPERS = ("state_dict", "model")  # where training scripts put the weights
 LEAVES = {
     "kernel": "weight",
@@ -140,14 +137,13 @@ def read(argument: str, path: str | os.PathLike, wanted: str) -> dict[str, Lazy]
     Raises:
         CheckpointError: If it is missing or damaged, or holds no arrays by name.
     """
-    path = pathlib.Path(path).expanduser()
+    path = pathlib.Path(os.path.expanduser(path))
     if not path.is_file():
         raise CheckpointError(f"{argument}={path}: no such file; give {wanted}")
     if path.suffix == ".npz":
         try:
-            with np.load(path, allow_pickle=False) as file:
-                return {name: lazy.of(file[name]) for name in file.files}
-        except DAMAGED as error:
+            return {name: lazy.of(array) for name, array in arrays.load(path).items()}
+        except (OSError, Unreadable) as error:
             raise CheckpointError(
                 f"{argument}={path}: not a readable .npz ({error}); give {wanted}"
             ) from None

@@ -17,7 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from kdiff_jax import arrays
 from kdiff_jax.errors import CheckpointError, ConfigError
+from kdiff_jax.files import Unreadable
 from kdiff_jax.models import frozen
 from kdiff_jax.models.spectral import SpectralConv, torch_uniform
 
@@ -106,21 +108,21 @@ def load_embedding(
     Raises:
         CheckpointError: If it is missing or damaged, or no such table.
     """
-    path = pathlib.Path(path).expanduser()
+    path = pathlib.Path(os.path.expanduser(path))
     start = f"class_embedding={path}"
     wanted = (
         f"an .npy, .npz, safetensors or pickle of one table [{num_classes} or more, D]"
     )
     if path.suffix == ".npy" and path.is_file():
         try:
-            found = [np.load(path, allow_pickle=False)]
-        except frozen.DAMAGED as error:
+            found = [arrays.load_one(path)]
+        except (OSError, Unreadable) as error:
             raise CheckpointError(
                 f"{start}: not a readable .npy ({error}); give {wanted}"
             ) from None
     else:
-        arrays = frozen.read("class_embedding", path, wanted)
-        found = [array.read() for array in arrays.values()]
+        leaves = frozen.read("class_embedding", path, wanted)
+        found = [leaf.read() for leaf in leaves.values()]
     if len(found) != 1:
         raise CheckpointError(f"{start}: {len(found)} arrays; give {wanted}")
     (table,) = found

@@ -1,7 +1,7 @@
 """The students of a stage with a partition: who they are, and what each is given."""
 
 import logging
-import pathlib
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from kdiff_jax import methods, samplers
+from kdiff_jax import arrays, methods, samplers
 from kdiff_jax.build import Stage
 from kdiff_jax.data import batches as data_batches
 from kdiff_jax.data.students import StudentBatches
@@ -18,6 +18,7 @@ from kdiff_jax.diffusion import partition as partitions
 from kdiff_jax.diffusion import process as processes
 from kdiff_jax.diffusion.partition import Partition
 from kdiff_jax.errors import CheckpointError, ConfigError
+from kdiff_jax.files import Unreadable
 from kdiff_jax.interop import Model
 from kdiff_jax.models.labels import class_rows
 from kdiff_jax.stages import Job, idle
@@ -250,11 +251,17 @@ def _embeddings(path: str, find_teacher, num_classes: int) -> np.ndarray:
             )
         return class_rows(teacher.params, num_classes)
     try:
-        return np.load(pathlib.Path(path), allow_pickle=False)
-    except (OSError, ValueError) as error:
+        rows = arrays.load_one(os.path.expanduser(path))
+    except (OSError, Unreadable) as error:
         raise ConfigError(
             f"partition.embeddings={path!r}: no .npy file of [classes, D]: {error}"
         ) from error
+    if rows.dtype.kind not in "fiu" or not np.isfinite(rows).all():
+        raise ConfigError(
+            f"partition.embeddings={path!r}: holds {rows.dtype}{list(rows.shape)}; give"
+            " a .npy file of [classes, D], finite numbers"
+        )
+    return rows
 
 
 def given_to_each(
