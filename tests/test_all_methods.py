@@ -144,15 +144,18 @@ def test_microbatches_change_nothing(name, unroll):
     assert_close(parts[0].nets, whole[0].nets)
 
 
-def phases_of(names):
-    """(method, phase) of every phase that trains something."""
-    for name in names:
+def phases_that_train():
+    """(method, phase); the third of GDD's, the slowest to compile, with --all."""
+    found = []
+    for name in methods.names():
         for phase in methods.make(name, nets=toy.NETS, process=cosine()).phases:
+            marks = pytest.mark.slow if phase.name == "r1" else ()
             if phase.trains:
-                yield pytest.param(name, phase.name, id=f"{name}-{phase.name}")
+                found.append(pytest.param(name, phase.name, marks=marks))
+    return found
 
 
-@pytest.mark.parametrize(("name", "phase_name"), phases_of(methods.names()))
+@pytest.mark.parametrize(("name", "phase_name"), phases_that_train())
 def test_forty_steps_of_one_phase_lower_its_own_loss(name, phase_name):
     """Beside players that stand still: the progress of others does not stand for it."""
     method = methods.make(name, nets=toy.NETS, process=cosine())
