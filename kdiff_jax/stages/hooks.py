@@ -99,7 +99,7 @@ class Log:
         if self.watch.diverged(last=step == self._num_steps):
             raise NumericsError(
                 f"{where}: {self.watch.what or 'a loss'}: the run diverges"
-                " (train.spike_factor=0 ignores it)"
+                " (--config.train.spike_factor=0 ignores it)"
             )
 
     def _judge(self, step, values):

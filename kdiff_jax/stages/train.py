@@ -169,8 +169,8 @@ def run(job: Job, stage: Stage) -> None:
         )
     except NumericsError as error:
         raise NumericsError(
-            f"{error}; {saver.go_back()}. Lower optim.lr or set optim.clip_norm, with"
-            " --force_config_change or in another workdir"
+            f"{error}; {saver.go_back()}. Lower {_section(job, stage)}.optim.lr or set"
+            " .clip_norm, with --force_config_change or in another workdir"
         ) from error
     finally:
         stream.close()
@@ -345,6 +345,12 @@ def feed(job: Job, stage: Stage, source, frozen, batch_size):
     if (data := data_batches.on_device(source)) is None:
         return frozen, batches
     return {**frozen, "data": data}, data_batches.Indices(batches)
+
+
+def _section(job: Job, stage: Stage) -> str:
+    """Where the config has the stage; all rounds of one share a section."""
+    own = stage.name in job.config["stages"]
+    return f"--config.stages.{stage.name if own else stage.name.rpartition('_')[0]}"
 
 
 def _source(job, stage):

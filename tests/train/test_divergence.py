@@ -57,6 +57,15 @@ def test_the_first_step_is_what_a_first_line_is_compared_with():
     assert watch.diverged(last=True) and "kd/loss is 1e+09, and was 2" in watch.what
 
 
+def test_one_student_of_many_is_watched_as_all_are():
+    """The mean of a hundred hides a factor of a hundred in one of them."""
+    watch = Watch(factor=100.0, lines=3)
+    for step in range(1, 7):
+        one = 1.0 if step < 4 else 300.0
+        watch.line(step, {"kd/loss": 1 + one / 100, "kd/loss/7": one})
+    assert watch.diverged(last=False) and watch.what.startswith("kd/loss/7 is 300")
+
+
 def test_a_step_is_good_once_healthy_lines_have_followed():
     watch, _ = watched([1.0] * 3)
     assert (watch.confirmed, watch.healthy) == (0, 3)
@@ -113,6 +122,7 @@ def test_from_the_start_nothing_is_kept_and_nothing_else_is_said(
     text = str(caught.value)
     assert "no step is kept" in text and "the same command begins anew" in text
     assert "intact" not in text and "\n" not in text and caught.value.exit_code == 5
+    assert "Lower --config.stages.teacher.optim.lr or set" in text
     steps, aside = saved(tmp_path)
     assert steps == [] and not (tmp_path / "teacher" / "done.json").exists()
     assert all(name.startswith("diverged_") for name in aside)
