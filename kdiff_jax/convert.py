@@ -7,12 +7,11 @@ and our own models; no code of a file is run. The output is a model folder for
 `diffusers` (a pipeline folder) or `safetensors` (PyTorch's layout and names).
 """
 
-import os
 import pathlib
 
 from absl import flags
 
-from kdiff_jax import command, start
+from kdiff_jax import command, output, start
 from kdiff_jax.errors import ConfigError
 
 INPUT = flags.DEFINE_string("input", None, "A file or folder.")
@@ -29,13 +28,16 @@ SIZE = flags.DEFINE_integer(
 )
 SAMPLER = flags.DEFINE_string("sampler", None, "The model's own; default: the file's.")
 STEPS = flags.DEFINE_integer("num_steps", None, "Of the sampler.", lower_bound=1)
-STUDENT = flags.DEFINE_integer("student", None, "One of many, to be written alone.")
+STUDENT = flags.DEFINE_integer(
+    "student", None, "One of many, to be written alone.", lower_bound=0
+)
 
 
 def main() -> None:
-    source = pathlib.Path(command.required(INPUT)).expanduser()
-    output = pathlib.Path(command.required(OUTPUT)).expanduser()
-    _check_output(output, source)
+    source = output.expanded("--input", command.required(INPUT))
+    text = command.required(OUTPUT)
+    inputs = {"--input": source, "model of the --input": source / "model"}
+    folder = output.folder("--output", text, foreign=_others, inputs=inputs)
     start.platform()
     from kdiff_jax.interop import convert
 
@@ -49,37 +51,27 @@ def main() -> None:
     try:
         lines = convert.run(
             source,
-            output,
+            folder,
             TARGET.value,
             family=family,
             facts=facts,
             student=STUDENT.value,
         )
     except OSError as error:
-        where = error.filename or output
+        where = error.filename or text
         raise ConfigError(f"{where}: {error.strerror}") from error
     for line in lines:
-        print(line)
+        print(output.printable(line))
 
 
-def _check_output(output: pathlib.Path, source: pathlib.Path) -> None:
-    """Refuses to write over anything but an earlier conversion."""
-    if os.path.realpath(output) == os.path.realpath(source):
-        raise ConfigError(f"--output={output}: is the input; name another folder")
-    if output.is_file():
-        raise ConfigError(f"--output={output}: is a file; name a folder")
-    if output.is_dir() and any(output.iterdir()) and not _written_by_us(output):
-        raise ConfigError(
-            f"--output={output}: holds other things; name a new or empty folder"
-        )
-
-
-def _written_by_us(folder: pathlib.Path) -> bool:
-    """Whether its card says so: every target has one."""
+def _others(folder: pathlib.Path) -> str:
+    """What is in a folder that is no earlier conversion: those have our card."""
+    first = next(folder.iterdir(), None)
     try:
-        return "kdiff_jax" in (folder / "README.md").read_text()
+        card = (folder / "README.md").read_text()
     except (OSError, ValueError):
-        return False
+        card = ""
+    return first.name if first and "kdiff_jax" not in card else ""
 
 
 if __name__ == "__main__":

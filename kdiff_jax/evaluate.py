@@ -2,47 +2,57 @@
 
 The reference is a statistics file (.npz with mu, sigma) or a data set: a name such as
 digits or cifar10, an .npz of images, a folder, an EDM .zip. The same model, seed and
-number of images give the same figures on any number of devices.
+number of images give the same figures on any number of devices. The row is printed;
+`images_per_second` is that of full batches, `latency_ms` that of one image alone.
 """
 
 import json
 import pathlib
 import time
 
-import numpy as np
 from absl import flags
 
-from kdiff_jax import command
+from kdiff_jax import command, output, rng
 from kdiff_jax.errors import ConfigError
+from kdiff_jax.files import json_text, write_atomically
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A model, as in kdiff_jax.sample.")
 REFERENCE = flags.DEFINE_string("reference", None, "Statistics, or a data set.")
 FEATURES = flags.DEFINE_string("features", "pixels", "pixels or resnet56.")
 WEIGHTS = flags.DEFINE_string("weights", None, "The file of the feature network.")
-NUM = flags.DEFINE_integer("num_images", 10_000, "How many images.", lower_bound=2)
+NUM = flags.DEFINE_integer(
+    "num_images", 10_000, "How many images.", lower_bound=2, upper_bound=2**31 - 1
+)
 SAMPLER = flags.DEFINE_string("sampler", None, "Default: the model's own.")
 STEPS = flags.DEFINE_integer(
     "num_steps", None, "Default: the model's own.", lower_bound=1
 )
-SEED = flags.DEFINE_integer("seed", 1, "Of the noise.")
+SEED = flags.DEFINE_integer(
+    "seed", 1, "Of the noise.", lower_bound=0, upper_bound=rng.MAX_SEED
+)
 BATCH = flags.DEFINE_integer("batch_size", 250, "Images a call.", lower_bound=1)
 OUTPUT = flags.DEFINE_string("output", None, "Also write the row to this .json.")
 
 
 def main() -> None:
-    checkpoint, reference = command.required(CHECKPOINT), command.required(REFERENCE)
+    checkpoint, wanted = command.required(CHECKPOINT), command.required(REFERENCE)
+    path = place(OUTPUT.value) if OUTPUT.value else None
+    data = output.expanded("--reference", wanted)
+    weights = WEIGHTS.value and output.expanded("--weights", WEIGHTS.value)
     command.start_distributed()
     import jax
 
     from kdiff_jax import interop, metrics
-    from kdiff_jax.files import json_text, write_atomically
     from kdiff_jax.metrics import features as extractors
-    from kdiff_jax.train import generate, measure, parallel
+    from kdiff_jax.metrics import moments
+    from kdiff_jax.train import generate, measure, parallel, reference
 
-    features = extractors.make(FEATURES.value, weights=WEIGHTS.value)
+    features = extractors.make(FEATURES.value, weights=weights or None)
     model = interop.load(checkpoint)
-    mu, sigma = _reference(reference, features, model.image_shape)
     sampler = model.sampler(SAMPLER.value, STEPS.value)
+    dim = extractors.dim_of(features, model.image_shape)
+    moments.check_memory(f"--features={features.name}", dim)
+    mu, sigma = reference.of(wanted, data, features, model.image_shape)
     began = time.monotonic()
     found = measure.generated(
         model,
@@ -53,13 +63,14 @@ def main() -> None:
         seed=SEED.value,
         batch_size=BATCH.value,
         labels=generate.cycled_labels(NUM.value, model.num_classes),
+        name=f"--checkpoint={checkpoint}",
     )
     distance = metrics.frechet_distance(
         found.moments.mu, found.moments.sigma, mu, sigma
     )
     row = {
-        "checkpoint": checkpoint,
-        "reference": reference,
+        "checkpoint": output.printable(checkpoint),
+        "reference": output.printable(wanted),
         "sampler": sampler.name,
         "nfe": sampler.nfe,
         "num_params": model.num_params,
@@ -75,37 +86,34 @@ def main() -> None:
     }
     if jax.process_index() != 0:
         return
-    if OUTPUT.value:
-        write_atomically(OUTPUT.value, json_text(row, indent=2) + "\n")
-    print(json.dumps(row))
+    print(json_text(row), flush=True)  # first: what comes now may fail after all
+    if path:
+        with output.speaking("--output", OUTPUT.value):
+            write_atomically(path, json_text(row, indent=2) + "\n")
 
 
-def _reference(text: str, features, image_shape):
-    """(mu, sigma) of the reference."""
-    from kdiff_jax.data import images
-    from kdiff_jax.metrics import moments
-    from kdiff_jax.train import measure
-
-    path = pathlib.Path(text)
-    if path.suffix == ".npz" and path.is_file():
-        with np.load(path, allow_pickle=False) as file:
-            if {"mu", "sigma"} <= set(file.files):
-                stats = moments.load_stats(path)
-                return stats.mu, stats.sigma
-    size = image_shape[0]
-    if path.is_dir():
-        data = images.load("folder", path=text, size=size)
-    elif path.suffix in (".npz", ".zip"):
-        kind = "npz" if path.suffix == ".npz" else "edm_zip"
-        data = images.load(kind, path=text, size=size)
-    else:
-        data = images.load(text, size=size)
-    if data.shape != tuple(image_shape):
+def place(text: str) -> pathlib.Path:
+    """Where the row goes: a new .json, or one that holds a row."""
+    inputs = {
+        "--checkpoint": CHECKPOINT.value,
+        "--reference": REFERENCE.value,
+        "--weights": WEIGHTS.value,
+    }
+    path = output.file("--output", text, suffixes=[".json"], inputs=inputs)
+    if path.exists() and not _is_row(path):
         raise ConfigError(
-            f"--reference={text}: images of {data.shape}, the model makes {image_shape}"
+            f"--output={text}: holds something else than a row; name a new file"
         )
-    found = measure.of_data(data, features)
-    return found.mu, found.sigma
+    return path
+
+
+def _is_row(path: pathlib.Path) -> bool:
+    """Whether the file may be replaced: an earlier row, or nothing yet."""
+    try:
+        text = path.read_text()
+        return not text or {"checkpoint", "metrics"} <= set(json.loads(text))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return False
 
 
 if __name__ == "__main__":

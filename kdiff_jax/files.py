@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 
-def write_atomically(path: str | os.PathLike, data: bytes | str) -> None:
+def write_atomically(path: str | os.PathLike, data: bytes | memoryview | str) -> None:
     """Writes a file beside its place and moves it there: a reader never sees half."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

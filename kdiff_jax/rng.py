@@ -5,12 +5,37 @@ stream per name: so a result depends neither on the number of devices nor on the
 that other code makes.
 """
 
+import operator
 import zlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from kdiff_jax.errors import ConfigError
 from kdiff_jax.types import Keys
+
+MAX_SEED = 2**32 - 1  # each from 0 is another stream of numbers; JAX would wrap others
+
+
+def checked_seed(seed: Any, argument: str = "seed") -> np.uint32:
+    """The seed as the devices take it.
+
+    Args:
+        seed: Integer from 0 to `MAX_SEED`.
+        argument: Name of the option that it came from, for the message.
+
+    Raises:
+        ConfigError: If it is another number.
+    """
+    try:
+        value = operator.index(seed)
+    except TypeError:
+        value = -1
+    if isinstance(seed, bool) or not 0 <= value <= MAX_SEED:
+        raise ConfigError(f"{argument}={seed!r}: give an integer from 0 to {MAX_SEED}")
+    return np.uint32(value)
 
 
 def example_keys(root, step, positions) -> Keys:

@@ -1,39 +1,55 @@
 """Images from a model: python -m kdiff_jax.sample --checkpoint=PATH --output=FILE.png
 
 PATH is a stage folder of a workdir, a step in it, or a converted model. The output is a
-picture grid (.png), arrays (.npz: `images` uint8 NHWC, `labels`), or a folder of PNGs.
+picture grid (.png), arrays (.npz: `images` uint8 NHWC, `labels`), or a folder of PNGs,
+which is replaced if there is nothing else in it.
 """
 
+import io
+import os
 import pathlib
+import re
 
 import numpy as np
 from absl import flags
 
-from kdiff_jax import command
+from kdiff_jax import command, memory, output, rng
 from kdiff_jax.errors import ConfigError
+from kdiff_jax.files import write_atomically
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A model, see above.")
 OUTPUT = flags.DEFINE_string("output", None, "FILE.png, FILE.npz, or a folder.")
-NUM = flags.DEFINE_integer("num_images", 64, "How many images.", lower_bound=1)
+NUM = flags.DEFINE_integer(
+    "num_images", 64, "How many images.", lower_bound=1, upper_bound=2**31 - 1
+)
 SAMPLER = flags.DEFINE_string("sampler", None, "Default: the model's own.")
 STEPS = flags.DEFINE_integer(
     "num_steps", None, "Default: the model's own.", lower_bound=1
 )
-SEED = flags.DEFINE_integer("seed", 0, "Image i of a seed is always the same.")
+SEED = flags.DEFINE_integer(
+    "seed",
+    0,
+    "Image i of a seed is always the same.",
+    lower_bound=0,
+    upper_bound=rng.MAX_SEED,
+)
 LABELS = flags.DEFINE_string(
     "labels", None, "Classes, as 3 or 0,1,2 or 0-4, repeated; default: all in turn."
 )
 STUDENT = flags.DEFINE_integer(
-    "student", None, "One of many, alone; default: each makes what it owns."
+    "student",
+    None,
+    "One of many, alone; default: each makes what it owns.",
+    lower_bound=0,
 )
 BATCH = flags.DEFINE_integer("batch_size", 250, "Images a call.", lower_bound=1)
 
+PICTURE = re.compile(r"\d{6,}\.png")  # of a folder; others in it are not ours
+
 
 def main() -> None:
-    output = pathlib.Path(command.required(OUTPUT))
-    checkpoint = command.required(CHECKPOINT)
-    if output.suffix not in (".png", ".npz", ""):
-        raise ConfigError(f"--output={output}: give FILE.png, FILE.npz, or a folder")
+    checkpoint, text = command.required(CHECKPOINT), command.required(OUTPUT)
+    path, kind = place(text, checkpoint)
 
     command.start_distributed()
     import jax
@@ -46,14 +62,57 @@ def main() -> None:
         model = model.student(k)
         if wanted is None and partition is not None and model.num_classes:
             wanted = ",".join(map(str, partition.labels(k, model.num_classes)))
+    check(path, kind, model.image_shape, NUM.value)
     labels = parse_labels(wanted, NUM.value, model.num_classes)
     images = sample_images(model, labels)
     if jax.process_index() == 0:
-        try:
-            save(output, images, labels)
-        except OSError as error:
-            raise ConfigError(f"--output={output}: {error.strerror}") from error
-        print(f"{len(images)} images: {output}")
+        with output.speaking("--output", text):
+            save(path, kind, images, labels)
+        print(f"{len(images)} images: {output.printable(text)}")
+
+
+def place(text: str, checkpoint: str) -> tuple[pathlib.Path, str]:
+    """(where the images go, ".png", ".npz" or "" for a folder)."""
+    inputs = {"--checkpoint": checkpoint}
+    given = output.expanded("--output", text)
+    there = text.endswith("/") or os.path.isdir(given)
+    kind = "" if there else given.suffix.lower()
+    if kind not in (".png", ".npz", ""):
+        raise ConfigError(f"--output={text}: give FILE.png, FILE.npz, or a folder")
+    if kind:
+        return output.file("--output", text, suffixes=[kind], inputs=inputs), kind
+    path = output.folder("--output", text, foreign=_others, inputs=inputs)
+    if path.is_mount() or path == pathlib.Path.cwd():
+        raise ConfigError(
+            f"--output={text}: is replaced as a whole, which the working folder and"
+            " mounted ones cannot be; name a folder in it"
+        )
+    with output.speaking("--output", text):
+        output.probe(path)
+    return path, kind
+
+
+def _others(folder: pathlib.Path) -> str:
+    """The first thing in a folder that is no picture of ours."""
+    with os.scandir(folder) as entries:
+        return next((e.name for e in entries if not PICTURE.fullmatch(e.name)), "")
+
+
+def check(path: pathlib.Path, kind: str, shape, num: int) -> None:
+    """Refuses images that such an output, the memory or the disk cannot hold."""
+    height, width, channels = shape
+    points = kind == ".png" and shape == (1, 1, 2)
+    if kind != ".npz" and channels not in (1, 3) and not points:
+        raise ConfigError(
+            f"--output={path}: images of {channels} channels are no pictures; give"
+            " FILE.npz"
+        )
+    size = num * height * width * channels
+    # Of the images, and of a copy: as a file, or as tiles of 50 pixels at least.
+    copy = num * max(height, 50) * max(width, 50) * channels if kind == ".png" else size
+    way_out = "ask for fewer, and for more with another seed"
+    memory.check(f"--num_images={num}", size + copy + 16 * num, way_out)
+    output.check_disk(f"--num_images={num}", path, size if kind == ".npz" else 0)
 
 
 def sample_images(model, labels) -> np.ndarray:
@@ -62,7 +121,8 @@ def sample_images(model, labels) -> np.ndarray:
 
     mesh = parallel.make_mesh()
     sampler = model.sampler(SAMPLER.value, STEPS.value)
-    make = generate.of_model(model, sampler, mesh=mesh)
+    name = f"--checkpoint={CHECKPOINT.value}"
+    make = generate.of_model(model, sampler, mesh=mesh, name=name)
     size = min(BATCH.value, len(labels))
     return make.images(model.params, seed=SEED.value, labels=labels, batch_size=size)
 
@@ -78,33 +138,37 @@ def parse_labels(text: str | None, num: int, num_classes: int) -> np.ndarray:
     else:
         wanted = []
         for part in text.split(","):
-            first, _, last = part.partition("-")
-            if not first.isdigit() or (last and not last.isdigit()):
+            if not (found := re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", part)):
                 raise ConfigError(f"--labels={text!r}: give 3, or 0,1,2, or 0-4")
-            wanted += range(int(first), int(last or first) + 1)
-        if not wanted or max(wanted) >= num_classes:
-            raise ConfigError(
-                f"--labels={text!r}: this model has {num_classes} classes"
-                + (f", 0 to {num_classes - 1}" if num_classes else "; leave it out")
-            )
+            first, last = int(found[1]), int(found[2] or found[1])
+            if last < first:
+                raise ConfigError(f"--labels={text!r}: {part} is empty; give 0-4")
+            if last >= num_classes:
+                raise ConfigError(
+                    f"--labels={text!r}: this model has {num_classes} classes"
+                    + (f", 0 to {num_classes - 1}" if num_classes else "; leave it out")
+                )
+            wanted += range(first, last + 1)
     return np.resize(np.array(wanted, np.int32), num)
 
 
-def save(output: pathlib.Path, images: np.ndarray, labels: np.ndarray) -> None:
-    """Writes a grid, arrays, or a folder of numbered pictures."""
+def save(path: pathlib.Path, kind: str, images: np.ndarray, labels: np.ndarray) -> None:
+    """Writes a grid, arrays, or a folder of numbered pictures; whole or not at all."""
     from kdiff_jax.report import grid
 
-    output.parent.mkdir(parents=True, exist_ok=True)
-    if output.suffix == ".npz":
-        np.savez(output, images=images, labels=labels)
-    elif output.suffix == ".png":
+    if kind == ".npz":
+        buffer = io.BytesIO()
+        np.savez(buffer, images=images, labels=labels)
+        write_atomically(path, buffer.getbuffer())
+    elif kind == ".png":
         columns = max(1, round(len(images) ** 0.5))
         if columns > 10 and len(images) % 10 == 0:
             columns = 10
-        grid.save_png(output, grid.image_grid(images, num_cols=columns))
+        grid.save_png(path, grid.image_grid(images, num_cols=columns))
     else:
-        for i, image in enumerate(images):
-            grid.save_png(output / f"{i:06d}.png", image)
+        with output.replaced(path) as folder:
+            for i, image in enumerate(images):
+                grid.save_png(folder / f"{i:06d}.png", image)
 
 
 if __name__ == "__main__":

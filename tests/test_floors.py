@@ -14,6 +14,7 @@ import kdiff_jax
 
 FLOORS = (
     "types rng errors files sealed shards storage ending arrays zips"
+    " memory"
     " interop.containers interop.lazy"
     " interop.msgpack_files interop.pickle_objects interop.pickles interop.raw"
     " interop.tensors interop.torch_files interop.torch_modules",
@@ -23,7 +24,7 @@ FLOORS = (
     "train",
     "build",
     "stages start",
-    "recipe plan command",
+    "recipe plan command output",
     "main sample evaluate convert export doctor",
 )
 FLOOR = {name: i for i, names in enumerate(FLOORS) for name in names.split()}

@@ -4,6 +4,8 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
+from kdiff_jax.errors import NumericsError
+
 Numbers = Array | np.ndarray
 
 
@@ -19,9 +21,9 @@ def check_features(
         )
     if not np.isfinite(f).all():
         bad = np.count_nonzero(~np.isfinite(f).all(axis=1))
-        raise ValueError(
+        raise NumericsError(
             f"{name}={bad} of {len(f)} rows hold NaN or infinity: features must be "
-            "finite; look for NaN in the images"
+            "finite; look for NaN in the weights of the feature network"
         )
     return f
 

@@ -1,5 +1,6 @@
 """Images to features, by name. The name of the features is the name of the metric."""
 
+import math
 import os
 from collections.abc import Callable
 from typing import NamedTuple
@@ -49,6 +50,11 @@ def make(
 def metric_name(features: Features | str) -> str:
     """The key under which a Frechet distance on these features is reported."""
     return f"fd_{features if isinstance(features, str) else features.name}"
+
+
+def dim_of(features: Features, image_shape: tuple[int, ...]) -> int:
+    """How many features an image of this shape has."""
+    return features.dim or math.prod(image_shape)
 
 
 def _pixels(weights, batch_size):

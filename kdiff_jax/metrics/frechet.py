@@ -7,6 +7,7 @@ name of the number (`fd_pixels`, `fd_resnet56`, FID for Inception's).
 import numpy as np
 from jaxtyping import Float
 
+from kdiff_jax.errors import NumericsError
 from kdiff_jax.metrics.checks import Numbers
 
 # Rounding turns the zeros of a rank-deficient covariance into eigenvalues of about
@@ -34,7 +35,8 @@ def frechet_distance(
         The distance, >= 0; 0 for equal moments.
 
     Raises:
-        ValueError: If the sizes differ, a number is not finite, or a matrix has
+        ValueError: If the sizes differ.
+        NumericsError: If a number or the distance is not finite, or a matrix has
             eigenvalues too negative to be rounding.
 
     Source: Heusel et al. 2017, arXiv:1706.08500, Eq. 6; Dowson & Landau 1982.
@@ -51,8 +53,13 @@ def frechet_distance(
             f"mu={len(mu)} features, mu_ref={len(mu_ref)}: sizes must agree; "
             "compute both with the same features"
         )
+    with np.errstate(over="ignore", invalid="ignore"):  # the end says so
+        return _distance(mu, sigma, mu_ref, sigma_ref)
+
+
+def _distance(mu, sigma, mu_ref, sigma_ref) -> float:
     root = _square_root(sigma)
-    _check_spectrum("sigma_ref", np.linalg.eigvalsh(sigma_ref))
+    check_spectrum("sigma_ref", np.linalg.eigvalsh(sigma_ref))
     # sigma sigma_ref and root sigma_ref root have the same eigenvalues; only the second
     # is symmetric, so no complex square root of an ill-conditioned product is needed.
     product = root @ sigma_ref @ root
@@ -60,6 +67,11 @@ def frechet_distance(
     trace_root = np.sqrt(np.clip(eigenvalues, 0, None)).sum()
     traces = np.trace(sigma) + np.trace(sigma_ref)
     distance = np.square(mu - mu_ref).sum() + traces - 2 * trace_root
+    if not np.isfinite(distance):
+        raise NumericsError(
+            f"distance={distance}: moments as large as {np.abs(mu_ref).max():.3g} and"
+            f" {np.abs(sigma_ref).max():.3g} leave float64; look at the features"
+        )
     return float(max(distance, 0.0))  # equal moments leave rounding of either sign
 
 
@@ -73,7 +85,7 @@ def _checked(mu_name, mu, sigma_name, sigma):
     for name, value in ((mu_name, mu), (sigma_name, sigma)):
         if not np.isfinite(value).all():
             bad = np.count_nonzero(~np.isfinite(value))
-            raise ValueError(
+            raise NumericsError(
                 f"{name}={bad} of {value.size} numbers are NaN or infinite: moments "
                 "must be finite; look for NaN in the images or features"
             )
@@ -83,14 +95,15 @@ def _checked(mu_name, mu, sigma_name, sigma):
 def _square_root(sigma):
     """Symmetric square root; rounding's negative eigenvalues count as zero."""
     eigenvalues, vectors = np.linalg.eigh(sigma)
-    _check_spectrum("sigma", eigenvalues)
+    check_spectrum("sigma", eigenvalues)
     return (vectors * np.sqrt(np.clip(eigenvalues, 0, None))) @ vectors.T
 
 
-def _check_spectrum(name, eigenvalues):
+def check_spectrum(name: str, eigenvalues: Float[np.ndarray, " D"]) -> None:
+    """Raises NumericsError if the eigenvalues, in order, are of no covariance."""
     low, high = eigenvalues[0], eigenvalues[-1]
     if low < -NEGATIVE * max(high, 0.0):
-        raise ValueError(
+        raise NumericsError(
             f"{name}=eigenvalues from {low:.3g} to {high:.3g}: a covariance has none "
             "below 0; recompute the moments in float64"
         )

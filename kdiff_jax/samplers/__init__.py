@@ -17,6 +17,8 @@ from kdiff_jax import rng
 from kdiff_jax.diffusion.process import Process
 from kdiff_jax.errors import ConfigError
 
+MAX_STEPS = 1_000_000  # a grid of times is made on the host
+
 
 class Sampler(NamedTuple):
     """A sampler with its settings bound.
@@ -128,7 +130,13 @@ def make(name: str, *, process: Process, **keywords) -> Sampler:
         name: A file of this folder.
         process: The process that the denoiser was trained on.
         keywords: Those of the sampler's own `make`.
+
+    Raises:
+        ConfigError: If there is no such sampler, or num_steps is too large.
     """
+    num_steps = keywords.get("num_steps")
+    if isinstance(num_steps, int) and num_steps > MAX_STEPS:
+        raise ConfigError(f"num_steps={num_steps}: must be at most {MAX_STEPS}")
     return make_function(name)(process=process, **keywords)
 
 

@@ -12,7 +12,7 @@ from kdiff_jax.diffusion.partition import Partition
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.files import json_text, write_atomically
 from kdiff_jax.metrics import features as feature_extractors
-from kdiff_jax.metrics.moments import load_stats, save_stats
+from kdiff_jax.metrics.moments import check_memory, load_stats, save_stats
 from kdiff_jax.report import grid, html, metrics_log, summary
 from kdiff_jax.stages import Job, facts, finish
 from kdiff_jax.train import generate, measure, parallel
@@ -84,6 +84,9 @@ class Reference:
         if options["features"]:
             name, weights = options["features"], options["weights"] or None
             self.features = feature_extractors.make(name, weights=weights)
+            shape = tuple(job.config["model"]["image_shape"])
+            dim = feature_extractors.dim_of(self.features, shape)
+            check_memory(f"evaluate.features={name}", dim)
             path = folder / f"reference_{name}.npz"
             if not parallel.from_first_host(path.is_file()):
                 data = build.load_images(job.config)
@@ -91,7 +94,7 @@ class Reference:
                 if jax.process_index() == 0:
                     save_stats(path, moments, features=name)
                 parallel.wait_for_all("reference")
-            self.stats = load_stats(path, features=name)
+            self.stats = load_stats(path, features=name, dim=dim)
 
     def metrics(self, found: measure.Generated) -> dict[str, float]:
         if self.features is None:
@@ -140,6 +143,7 @@ def row_of(job: Job, name: str, reference: Reference, options, places):
         batch_size=options["batch_size"],
         labels=generate.cycled_labels(num, model.num_classes),
         places=places,
+        name=f"evaluate.models, {name!r}",
     )
     about = {} if imported else facts(job.folder(stage))
     row = {

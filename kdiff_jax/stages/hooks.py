@@ -228,7 +228,9 @@ class SampleGrids:
         labels,
     ):
         sampler = samplers.make(process=process, **spec["sampler"])
-        student = generate.Generator(nets["student"], sampler, mesh, partition)
+        student = generate.Generator(
+            nets["student"], sampler, mesh, partition, name=f"stage {stage.name!r}"
+        )
         keywords = {
             "seed": self.SEED,
             "labels": np.resize(labels, self.NUM),
@@ -254,7 +256,7 @@ class SampleGrids:
 def _teacher_row(teacher, mesh, keywords):
     """(title, function that makes the teacher's images once)."""
     sampler = teacher.sampler()
-    make = generate.of_model(teacher, sampler, mesh=mesh)
+    make = generate.of_model(teacher, sampler, mesh=mesh, name="init.teacher")
     cache = []
 
     def images():

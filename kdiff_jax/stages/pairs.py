@@ -47,7 +47,14 @@ def run(job: Job, stage: Stage) -> None:
     pairs.check_disk(folder, sum(counts.values()), teacher.image_shape)
     keywords = config.get("sampler") or teacher.spec["sampler"]
     sampler = samplers.make(process=teacher.process, **keywords)
-    make = generate.of_model(teacher, sampler, mesh=job.mesh, purpose="pairs")
+    make = generate.of_model(
+        teacher,
+        sampler,
+        mesh=job.mesh,
+        purpose="pairs",
+        as_pixels=truncate_to_uint8,
+        name=f"stage {stage.name!r}, teacher={stage.init['teacher']}",
+    )
     seed = job.config.get("seed", 0)
     for part, num in counts.items():
         identity = {
@@ -85,7 +92,7 @@ def _make(job, folder: pathlib.Path, identity, make, teacher, batch_size) -> Non
             first=first,
         ):
             z[made.places] = made.z
-            x0[made.places] = truncate_to_uint8(made.x0)
+            x0[made.places] = made.x0
         if jax.process_index() == 0:
             pairs.write_shard(folder, k, z, x0, labels)
         left = (time.monotonic() - began) / (done + 1) * (len(todo) - done - 1)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
@@ -18,10 +19,12 @@ from jax.sharding import PartitionSpec as P
 from kdiff_jax import rng
 from kdiff_jax.data.pixels import to_uint8
 from kdiff_jax.diffusion.partition import Partition
-from kdiff_jax.errors import Interrupted
+from kdiff_jax.errors import ConfigError, Interrupted, NumericsError
 from kdiff_jax.method import Net
 from kdiff_jax.samplers import Ranges, Sampler
 from kdiff_jax.train import parallel, signals, watchdog
+
+MAX_IMAGES = 2**31  # numbers of images are int32 on the device
 
 
 def noise(seed, positions, image_shape, purpose: str):
@@ -40,7 +43,7 @@ class Made(NamedTuple):
     Attributes:
         places: i64[B], whose images they are: places in the labels that were asked for.
         z: f32[B, H, W, C], the noise that they start from.
-        x0: f32[B, H, W, C].
+        x0: [B, H, W, C], what the generator's `as_pixels` gives: uint8 by default.
     """
 
     places: np.ndarray
@@ -63,6 +66,9 @@ class Generator:
         partition: Of the students; parameters have a leading axis of all students then,
             also where it is of length 1.
         purpose: See `noise`.
+        as_pixels: Function of x0 f32[B, H, W, C], run on the devices as the end of the
+            program; `to_uint8` by default.
+        name: Name of the model in messages.
     """
 
     net: Net
@@ -70,28 +76,36 @@ class Generator:
     mesh: Mesh
     partition: Partition | None = None
     purpose: str = "sample"
+    as_pixels: Callable[[Any], Any] = to_uint8
+    name: str = "model"
 
     @functools.cached_property
     def program(self) -> Callable[..., tuple]:
-        """(params, seed, positions, y) -> (z, x0), both f32[B, H, W, C], on devices.
+        """(params, seed, positions, y) -> (z, pixels, bad), on the devices.
 
-        `params` is what `of_group` returns; B must be a multiple of the devices.
+        `params` is what `of_group` returns, the seed a uint32[]; B must be a multiple
+        of the devices. `bad` is the first place in the batch whose image is not finite,
+        or -1: an i32[] that every host has without asking the others.
         """
         split = NamedSharding(self.mesh, P(self.mesh.axis_names))
+        everywhere = NamedSharding(self.mesh, P())
 
         @jax.jit
         def generate(params, seed, positions, y):
             positions = jax.lax.with_sharding_constraint(positions, split)
             z, keys = noise(seed, positions, self.net.image_shape, self.purpose)
-            denoise = self._denoiser(params)
-            return z, self.sampler.sample(denoise, z, y, keys=keys)
+            x0 = self.sampler.sample(self._denoiser(params), z, y, keys=keys)
+            finite = jnp.isfinite(x0).all(axis=(1, 2, 3))
+            bad = jnp.where(finite.all(), -1, jnp.argmin(finite))
+            bad = jax.lax.with_sharding_constraint(bad, everywhere)
+            return z, self.as_pixels(x0), bad
 
         return generate
 
     def _denoiser(self, params):
         def at(i):
             owner = params if i is None else jax.tree.map(lambda x: x[i], params)
-            return lambda x_t, t, y: self.net.apply(owner, x_t, t, y)
+            return lambda x_t, t, y: _seen(self.net.apply(owner, x_t, t, y))
 
         if self.partition is None or self.partition.num_ranges == 1:
             return at(None)
@@ -141,8 +155,16 @@ class Generator:
             first: The number of the first image.
 
         Raises:
+            ConfigError: If there is no such seed, or no such number of an image.
             Interrupted: If a signal asked to stop.
+            NumericsError: If an image, or an evaluation before it, is not finite.
         """
+        root = rng.checked_seed(seed)
+        if first + len(labels) > MAX_IMAGES:
+            raise ConfigError(
+                f"num_images={len(labels)}: image numbers end at {MAX_IMAGES - 1}; ask"
+                " for fewer, and for more with another seed"
+            )
         size = -(-batch_size // self.mesh.size) * self.mesh.size
         labels = np.asarray(labels, np.int32)
         groups = np.zeros(len(labels), np.int32)
@@ -158,24 +180,42 @@ class Generator:
                 places = owned[start : start + size]
                 padded = np.resize(places, size)
                 positions = (first + padded).astype(np.int32)
-                z, x0 = self.program(mine, seed, positions, labels[padded])
+                z, x0, bad = self.program(mine, root, positions, labels[padded])
                 watchdog.beat()
+                self._check(int(np.asarray(bad)), positions, group)
                 num = len(places)
                 yield Made(places, _to_host(z)[:num], _to_host(x0)[:num])
+
+    def _check(self, bad: int, positions: np.ndarray, group: int) -> None:
+        """Raises NumericsError if there is a bad place."""
+        if bad < 0:
+            return
+        many = self.partition is not None and self.partition.num_groups > 1
+        raise NumericsError(
+            f"{self.name}{f', students of group {group}' if many else ''}: image"
+            f" {positions[bad]} is NaN or infinite (sampler {self.sampler.name},"
+            f" {self.sampler.nfe} evaluations); take an earlier step, another model or"
+            " another sampler"
+        )
 
     def images(self, params, *, labels: np.ndarray, **keywords) -> np.ndarray:
         """All images of `batches` as uint8[N, H, W, C], in the order of the labels."""
         found = np.empty((len(labels), *self.net.image_shape), np.uint8)
         for made in self.batches(params, labels=labels, **keywords):
-            found[made.places] = to_uint8(made.x0)
+            found[made.places] = made.x0
         return found
 
 
-def of_model(
-    model: Any, sampler: Sampler, *, mesh: Mesh, purpose: str = "sample"
-) -> Generator:
-    """The generator of an `interop.Model`, of one network or of many students."""
-    return Generator(model.net, sampler, mesh, model.partition, purpose)
+def of_model(model: Any, sampler: Sampler, *, mesh: Mesh, **keywords) -> Generator:
+    """The generator of an `interop.Model`, of one network or of many students.
+
+    Args:
+        model: The model.
+        sampler: How images are made.
+        mesh: The devices.
+        **keywords: purpose, as_pixels and name of `Generator`.
+    """
+    return Generator(model.net, sampler, mesh, model.partition, **keywords)
 
 
 def cycled_labels(num: int, num_classes: int, first: int = 0) -> np.ndarray:
@@ -197,6 +237,11 @@ def shown_labels(
     owned = (groups[i % len(groups)] for i in range(num))
     chosen = [own[i // len(groups) % len(own)] for i, own in enumerate(owned)]
     return np.array(chosen, np.int32)
+
+
+def _seen(x0_hat):
+    """The same, with NaN for infinity: a sampler that clips would hide it."""
+    return jnp.where(jnp.isfinite(x0_hat), x0_hat, jnp.nan)
 
 
 def _is_on(x, mesh: Mesh) -> bool:

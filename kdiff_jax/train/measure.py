@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdiff_jax.data.images import Images
-from kdiff_jax.data.pixels import to_uint8
 from kdiff_jax.method import Net
 from kdiff_jax.metrics.features import Features
 from kdiff_jax.metrics.moments import Moments
@@ -41,6 +40,7 @@ def generated(
     batch_size: int,
     labels: np.ndarray,
     places: np.ndarray | None = None,
+    name: str = "model",
 ) -> Generated:
     """Moments of the features of `num_images` images, quantised to uint8.
 
@@ -54,8 +54,12 @@ def generated(
         batch_size: Images a call of the sampler.
         labels: i32[num_images].
         places: i64[n], of the images to keep; the first 20 by default.
+        name: Name of the model in messages.
+
+    Raises:
+        NumericsError: If the model makes NaN or infinite values.
     """
-    make = generate.of_model(model, sampler, mesh=mesh)
+    make = generate.of_model(model, sampler, mesh=mesh, name=name)
     labels = labels[:num_images]
     batch_size = min(batch_size, num_images)
     moments = Moments()
@@ -64,11 +68,10 @@ def generated(
     for made in make.batches(
         model.params, seed=seed, labels=labels, batch_size=batch_size
     ):
-        images = np.asarray(to_uint8(made.x0))
         if features is not None:
-            moments = moments.update(features.apply(images))
+            moments = moments.update(features.apply(made.x0))
         _, mine, theirs = np.intersect1d(places, made.places, return_indices=True)
-        shown[mine] = images[theirs]
+        shown[mine] = made.x0[theirs]
     return Generated(
         moments,
         images_per_second(make, model.params, labels, batch_size=batch_size),
@@ -130,7 +133,7 @@ def _calls(make, params, labels, batch_size) -> tuple[Callable[[], Any], int]:
     mine = make.of_group(params, group)
     positions = np.arange(size, dtype=np.int32)
     y = np.resize(labels, size).astype(np.int32)
-    return lambda: make.program(mine, 0, positions, y), size
+    return lambda: make.program(mine, np.uint32(0), positions, y), size
 
 
 def macs(net: Net) -> int:

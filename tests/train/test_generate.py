@@ -1,5 +1,7 @@
 """Image i of a seed is the same image in any batch, of any owner, for one purpose."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,10 +11,11 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from tolerance import REORDER
 
-from kdiff_jax import interop, samplers
+from kdiff_jax import interop, rng, samplers
+from kdiff_jax.data.pixels import to_uint8
 from kdiff_jax.diffusion import partition
 from kdiff_jax.diffusion.process import cosine
-from kdiff_jax.errors import Interrupted
+from kdiff_jax.errors import ConfigError, Interrupted, NumericsError
 from kdiff_jax.train import generate, parallel, signals
 from kdiff_jax.train.generate import Generator
 
@@ -33,11 +36,15 @@ CALLS = (("ddim", 1), ("ddim", 8), ("heun", 3), ("dpm_solver", 4), ("ancestral",
 LABELS = np.array([7, 7, 0, 3, 9, 1, 1, 1, 4, 2, 8, 7, 5, 6], np.int32)
 
 
+def as_they_are(x0):
+    return x0
+
+
 def generator(sampler=("ddim", 3), *, devices=1, net=NET, owners=None, **keywords):
     name, num_steps = sampler
     mesh = parallel.make_mesh(jax.devices()[:devices])
     made = samplers.make(name, process=cosine(), num_steps=num_steps)
-    return Generator(net, made, mesh, owners, **keywords)
+    return Generator(net, made, mesh, owners, as_pixels=as_they_are, **keywords)
 
 
 def in_order(make, params, labels, *, batch_size=4, **keywords):
@@ -90,6 +97,81 @@ def test_neither_batches_nor_devices_matter():
 def test_pairs_to_train_on_share_no_noise_with_samples():
     z, pairs = images(10)[0], images(10, purpose="pairs")[0]
     assert not np.isin(z, pairs).any()
+
+
+def broken(value, *, where=lambda y: y == 9):
+    """The network, but images of some labels are `value` at one pixel."""
+
+    def apply(params, x_t, t, y):
+        x0_hat = NET.apply(params, x_t, t, y)
+        return x0_hat.at[:, 0, 0, 0].set(jnp.where(where(y), value, 0.5))
+
+    return NET._replace(apply=apply)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "value"),
+    list(zip(CALLS, (np.nan, np.inf, -np.inf, np.nan, np.inf), strict=True)),
+    ids=[name for name, _ in CALLS],
+)
+def test_nan_and_infinity_end_with_the_model_and_the_image(sampler, value):
+    make = generator(sampler, net=broken(value), name="checkpoint=W/student")
+    with pytest.raises(NumericsError) as caught:
+        make.images(PARAMS, seed=0, labels=LABELS, batch_size=4, first=10)
+    for words in ("checkpoint=W/student: image 14 is NaN or", sampler[0]):
+        assert words in str(caught.value)
+    make.images(PARAMS, seed=0, labels=LABELS[LABELS < 9], batch_size=4)
+
+
+def test_an_infinite_evaluation_is_seen_through_a_sampler_that_clips():
+    """Of the network at the largest times alone: what follows would hide it."""
+
+    def apply(params, x_t, t, y):
+        x0_hat = NET.apply(params, x_t, t, y)
+        return jnp.where((t > 0.9)[:, None, None, None], jnp.inf, x0_hat)
+
+    made = samplers.make("ddim", process=cosine(), num_steps=8, clip=True)
+    mesh = parallel.make_mesh(jax.devices()[:4])
+    make = Generator(NET._replace(apply=apply), made, mesh)
+    with pytest.raises(NumericsError, match="model: image 0 is NaN"):
+        make.images(PARAMS, seed=0, labels=LABELS, batch_size=4)
+
+
+def test_the_students_that_make_nan_are_named():
+    owners = PARTITIONS["classes"]
+    make = generator(net=broken(np.nan), owners=owners)
+    group = owners.group_of(np.array([9]))[0]
+    with pytest.raises(NumericsError, match=f"students of group {group}: image 4 is"):
+        in_order(make, stacked(5), LABELS)
+
+
+def test_every_seed_of_the_range_is_another_set_of_images():
+    seeds = (0, 1, 2**31 - 1, 2**31, 2**32 - 1)
+    make, labels = generator(), LABELS[:2]
+    firsts = [in_order(make, PARAMS, labels, seed=seed)[0] for seed in seeds]
+    assert len({z.tobytes() for z in firsts}) == len(seeds)
+    wanted = generate.noise(np.uint32(5), np.arange(2), NET.image_shape, "sample")[0]
+    np.testing.assert_array_equal(in_order(make, PARAMS, labels, seed=5)[0], wanted)
+    for seed in (-1, 2**32, 2**63, 2**64):
+        with pytest.raises(ConfigError, match="seed=.*: give an integer from 0 to 42"):
+            in_order(make, PARAMS, labels, seed=seed)
+    for seed in (0.5, True, "1", None):
+        with pytest.raises(ConfigError, match="seed=.*: give an integer"):
+            rng.checked_seed(seed)
+    with pytest.raises(ConfigError, match="image numbers end at 2147483647"):
+        in_order(make, PARAMS, labels, first=2**31 - 1)
+
+
+def test_pixels_are_made_by_the_program():
+    make = generator()
+    _, x0 = in_order(make, PARAMS, LABELS)
+    pixels = dataclasses.replace(make, as_pixels=to_uint8)
+    (made,) = pixels.batches(PARAMS, seed=5, labels=LABELS, batch_size=14)
+    assert made.x0.dtype == np.uint8
+    # One level where the compiler rounds a product and a sum once instead of twice.
+    np.testing.assert_allclose(made.x0, to_uint8(x0).astype(float), atol=1)
+    images = pixels.images(PARAMS, seed=5, labels=LABELS, batch_size=14)
+    np.testing.assert_array_equal(images[made.places], made.x0)
 
 
 def test_a_signal_stops_between_batches():
@@ -174,7 +256,7 @@ def test_a_state_that_is_split_over_devices_makes_the_same_images(name):
     params = stacked(num, change=0.2)
     split = jax.device_put(params, NamedSharding(mesh, P("student")))
     sampler = samplers.make("ddim", process=cosine(), num_steps=3)
-    make = Generator(NET, sampler, mesh, owners)
+    make = Generator(NET, sampler, mesh, owners, as_pixels=as_they_are)
     z, x0 = in_order(make, split, LABELS)
     host = in_order(make, jax.tree.map(np.asarray, params), LABELS)
     np.testing.assert_array_equal(z, host[0])

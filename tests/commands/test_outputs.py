@@ -1,0 +1,303 @@
+"""What sample, evaluate and convert write, and what they refuse before they compute.
+
+The network is of dense layers on images of one pixel, and the lines of a command are
+run in one process: see `lines`.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from child import ROOT
+from PIL import Image
+
+from kdiff_jax import interop
+
+SPEC = {
+    "network": {"name": "mlp", "channels": 8, "num_blocks": 2},
+    "precondition": {"name": "v"},
+    "process": {"name": "cosine"},
+    "image_shape": [1, 1, 3],
+    "num_classes": 8,
+    "sampler": {"name": "ddim", "num_steps": 4},
+}
+
+
+def run(module: str, lines: list[list[str]]) -> list[tuple[int, str, str]]:
+    """(exit code, stdout, stderr) of each command line, run in turn."""
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    environment["XLA_FLAGS"] = os.environ["KDIFF_TEST_FLAGS"]
+    script = pathlib.Path(__file__).with_name("lines.py")
+    done = subprocess.run(
+        [sys.executable, script, module],
+        input=json.dumps(lines),
+        capture_output=True,
+        env=environment,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return [tuple(answer) for answer in json.loads(done.stdout)]
+
+
+def check(module: str, cases: list[tuple[list[str], int, str]]) -> None:
+    """Runs (arguments, exit code, words of the one line) and compares."""
+    answers = run(module, [arguments for arguments, _, _ in cases])
+    for (arguments, code, words), (found, _, said) in zip(cases, answers, strict=True):
+        assert found == code, (arguments, said)
+        assert words in said, (arguments, said)
+        assert said.count("\n") == (code != 0), (arguments, said)
+
+
+def save(folder, value: float | None = None, **spec) -> pathlib.Path:
+    """A model; all of its numbers are `value` if that is given."""
+    net, _ = interop.build(SPEC | spec)
+    params = net.init(jax.random.key(0))
+    if value is not None:
+        params = jax.tree.map(lambda x: np.full_like(x, value), params)
+    return interop.save(folder, params=params, spec=SPEC | spec)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    save(folder / "good")
+    save(folder / "nan", np.nan)
+    save(folder / "infinite", np.inf)
+    save(folder / "five", image_shape=[1, 1, 5])
+    return folder
+
+
+def test_sample(models, tmp_path):
+    former = b"what was there"
+    for name in ("kept.npz", "kept.png"):
+        (tmp_path / name).write_bytes(former)
+    for folder in ("old", "kept", "other"):
+        (tmp_path / folder).mkdir()
+        for i in range(9):
+            (tmp_path / folder / f"{i:06d}.png").write_bytes(former)
+    (tmp_path / "other" / "thesis.tex").touch()
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "link.npz").symlink_to(tmp_path / "target.npz")
+
+    def case(output, code=0, words="", *more, model="good", num=3):
+        arguments = [f"--checkpoint={models / model}", f"--output={tmp_path / output}"]
+        return [*arguments, f"--num_images={num}", *more], code, words
+
+    nan = "is NaN or infinite (sampler ddim, 4 evaluations)"
+    largest = "--seed=4294967295"
+    cases = [
+        case("a.npz"),
+        case("largest.npz", 0, "", largest),
+        case("again.npz", 0, "", largest, "--batch_size=2"),
+        case("link.npz"),
+        case("A.PNG"),
+        case("old"),
+        case("new/er"),
+        case("of \u2028 \udcff.png"),
+        *(case(f"kept{end}", 5, nan, model="nan") for end in (".npz", ".png", "")),
+        case("none", 5, f"infinite: image 0 {nan}", model="infinite"),
+        *(
+            case("a.npz", 2, f"seed={seed}: ", f"--seed={seed}")
+            for seed in (-1, 2**32, 2**63, 2**64)
+        ),
+        case("other", 2, "holds other things (thesis.tex)"),
+        case("pipe.png", 2, "is no regular file"),
+        case("a.npz/x.png", 2, "a.npz/x.png: cannot be written (Not a directory)"),
+        case("x" * 300, 2, "File name too long"),
+        case("x" * 240 + ".npz", 2, "File name too long"),
+        case("a.jpg", 2, "give FILE.png, FILE.npz, or a folder"),
+        case("five.png", 2, "5 channels are no pictures; give FILE.npz", model="five"),
+        case("a.npz", 2, "images=0: 0 is not an integer in the range [1,", num=0),
+        case("a.png", 2, "GB of memory, and there are", num=2**31 - 1),
+        case("a.npz", 2, "num_images=2147483648", num=2**31),
+        case("a.npz", 2, "num_steps=1000001: must be at most", "--num_steps=1000001"),
+        *(
+            case("a.npz", 2, f"--labels='{labels}': {words}", f"--labels={labels}")
+            for labels, words in {
+                **dict.fromkeys(("", "-1", "1,", "\u00b2", "x"), "give 3, or"),
+                **dict.fromkeys(("8", "0-99999999"), "this model has 8 classes"),
+                "5-2": "5-2 is empty",
+            }.items()
+        ),
+    ]
+    mine = f"--checkpoint={models / 'good'}"
+    for output, words in {
+        models / "good": "is the --checkpoint",
+        models: "holds the --checkpoint",
+        "/dev/null": "is no folder",
+        "/proc/x.png": "cannot be written",
+        "~nobody.of.this.name/x.png": "no home folder of that name",
+    }.items():
+        cases.append(([mine, f"--output={output}"], 2, words))
+    check("sample", cases)
+
+    images = {p.stem: np.load(p)["images"] for p in tmp_path.glob("[!k]*.npz")}
+    assert images["a"].shape == (3, 1, 1, 3)
+    np.testing.assert_array_equal(images["largest"], images["again"])
+    assert (images["largest"] != images["a"]).any()
+    assert (tmp_path / "link.npz").is_symlink()  # and what it names was written
+    np.testing.assert_array_equal(images["target"], images["a"])
+    for folder in ("old", "new/er"):
+        names = sorted(path.name for path in (tmp_path / folder).iterdir())
+        assert names == [f"{i:06d}.png" for i in range(3)]
+        with Image.open(tmp_path / folder / "000002.png") as picture:
+            np.testing.assert_array_equal(np.asarray(picture), images["a"][2])
+    for kept in (tmp_path / "kept.npz", *(tmp_path / "kept").iterdir()):
+        assert kept.read_bytes() == former
+    assert not list(tmp_path.rglob(".*")) and not (tmp_path / "none").exists()
+
+
+def test_evaluate(models, tmp_path):
+    rng, one = np.random.default_rng(0), np.eye(3)
+    images = rng.integers(0, 256, (40, 1, 1, 3), np.uint8)
+    np.savez(tmp_path / "images.npz", images=images)
+    np.savez(tmp_path / "grey.npz", images=images[..., :1])
+    (tmp_path / "notes.json").write_text('{"mine": 1}')
+    (tmp_path / "empty.json").touch()
+    os.mkfifo(tmp_path / "pipe.npz")
+
+    def stats(name, **arrays):
+        moments = {"mu": np.zeros(3), "sigma": one}
+        np.savez(tmp_path / f"{name}.npz", **moments | arrays)
+
+    refused = {
+        "long": (
+            "has 20 features, and pixels are 3",
+            dict(mu=[0] * 20, sigma=np.eye(20)),
+        ),
+        "shape": ("must be (D,) and (D, D)", dict(sigma=np.eye(4))),
+        "nan": ("holds NaN or infinity", dict(mu=[0, 0, np.nan])),
+        "infinite": ("holds NaN or infinity", dict(sigma=np.diag([1, 1, np.inf]))),
+        "askew": ("is not symmetric", dict(sigma=one + np.triu(one[::-1]))),
+        "negative": ("eigenvalues from -1 to -1", dict(sigma=-one)),
+        "partly": ("eigenvalues from -0.1 to 1", dict(sigma=np.diag([1, 1, -0.1]))),
+        "huge": ("numbers above 1e+100", dict(mu=[1e200] * 3)),
+        "complex": ("must be real numbers", dict(mu=np.zeros(3) * 1j)),
+        "words": ("must be real numbers", dict(mu=["a", "b", "c"])),
+        "none": ("must be (D,) and (D, D)", dict(mu=[], sigma=np.zeros((0, 0)))),
+        "theirs": (
+            "made with features='inception', not 'pixels'",
+            dict(features="inception"),
+        ),
+        "nobody": ("num=0 must be the number of images", dict(num=0)),
+        "two": ("num=[3, 3] must be the number", dict(num=[3, 3])),
+        "many": ("num=nan must be the number", dict(num=np.nan)),
+    }
+    for name, (_, arrays) in refused.items():
+        stats(name, **arrays)
+    stats("sound", num=9, features="pixels")
+    rounded = np.float32(one + 1e-6 * np.triu(np.ones((3, 3)), 1))
+    stats("rounded", sigma=rounded - np.float32(1e-6) * one)
+
+    def case(reference, code=0, words="", *more, model="good"):
+        reference = reference if "/" in reference else f"{tmp_path / reference}"
+        arguments = [f"--checkpoint={models / model}", f"--reference={reference}"]
+        return [*arguments, "--num_images=20", "--batch_size=20", *more], code, words
+
+    sound = "sound.npz"
+    cases = [
+        *(case(f"{name}.npz", 3, words) for name, (words, _) in refused.items()),
+        case("grey.npz", 3, "images of [1, 1, 1], and the model makes [1, 1, 3]"),
+        case("pipe.npz", 3, "is no regular file"),
+        case("~nobody.of.this.name/x.npz", 2, "no home folder"),
+        case(sound, 5, "is NaN or infinite", model="nan"),
+        case(
+            sound,
+            2,
+            "weights=~nobody.of.this.name/x",
+            "--weights=~nobody.of.this.name/x",
+        ),
+        case(sound, 2, "--seed=-1", "--seed=-1"),
+        case(sound, 2, "--num_images=1", "--num_images=1"),
+        *(
+            case(sound, 2, words, f"--output={output}")
+            for output, words in {
+                tmp_path / "notes.json": "holds something else than a row",
+                models / "good" / "config.json": "holds something else than a row",
+                tmp_path / "row.txt": "name a .json file",
+                tmp_path / "images.npz" / "x.json": "Not a directory",
+                "/proc/x.json": "cannot be written",
+            }.items()
+        ),
+        case("rounded.npz", 0, "", f"--output={tmp_path}/row.json"),
+        case("images.npz", 0, "", f"--output={tmp_path}/row.json"),
+        case(sound, 0, "", f"--output={tmp_path}/empty.json"),
+    ]
+    check("evaluate", cases)
+    for name in ("row", "empty"):
+        row = json.loads((tmp_path / f"{name}.json").read_text())
+        assert row["metrics"]["fd_pixels"] > 0 and row["latency_ms"] > 0
+    assert (tmp_path / "notes.json").read_text() == '{"mine": 1}'
+
+
+def test_a_row_that_cannot_be_written_after_all_is_printed(models, tmp_path):
+    """The folder goes while the model is measured: its sets are read from a pipe."""
+    script = """
+import pathlib, shutil, sys
+from kdiff_jax import command, evaluate
+from kdiff_jax.train import measure
+found, folder = measure.generated, pathlib.Path(sys.argv.pop())
+
+def generated(*arguments, **keywords):
+    folder.rmdir()
+    folder.write_text("a file")
+    return found(*arguments, **keywords)
+
+measure.generated = generated
+command.run(evaluate.main)
+"""
+    np.savez(tmp_path / "sound.npz", mu=np.zeros(3), sigma=np.eye(3))
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    arguments = [
+        *(f"--checkpoint={models / 'good'}", f"--reference={tmp_path}/sound.npz"),
+        *("--num_images=20", f"--output={folder}/row.json", str(folder)),
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        capture_output=True,
+        env=environment,
+        text=True,
+    )
+    assert done.returncode == 2 and "row.json: cannot be written" in done.stderr
+    assert json.loads(done.stdout)["metrics"]["fd_pixels"] > 0
+
+
+def test_convert(models, tmp_path):
+    stage, source = tmp_path / "stage", models / "good"
+    save(stage / "model")
+    before = (stage / "model" / "model.safetensors").read_bytes()
+    os.mkfifo(tmp_path / "pipe")
+
+    def case(output, code, words="", *more, source=source):
+        arguments = [f"--input={source}", f"--output={output}"]
+        return [*arguments, *more], code, words
+
+    folder = tmp_path / "out"
+    cases = [
+        case(folder, 0),
+        case(folder, 0),
+        case(tmp_path / "pipe", 2, "is no folder"),
+        case(tmp_path / "pipe" / "x", 2, "cannot be written (Not a directory)"),
+        case("/proc/x", 2, "cannot be written"),
+        case("x" * 300, 2, "File name too long"),
+        case("~nobody.of.this.name/x", 2, "--output=~nobody.of.this.name/x: no home"),
+        case(folder, 2, "--input=~nobody", source="~nobody.of.this.name/x"),
+        case(source, 2, "is the --input"),
+        case(source.parent, 2, "holds the --input"),
+        case(stage / "model", 2, "is the model of the --input", source=stage),
+        case(stage, 2, "holds the --input", source=stage / "model"),
+        case(folder, 2, "student=-1", "--student=-1"),
+        case(folder, 2, "num_steps=0", "--num_steps=0"),
+        case(folder, 2, "must be at most 1000000", "--num_steps=1000001"),
+    ]
+    check("convert", cases)
+    assert (stage / "model" / "model.safetensors").read_bytes() == before
+    assert interop.load(folder).num_params == interop.load(source).num_params

@@ -1,0 +1,73 @@
+"""A model that makes NaN ends every stage that asks it, and nothing of it stays."""
+
+import types
+
+import jax
+import numpy as np
+import points
+import pytest
+import recipes
+
+from kdiff_jax import interop, recipe
+from kdiff_jax.errors import NumericsError
+from kdiff_jax.stages.hooks import SampleGrids
+from kdiff_jax.train import parallel
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    """A model folder whose parameters are all NaN."""
+    spec = points.sections()["model"]
+    net, _ = interop.build(spec)
+    params = jax.tree.map(
+        lambda x: np.full_like(x, np.nan), net.init(jax.random.key(0))
+    )
+    folder = tmp_path_factory.mktemp("teacher") / "model"
+    return interop.save(folder, params=params, spec=spec)
+
+
+@pytest.mark.parametrize(
+    ("stage", "named"),
+    [("pairs", "stage 'pairs', teacher="), ("evaluate", "models, 'teacher@2'")],
+)
+def test_of_pairs_and_of_an_evaluation(teacher, tmp_path, stage, named):
+    recipes.load("digits_student", "tiny")
+    from configs import common
+
+    stages = dict(
+        pairs=common.tiny_pairs(),
+        evaluate=dict(kind="evaluate", models=("teacher@2",)),
+    )
+    config = common.config(
+        "nan", order=tuple(stages), stages=stages, **points.sections()
+    )
+    config.init.teacher = str(teacher)
+    with pytest.raises(NumericsError, match=f"{named}.*: image [0-9]+ is NaN"):
+        recipe.run(config, tmp_path, only=stage, devices=jax.devices()[:1])
+    left = {path.name for path in (tmp_path / stage).rglob("*") if path.is_file()}
+    assert left <= {"pairs.json", "reference_pixels.npz", "reference_pixels.npz.crc"}
+
+
+def test_of_a_picture_during_training(teacher, tmp_path):
+    model = interop.load(teacher)
+    job = types.SimpleNamespace(mesh=parallel.make_mesh(jax.devices()[:1]))
+    job.folder = lambda stage: tmp_path / stage
+    hook = SampleGrids(
+        job,
+        types.SimpleNamespace(name="student"),
+        {"student": model.net},
+        model.process,
+        model.spec,
+        teacher=None,
+        train={"result": "params"},
+        log=None,
+        mesh=job.mesh,
+        partition=None,
+        labels=np.arange(8),
+    )
+    state = types.SimpleNamespace(
+        nets={"student": types.SimpleNamespace(params=model.params)}
+    )
+    with pytest.raises(NumericsError, match="stage 'student': image 0 is NaN"):
+        hook(3, state, {})
+    assert not list(tmp_path.iterdir())
