@@ -6,6 +6,7 @@ again is always right.
 
 import json
 import logging
+import os
 import pathlib
 import sys
 
@@ -141,7 +142,7 @@ def _missing_teacher(job: Job) -> str:
     hint = job.config.get("teacher_hint", "")
     if not source:
         return f"teacher: init.teacher is empty; set --config.init.teacher=PATH{hint}"
-    if not pathlib.Path(source).exists():
+    if not os.path.exists(os.path.expanduser(source)):
         return f"teacher: init.teacher={source!r} does not exist{hint}"
     return ""
 

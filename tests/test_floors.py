@@ -17,7 +17,7 @@ FLOORS = (
     " memory"
     " interop.containers interop.lazy"
     " interop.msgpack_files interop.pickle_objects interop.pickles interop.raw"
-    " interop.tensors interop.torch_files interop.torch_modules",
+    " interop.tensors interop.torch_files interop.torch_modules interop.wrappers",
     "method diffusion losses models",
     "denoiser samplers",
     "methods metrics data report interop",

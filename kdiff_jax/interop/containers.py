@@ -8,7 +8,14 @@ import pathlib
 from typing import Any
 
 from kdiff_jax.errors import CheckpointError
-from kdiff_jax.interop import msgpack_files, pickles, raw, tensors, torch_files
+from kdiff_jax.interop import (
+    msgpack_files,
+    pickles,
+    raw,
+    tensors,
+    torch_files,
+    wrappers,
+)
 
 ACCEPTED = (
     "give safetensors, a .pt, .pth or .bin of torch.save, EDM's network pickle, or a"
@@ -24,7 +31,7 @@ class Container:
         kind: "safetensors", "torch-zip", "torch-legacy", "pickle" or "msgpack".
         content: Dicts, lists and plain values with `Lazy` arrays; from pickles also
             `pickle_objects.Stub` and `torch_files.Persistent`. Safetensors:
-            {name: array}.
+            {name: array}. Names are without those of `wrappers`.
         metadata: That of safetensors, else empty.
     """
 
@@ -40,8 +47,12 @@ class Container:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def open(path) -> Container:
+def open(path, *, unwrap: bool = True) -> Container:
     """Reads a checkpoint; its arrays stay in the file until they are wanted.
+
+    Args:
+        path: A file.
+        unwrap: Take wrappers of PyTorch out of the names, see `wrappers`.
 
     Raises:
         CheckpointError: If there is none, or it is damaged or of no known kind.
@@ -54,18 +65,23 @@ def open(path) -> Container:
             data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror}; {ACCEPTED}") from error
+    metadata: dict[str, str] = {}
     try:
         kind = _kind(data)
         if kind == "msgpack":
-            return Container(path, kind, msgpack_files.load(data), {})
-        if kind.startswith("torch"):
-            return Container(path, kind, torch_files.load(data), {})
-        if kind == "pickle":
+            content = msgpack_files.load(data)
+        elif kind.startswith("torch"):
+            content = torch_files.load(data)
+        elif kind == "pickle":
             content, _ = pickles.load(data, globals=torch_files.GLOBALS)
-            return Container(path, kind, content, {})
+        else:
+            content, metadata = tensors.read(path)
+        content = wrappers.unwrapped(content) if unwrap else content
+        return Container(path, kind, content, metadata)
     except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    return Container(path, kind, *tensors.read(path))
+        # Safetensors' own errors have the path already.
+        start = "" if str(error).startswith(f"{path}:") else f"{path}: "
+        raise CheckpointError(f"{start}{error}") from error
 
 
 def _kind(data: memoryview) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from kdiff_jax.errors import CheckpointError
+from kdiff_jax.interop.averages import Network, choose, state_dicts
 from kdiff_jax.interop.lazy import Lazy
 from kdiff_jax.interop.source import Facts, Source, whole
 
@@ -29,12 +30,13 @@ MODULES = {
     "temb.dense.0": "time_embedding_linear_1",
     "temb.dense.1": "time_embedding_linear_2",
 }
+AVERAGE = 4  # its place in [model, optimizer, epoch, step, average]
 ATTENTION_SIZE = 16  # pixels; of every network that was published
 
 
 def matches(content: Any) -> bool:
     """Whether this is a network of that code, or a training state with one."""
-    return _state(content) is not None
+    return bool(_networks(content))
 
 
 @whole
@@ -49,11 +51,16 @@ def convert(content: Any, facts: Facts) -> Source:
     Raises:
         CheckpointError: If it is another network. One line.
     """
-    state = _state(content)
-    if state is None:
-        raise CheckpointError("it has no network of pytorch_diffusion")
+    found, said = choose(_networks(content))
+    if found.beside:
+        raise CheckpointError(
+            f"checkpoint has {found.beside[0]!r} beside the network {found.where!r};"
+            " save the network's own state dict"
+        )
+    state = found.content
     facts.agree(precondition="eps")
     assumed = [
+        *said,
         "process='discrete', linear beta from 1e-4 to 0.02 in 1000 steps: DDPM's own",
         "dropout=0.0: a state dict does not say",
     ]
@@ -155,19 +162,16 @@ def _leaf(leaf: Lazy, *, dense: bool) -> Lazy:
     return leaf.astype(np.float32)
 
 
-def _state(content: Any) -> dict[str, Lazy] | None:
-    """The network's state dict, or None; in ermongroup's list the average is last."""
-    if isinstance(content, list | tuple):
-        states = [_state(part) for part in reversed(content)]
-        return next((state for state in states if state is not None), None)
-    if not isinstance(content, Mapping):
-        return None
-    for name in ("ema", "state_dict", "model"):
-        if isinstance(content.get(name), Mapping):
-            return _state(content[name])
-    state = {
-        key.removeprefix("module."): leaf
-        for key, leaf in content.items()
-        if isinstance(key, str) and isinstance(leaf, Lazy)
-    }
-    return state if all(key in state for key in ANCHORS) else None
+def _networks(content: Any) -> list[Network]:
+    """The networks of this family; in ermongroup's list the average is last."""
+    if isinstance(content, list | tuple) and content:
+        last = {"ema": content[-1]} if len(content) > AVERAGE else {}
+        content = {"model": content[0], **last}
+    return state_dicts(content, _prefixes)
+
+
+def _prefixes(state: Mapping[str, Lazy]) -> list[str]:
+    """What stands before the names of the networks of this family in a state dict."""
+    first, *more = ANCHORS
+    found = [name.removesuffix(first) for name in state if name.endswith(first)]
+    return [p for p in found if all(p + name in state for name in more)]

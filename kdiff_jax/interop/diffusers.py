@@ -4,22 +4,20 @@ A folder is a pipeline (model_index.json, with the network in unet/ or beside it
 network alone. Options and defaults are those of diffusers 0.42.
 """
 
-import json
 import pathlib
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from kdiff_jax.errors import CheckpointError
-from kdiff_jax.interop import containers, schedulers
+from kdiff_jax.interop import diffusers_files as files
+from kdiff_jax.interop import schedulers
+from kdiff_jax.interop.diffusers_files import CONFIG, SCHEDULER
 from kdiff_jax.interop.lazy import Lazy
 from kdiff_jax.interop.options import Option, Unlike, checked, only
 from kdiff_jax.interop.source import Facts, Source, whole
 
 CLASS = "UNet2DModel"
-CONFIG, INDEX = "config.json", "model_index.json"
-SCHEDULER = "scheduler_config.json"
-WEIGHTS = "diffusion_pytorch_model"
 DOWN = {
     "DownBlock2D": "",
     "AttnDownBlock2D": "Attn",
@@ -56,16 +54,18 @@ OPTIONS: dict[str, Option] = dict(
     num_class_embeds=Option(None),
     num_train_timesteps=Option(None),  # of time_embedding_type="learned"
 )
+# What `EMAModel` adds to the config of an average; nothing of it is the network's.
+TRAINING = frozenset(
+    "decay min_decay max_value min_value optimization_step update_after_step power"
+    " use_ema_warmup inv_gamma collected_params".split()
+)
 # Until diffusers 0.16; in an attention block alone.
 OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
 def matches(folder) -> bool:
     """Whether this is a folder of diffusers; `convert` says whether it can be read."""
-    if not isinstance(folder, pathlib.Path) or not folder.is_dir():
-        return False
-    signs = (folder / INDEX, folder / "unet" / CONFIG)
-    return any(sign.is_file() for sign in signs) or any(folder.glob(f"{WEIGHTS}*"))
+    return files.matches(folder)
 
 
 @whole
@@ -76,19 +76,18 @@ def convert(folder: pathlib.Path, facts: Facts) -> Source:
         CheckpointError: If it is another model, has an option that is not implemented,
             or lacks its weights. One line.
     """
-    home = _home(folder)
-    network, shape, num_classes = read_config(_json(home / CONFIG), facts)
-    weights = _weights_file(home)
-    leaves = read_weights(_weights(weights))
-    where = next(
-        (
-            path
-            for path in (folder / SCHEDULER, folder / "scheduler" / SCHEDULER)
-            if path.is_file()
-        ),
-        None,
-    )
-    parts, assumed = schedulers.read(_json(where), facts, SCHEDULER)
+    home, said = files.home(folder)
+    config = files.read_json(home / CONFIG)
+    network, shape, num_classes = read_config(config, facts)
+    said += [
+        f"{name}={config[name]!r}: an option of another version, taken to be off"
+        for name in _off(config)
+    ]
+    tensors, weights, which = files.weights(home)
+    leaves = read_weights(tensors)
+    where, beside = files.scheduler(folder, home)
+    parts, assumed = schedulers.read(files.read_json(where), facts, SCHEDULER)
+    assumed = (*said, *which, *beside, *assumed)
     if where is None:
         note = f"scheduler=DDPMScheduler with its defaults: there is no {SCHEDULER}"
         assumed = (note, *assumed)
@@ -116,7 +115,10 @@ def read_config(
     try:
         if (name := config.get("_class_name")) != CLASS:
             raise Unlike("_class_name", name, f"{CLASS} alone")
-        options = checked(config, OPTIONS)
+        ignored = {*TRAINING, *_off(config)}
+        options = checked(
+            {k: v for k, v in config.items() if k not in ignored}, OPTIONS
+        )
         return (
             _network(options),
             _shape(options, facts),
@@ -127,6 +129,18 @@ def read_config(
         raise CheckpointError(
             f"{CONFIG}: {option}={value!r}: is not implemented; there is {ways}"
         ) from error
+
+
+def _off(config: Mapping[str, Any]) -> list[str]:
+    """Options that are not known, and that the file itself says are off."""
+    known = {*OPTIONS, *TRAINING}
+    return [
+        name
+        for name, value in config.items()
+        if name not in known
+        and not name.startswith("_")
+        and (value is None or value is False)
+    ]
 
 
 def _network(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -268,72 +282,3 @@ def _turned(name: str, leaf: Lazy) -> Lazy:
         return leaf
     axes = {2: (1, 0), 4: (2, 3, 1, 0)}.get(len(leaf.shape))
     return leaf.transpose(*axes) if axes else leaf
-
-
-def _home(folder: pathlib.Path) -> pathlib.Path:
-    """The folder of the network itself.
-
-    Raises:
-        CheckpointError: If the pipeline has parts that are not read, or no network.
-    """
-    parts = [k for k in _json(folder / INDEX) if not k.startswith("_")]
-    if other := [part for part in parts if part not in ("unet", "scheduler")]:
-        raise CheckpointError(
-            f"{INDEX}: {other[0]}: is not implemented; there are pipelines of a unet"
-            " and a scheduler alone, whose pixels are the image's"
-        )
-    if (folder / "unet" / CONFIG).is_file():
-        return folder / "unet"
-    if not (folder / CONFIG).is_file():
-        raise CheckpointError(f"{INDEX} is there, and no {CONFIG}; copy unet/ as well")
-    return folder
-
-
-def _weights_file(folder: pathlib.Path) -> pathlib.Path:
-    """The file of the weights: the plain one, or the only variant of it."""
-    found = [
-        path
-        for ending in ("safetensors", "bin")
-        for path in (
-            folder / f"{WEIGHTS}.{ending}",
-            *sorted(folder.glob(f"{WEIGHTS}.*.{ending}")),
-        )
-        if path.is_file()
-    ]
-    plain = [path for path in found if path.stem == WEIGHTS]
-    if not (plain or len(found) == 1):
-        names = ", ".join(path.name for path in found) or "nothing like it"
-        raise CheckpointError(
-            f"{WEIGHTS}.safetensors is missing, and there is {names}; copy that file,"
-            " or keep one variant"
-        )
-    return (plain or found)[0]
-
-
-def _weights(path: pathlib.Path) -> Mapping[str, Lazy]:
-    """{name: array} of a file of weights."""
-    content = containers.open(path).content
-    if not all(isinstance(leaf, Lazy) for leaf in content.values()):
-        raise CheckpointError(
-            f"{path.name} is no table of tensors; save its state_dict"
-        )
-    return content
-
-
-def _json(path: pathlib.Path | None) -> dict[str, Any]:
-    """The object in a file; empty where there is no such file.
-
-    Raises:
-        CheckpointError: If it holds something else.
-    """
-    if path is None or not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text())
-        if not isinstance(found, dict):
-            raise ValueError("it is no object")
-    except ValueError as error:
-        raise CheckpointError(
-            f"{path.name}: {error}; it is damaged: copy it again"
-        ) from error
-    return found

@@ -14,7 +14,13 @@ import numpy as np
 
 from kdiff_jax import __version__, models
 from kdiff_jax.files import write_atomically
-from kdiff_jax.interop import diffusers, lazy, schedulers_export, tensors
+from kdiff_jax.interop import (
+    diffusers,
+    diffusers_files,
+    lazy,
+    schedulers_export,
+    tensors,
+)
 from kdiff_jax.interop.lazy import Lazy
 from kdiff_jax.interop.schedulers_export import Scheduler, refused
 from kdiff_jax.interop.trees import flatten
@@ -83,22 +89,22 @@ def save(folder, model, *, num_steps: int | None = None) -> pathlib.Path:
 
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / diffusers.CONFIG).unlink(missing_ok=True)
+    (folder / diffusers_files.CONFIG).unlink(missing_ok=True)
     # Readers of PyTorch's safetensors want that one line of metadata.
-    weights = folder / f"{diffusers.WEIGHTS}.safetensors"
+    weights = folder / f"{diffusers_files.WEIGHTS}.safetensors"
     tensors.write(weights, state_dict(leaves), {"format": "pt"})
-    write_atomically(folder / diffusers.SCHEDULER, _json(scheduler.config))
+    write_atomically(folder / diffusers_files.SCHEDULER, _json(scheduler.config))
     index = {
         "_class_name": scheduler.pipeline,
         "scheduler": ["diffusers", scheduler.config["_class_name"]],
         "unet": ["diffusers", diffusers.CLASS],
     }
-    (folder / diffusers.INDEX).unlink(missing_ok=True)
+    (folder / diffusers_files.INDEX).unlink(missing_ok=True)
     if _has_pipeline(spec, scheduler):
-        write_atomically(folder / diffusers.INDEX, _json(index))
+        write_atomically(folder / diffusers_files.INDEX, _json(index))
     write_atomically(folder / CARD, _card(model, scheduler))
     # The config comes last: a folder without it holds no model.
-    write_atomically(folder / diffusers.CONFIG, _json(config))
+    write_atomically(folder / diffusers_files.CONFIG, _json(config))
     return folder
 
 

@@ -5,6 +5,7 @@ shapes. A state dict says nothing: names, shapes and buffers tell the network, a
 preconditioning is the user's knowledge.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from kdiff_jax.diffusion import noise_levels
 from kdiff_jax.errors import CheckpointError
+from kdiff_jax.interop.averages import Network, choose, state_dicts
 from kdiff_jax.interop.edm_constructors import (
     NETWORKS,
     PRECONDITIONS,
@@ -41,12 +43,11 @@ FIELDS = {  # the reference's keyword -> the field of `song_unet` and `adm_unet`
     "resample_filter": "taps",
     "dropout": "dropout",
 }
-NETS = ("ema", "G_ema", "net")  # where a file holds its network, the best first
 
 
 def matches(content: Any) -> bool:
     """Whether this is a network of the family: a persistent object, or a state dict."""
-    return _object(content) is not None or bool(_anchors(content))
+    return bool(_objects(content) or state_dicts(content, _prefixes))
 
 
 @whole
@@ -61,16 +62,19 @@ def convert(content: Any, facts: Facts) -> Source:
         CheckpointError: For keywords, classes and names that are not known, and shapes
             that disagree with what the file says. One line.
     """
-    net = _object(content)
-    if net is not None:
-        return _from_pickle(net, facts)
-    anchors = _anchors(content)
-    if len(anchors) > 1:
-        raise CheckpointError(
-            f"checkpoint holds several networks, {', '.join(map(repr, anchors))};"
-            " save the one that is meant by itself"
-        )
-    return _from_state_dict(_tree(content), anchors[0], facts)
+    if objects := _objects(content):
+        found, said = choose(objects)
+        source = _from_pickle(found.content, facts)
+    else:
+        found, said = choose(state_dicts(content, _prefixes))
+        if found.beside:
+            raise CheckpointError(
+                f"checkpoint has {found.beside[0]!r} and {len(found.beside) - 1} more"
+                f" beside the network {found.where!r}; save the network's own state"
+                " dict"
+            )
+        source = _from_state_dict(found.content, facts)
+    return dataclasses.replace(source, assumed=(*said, *source.assumed))
 
 
 def _from_pickle(net: Persistent, facts: Facts) -> Source:
@@ -95,17 +99,11 @@ def _from_pickle(net: Persistent, facts: Facts) -> Source:
     return _source(name, wrapper, said | found, leaves, flat.get("u"), facts, assumed)
 
 
-def _from_state_dict(flat: Mapping[str, Lazy], prefix: str, facts: Facts) -> Source:
-    buffer = prefix.removesuffix("model.") + "u"
-    unknown = [k for k in flat if not k.startswith(prefix) and k != buffer]
-    if unknown:
-        raise CheckpointError(
-            f"checkpoint has {unknown[0]!r} and {len(unknown) - 1} more beside the"
-            f" network {prefix!r}; save the network's own state dict"
-        )
-    leaves = {k.removeprefix(prefix): v for k, v in flat.items() if k != buffer}
+def _from_state_dict(flat: Mapping[str, Lazy], facts: Facts) -> Source:
+    """The network of {"model.enc. ...": array}, or without "model."."""
+    leaves = {k.removeprefix("model."): v for k, v in flat.items() if k != "u"}
     assumed = ["dropout=0.0: a state dict does not say"]
-    if buffer in flat:
+    if "u" in flat:
         name = "iddpm"
         facts.agree(precondition=name)
     else:
@@ -125,15 +123,15 @@ def _from_state_dict(flat: Mapping[str, Lazy], prefix: str, facts: Facts) -> Sou
         )
     facts.agree(image_size=found["img_resolution"])
     wrapper = dict(WRAPPERS[PRECONDITIONS[name]])
-    if buffer in flat:
-        wrapper["M"] = flat[buffer].shape[0] - 1
+    if "u" in flat:
+        wrapper["M"] = flat["u"].shape[0] - 1
     defaults = NETWORKS[found["class_name"]]
     return _source(
         name,
         wrapper,
         {**defaults, "dropout": 0.0, **found},
         leaves,
-        flat.get(buffer),
+        flat.get("u"),
         facts,
         assumed,
     )
@@ -234,39 +232,22 @@ def _compare(network: str, said: dict[str, Any], found: dict[str, Any]) -> None:
             )
 
 
-def _object(content: Any):
-    """The persistent network of a pickle's tree, or None."""
+def _objects(content: Any) -> list[Network]:
+    """The persistent networks of a pickle's tree: itself, or in a dict.
+
+    Beside them stand losses and augmentations, which are persistent as well.
+    """
     content = opened(content)
-    nets = _best_first(content) if isinstance(content, Mapping) else [content]
-    return next((net for net in nets if isinstance(net, Persistent)), None)
+    found = content.items() if isinstance(content, Mapping) else [("", content)]
+    nets = [Network(str(k), v) for k, v in found if isinstance(opened(v), Persistent)]
+    return [net for net in nets if net.content.class_name in WRAPPERS] or nets[:1]
 
 
-def _best_first(content: Mapping) -> list[Any]:
-    """The values of a dict: those of `NETS`, then other averages, then the rest."""
-
-    def rank(name):
-        known = NETS.index(name) if name in NETS else len(NETS)
-        return known, not (isinstance(name, str) and "ema" in name)
-
-    return [opened(content[name]) for name in sorted(content, key=rank)]
-
-
-def _tree(content: Any) -> Mapping[str, Any]:
-    """The state dict in a torch file: itself, or in a dict of it, averages first."""
-    content = opened(content)
-    if not isinstance(content, Mapping):
-        return {}
-    if any(isinstance(k, str) and k.endswith(ANCHOR) for k in content):
-        return content
-    found = map(_tree, _best_first(content))
-    return next((tree for tree in found if tree), {})
-
-
-def _anchors(content: Any) -> list[str]:
-    """Prefixes of the networks of this family in a state dict."""
-    names = [name for name in _tree(content) if isinstance(name, str)]
-    prefixes = [name.removesuffix(ANCHOR) for name in names if name.endswith(ANCHOR)]
-    return [p for p in prefixes if any(n.startswith(f"{p}enc.") for n in names)]
+def _prefixes(state: Mapping[str, Lazy]) -> list[str]:
+    """What stands before the names of the networks of this family in a state dict."""
+    found = [name.removesuffix(ANCHOR) for name in state if name.endswith(ANCHOR)]
+    found = [p for p in found if any(name.startswith(f"{p}enc.") for name in state)]
+    return [p.removesuffix("model.") for p in found]
 
 
 def _path(key: str) -> str:

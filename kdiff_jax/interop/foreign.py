@@ -9,7 +9,7 @@ import hashlib
 import importlib
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kdiff_jax.errors import CheckpointError, ConfigError
@@ -62,18 +62,27 @@ def read(
         raise CheckpointError(f"{path}: {error}") from error
     if OWN in metadata:
         source = _as_exported(source, metadata[OWN], path)
-    weights = source.weights or path
-    with weights.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    name = str(weights.relative_to(path.parent))
-    return source, {"family": found, "file": name, "sha256": sha256}
+    files = source.weights or (path,)
+    name = str(files[0].relative_to(path.parent))
+    return source, {"family": found, "file": name, "sha256": _sha256(files)}
+
+
+def _sha256(files: Sequence[pathlib.Path]) -> str:
+    """The digest of a file, or of the digests of several."""
+    digests = []
+    for path in files:
+        with path.open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    if len(digests) == 1:
+        return digests[0]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def _as_exported(source: Source, text: str, path: pathlib.Path) -> Source:
     """A state dict that we wrote: its metadata says what the names do not."""
     try:
         spec = {k: v for k, v in json.loads(text).items() if k in (*source.spec, *KEPT)}
-    except (AttributeError, ValueError) as error:
+    except (AttributeError, RecursionError, ValueError) as error:
         raise CheckpointError(
             f"{path}: its metadata {OWN!r} is no spec: {error}; it is damaged"
         ) from error

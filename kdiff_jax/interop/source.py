@@ -57,13 +57,13 @@ class Source:
         spec: What `interop.build` reads, with "sampler": the model's spec.
         leaves: {"a/b": array} in our layout; read one by one.
         assumed: One line for each fact that the file does not say.
-        weights: The file of the weights, where the checkpoint is a folder.
+        weights: The files of the weights, where the checkpoint is a folder.
     """
 
     spec: dict[str, Any]
     leaves: Mapping[str, Lazy]
     assumed: tuple[str, ...] = ()
-    weights: pathlib.Path | None = None
+    weights: tuple[pathlib.Path, ...] = ()
 
 
 def whole(convert: Callable[[Any, Facts], Source]) -> Callable[[Any, Facts], Source]:

@@ -457,7 +457,7 @@ def test_facts_that_the_file_denies_are_refused():
     with pytest.raises(CheckpointError, match="precondition='eps': networks of this"):
         edm.convert(content, Facts(precondition="eps"))
     two = {f"{who}.{k}": v for who in ("real", "fake") for k, v in content.items()}
-    with pytest.raises(CheckpointError, match="several networks, 'real.model.', 'fake"):
+    with pytest.raises(CheckpointError, match="several networks, 'real.', 'fake.'"):
         edm.convert(two, Facts())
     bare = {k: v for k, v in content.items() if "resample_filter" not in k}
     with pytest.raises(CheckpointError, match="no resample_filter; save the buffers"):
