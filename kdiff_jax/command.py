@@ -73,8 +73,6 @@ def _line(error: Exception) -> tuple[str, int]:
     if known := storage.error_of(error):
         return str(known), known.exit_code
     text = f"{type(error).__name__}: {error}"
-    if isinstance(error, TypeError) and "unexpected keyword argument" in text:
-        return f"config: {error}", ConfigError.exit_code
     if "RESOURCE_EXHAUSTED" in text or isinstance(error, MemoryError):
         return (
             "out of memory: lower train.batch_size, raise train.num_microbatches,"

@@ -2,7 +2,7 @@
 
 import functools
 import json
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.extend
@@ -12,7 +12,7 @@ from kdiff_jax import build, interop, samplers
 from kdiff_jax.build import Stage
 from kdiff_jax.data import pairs as pair_files
 from kdiff_jax.errors import CheckpointError
-from kdiff_jax.stages import Job, results, students, train
+from kdiff_jax.stages import Job, before, results, students
 from kdiff_jax.train import measure, parallel
 from kdiff_jax.train.step import init_state, split
 
@@ -51,21 +51,21 @@ def text(job: Job) -> str:
         if stage.kind == "train":
             # Rounds differ in their lengths alone, and hold the same.
             sections = [stage.config.get(key) for key in ("method", "optim", "roles")]
-            key = json.dumps([_spec(job, stage), *sections])
+            key = json.dumps([before.spec(job, stage), *sections])
             if key not in known:
                 known[key] = _held_or_why(job, stage)
             holds, why = known[key]
-            own = _model_facts(_spec(job, stage))
+            own = _model_facts(before.spec(job, stage))
             lines += [_train(job, stage, own, holds), *why]
             # Beside the newest: one that is known to be good, and one being written.
             kept = build.train_options(job.config, stage)["keep"] + 2
-            disk += kept * holds.state * _num_students(job, stage)
+            disk += kept * holds.state * before.num_students(job, stage)
         elif stage.kind == "pairs":
             more, size = _pairs(job, stage, facts)
             lines += more
             disk += size
         else:
-            num = {**job.config["evaluate"], **stage.config}["num_images"]
+            num = build.evaluate_options(job.config, stage)["num_images"]
             models = ", ".join(stage.config["models"])
             lines.append(f"  {stage.name}: {num} images each of {models}")
     lines.append(f"disk: {_size(disk)} at most, checkpoints and pairs together")
@@ -88,10 +88,10 @@ def held(job: Job, stage: Stage) -> Held:
     Raises:
         CheckpointError: If such a file is missing, or of another network.
     """
-    student, process = interop.build(_spec(job, stage))
+    student, process = interop.build(before.spec(job, stage))
     nets = {"student": student}
     if "teacher" in stage.init:
-        nets["teacher"], _ = interop.build(_origin(job, stage))
+        nets["teacher"], _ = interop.build(before.origin(job, stage))
     batch_size = build.train_options(job.config, stage)["batch_size"]
     method, optim = build.make_method(stage, nets, process, batch_size)
     key = jax.random.key(0)
@@ -117,31 +117,9 @@ def _bytes(tree) -> int:
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-def _origin(job: Job, stage: Stage) -> dict[str, Any]:
-    """The spec of a stage's teacher; one that is brought is what the config says."""
-    source = stage.init.get("teacher")
-    for other in job.stages:
-        if other.name == source:
-            return _spec(job, other)
-    return dict(job.config["model"])
-
-
-def _spec(job: Job, stage: Stage) -> dict[str, Any]:
-    """The spec of a stage's student."""
-    return train.changed(_origin(job, stage), stage.config.get("model", {}))
-
-
-def _num_students(job: Job, stage: Stage) -> int:
-    """That a run of the stage trains."""
-    if not stage.config.get("partition") or job.only is not None:
-        return 1
-    partition = job.config["partition"]
-    return partition["num_groups"] * partition["num_ranges"]
-
-
 def _train(job, stage: Stage, facts, holds: Held) -> str:
     options = build.train_options(job.config, stage)
-    num = _num_students(job, stage)
+    num = before.num_students(job, stage)
     mesh = parallel.student_mesh(job.mesh, num)
     turns = num // mesh.shape["student"]
     local = -(-options["batch_size"] // mesh.shape["data"])

@@ -16,7 +16,7 @@ from kdiff_jax import build, stages
 from kdiff_jax.errors import CheckpointError, ConfigError, DataError, Interrupted
 from kdiff_jax.files import json_text, write_atomically
 from kdiff_jax.report import environment, summary
-from kdiff_jax.stages import Job, evaluate, pairs, results, students, train
+from kdiff_jax.stages import Job, before, evaluate, pairs, results, students, train
 from kdiff_jax.train import parallel, signals, watchdog
 
 log = logging.getLogger(__name__)
@@ -110,8 +110,11 @@ def _check_only(job: Job, name: str) -> None:
 def make_job(config, workdir, *, devices=None) -> Job:
     """The stages of a config, over these devices, or all."""
     config = build.plain(config)
+    build.check(config)
     mesh = parallel.make_mesh(devices)
-    return Job(config, build.expand(config), pathlib.Path(workdir).absolute(), mesh)
+    job = Job(config, build.expand(config), pathlib.Path(workdir).absolute(), mesh)
+    before.check(job)
+    return job
 
 
 def check_inputs(job: Job) -> None:

@@ -103,5 +103,5 @@ def with_rounds(**partition) -> ConfigDict:
     rounds.partition = True
     found.stages.progressive = rounds
     found.order = ("teacher", "student", "progressive", "evaluate")
-    found.evaluate.models = ("student", "progressive")
+    found.stages.evaluate.models = ("student", "progressive")
     return found

@@ -382,7 +382,7 @@ def test_a_partition_that_is_none_is_refused_first(tmp_path):
     for rule, num, ranges, text in (
         ("kmeans", 3, 1, "num_groups=3: must divide num_classes=10"),
         ("pca", 5, 1, "num_groups=5: median splits make a power of two"),
-        ("pca", 2, 0, "num_ranges=0: must be at least 1"),
+        ("pca", 2, 0, "num_ranges=0: must be 1 or more"),
     ):
         found.partition.update(rule=rule, num_groups=num, num_ranges=ranges)
         with pytest.raises(ConfigError, match=text):
@@ -424,6 +424,7 @@ def test_the_steps_of_a_range_are_whole_ones(together, tmp_path):
     found = with_rounds()
     del found.stages.progressive["rounds"]
     found.stages.progressive.settings = dict(num_steps=1)
+    found.stages.progressive.sampler.num_steps = 1
     workdir = shutil.copytree(together, tmp_path / "by_hand")
     with pytest.raises(ConfigError, match="not of whole steps.*num_steps=1"):
         start(found, workdir, force=True)

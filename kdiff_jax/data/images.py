@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int, Integer, UInt8
 
+from kdiff_jax import arguments
 from kdiff_jax.errors import ConfigError
 
 # Sets up to this size are offered whole, to be kept on the device.
@@ -92,33 +93,39 @@ def load(
         ConfigError: If no such source exists, or it does not take an option.
         DataError: If the data is missing or damaged.
     """
+    function, rest = source(name)
+    options |= rest
+    if channels:
+        options["channels"] = channels
+    if background != BACKGROUND:
+        options["background"] = background
+    taken = inspect.signature(function).parameters
+    if "use_labels" in taken:
+        options["use_labels"] = use_labels
+    path = os.path.expanduser(path) if path else None
+    given = {"path": path, "split": split, "size": size or None, **options}
+    arguments.check(function, given, what=f"data {name!r}", prefix="data.")
+    images = function(**given)
+    if not use_labels:
+        zeros = np.zeros(images.num, np.int32)
+        images = images._replace(labels=zeros, num_classes=0)
+    return images
+
+
+def source(name: str) -> tuple[Callable[..., Images], dict[str, str]]:
+    """The function that reads a set of this name, and what the name itself tells it.
+
+    Raises:
+        ConfigError: If no such source exists.
+    """
     source, _, rest = name.partition(":")
     if name in TFDS_NAMES:
         source, rest = "tfds", name
     if source not in SOURCES or (source == "tfds") != bool(rest):
         known = ", ".join((*sorted(set(SOURCES) - {"tfds"}), *TFDS_NAMES, "tfds:NAME"))
         raise ConfigError(f"data.name={name!r}: no such set; one of {known}")
-    if rest:
-        options["dataset"] = rest
-    if channels:
-        options["channels"] = channels
-    if background != BACKGROUND:
-        options["background"] = background
     module = importlib.import_module(f"kdiff_jax.data.{source}")
-    taken = inspect.signature(module.load).parameters
-    for key in sorted(options.keys() - taken.keys()):
-        have = ", ".join(sorted(taken.keys() - {"dataset"}))
-        raise ConfigError(
-            f"data.{key}={options[key]!r}: {source} has no such option; it has {have}"
-        )
-    if "use_labels" in taken:
-        options["use_labels"] = use_labels
-    path = os.path.expanduser(path) if path else None
-    images = module.load(path=path, split=split, size=size or None, **options)
-    if not use_labels:
-        zeros = np.zeros(images.num, np.int32)
-        images = images._replace(labels=zeros, num_classes=0)
-    return images
+    return module.load, {"dataset": rest} if rest else {}
 
 
 def from_array(

@@ -6,6 +6,7 @@ as bytes: a step is 0.008, a twelfth of the Gaussians' deviation.
 
 import numpy as np
 
+from kdiff_jax.arguments import Count
 from kdiff_jax.data.images import Images, from_array, refuse
 from kdiff_jax.errors import ConfigError
 
@@ -18,8 +19,8 @@ def load(
     path: str | None,
     split: str,
     size: int | None,
-    num_images: int = 16384,
-    num_classes: int = 8,
+    num_images: Count = 16384,
+    num_classes: Count = 8,
 ) -> Images:
     """uint8[num_images, 1, 1, 2]; point i is of class i % num_classes, always the same.
 
@@ -48,7 +49,7 @@ def load(
     )
 
 
-def means(num_classes: int) -> np.ndarray:
+def means(num_classes: Count) -> np.ndarray:
     """f64[num_classes, modes, 2], the centres: on rings, a third of a turn apart.
 
     Neighbouring classes lie a turn / num_classes apart, so that what a student of near

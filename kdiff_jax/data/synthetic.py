@@ -1,7 +1,10 @@
 """Pictures that cost nothing: a coloured disc on a gradient, for tests and `:tiny`."""
 
+from typing import Literal
+
 import numpy as np
 
+from kdiff_jax.arguments import Count, Whole
 from kdiff_jax.data.images import MAX_IN_MEMORY, Images, from_array, refuse
 from kdiff_jax.errors import ConfigError
 
@@ -11,9 +14,9 @@ def load(
     path: str | None,
     split: str,
     size: int | None,
-    num_images: int = 1024,
-    channels: int = 3,
-    num_classes: int = 10,
+    num_images: Count = 1024,
+    channels: Literal[1, 3] = 3,
+    num_classes: Whole = 10,
 ) -> Images:
     """Image i is a function of i, size, channels and num_classes only.
 

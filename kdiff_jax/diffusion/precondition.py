@@ -11,6 +11,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from kdiff_jax import arguments
+from kdiff_jax.arguments import Count, NotNegative, Positive
 from kdiff_jax.diffusion.noise_levels import iddpm_levels
 from kdiff_jax.diffusion.process import Process, left
 from kdiff_jax.errors import ConfigError
@@ -46,7 +48,7 @@ def combine(
     return x0_hat
 
 
-def edm(process: Process, *, sigma_data: float = 0.5) -> Preconditioning:
+def edm(process: Process, *, sigma_data: Positive = 0.5) -> Preconditioning:
     """Unit variance of F's input and target at every noise level.
 
     With sigma = sigma(t) / alpha(t), d = sigma_data, for alpha = 1: c_skip =
@@ -76,9 +78,9 @@ def edm(process: Process, *, sigma_data: float = 0.5) -> Preconditioning:
 def boundary(
     process: Process,
     *,
-    sigma_min: float = 0.002,
-    sigma_data: float = 0.5,
-    c_noise_scale: float = 1.0,
+    sigma_min: NotNegative = 0.002,
+    sigma_data: Positive = 0.5,
+    c_noise_scale: Positive = 1.0,
 ) -> Preconditioning:
     """EDM's wrapper, moved so that x0_hat = x_t at sigma_min: consistency models'.
 
@@ -105,9 +107,9 @@ def boundary(
 def vp(
     process: Process,
     *,
-    beta_d: float = 19.9,
-    beta_min: float = 0.1,
-    num_timesteps: int = 1000,
+    beta_d: Positive = 19.9,
+    beta_min: NotNegative = 0.1,
+    num_timesteps: Count = 1000,
 ) -> Preconditioning:
     """EDM's wrapper of a variance-preserving eps-network; t = sigma.
 
@@ -144,9 +146,9 @@ def ve(process: Process) -> Preconditioning:
 def iddpm(
     process: Process,
     *,
-    C_1: float = 0.001,
-    C_2: float = 0.008,
-    num_timesteps: int = 1000,
+    C_1: Positive = 0.001,
+    C_2: Positive = 0.008,
+    num_timesteps: Count = 1000,
 ) -> Preconditioning:
     """EDM's wrapper of an improved-DDPM eps-network; t = sigma.
 
@@ -240,6 +242,14 @@ def names() -> tuple[str, ...]:
 
 def make(name: str, process: Process, **keywords) -> Preconditioning:
     """The preconditioning `name`, one of `names()`, as a function t -> Scalings."""
+    function = make_function(name)
+    given = {"process": process, **keywords}
+    arguments.check(function, given, what=f"precondition {name!r}")
+    return function(**given)
+
+
+def make_function(name: str) -> Callable[..., Preconditioning]:
+    """What `make` calls; its keywords and defaults are the preconditioning's."""
     if name not in PRECONDITIONINGS:
         raise ConfigError(f"precondition={name!r}: unknown; choose one of {names()}")
-    return PRECONDITIONINGS[name](process, **keywords)
+    return PRECONDITIONINGS[name]

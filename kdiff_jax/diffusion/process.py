@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from kdiff_jax import arguments
+from kdiff_jax.arguments import Below1, Count, Positive
 from kdiff_jax.diffusion.noise_levels import (
     iddpm_levels,
     loguniform,
@@ -46,7 +48,7 @@ class Process(NamedTuple):
     t_max: float
     c_noise: Callable[[Any], Any]
     time_of_logsnr: Callable[[Any], Any]
-    num_timesteps: int | None = None
+    num_timesteps: Count | None = None
     time: Callable[[Any], Any] = lambda u: u
     cdf: Callable[[Any], Any] = lambda t: t
     spacing: str = "uniform"
@@ -145,9 +147,9 @@ def cosine(*, logsnr_min: float = -20.0, logsnr_max: float = 20.0) -> Process:
 def discrete(
     *,
     schedule: str = "linear",
-    beta_min: float = 1e-4,
-    beta_max: float = 0.02,
-    num_timesteps: int = 1000,
+    beta_min: Below1 = 1e-4,
+    beta_max: Below1 = 0.02,
+    num_timesteps: Count = 1000,
     told: str = "time",
 ) -> Process:
     """DDPM's process with T steps, t = 0 .. T - 1; t = -1 is the data itself.
@@ -251,11 +253,11 @@ def betas(
 
 def edm(
     *,
-    sigma_min: float = 0.002,
-    sigma_max: float = 80.0,
-    num_levels: int | None = None,
-    C_1: float = 0.001,
-    C_2: float = 0.008,
+    sigma_min: Positive = 0.002,
+    sigma_max: Positive = 80.0,
+    num_levels: Count | None = None,
+    C_1: Positive = 0.001,
+    C_2: Positive = 0.008,
 ) -> Process:
     """The variance-exploding process x_t = x0 + t eps: time is the noise level.
 
@@ -312,6 +314,13 @@ def names() -> tuple[str, ...]:
 
 def make(name: str, **keywords) -> Process:
     """The process `name`, one of `names()`, with the keywords of its constructor."""
+    function = make_function(name)
+    arguments.check(function, keywords, what=f"process {name!r}")
+    return function(**keywords)
+
+
+def make_function(name: str) -> Callable[..., Process]:
+    """What `make` calls; its keywords and defaults are the process' settings."""
     if name not in PROCESSES:
         raise ConfigError(f"process={name!r}: unknown; choose one of {names()}")
-    return PROCESSES[name](**keywords)
+    return PROCESSES[name]

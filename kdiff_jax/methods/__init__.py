@@ -1,10 +1,10 @@
 """One module per method; the module's name is the method's name."""
 
 import importlib
-import inspect
 import pkgutil
 from collections.abc import Callable
 
+from kdiff_jax import arguments
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.method import Method
 
@@ -18,16 +18,10 @@ def make(name: str, **keywords) -> Method:
     """Builds the method `name`; see its module's `make` for the keywords.
 
     Raises:
-        ConfigError: If there is no such method, or it has no such keyword.
+        ConfigError: If there is no such method, or a keyword is not one of its.
     """
     function = make_function(name)
-    known = list(inspect.signature(function).parameters)
-    for keyword in keywords:
-        if keyword not in known:
-            raise ConfigError(
-                f"method {name!r} has no keyword {keyword!r}; it has:"
-                f" {', '.join(known)}"
-            )
+    arguments.check(function, keywords, what=f"method {name!r}")
     return function(**keywords)
 
 

@@ -8,6 +8,7 @@ arXiv:2206.00364): they differ in the times that are drawn and in the weight.
 import jax.numpy as jnp
 
 from kdiff_jax import rng
+from kdiff_jax.arguments import Positive
 from kdiff_jax.diffusion import noise_levels
 from kdiff_jax.losses import regression
 from kdiff_jax.method import Aux, Method, Phase
@@ -23,7 +24,7 @@ def make(
     times: str = "process",
     weight: str = "snr_trunc",
     P_mean: float = -1.2,
-    P_std: float = 1.2,
+    P_std: Positive = 1.2,
 ) -> Method:
     """E[ weight(logsnr_t) ||x0 - x0_hat(x_t, t, y)||^2 ].
 

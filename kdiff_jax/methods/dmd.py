@@ -8,6 +8,7 @@ sampler keep it from dropping modes.
 import jax.numpy as jnp
 
 from kdiff_jax import rng
+from kdiff_jax.arguments import NotNegative, Share
 from kdiff_jax.diffusion import grids
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.losses import distribution, regression
@@ -19,14 +20,14 @@ def make(
     *,
     nets,
     process,
-    regression_weight: float = 0.25,
+    regression_weight: NotNegative = 0.25,
     distance: str = "l2",
     lpips_weights: str = "",
     lpips_heads: str = "",
     dm_weight: str = "normalized",
     fake_weight: str = "edm",
-    min_step: float = 0.02,
-    max_step: float = 0.98,
+    min_step: Share = 0.02,
+    max_step: Share = 0.98,
     spacing: str | None = None,
 ) -> Method:
     """Distribution matching + regression_weight * distance(G(z, y), x0), in turns with

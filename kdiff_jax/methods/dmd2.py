@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from kdiff_jax import rng
+from kdiff_jax.arguments import Count, NotNegative, Share
 from kdiff_jax.diffusion import grids
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.losses import adversarial, distribution
@@ -26,20 +27,20 @@ def make(
     *,
     nets,
     process,
-    student_every: int = 5,
-    num_steps: int = 1,
+    student_every: Count = 5,
+    num_steps: Count = 1,
     dm_weight: str = "normalized",
     fake_weight: str = "edm",
-    min_step: float = 0.02,
-    max_step: float = 0.98,
+    min_step: Share = 0.02,
+    max_step: Share = 0.98,
     spacing: str | None = None,
-    gan_weight: float = 3e-3,
-    disc_weight: float = 1e-2,
+    gan_weight: NotNegative = 3e-3,
+    disc_weight: NotNegative = 1e-2,
     gan_loss: str = "nonsaturating",
     diffusion_gan: bool = True,
     f_divergence: str = "reverse_kl",
     features: str = "fake_score",
-    head_groups: int = 32,
+    head_groups: Count = 32,
 ) -> Method:
     """A few-step student; `fake_score` and `disc` are trained five times as often.
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdiff_jax import rng
+from kdiff_jax.arguments import Count, NotNegative, Positive, Share
 from kdiff_jax.diffusion import ada, diffaugment
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.losses import adversarial
@@ -50,16 +51,16 @@ def make(
     loss: str = "nonsaturating",
     features: tuple[str, ...] = ("teacher",),
     feature_files: tuple[str, ...] = (),
-    noise_levels: tuple[float, ...] = (0.5,),
-    width: int = 16,
-    virtual_local_batch: int = 1,
-    r1_weight: float = 1e-4,
-    r1_every: int = 16,
+    noise_levels: tuple[Positive, ...] = (0.5,),
+    width: Count = 16,
+    virtual_local_batch: Count = 1,
+    r1_weight: NotNegative = 1e-4,
+    r1_every: Count = 16,
     freeze: bool = False,
     class_embedding: str = "",
     augment: tuple[str, ...] = (),
-    ada_target: float = 0.0,
-    ada_steps: int = 2000,
+    ada_target: Share = 0.0,
+    ada_steps: Count = 2000,
 ) -> Method:
     """Generator, discriminator, and every `r1_every`-th step a penalty, in that order.
 

@@ -7,6 +7,7 @@ but here the student's gradient flows through both score networks.
 import jax.numpy as jnp
 
 from kdiff_jax import rng
+from kdiff_jax.arguments import Positive, Share
 from kdiff_jax.diffusion import grids, noise_levels
 from kdiff_jax.losses import distribution
 from kdiff_jax.method import Aux, Method, Phase
@@ -18,9 +19,9 @@ def make(
     nets,
     process,
     alpha: float = 1.0,
-    sigma_init: float = 2.5,
-    min_step: float = 0.0,
-    max_step: float = 0.8,
+    sigma_init: Positive = 2.5,
+    min_step: Share = 0.0,
+    max_step: Share = 0.8,
     spacing: str | None = None,
     fake_times: str = "process",
     fake_weight: str = "edm",

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from kdiff_jax import rng
+from kdiff_jax.arguments import Count, NotNegative, Positive
 from kdiff_jax.diffusion import noise_levels
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.losses import features as distances
@@ -31,12 +32,12 @@ def make(
     process,
     times: str = "process",
     weight: str = "snr_trunc",
-    task_weight: float = 0.0,
+    task_weight: NotNegative = 0.0,
     features: str = "none",
-    feature_weight: float | None = None,
-    relation_group: int = 4,
+    feature_weight: NotNegative | None = None,
+    relation_group: Count = 4,
     P_mean: float = -1.2,
-    P_std: float = 1.2,
+    P_std: Positive = 1.2,
 ) -> Method:
     """E[ weight(logsnr_t) (||x0_hat - x0_teacher||^2 + task_weight ||x0_hat - x0||^2) ]
     + feature_weight * sum over levels of a distance of features.

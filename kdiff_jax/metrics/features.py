@@ -47,6 +47,11 @@ def make(
     return _MAKERS[name](weights, batch_size)
 
 
+def names() -> tuple[str, ...]:
+    """The features that `make` knows."""
+    return tuple(_MAKERS)
+
+
 def metric_name(features: Features | str) -> str:
     """The key under which a Frechet distance on these features is reported."""
     return f"fd_{features if isinstance(features, str) else features.name}"

@@ -20,12 +20,12 @@ features of the encoder in place of F, `method="with_features"` F and all featur
 """
 
 import importlib
-import inspect
 from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 
+from kdiff_jax import arguments
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.types import Params
 
@@ -38,6 +38,7 @@ REVISIONS = {
     "adm_unet": 1,
     "mlp": 1,
 }
+FLAX = ("parent", "name")  # parameters of every module, which Flax itself fills in
 BUFFERS = (jax.tree_util.DictKey("freqs"),)  # loaded, saved, never trained
 
 
@@ -50,19 +51,10 @@ def make(name: str, **keywords) -> nn.Module:
     """Builds the network `name`; the keywords are the fields of its module.
 
     Raises:
-        ConfigError: If there is no such network, or it has no such field.
+        ConfigError: If there is no such network, or a keyword is no field of it.
     """
     function = make_function(name)
-    known = [
-        field
-        for field in inspect.signature(function).parameters
-        if field not in ("parent", "name")  # Flax's own
-    ]
-    for keyword in keywords:
-        if keyword not in known:
-            raise ConfigError(
-                f"model {name!r} has no keyword {keyword!r}; it has: {', '.join(known)}"
-            )
+    arguments.check(function, keywords, what=f"model {name!r}", hidden=FLAX)
     return function(**keywords)
 
 

@@ -8,6 +8,7 @@ import math
 import flax.linen as nn
 import jax.numpy as jnp
 
+from kdiff_jax.arguments import Count, Whole
 from kdiff_jax.models import layers
 from kdiff_jax.models.edm_layers import ADM, UNetBlock, conv, dense, group_norm
 from kdiff_jax.models.network import Network
@@ -27,12 +28,12 @@ class AdmUNet(Network):
     arXiv:2206.00364, appendix F.
     """
 
-    channels: int = 192
-    channel_mult: tuple[int, ...] = (1, 2, 3, 4)
-    emb_mult: int = 4
-    num_blocks: int = 3
-    attn_resolutions: tuple[int, ...] = (32, 16, 8)
-    num_classes: int = 1000
+    channels: Count = 192
+    channel_mult: tuple[Count, ...] = (1, 2, 3, 4)
+    emb_mult: Count = 4
+    num_blocks: Count = 3
+    attn_resolutions: tuple[Count, ...] = (32, 16, 8)
+    num_classes: Whole = 1000
 
     @nn.compact
     def trunk(self, x, c_noise, rows, augment, keys):

@@ -8,6 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from kdiff_jax.arguments import Count, Positive, Whole
 from kdiff_jax.models import layers
 from kdiff_jax.models.ddpm_layers import SMALL, XAVIER, Attention, ResBlock
 from kdiff_jax.models.network import Network
@@ -45,25 +46,25 @@ class DdpmUNet(Network):
     resampling residual blocks.
     """
 
-    channels: int = 128
-    channel_mult: tuple[int, ...] = (1, 2, 2, 2)
-    num_blocks: int = 2
-    attn_resolutions: tuple[int, ...] = (16,)
-    widths: tuple[int, ...] = ()
-    emb_channels: int | None = None
-    head_dim: int | None = None
-    num_groups: int = 32
-    norm_eps: float = 1e-6
+    channels: Count = 128
+    channel_mult: tuple[Count, ...] = (1, 2, 2, 2)
+    num_blocks: Count = 2
+    attn_resolutions: tuple[Count, ...] = (16,)
+    widths: tuple[Count, ...] = ()
+    emb_channels: Count | None = None
+    head_dim: Count | None = None
+    num_groups: Count = 32
+    norm_eps: Positive = 1e-6
     freq_shift: float = 1.0
     flip_sin_to_cos: bool = False
-    downsample_padding: int = 0
+    downsample_padding: Whole = 0
     down_blocks: tuple[str, ...] = ()
     up_blocks: tuple[str, ...] = ()
     resample_by: tuple[str, str] = ("conv", "conv")
     mid_block: bool = True
     mid_attention: bool = True
-    mid_num_groups: int | None = None
-    mid_divisor: float = 1.0
+    mid_num_groups: Count | None = None
+    mid_divisor: Positive = 1.0
     scale_shift: bool = False
     center_input: bool = False
 

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from kdiff_jax.arguments import Count
 from kdiff_jax.models import layers
 from kdiff_jax.models.network import Network
 from kdiff_jax.types import Keys
@@ -50,8 +51,8 @@ class ResBlock(nn.Module):
 class Attention(nn.Module):
     """Self-attention over the places of an image; + x."""
 
-    num_heads: int
-    head_dim: int | None
+    num_heads: Count
+    head_dim: Count | None
     dtype: str = "float32"
 
     @nn.compact
@@ -88,13 +89,13 @@ class IddpmUNet(Network):
     google-research/diffusion_distillation.
     """
 
-    channels: int = 256
-    emb_channels: int = 1024
-    channel_mult: tuple[int, ...] = (1, 1, 1)
-    num_blocks: int = 3
-    attn_resolutions: tuple[int, ...] = (8, 16)
-    num_heads: int = 1
-    head_dim: int | None = None
+    channels: Count = 256
+    emb_channels: Count = 1024
+    channel_mult: tuple[Count, ...] = (1, 1, 1)
+    num_blocks: Count = 3
+    attn_resolutions: tuple[Count, ...] = (8, 16)
+    num_heads: Count = 1
+    head_dim: Count | None = None
 
     @nn.compact
     def trunk(self, x, c_noise, rows, augment, keys):

@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
+from kdiff_jax.arguments import Count
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.models import layers
 from kdiff_jax.models.network import Network
@@ -17,10 +18,10 @@ class Mlp(Network):
         channel_mult, attn_resolutions: Of U-Nets; one level, no attention.
     """
 
-    channels: int = 64
-    channel_mult: tuple[int, ...] = (1,)
-    num_blocks: int = 3
-    attn_resolutions: tuple[int, ...] = ()
+    channels: Count = 64
+    channel_mult: tuple[Count, ...] = (1,)
+    num_blocks: Count = 3
+    attn_resolutions: tuple[Count, ...] = ()
 
     @nn.compact
     def trunk(self, x, c_noise, rows, augment, keys):

@@ -1,11 +1,13 @@
 """What every denoising network has in common: its call, and the fields behind it."""
 
 import abc
+from typing import Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from kdiff_jax.arguments import Below1, Count, Whole
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.models import layers
 from kdiff_jax.types import Keys
@@ -27,15 +29,15 @@ class Network(nn.Module):
         remat: Recompute the blocks in the backward pass, to save memory.
     """
 
-    channels: int
-    channel_mult: tuple[int, ...]
-    num_blocks: int
-    attn_resolutions: tuple[int, ...]
-    dropout: float = 0.0
-    out_channels: int = 3
-    num_classes: int = 0
-    augment_dim: int = 0
-    dtype: str = "float32"
+    channels: Count
+    channel_mult: tuple[Count, ...]
+    num_blocks: Count
+    attn_resolutions: tuple[Count, ...]
+    dropout: Below1 = 0.0
+    out_channels: Count = 3
+    num_classes: Whole = 0
+    augment_dim: Whole = 0
+    dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = False
 
     def __call__(

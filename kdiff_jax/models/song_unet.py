@@ -8,6 +8,7 @@ import math
 import flax.linen as nn
 import jax.numpy as jnp
 
+from kdiff_jax.arguments import Count
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.models import layers
 from kdiff_jax.models.edm_layers import SONG, UNetBlock, conv, dense, group_norm
@@ -38,12 +39,12 @@ class SongUNet(Network):
     appendix F.
     """
 
-    channels: int = 128
-    channel_mult: tuple[int, ...] = (2, 2, 2)
-    emb_mult: int = 4
-    noise_mult: int = 1
-    num_blocks: int = 4
-    attn_resolutions: tuple[int, ...] = (16,)
+    channels: Count = 128
+    channel_mult: tuple[Count, ...] = (2, 2, 2)
+    emb_mult: Count = 4
+    noise_mult: Count = 1
+    num_blocks: Count = 4
+    attn_resolutions: tuple[Count, ...] = (16,)
     embedding: str = "positional"
     encoder: str = "standard"
     decoder: str = "standard"

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdiff_jax import rng
+from kdiff_jax import arguments, rng
 from kdiff_jax.diffusion.process import Process
 from kdiff_jax.errors import ConfigError
 
@@ -132,12 +132,16 @@ def make(name: str, *, process: Process, **keywords) -> Sampler:
         keywords: Those of the sampler's own `make`.
 
     Raises:
-        ConfigError: If there is no such sampler, or num_steps is too large.
+        ConfigError: If there is no such sampler, a keyword is not one of its, or
+            num_steps is too large.
     """
-    num_steps = keywords.get("num_steps")
-    if isinstance(num_steps, int) and num_steps > MAX_STEPS:
-        raise ConfigError(f"num_steps={num_steps}: must be at most {MAX_STEPS}")
-    return make_function(name)(process=process, **keywords)
+    function, given = make_function(name), {"process": process, **keywords}
+    arguments.check(function, given, what=f"sampler {name!r}")
+    if keywords["num_steps"] > MAX_STEPS:
+        raise ConfigError(
+            f"num_steps={keywords['num_steps']}: must be at most {MAX_STEPS}"
+        )
+    return function(**given)
 
 
 def make_function(name: str) -> Callable[..., Sampler]:

@@ -6,6 +6,7 @@ Ho et al. 2020, arXiv:2006.11239; Salimans & Ho 2022, arXiv:2202.00512, Eq. 3 to
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from kdiff_jax.arguments import Count, Positive, Share, Whole
 from kdiff_jax.diffusion import grids
 from kdiff_jax.diffusion.process import Process, left
 from kdiff_jax.errors import ConfigError
@@ -15,11 +16,11 @@ from kdiff_jax.samplers import Sampler, step_noise, walk
 def make(
     *,
     process: Process,
-    num_steps: int,
+    num_steps: Count,
     spacing: str | None = None,
-    offset: int = 0,
-    variance: float = 1.0,
-    clip: bool | float = False,
+    offset: Whole = 0,
+    variance: Share = 1.0,
+    clip: bool | Positive = False,
 ) -> Sampler:
     """Draws x_s ~ q(x_s | x_t, x0_hat) down the grid; the last step returns x0_hat.
 
@@ -66,7 +67,7 @@ def step(
     s: Float[Array, " B"],
     eps: Float[Array, "B H W C"],
     *,
-    variance: float,
+    variance: Share,
 ) -> Float[Array, "B H W C"]:
     """One draw from t to s.
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from kdiff_jax.arguments import Count, Positive, Share, Whole
 from kdiff_jax.diffusion import grids
 from kdiff_jax.diffusion.process import Process, left
 from kdiff_jax.errors import ConfigError
@@ -16,13 +17,13 @@ from kdiff_jax.samplers import Sampler, step_noise, walk
 def make(
     *,
     process: Process,
-    num_steps: int,
+    num_steps: Count,
     spacing: str | None = None,
-    offset: int = 0,
-    eta: float = 0.0,
-    clip: bool | float = False,
+    offset: Whole = 0,
+    eta: Share = 0.0,
+    clip: bool | Positive = False,
     clip_eps: bool = True,
-    rho: float = 7.0,
+    rho: Positive = 7.0,
     start_at_sigma: bool = False,
     end_at_data: bool = True,
     even: bool = False,
@@ -91,7 +92,7 @@ def step(
     s: Float[Array, " B"],
     eps: Float[Array, "B H W C"],
     *,
-    eta: float,
+    eta: Share,
     x0_eps: Float[Array, "B H W C"] | None = None,
 ) -> Float[Array, "B H W C"]:
     """One step with fresh noise; eps_hat is that of `x0_eps`, x0_hat when None.

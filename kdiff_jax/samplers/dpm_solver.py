@@ -5,6 +5,7 @@ Lu et al. 2022, arXiv:2211.01095, Algorithm 2.
 
 import jax.numpy as jnp
 
+from kdiff_jax.arguments import Count, Positive, Whole
 from kdiff_jax.diffusion import grids
 from kdiff_jax.diffusion.process import Process
 from kdiff_jax.samplers import Sampler, walk
@@ -13,11 +14,11 @@ from kdiff_jax.samplers import Sampler, walk
 def make(
     *,
     process: Process,
-    num_steps: int,
+    num_steps: Count,
     spacing: str | None = None,
-    offset: int = 0,
-    rho: float = 7.0,
-    clip: bool | float = False,
+    offset: Whole = 0,
+    rho: Positive = 7.0,
+    clip: bool | Positive = False,
     end_at_data: bool = True,
 ) -> Sampler:
     """Extrapolates x0_hat from the last two steps, linearly in h = logsnr / 2.

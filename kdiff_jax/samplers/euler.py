@@ -4,6 +4,7 @@ On one grid this is DDIM: x / alpha moves along (x_t - alpha x0_hat) / sigma. Wh
 Euler's own is the grid, even in the level's rho-th root for every process.
 """
 
+from kdiff_jax.arguments import Count, Positive, Whole
 from kdiff_jax.diffusion.process import Process
 from kdiff_jax.samplers import Sampler, ddim
 
@@ -11,10 +12,10 @@ from kdiff_jax.samplers import Sampler, ddim
 def make(
     *,
     process: Process,
-    num_steps: int,
+    num_steps: Count,
     spacing: str = "karras",
-    offset: int = 0,
-    rho: float = 7.0,
+    offset: Whole = 0,
+    rho: Positive = 7.0,
     start_at_sigma: bool = False,
 ) -> Sampler:
     """Euler's method; one step is the network itself at t_max.

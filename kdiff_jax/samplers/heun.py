@@ -4,9 +4,12 @@ Karras et al. 2022, arXiv:2206.00364, Algorithms 1 and 2. A variance-preserving 
 is integrated as x / alpha with the noise level sigma / alpha.
 """
 
+from typing import Annotated
+
 import jax.numpy as jnp
 import numpy as np
 
+from kdiff_jax.arguments import Count, NotNegative, Positive, Range
 from kdiff_jax.diffusion import grids
 from kdiff_jax.diffusion.process import Process
 from kdiff_jax.errors import ConfigError
@@ -16,13 +19,13 @@ from kdiff_jax.samplers import Sampler, step_noise, walk
 def make(
     *,
     process: Process,
-    num_steps: int,
+    num_steps: Count,
     spacing: str = "karras",
-    rho: float = 7.0,
-    S_churn: float = 0.0,
-    S_min: float = 0.0,
-    S_max: float = float("inf"),
-    S_noise: float = 1.0,
+    rho: Positive = 7.0,
+    S_churn: NotNegative = 0.0,
+    S_min: NotNegative = 0.0,
+    S_max: Annotated[float, Range(0, high_open=False)] = float("inf"),
+    S_noise: Positive = 1.0,
 ) -> Sampler:
     """EDM's sampler: 2 N - 1 network evaluations for N steps.
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kdiff_jax.arguments import Count, Positive
 from kdiff_jax.diffusion import grids
 from kdiff_jax.diffusion.process import Process
 from kdiff_jax.errors import ConfigError
@@ -18,9 +19,9 @@ from kdiff_jax.samplers import Sampler, step_noise, walk
 def make(
     *,
     process: Process,
-    num_steps: int,
+    num_steps: Count,
     spacing: str | None = None,
-    sigma_init: float | None = None,
+    sigma_init: Positive | None = None,
 ) -> Sampler:
     """Nothing of x_t is kept from step to step but x0_hat.
 
@@ -79,10 +80,10 @@ def start(process: Process, sigma_init: float | None = None) -> tuple[float, flo
 
 def times(
     process: Process,
-    num_steps: int,
+    num_steps: Count,
     *,
     spacing: str | None = None,
-    sigma_init: float | None = None,
+    sigma_init: Positive | None = None,
 ):
     """N + 1 decreasing times, even in the index of a fine grid, ending at the data.
 

@@ -27,7 +27,7 @@ def run(job: Job, stage: Stage) -> None:
     """
     folder = job.folder(stage.name)
     folder.mkdir(parents=True, exist_ok=True)
-    options = {**build.EVALUATE, **job.config.get("evaluate", {}), **stage.config}
+    options = build.evaluate_options(job.config, stage)
     reference = None
     names = listed(job, options["models"])
     places = shown_places(job, names, options["num_images"])

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 def run(job: Job, stage: Stage) -> None:
     """Trains, or resumes, and leaves `model/` in the stage's folder.
 
-    For the section `train` see `build.TRAIN`.
+    For the section `train` see `build.sections.Train`.
 
     Raises:
         Interrupted: If a signal asked to stop; everything is saved.

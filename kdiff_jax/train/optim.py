@@ -5,7 +5,8 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import optax
 
-from kdiff_jax import models
+from kdiff_jax import arguments, models
+from kdiff_jax.arguments import Below1, Count, NotNegative, Positive, Whole
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.train.step import Optim
 
@@ -15,20 +16,20 @@ SCHEDULES = ("constant", "linear", "cosine")
 def make(
     name: str = "adam",
     *,
-    lr: float,
-    batch_size: int,
-    b1: float = 0.9,
-    b2: float = 0.999,
-    eps: float = 1e-8,
-    weight_decay: float = 0.0,
-    clip_norm: float | None = None,
+    lr: Positive,
+    batch_size: Count,
+    b1: Below1 = 0.9,
+    b2: Below1 = 0.999,
+    eps: Positive = 1e-8,
+    weight_decay: NotNegative = 0.0,
+    clip_norm: NotNegative | None = None,
     schedule: str = "constant",
-    warmup_steps: int = 0,
-    ema_decay: float | None = None,
-    ema_half_life: float | None = None,
-    ema_ramp_up: float = 0.05,
+    warmup_steps: Whole = 0,
+    ema_decay: Below1 | None = None,
+    ema_half_life: Positive | None = None,
+    ema_ramp_up: Positive = 0.05,
     zero_nonfinite: bool | None = None,
-    steps_per_update: float = 1.0,
+    steps_per_update: Positive = 1.0,
 ) -> Optim:
     """Builds the update of one role.
 
@@ -55,6 +56,7 @@ def make(
     Raises:
         ConfigError: If a name is unknown, or both kinds of average are asked for.
     """
+    arguments.check(make, locals(), what="an optimizer")
     if schedule not in SCHEDULES:
         raise ConfigError(
             f"schedule={schedule!r}; choose one of {', '.join(SCHEDULES)}"

@@ -93,7 +93,7 @@ def test_synthetic_images_are_functions_of_their_number(channels, num_classes):
 
 
 def test_wrong_synthetic_numbers_are_named():
-    fails("data.channels=2: must be 1 or 3", name="synthetic", channels=2)
+    fails("data.channels=2: choose one of 1, 3", name="synthetic", channels=2)
     fails("data.num_images=0", name="synthetic", num_images=0)
 
 

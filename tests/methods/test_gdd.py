@@ -390,7 +390,7 @@ def test_what_it_cannot_do_is_refused(tmp_path):
         make(augment=("flip",))
     with pytest.raises(ConfigError, match="ada_target=1.0: must lie in"):
         make(ada_target=1.0)
-    with pytest.raises(ConfigError, match="all above 0"):
+    with pytest.raises(ConfigError, match="each entry must be above 0"):
         make(noise_levels=(0.0,))
     with pytest.raises(ConfigError, match="features=.*choose from teacher, vgg16_bn"):
         make(features=("inception",))

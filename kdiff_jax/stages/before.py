@@ -1,0 +1,118 @@
+"""What can be said of a job before anything runs: whether its parts fit together."""
+
+import functools
+import json
+from typing import Any
+
+import jax
+
+from kdiff_jax import build, interop
+from kdiff_jax.build import Stage
+from kdiff_jax.errors import ConfigError, UserError
+from kdiff_jax.metrics import features
+from kdiff_jax.stages import Job, evaluate, is_done, train
+from kdiff_jax.train import parallel
+
+
+def check(job: Job) -> None:
+    """Refuses stages that name what is not there, and batches that do not split.
+
+    Raises:
+        ConfigError: Names the value.
+    """
+    trained: list[str] = []
+    for stage in job.stages:
+        path = f"--config.stages.{stage.name}"
+        _check_init(job, stage, trained, path)
+        if stage.kind == "train":
+            options = build.train_options(job.config, stage)
+            mesh = parallel.student_mesh(job.mesh, num_students(job, stage))
+            micro = options["num_microbatches"]
+            try:
+                parallel.check_batch_size(options["batch_size"], mesh, micro)
+            except ConfigError as error:
+                raise ConfigError(f"{path}.train.{error}") from error
+            _check_pairs(job, stage, path)
+            if not is_done(job.left(stage.name)):
+                _check_network(origin(job, stage), "--config.model.network")
+                _check_network(spec(job, stage), f"{path}.model.network")
+            trained.append(stage.name)
+        elif stage.kind == "evaluate":
+            options = build.evaluate_options(job.config, stage)
+            evaluate.listed(job, options["models"])
+            name = options["features"]
+            if name and name not in features.names():
+                raise ConfigError(
+                    f"--config.evaluate.features={name!r}: unknown; choose one of"
+                    f" {', '.join(features.names())}, or '' for none"
+                )
+
+
+def origin(job: Job, stage: Stage) -> dict[str, Any]:
+    """The spec of a stage's teacher; one that is brought is what the config says."""
+    source = stage.init.get("teacher")
+    for other in job.stages:
+        if other.name == source:
+            return spec(job, other)
+    return dict(job.config["model"])
+
+
+def spec(job: Job, stage: Stage) -> dict[str, Any]:
+    """The spec of a stage's student."""
+    return train.changed(origin(job, stage), stage.config.get("model", {}))
+
+
+def num_students(job: Job, stage: Stage) -> int:
+    """How many students a run of the stage trains."""
+    if not stage.config.get("partition") or job.only is not None:
+        return 1
+    partition = job.config["partition"]
+    return partition["num_groups"] * partition["num_ranges"]
+
+
+def _check_init(job: Job, stage: Stage, trained: list[str], path: str) -> None:
+    """What a stage begins with is of a stage before it, or lies at a path."""
+    stages = {s.name for s in job.stages}
+    for role, source in stage.init.items():
+        name = source.partition("/")[0] if job.names_role(source) else source
+        if name in trained or name not in stages or source == "random":
+            continue
+        raise ConfigError(
+            f"{path}.init.{role}={source!r}: is no training stage before"
+            f" {stage.name!r}; those are {', '.join(trained) or 'none'}"
+        )
+
+
+def _check_pairs(job: Job, stage: Stage, path: str) -> None:
+    name = stage.config.get("pairs")
+    made = [s.name for s in job.stages if s.kind == "pairs"]
+    if name and name not in made:
+        raise ConfigError(
+            f"{path}.pairs={name!r}: is no stage of pairs; the config has"
+            f" {', '.join(made) or 'none'}"
+        )
+
+
+def _check_network(spec: dict[str, Any], path: str) -> None:
+    why = _why_no_network(json.dumps({k: spec[k] for k in SHAPE if k in spec}))
+    if why:
+        raise ConfigError(f"{path}: these fields make no network: {why}")
+
+
+SHAPE = (
+    *("network", "precondition", "process", "image_shape", "num_classes"),
+    "augment_dim",
+)
+
+
+@functools.lru_cache
+def _why_no_network(spec: str) -> str:
+    """What building the network and the shapes of its parameters ends with, or ""."""
+    try:
+        net, _ = interop.build({"num_classes": 0, **json.loads(spec)})
+        jax.eval_shape(net.init, jax.random.key(0))
+    except UserError as error:
+        return str(error)
+    except Exception as error:  # whatever fields of nonsense set off
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return ""
