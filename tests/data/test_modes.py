@@ -68,7 +68,7 @@ def test_a_background_that_is_no_colour(tmp_path):
     path = write_files(tmp_path, {"a.png": png(PICTURES[0])})
     error = fails("background='wite': no", name="folder", path=path, background="wite")
     assert error.exit_code == 2
-    fails("data.background='black': digits has", name="digits", background="black")
+    fails("data.background=black: data 'digits' has", name="digits", background="black")
 
 
 @pytest.mark.parametrize(
@@ -147,4 +147,4 @@ def test_channels_of_an_npz(tmp_path):
     assert found.shape == (4, 4, 1)
     fails("data.channels=2", name="npz", path=f"{tmp_path}/grey.npz", channels=2)
     assert load("digits", channels=3).shape == (8, 8, 3)
-    fails("data.channels=3: mixture has no such option", name="mixture", channels=3)
+    fails("data.channels=3: data 'mixture' has no keyword 'channels'", name="mixture", channels=3)
