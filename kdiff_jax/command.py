@@ -36,7 +36,10 @@ def required(flag) -> str:
 
 def run(main: Callable[[], None]) -> None:
     """Parses the command line, runs `main`, and exits with a documented code."""
-    sys.exit(code(main, sys.argv))
+    status = code(main, sys.argv)
+    if peers := _peers():
+        peers.leave(status)
+    sys.exit(status)
 
 
 def code(main: Callable[[], None], argv) -> int:
@@ -46,12 +49,14 @@ def code(main: Callable[[], None], argv) -> int:
         print(_help(main.__module__))
         return 0
     try:
-        _parse(argv)
         start.logs(debug)
+        start.libraries()
+        _parse(argv)
         from kdiff_jax.train import signals
 
         signals.install()
-        with watchdog.watch(pathlib.Path(argv[0]).stem, _hang_minutes()):
+        name = pathlib.Path(argv[0]).stem
+        with watchdog.watch(name, _hang_minutes(), "--hang_minutes"):
             start.cache()
             main()
         return 0
@@ -72,6 +77,8 @@ def _line(error: Exception) -> tuple[str, int]:
     """(what to say, exit code) of an exception that is none of ours."""
     if known := storage.error_of(error):
         return str(known), known.exit_code
+    if (peers := _peers()) and (gone := peers.missing()):
+        return str(gone), gone.exit_code
     text = f"{type(error).__name__}: {error}"
     if "RESOURCE_EXHAUSTED" in text or isinstance(error, MemoryError):
         return (
@@ -79,6 +86,11 @@ def _line(error: Exception) -> tuple[str, int]:
             f" or set model.network.remat=True ({text})"
         ), 1
     return f"a bug of ours: {text}; --debug shows where", 1
+
+
+def _peers():
+    """The module of the other processes, if JAX could be started as far as that."""
+    return sys.modules.get("kdiff_jax.train.peers")
 
 
 def _help(module: str) -> str:

@@ -34,9 +34,10 @@ def forget(act: Callable[[int], None]) -> None:
 
 def at_once(text: str, exit_code: int) -> None:
     """Says a line and ends the process; of several threads the first one does it."""
-    _ends.acquire()  # never released
-    say(text)
-    now(exit_code)
+    if _ends.acquire(timeout=15):  # never released
+        say(text)
+        now(exit_code)
+    os._exit(exit_code)
 
 
 def now(exit_code: int) -> None:

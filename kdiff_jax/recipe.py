@@ -16,8 +16,17 @@ from kdiff_jax import build, stages
 from kdiff_jax.errors import CheckpointError, ConfigError, DataError, Interrupted
 from kdiff_jax.files import json_text, write_atomically
 from kdiff_jax.report import environment, summary
-from kdiff_jax.stages import Job, before, evaluate, pairs, results, students, train
-from kdiff_jax.train import parallel, signals, watchdog
+from kdiff_jax.stages import (
+    Job,
+    before,
+    evaluate,
+    locks,
+    pairs,
+    results,
+    students,
+    train,
+)
+from kdiff_jax.train import hosts, parallel, signals, watchdog
 
 log = logging.getLogger(__name__)
 
@@ -53,8 +62,21 @@ def run(
         raise ConfigError(f"--stage={only!r}; this config has: {', '.join(names)}")
     if only and job.only is not None:
         _check_only(job, only)
+    about = {"config": _everywhere(job.config), "--stage": only, "force": force}
+    hosts.compare(about | {"versions": environment.versions()})
     check_inputs(job)
-    _record(job, force, overrides)
+    held = hosts.on_first(lambda: locks.take(job, only))
+    try:
+        if held:
+            hosts.check_shared(job.workdir)
+        _record(job, force, overrides)
+        _run_stages(job, only)
+    finally:
+        locks.release()
+    _say_what_is_there(job, only)
+
+
+def _run_stages(job: Job, only: str | None) -> None:
     for stage in job.stages:
         if only and stage.name != only:
             continue
@@ -73,6 +95,10 @@ def run(
         with watchdog.watch(f"stage {stage.name!r}", minutes):
             KINDS[stage.kind](job, stage)
         parallel.wait_for_all(stage.name)
+
+
+def _say_what_is_there(job: Job, only: str | None) -> None:
+    """Prints what has been made, and where it lies."""
     split = [stage.name for stage in job.stages if job.split(stage.name)]
     alone = job.only is not None and all(stages.is_done(job.left(s)) for s in split)
     if alone and jax.process_index() == 0:
@@ -89,6 +115,14 @@ def run(
         print(summary.text_table(rows))
         print(f"sample grid: {job.workdir / 'samples.png'}")
         print(f"report: {job.workdir / 'report.html'}", flush=True)
+
+
+def _everywhere(tree):
+    """What must be the same on all hosts; files may lie in other places."""
+    if isinstance(tree, dict):
+        own = ("path", "weights", "embeddings")
+        return {k: _everywhere(v) for k, v in tree.items() if k not in own}
+    return tree
 
 
 def _check_only(job: Job, name: str) -> None:
@@ -170,14 +204,6 @@ def _record(job: Job, force: bool, overrides) -> None:
             return  # the record of how it began stays
     if jax.process_index() != 0:
         return
-    try:
-        job.workdir.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:
-        raise ConfigError(
-            f"--workdir={job.workdir}: is a file; name a folder"
-        ) from error
-    except OSError as error:
-        raise ConfigError(f"--workdir={job.workdir}: {error.strerror}") from error
     about = {
         "config": job.config,
         "overrides": overrides or {},

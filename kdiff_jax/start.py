@@ -39,6 +39,18 @@ def logs(debug: bool = False) -> None:
     logging.getLogger("absl").setLevel(logging.ERROR)
 
 
+def libraries() -> None:
+    """Imports JAX, which reads its settings from the environment.
+
+    Raises:
+        ConfigError: If one of them is none.
+    """
+    try:
+        import jax  # noqa: F401
+    except ValueError as error:
+        raise ConfigError(f"environment: {error}") from error
+
+
 _told: set[str] = set()
 
 

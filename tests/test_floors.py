@@ -14,7 +14,7 @@ import kdiff_jax
 
 FLOORS = (
     "types rng errors files arguments sealed shards storage ending arrays zips"
-    " memory"
+    " memory lock"
     " interop.containers interop.lazy"
     " interop.msgpack_files interop.pickle_objects interop.pickles interop.raw"
     " interop.tensors interop.torch_files interop.torch_modules interop.wrappers",

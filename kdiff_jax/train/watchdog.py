@@ -15,7 +15,7 @@ COMPILE_MINUTES = 360.0
 COMPILER = ("interpreters/partial_eval.py", "interpreters/mlir.py", "compiler.py")
 
 _last = [0.0]
-_watched: list[tuple[str, float]] = []  # (name, minutes), the innermost last
+_watched: list[tuple[str, float, str]] = []  # as `watch` is given; the innermost last
 _thread: list[threading.Thread] = []
 
 
@@ -25,7 +25,7 @@ def beat() -> None:
 
 
 @contextlib.contextmanager
-def watch(name: str, minutes: float = MINUTES):
+def watch(name: str, minutes: float = MINUTES, setting: str = "train.hang_minutes"):
     """Dumps every thread's stack and exits with code 6 when `beat` stays away.
 
     Nothing is lost but the steps since the last checkpoint; a hang inside a collective
@@ -35,9 +35,10 @@ def watch(name: str, minutes: float = MINUTES):
         name: Of the stage, for the message.
         minutes: Longest time between beats; 0 is off. A compilation may take longer,
             up to `COMPILE_MINUTES`.
+        setting: What a user changes to give it more time.
     """
     beat()
-    _watched.append((name, minutes))
+    _watched.append((name, minutes, setting))
     if not _thread:
         _thread.append(threading.Thread(target=_look, name="watchdog", daemon=True))
         _thread[0].start()
@@ -51,9 +52,9 @@ def watch(name: str, minutes: float = MINUTES):
 def _look() -> None:
     compiled = 0.0  # when the main thread was last seen to compile
     while True:
-        name, minutes = _watched[-1] if _watched else ("", 0.0)
+        last = name, minutes, setting = _watched[-1] if _watched else ("", 0.0, "")
         time.sleep(min(1.0, 15 * minutes or 1.0))
-        if not minutes or not _watched or _watched[-1] != (name, minutes):
+        if not minutes or not _watched or _watched[-1] != last:
             continue
         now = time.monotonic()
         if _compiling():
@@ -65,7 +66,7 @@ def _look() -> None:
             faulthandler.dump_traceback(all_threads=True)
             ending.at_once(
                 f"{name}: nothing happened for {silent:.0f} s: a hang; what was saved"
-                " is intact: run the same command again, or raise train.hang_minutes",
+                f" is intact: run the same command again, or raise {setting}",
                 EXIT_CODE,
             )
 

@@ -18,15 +18,15 @@ def free_port() -> int:
         return found.getsockname()[1]
 
 
-def start_two(arguments):
-    """Both processes of one job, two pretend devices each."""
+def start_two(arguments, own=((), ())):
+    """Both processes of one job, two pretend devices each, `own` arguments of each."""
     port = free_port()
     processes = []
     for i in range(2):
         names = ("KDIFF_COORDINATOR", "KDIFF_NUM_PROCESSES", "KDIFF_PROCESS_ID")
         values = (f"127.0.0.1:{port}", "2", str(i))
         os.environ |= dict(zip(names, values, strict=True))
-        processes.append(child.start("main", *arguments, devices=2))
+        processes.append(child.start("main", *arguments, *own[i], devices=2))
     for name in names:
         del os.environ[name]
     return processes
