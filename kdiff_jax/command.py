@@ -59,6 +59,7 @@ def code(main: Callable[[], None], argv) -> int:
         with watchdog.watch(name, _hang_minutes(), "--hang_minutes"):
             start.cache()
             main()
+            sys.stdout.flush()  # here what fails is still told
         return 0
     except Interrupted as stop:
         ending.say(str(stop))
@@ -75,7 +76,11 @@ def code(main: Callable[[], None], argv) -> int:
 
 def _line(error: Exception) -> tuple[str, int]:
     """(what to say, exit code) of an exception that is none of ours."""
+    if isinstance(error, BrokenPipeError):
+        start.mute()
+        return "output: its reader is gone; run the same command again", 7
     if known := storage.error_of(error):
+        start.mute()
         return str(known), known.exit_code
     if (peers := _peers()) and (gone := peers.missing()):
         return str(gone), gone.exit_code

@@ -36,7 +36,9 @@ def logs(debug: bool = False) -> None:
     logging.getLogger("kdiff_jax").setLevel(logging.INFO)
     # JAX names every platform that it does not find.
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.ERROR)
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    # What Orbax logs as an error it also raises.
+    absl = logging.ERROR if debug else logging.CRITICAL
+    logging.getLogger("absl").setLevel(absl)
 
 
 def libraries() -> None:
@@ -51,6 +53,14 @@ def libraries() -> None:
         raise ConfigError(f"environment: {error}") from error
 
 
+def mute() -> None:
+    """Drops what stdout holds, if it cannot be written: Python would try again."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 _told: set[str] = set()
 
 
@@ -59,7 +69,7 @@ def _in_thread(error: BaseException | None) -> None:
     text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
     if text not in _told:
         _told.add(text)
-        log.warning("beside the main thread: %s", text)
+        log.warning("an error beside the run: %s", text)
 
 
 def cache() -> None:

@@ -84,7 +84,7 @@ def _line(code: int, path: str | None, need: int | None) -> str:
             text += (
                 f"{' and' if need is not None else ';'} {free / 1e6:.4g} MB are free"
             )
-        mend = "free some or raise the quota"
+        mend = "free some or raise the quota (--dryrun tells what a run needs)"
     elif code == errno.EROFS:
         mend = "mount it for writing, or choose another folder"
     elif code in (errno.EACCES, errno.EPERM):

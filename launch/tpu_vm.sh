@@ -8,7 +8,7 @@
 #   install   copy this checkout's HEAD to all workers and install it there
 #   run       run the training on all workers; it resumes what the workdir holds
 #   train     all of it: create, install and run, again after every preemption,
-#             until the training is done or ends with a mistake (codes 1 to 5)
+#             until the training is done or ends with a mistake (codes 1 to 5, 7)
 #   delete    delete the TPU
 #
 #   --type=TYPE        accelerator type (v5litepod-8)
@@ -128,7 +128,7 @@ train() {
     echo "ended with code $code"
     case $code in
       0) return ;;
-      1 | 2 | 3 | 4 | 5) if [[ $(state) == READY ]]; then return "$code"; fi ;;
+      1 | 2 | 3 | 4 | 5 | 7) if [[ $(state) == READY ]]; then return "$code"; fi ;;
     esac
   done
   echo "--retries=$retries: all used; the same command goes on from the workdir" >&2

@@ -63,7 +63,7 @@ def check_disk(folder: Folder, num_pairs: int, shape: tuple[int, int, int]) -> N
     """To be called before anything is made; shards anywhere in the folder count.
 
     Raises:
-        DataError: If the pairs will not fit; it says the numbers.
+        StorageError: If the pairs will not fit; it says the numbers.
     """
     folder = pathlib.Path(folder)
     need = disk_need(num_pairs, shape)
@@ -71,7 +71,7 @@ def check_disk(folder: Folder, num_pairs: int, shape: tuple[int, int, int]) -> N
     exists = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     free = shutil.disk_usage(exists).free
     if need > there + free:
-        raise DataError(
+        raise StorageError(
             f"{folder}: {num_pairs} pairs of {'x'.join(map(str, shape))} need"
             f" {need / 1e9:.2f} GB; {there / 1e9:.2f} GB are there and the disk has"
             f" {free / 1e9:.2f} GB free; free some, make fewer pairs, or choose another"

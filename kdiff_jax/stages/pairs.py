@@ -33,8 +33,9 @@ def run(job: Job, stage: Stage) -> None:
     Keywords: num_pairs, num_held_out, shard_size, batch_size, sampler (of the teacher).
 
     Raises:
-        DataError: If the disk is too small, or the folder holds other pairs.
-        StorageError: If the disk does not take a shard; finished shards are kept.
+        DataError: If the folder holds other pairs.
+        StorageError: If the disk is too small, or does not take a shard; finished
+            shards are kept.
         Interrupted: If a signal asked to stop; finished shards are kept.
     """
     folder, config = job.folder(stage.name), stage.config

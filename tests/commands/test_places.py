@@ -3,6 +3,7 @@
 import errno
 import os
 import pathlib
+import subprocess
 import sys
 
 import child
@@ -112,6 +113,28 @@ def test_what_a_recipe_misses_is_named(tmp_path):
     code, output = child.run("main", f"--config={recipe}")
     assert code == 2
     assert "No module named 'nowhere'" in output and "PYTHONPATH" in output
+
+
+@pytest.mark.parametrize("place", ["/dev/full", "a pipe without a reader"])
+def test_an_output_that_takes_nothing_is_told(place):
+    if place == "/dev/full":
+        out = os.open(place, os.O_WRONLY)
+    else:
+        reader, out = os.pipe()
+        os.close(reader)
+    command = [sys.executable, "-m", "kdiff_jax.main", f"--config={child.RECIPE}"]
+    path = f"{child.ROOT}:{child.ROOT / 'tests'}"
+    done = subprocess.run(
+        [*command, "--print_config"],
+        cwd=child.ROOT,
+        env=os.environ | {"PYTHONPATH": path},
+        stdout=out,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(out)
+    assert done.returncode == 7
+    assert done.stderr.startswith("kdiff_jax: ") and done.stderr.count("\n") == 1
 
 
 def test_a_workdir_may_be_in_the_home(tmp_path, monkeypatch):

@@ -235,7 +235,7 @@ def test_a_disk_too_small_is_refused_with_the_numbers(tmp_path, monkeypatch):
     folder = tmp_path / "not" / "yet"
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 5_000_000_000))
     pairs.check_disk(folder, 1_600_000, (32, 32, 1))  # 4.92 GB
-    with pytest.raises(DataError) as raised:
+    with pytest.raises(StorageError) as raised:
         pairs.check_disk(folder, 1_700_000, (32, 32, 1))
     message = str(raised.value)
     assert "1700000 pairs of 32x32x1 need 5.23 GB; 0.00 GB are there" in message
@@ -248,7 +248,7 @@ def test_shards_that_are_there_count_as_room(tmp_path, monkeypatch):
     make_all(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 10))
     pairs.check_disk(tmp_path, NUM, SHAPE)
-    with pytest.raises(DataError, match="are there and the disk has 0.00 GB free"):
+    with pytest.raises(StorageError, match="are there and the disk has 0.00 GB free"):
         pairs.check_disk(tmp_path, 10 * NUM, SHAPE)
 
 
