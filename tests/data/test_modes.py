@@ -147,4 +147,8 @@ def test_channels_of_an_npz(tmp_path):
     assert found.shape == (4, 4, 1)
     fails("data.channels=2", name="npz", path=f"{tmp_path}/grey.npz", channels=2)
     assert load("digits", channels=3).shape == (8, 8, 3)
-    fails("data.channels=3: data 'mixture' has no keyword 'channels'", name="mixture", channels=3)
+    fails(
+        "data.channels=3: data 'mixture' has no keyword 'channels'",
+        name="mixture",
+        channels=3,
+    )
