@@ -1,0 +1,36 @@
+"""ConfigDict -> objects. Below this package everything is plain keyword arguments.
+
+A config has shared sections (`model`, `data`, `init`, `train`, `evaluate`) and
+`stages`, run in the order of `config.order`. A section is the keywords of one function.
+"""
+
+from kdiff_jax.build.objects import (
+    check_fits,
+    keeps_average,
+    load_images,
+    make_method,
+    program,
+)
+from kdiff_jax.build.sections import complete, plain
+from kdiff_jax.build.stages import (
+    Stage,
+    evaluate_options,
+    expand,
+    train_options,
+)
+from kdiff_jax.build.values import check
+
+__all__ = [
+    "Stage",
+    "check",
+    "check_fits",
+    "complete",
+    "evaluate_options",
+    "expand",
+    "keeps_average",
+    "load_images",
+    "make_method",
+    "plain",
+    "program",
+    "train_options",
+]

@@ -1,0 +1,307 @@
+"""The sections of a config: the keywords, types, ranges and defaults of each.
+
+Most are the keywords of one function, whose signature says all of that. The others are
+declared here, in the same way. The only module below the commands that knows
+ml_collections.
+"""
+
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, NamedTuple
+
+import ml_collections
+from ml_collections import config_dict
+
+from kdiff_jax import arguments, methods, models
+from kdiff_jax.arguments import Below1, Count, NotNegative, Positive, Seed, Share, Whole
+from kdiff_jax.train import optim
+
+Section = Mapping[str, Any]
+GIVEN_BY_BUILD = ("out_channels", "num_classes", "augment_dim")  # of a network
+
+
+class Train(NamedTuple):
+    """The section `train` of a stage, over that of the whole config; counts are steps.
+
+    Attributes:
+        num_steps: Length of the training.
+        batch_size: Examples of a step, over all devices.
+        result: What the stage leaves: "params", "ema", or "best" of the ema.
+        log_every: Between two lines of the log.
+        sample_every: Between two grids of images.
+        save_every: Between two checkpoints.
+        save_minutes: The same in minutes, whichever comes first.
+        validate_every: Between two scores on held-out pairs, for "best".
+        num_microbatches: Parts of a batch whose gradients are accumulated.
+        steps_per_dispatch: Steps of one program; 0 is 1 on the CPU, 10 on accelerators.
+        keep: Newest checkpoints that are kept; one that is known to be good is kept
+            beside them.
+        spike_factor: Times its usual size that a loss or a norm of gradients has where
+            it diverges; 0 is never.
+        spike_lines: Lines of the log in turn for which it has, or the last alone.
+        hang_minutes: Without a sign of life, the run ends; 0 is never.
+    """
+
+    num_steps: Count
+    batch_size: Count
+    result: Literal["params", "ema", "best"] = "params"
+    log_every: Count = 100
+    sample_every: Count = 1000
+    save_every: Count = 5000
+    save_minutes: Positive = 10.0
+    validate_every: Count = 1000
+    num_microbatches: Count = 1
+    steps_per_dispatch: Whole = 0
+    keep: Count = 2
+    spike_factor: NotNegative = 100.0
+    spike_lines: Count = 3
+    hang_minutes: NotNegative = 60.0
+
+
+class Evaluate(NamedTuple):
+    """The section `evaluate`, of the whole config or of a stage.
+
+    Attributes:
+        num_images: Images made by each model.
+        features: Of the distance; "" compares nothing: speed and pictures alone.
+        weights: File of the feature network.
+        batch_size: Images made at once, over all devices.
+        seed: Of the noise.
+    """
+
+    num_images: Count = 10_000
+    features: str = "pixels"
+    weights: str = ""
+    batch_size: Count = 250
+    seed: Seed = 1
+
+
+class Data(NamedTuple):
+    """The section `data`; a source may take more.
+
+    Attributes:
+        name: Of the source, see `data.images.load`.
+        path: Of its file or folder.
+        split: Part of the set.
+        size: Side in pixels that images are resized to; 0 keeps them as they are.
+        use_labels: Whether labels count.
+        channels: 1 or 3, that images are converted to; 0 keeps them.
+        background: Colour below transparent pixels.
+        flip: Whether images are flipped, with probability 1/2.
+        augment_prob: Of each transform of EDM's augmentation.
+    """
+
+    name: str
+    path: str = ""
+    split: str = "train"
+    size: Whole = 0
+    use_labels: bool = True
+    channels: Literal[0, 1, 3] = 0
+    background: str = "white"
+    flip: bool = False
+    augment_prob: Share = 0.0
+
+
+class Partition(NamedTuple):
+    """The section `partition`, of recipes with several students.
+
+    A training stage belongs to it with `partition=True`. There, `filter_data` says
+    whether the students see examples of their own classes alone; by default all but
+    pairs beside a loss on labels.
+
+    Attributes:
+        num_groups: Of classes.
+        rule: How the classes are split, see `partition.make`.
+        table: The group of each class, for the rule "table".
+        seed: Of the rules "random" and "kmeans".
+        embeddings: .npy of [classes, D], for "kmeans" and "pca"; "": the teacher's.
+        num_ranges: Of the time.
+        spacing: Of the borders of the ranges.
+        only: The one student to train, beside other jobs; None for all.
+    """
+
+    num_groups: Count = 1
+    rule: str = "consecutive"
+    table: tuple[Whole, ...] = ()
+    seed: Seed = 0
+    embeddings: str = ""
+    num_ranges: Count = 1
+    spacing: str = "even"
+    only: Whole | None = None
+
+
+class Model(NamedTuple):
+    """The section `model`; also what a stage changes of it."""
+
+    network: Section
+    precondition: Section
+    process: Section
+    image_shape: tuple[Count, Count, Count]
+    sampler: Section
+    num_classes: Whole = 0
+    augment_dim: Whole = 0
+
+
+class TrainStage(NamedTuple):
+    """A stage that trains a network; beside these, see `Train`.
+
+    Attributes:
+        method: Its name, and the keywords of `methods.NAME.make`.
+        optim: The keywords of `optim.make`.
+        train: See `Train`.
+        kind: "train".
+        roles: Role -> keywords of `optim.make` that differ for it.
+        model: What the student's network has otherwise than the model.
+        sampler: How the student is sampled; by default as the model.
+        pairs: Stage whose pairs are trained on, in place of the data.
+        init: Role -> where its parameters come from, see `Stage`.
+        rounds: The keywords of `stages.rounds`: one stage per halving of the steps.
+        settings: Numbers that the method reads while it trains.
+        partition: Whether there is a student for each part of the partition.
+        filter_data: See `Partition`.
+        channels: Which channels a narrower student begins with.
+    """
+
+    method: Section
+    optim: Section
+    train: Section
+    kind: Literal["train"] = "train"
+    roles: Section = {}
+    model: Section = {}
+    sampler: Section | None = None
+    pairs: str = ""
+    init: Section = {}
+    rounds: Section | None = None
+    settings: Section = {}
+    partition: bool = False
+    filter_data: bool | None = None
+    channels: Literal["", "even", "first"] = ""
+
+
+class PairsStage(NamedTuple):
+    """A stage that makes pairs of noise and the teacher's samples.
+
+    Attributes:
+        num_pairs: Pairs to train on.
+        num_held_out: Pairs to score with.
+        shard_size: Pairs of one shard on disk.
+        batch_size: Pairs made at once, over all devices.
+        kind: "pairs".
+        sampler: Of the teacher; by default the model's.
+        init: See `TrainStage`.
+    """
+
+    num_pairs: Count
+    num_held_out: Whole
+    shard_size: Count
+    batch_size: Count
+    kind: Literal["pairs"] = "pairs"
+    sampler: Section | None = None
+    init: Section = {}
+
+
+class EvaluateStage(NamedTuple):
+    """The stage that measures `models`; its other keywords are those of `Evaluate`."""
+
+    models: tuple[str, ...]
+    kind: Literal["evaluate"] = "evaluate"
+    init: Section = {}
+    num_images: Count = 10_000
+    features: str = "pixels"
+    weights: str = ""
+    batch_size: Count = 250
+    seed: Seed = 1
+
+
+class Config(NamedTuple):
+    """The whole config.
+
+    Attributes:
+        name: Of the recipe.
+        order: The stages to run, in order.
+        stages: Name -> section.
+        data: See `Data`.
+        model: See `Model`.
+        train: What all stages share of `Train`.
+        evaluate: What all stages share of `Evaluate`.
+        init: Role -> where parameters come from, in all stages.
+        seed: Of all random numbers.
+        cpu_devices: A CPU taken for so many devices, see `command.split_cpu`.
+        partition: See `Partition`.
+        teacher_hint: What is said where the teacher is missing.
+    """
+
+    name: str
+    order: tuple[str, ...]
+    stages: Section
+    data: Section
+    model: Section
+    train: Section = {}
+    evaluate: Section = {}
+    init: Section = {}
+    seed: Seed = 0
+    cpu_devices: Annotated[int, arguments.Range(1)] = 1
+    partition: Section | None = None
+    teacher_hint: str = ""
+
+
+def plain(config) -> dict[str, Any]:
+    """A ConfigDict as plain, JSON-able values."""
+    if isinstance(config, ml_collections.ConfigDict):
+        config = config.to_dict()
+    return json.loads(json.dumps(config))
+
+
+def complete(config: Section) -> dict[str, Any]:
+    """A config with every default in it, so that all can be seen and changed.
+
+    Defaults come from the functions that the sections are for. A value that is None by
+    default becomes a placeholder of its type.
+    """
+    model = dict(config["model"])
+    fields = defaults(
+        models.make_function(model["network"]["name"]),
+        leave_out=(*models.FLAX, *GIVEN_BY_BUILD),
+    )
+    model["network"] = {**fields, **model["network"]}
+    model = {"augment_dim": 0, **model}
+    stages = {}
+    for key, section in config["stages"].items():
+        section = dict(section)
+        if "optim" in section:
+            own = defaults(optim.make, leave_out=("name", "steps_per_update"))
+            section["optim"] = {**own, **section["optim"]}
+        if "method" in section:
+            function = methods.make_function(section["method"]["name"])
+            section["method"] = {**defaults(function), **section["method"]}
+        if section.get("partition"):
+            free = {"filter_data": config_dict.placeholder(bool)}
+            section = {**free, **section}
+        stages[key] = section
+    if "partition" in config:
+        # A placeholder is a reference: each config has its own.
+        config = {**config, "partition": {**defaults(Partition), **config["partition"]}}
+    return {
+        "cpu_devices": 1,
+        **config,
+        "model": model,
+        "stages": stages,
+        "data": {**defaults(Data), **config["data"]},
+        "train": {**defaults(Train), **config["train"]},
+        "evaluate": {**defaults(Evaluate), **config["evaluate"]},
+    }
+
+
+def defaults(function: Callable[..., Any], leave_out=()) -> dict[str, Any]:
+    """keyword -> default of a function, None as a placeholder of its type."""
+    found = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        default = parameter.default
+        if default is parameter.empty or name in leave_out:
+            continue
+        if default is None:
+            kind = arguments.plain_type(parameter.annotation)
+            default = config_dict.placeholder(kind)
+        found[name] = default
+    return found

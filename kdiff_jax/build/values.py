@@ -1,0 +1,153 @@
+"""Every value of a config, against the signature of what it is for.
+
+So a number out of range, a misspelt keyword or a value of another type ends a run
+before its first stage, and also a dry one.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from kdiff_jax import arguments, methods, models, samplers
+from kdiff_jax.build import sections
+from kdiff_jax.build.stages import halvings
+from kdiff_jax.data import images
+from kdiff_jax.diffusion import precondition as preconditions
+from kdiff_jax.diffusion import process as processes
+from kdiff_jax.errors import ConfigError
+from kdiff_jax.train import optim
+
+STAGES = {
+    "train": sections.TrainStage,
+    "pairs": sections.PairsStage,
+    "evaluate": sections.EvaluateStage,
+}
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Refuses a plain config with a value that its section does not allow.
+
+    Raises:
+        ConfigError: Names the value as the command line does, and the rule.
+    """
+    path = "--config."
+    _check(sections.Config, config, "a config", path)
+    _model(config["model"], f"{path}model.", config["model"])
+    _data(config["data"], f"{path}data.")
+    shared = dict(
+        train=sections.Train, evaluate=sections.Evaluate, partition=sections.Partition
+    )
+    for key, kind in shared.items():
+        section = config.get(key) or {}
+        what = f"the section {key}"
+        _check(kind, section, what, f"{path}{key}.", partial=True)
+    _init(config.get("init", {}), f"{path}init.")
+    for name in config["order"]:
+        if name not in config["stages"]:
+            have = ", ".join(config["stages"])
+            raise ConfigError(f"order names stage {name!r}; stages has: {have}")
+        _stage(config, name, f"{path}stages.{name}.")
+
+
+def _stage(config, name, path) -> None:
+    section = config["stages"][name]
+    if not isinstance(section, Mapping):
+        raise ConfigError(f"{path[:-1]}={section!r}: must be a section of keywords")
+    kind = section.get("kind", "train")
+    if not isinstance(kind, str) or kind not in STAGES:
+        raise ConfigError(f"{path}kind={kind!r}; choose one of {', '.join(STAGES)}")
+    _check(STAGES[kind], section, f"a stage of kind {kind!r}", path)
+    _init(section.get("init", {}), f"{path}init.")
+    if kind == "train":
+        _training(config, section, path)
+    elif kind == "pairs" and section.get("sampler"):
+        _named(samplers, section["sampler"], f"{path}sampler.", hidden=("process",))
+
+
+def _training(config, section, path) -> None:
+    given_by_build = ("nets", "process")
+    _named(methods, section["method"], f"{path}method.", hidden=given_by_build)
+    _optim(section["optim"], f"{path}optim.")
+    for role, changes in section.get("roles", {}).items():
+        if not isinstance(changes, Mapping):
+            raise ConfigError(f"{path}roles.{role}={changes!r}: must be a section")
+        _optim({**section["optim"], **changes}, f"{path}roles.{role}.")
+    what, whole = "the section train", {**config.get("train", {}), **section["train"]}
+    for train, partial in ((section["train"], True), (whole, False)):
+        _check(sections.Train, train, what, f"{path}train.", partial=partial)
+    rounds = section.get("rounds")
+    if rounds:
+        _check(halvings, rounds, "the section rounds", f"{path}rounds.")
+    if section.get("sampler"):
+        of_round = {"num_steps": 1} if rounds else {}
+        sampler = {**section["sampler"], **of_round}
+        _named(samplers, sampler, f"{path}sampler.", hidden=("process",))
+    elif rounds:
+        raise ConfigError(f"{path}sampler: is missing, and rounds need it")
+    changes = section.get("model", {})
+    _model(changes, f"{path}model.", config["model"], partial=True)
+    for key, value in section.get("settings", {}).items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ConfigError(f"{path}settings.{key}={value!r}: must be 1 or more")
+
+
+def _init(section, path) -> None:
+    for role, source in section.items():
+        if not isinstance(source, str):
+            raise ConfigError(
+                f"{path}{role}={source!r}: must be text; name a stage or a path"
+            )
+
+
+def _optim(section, path) -> None:
+    _check(optim.make, section, "an optimizer", path, hidden=("batch_size", "steps_per_update"))
+
+
+def _model(section, path, whole, *, partial: bool = False) -> None:
+    """The model of a config, or what a stage changes of it."""
+    _check(sections.Model, section, "the section model", path, partial=partial)
+    network = section.get("network", {})
+    name = network.get("name", whole["network"].get("name"))
+    hidden = (*models.FLAX, *sections.GIVEN_BY_BUILD)
+    _named(
+        models,
+        {"name": name, **network},
+        f"{path}network.",
+        hidden=hidden,
+        partial=partial,
+    )
+    modules = dict(
+        precondition=preconditions, process=processes, sampler=samplers
+    ).items()
+    for key, module in modules:
+        if key in section:
+            hidden = ("process",) if key != "process" else ()
+            _named(module, section[key], f"{path}{key}.", hidden=hidden)
+
+
+def _data(section, path) -> None:
+    own = sections.Data._fields
+    shared = {k: v for k, v in section.items() if k in own}
+    _check(sections.Data, shared, "the section data", path)
+    source, rest = images.source(section["name"])
+    more = {k: v for k, v in section.items() if k not in own}
+    hidden = ("path", "split", "size", *rest)
+    _check(source, more, f"data {section['name']!r}", path, hidden=hidden)
+
+
+def _named(module, section, path, *, hidden=(), partial: bool = False) -> None:
+    """A section whose keyword `name` says which function of a module it is for."""
+    keywords = dict(section)
+    name = keywords.pop("name", None)
+    if not isinstance(name, str):
+        raise ConfigError(f"{path}name={name!r}: say which; one of {module.names()}")
+    try:
+        function = module.make_function(name)
+    except ConfigError as error:
+        raise ConfigError(f"{path}name: {error}") from error
+    _check(function, keywords, repr(name), path, hidden=hidden, partial=partial)
+
+
+def _check(function: Callable, given, what, path, *, hidden=(), partial=False) -> None:
+    arguments.check(
+        function, given, what=what, prefix=path, hidden=hidden, partial=partial
+    )
