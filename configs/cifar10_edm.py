@@ -3,7 +3,7 @@
     python -m kdiff_jax.main --config=configs/cifar10_edm.py --workdir=runs/cifar10_edm
 
 The teacher is the public edm-cifar10-32x32-cond-vp.pkl at teachers/, read as it is.
-Hardware: a TPU v2-8 or several GPUs. Teacher: FID 1.79 with 35 evaluations [code]; no
+Hardware: a TPU v2-8 or 8 GPUs. Teacher: FID 1.79 with 35 evaluations [code]; no
 figure of this student is published.
 """
 

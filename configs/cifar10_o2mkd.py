@@ -4,8 +4,9 @@
 
 Zhang & Ma 2024, arXiv:2410.04191; see configs/o2mkd.py for what is inferred. Students
 of 64 channels, 8.95 M parameters and 1.60 GMAC a step for the teacher's 35.75 M and
-6.22 G [computed]. The teacher is google/ddpm-cifar10-32 at teachers/, read as it is.
-Hardware: a GPU for each student [inferred]. The paper's figures are unknown; the
+6.22 G [computed]. The teacher is the moving average of DDPM's
+CIFAR-10 model, `ema_cifar10` of pesser/pytorch_diffusion at teachers/, read as it is.
+Hardware: 4 GPUs, one for each student [inferred]. The paper's figures are unknown; the
 teacher's with 100 DDIM steps is FID 4.16 [secondary].
 
 Other numbers of students: --config.partition.num_ranges=2. Of eight the last would
@@ -32,7 +33,7 @@ def get_config(size: str = "full"):
         shape=(32, 32, 3),
         sampler=SAMPLER,
         data=dict(name="cifar10", path="", flip=True, use_labels=False),
-        begin=teachers.bring("ddpm-cifar10-32"),
+        begin=teachers.bring("ema_diffusion_cifar10_model-790000.ckpt"),
         teacher_lr=2e-4,
         lr=2e-4,
         batch_size=128,

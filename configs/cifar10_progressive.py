@@ -50,6 +50,5 @@ def get_config(size: str = "full"):
         batch_size=128,
         lr=5e-5,
         start_steps=8192,
-        models=("teacher", "progressive"),
     )
     return common.config("cifar10_progressive", order=order, stages=stages, **sections)

@@ -21,13 +21,15 @@ def pairs(tiny: bool) -> dict:
     )
 
 
-def student(tiny: bool, num_steps: int = 3000, **more) -> dict:
+def student(
+    tiny: bool, num_steps: int = 3000, ema_decay: float = 0.995, **more
+) -> dict:
     train = dict(num_steps=num_steps, batch_size=64, result="ema")
     return dict(
         method=dict(name="dmd", regression_weight=1.0, fake_weight="v_mse"),
         pairs="pairs",
         optim=dict(
-            lr=3e-4, b1=0.5, warmup_steps=50, schedule="cosine", ema_decay=0.995
+            lr=3e-4, b1=0.5, warmup_steps=50, schedule="cosine", ema_decay=ema_decay
         ),
         # What it learns from changes all the time: it must be faster.
         roles=dict(fake_score=dict(lr=1e-3)),

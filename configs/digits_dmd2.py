@@ -12,7 +12,13 @@ Expected: fd_pixels of the student in docs/results.md [measured].
 from configs import common, digits
 
 
-def student(tiny: bool, num_steps: int = 3000, lr: float = 3e-4, **more) -> dict:
+def student(
+    tiny: bool,
+    num_steps: int = 3000,
+    lr: float = 3e-4,
+    ema_decay: float = 0.995,
+    **more,
+) -> dict:
     train = dict(num_steps=num_steps, batch_size=64, result="ema")
     return dict(
         method=dict(
@@ -23,7 +29,9 @@ def student(tiny: bool, num_steps: int = 3000, lr: float = 3e-4, **more) -> dict
             disc_weight=0.1,
             head_groups=4,
         ),
-        optim=dict(lr=lr, b1=0.5, warmup_steps=50, schedule="cosine", ema_decay=0.995),
+        optim=dict(
+            lr=lr, b1=0.5, warmup_steps=50, schedule="cosine", ema_decay=ema_decay
+        ),
         # What it learns from changes all the time: it must be faster.
         roles=dict(fake_score=dict(lr=1e-3), disc=dict(lr=1e-3)),
         sampler=dict(name="ddim", num_steps=1),

@@ -26,7 +26,7 @@ def tsm() -> dict:
     return dict(
         method=dict(name="tsm", weight="v_mse"),  # of the teacher
         model=SMALL,
-        optim=dict(lr=1e-3, warmup_steps=50, schedule="cosine", ema_decay=0.995),
+        optim=dict(lr=1e-3, warmup_steps=50, schedule="cosine", ema_decay=0.98),
         sampler=dict(name="ddim", num_steps=16),
         train=dict(num_steps=500, batch_size=64, result="ema"),
         partition=True,
@@ -39,11 +39,12 @@ def get_config(size: str = "full"):
     stages = dict(
         teacher=digits.teacher(tiny),
         pairs=digits_dmd.pairs(tiny),
-        dm=digits_dmd.student(tiny, num_steps=1000, partition=True),
+        dm=digits_dmd.student(tiny, num_steps=1000, ema_decay=0.99, partition=True),
         adm=digits_dmd2.student(
             tiny,
             num_steps=400,
             lr=1e-4,
+            ema_decay=0.96,  # of 200 updates: every second step is the student's
             init=dict(student="dm", fake_score="dm/fake_score"),
             partition=True,
         ),

@@ -3,8 +3,8 @@
     python -m kdiff_jax.main --config=configs/ffhq64_edm.py --workdir=runs/ffhq64_edm
 
 The teacher is the public edm-ffhq-64x64-uncond-vp.pkl at teachers/, read as it is.
-Hardware: several GPUs or a TPU slice. Teacher: FID 2.39 with 79 evaluations [code]; no
-figure of this student is published.
+Hardware: 8 GPUs or a TPU v4-16 [inferred]. Teacher: FID 2.39 with 79 evaluations
+[code]; no figure of this student is published.
 
 Images as EDM prepares them: --config.data.path=ffhq-64x64.zip
 """

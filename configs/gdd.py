@@ -65,7 +65,6 @@ def get(
     lr: float,
     disc_lr: float,
     num_images: int,
-    precondition: str = "ve",
     augment_dim: int = 9,
     batch_size: int = 256,
     virtual_local_batch: int = 64,
@@ -80,7 +79,7 @@ def get(
     sampler = dict(name="heun", num_steps=3 if tiny else 18)
     model = dict(
         network=network,
-        precondition=dict(name=precondition),
+        precondition=dict(name="edm"),
         process=dict(name="edm"),
         image_shape=shape,
         num_classes=num_classes,

@@ -3,7 +3,9 @@
     python -m kdiff_jax.main --config=configs/imagenet64_gddi.py --workdir=runs/gddi
 
 The teacher is the public edm-imagenet-64x64-cond-adm.pkl
-at teachers/, read as it is. Hardware: 8 GPUs and more.
+at teachers/, read as it is. Hardware: 4 GPUs or a TPU v4-8, whose
+batch norms see 128 images each [code]; on eight devices,
+--config.stages.student.method.virtual_local_batch=64.
 Expected of the authors' discriminator: FID 1.16 [paper].
 The authors' discriminator reads classifiers (DeiT-B and EfficientNet-lite0); this
 one reads the teacher's encoder, with which no figure is published; see configs/gdd.py.
@@ -27,7 +29,6 @@ def get_config(size: str = "full"):
         lr=8e-6,
         disc_lr=4e-5,
         num_images=10_000_000,
-        precondition="edm",
         augment_dim=0,
         batch_size=512,
         virtual_local_batch=128,

@@ -42,7 +42,6 @@ def get_config(size: str = "full"):
         batch_size=2048,
         lr=1e-4,
         start_steps=1024,
-        models=("teacher", "progressive"),
     )
     order = ("teacher", "progressive", "evaluate")
     return common.config(

@@ -3,9 +3,9 @@ r"""Denoising Student on LSUN 256x256, from Google's DDPM.
     python -m kdiff_jax.main --config=configs/lsun256_student.py:church \
         --workdir=runs/church256
 
-`:bedroom` (the default) or `:church`. The teacher is google/ddpm-bedroom-256 or
-google/ddpm-church-256 at teachers/, 113.67 M parameters, read as it is. Hardware: a TPU
-pod slice or 8 GPUs; the pairs take 600 GB (--config.stages.pairs.num_pairs=204800 is
+`:bedroom` (the default) or `:church`. The teacher is google/ddpm-ema-bedroom-256 or
+google/ddpm-ema-church-256 at teachers/, 113.67 M parameters, read as it is. Hardware: a
+TPU v4-32 or 8 GPUs; the pairs take 600 GB (--config.stages.pairs.num_pairs=204800 is
 the authors' smaller set). No figure is published; the paper shows samples [code].
 """
 
@@ -46,7 +46,7 @@ def get_config(size: str = "bedroom"):
         stages["teacher"] = luhman.teacher(tiny, lr=2e-5, train=train)
         order = ("teacher", *order)
     else:
-        begin = teachers.bring(f"ddpm-{size}-256")
+        begin = teachers.bring(f"ddpm-ema-{size}-256")
     return common.config(
         f"lsun256_student_{size}",
         order=order,

@@ -6,6 +6,11 @@ gradient is clipped, so that the result does not depend on the number of devices
 
 from configs import common
 
+# Each is 50,000 images: of the teacher with all its steps, and of all rounds, that is
+# more work than the training. `--config.stages.evaluate.models` takes others.
+SHOWN = ("teacher@256", *(f"progressive_{n}" for n in (8, 4, 2, 1)))
+SHOWN_TINY = ("teacher", "progressive")
+
 
 def stages(
     tiny: bool,
@@ -16,7 +21,6 @@ def stages(
     batch_size: int,
     lr: float,
     start_steps: int,
-    models,
 ) -> dict:
     """Teacher, rounds of 50 k updates (100 k for 2 and 1 steps), evaluation [paper]."""
     short = dict(num_steps=4, batch_size=8)
@@ -40,7 +44,7 @@ def stages(
     return dict(
         teacher=teacher,
         progressive=progressive,
-        evaluate=dict(kind="evaluate", models=models),
+        evaluate=dict(kind="evaluate", models=SHOWN_TINY if tiny else SHOWN),
     )
 
 

@@ -78,7 +78,7 @@ def student(tiny: bool, *, loss: str) -> dict:
         method=dict(name="denoising_student", loss=loss),
         pairs="pairs",
         optim=dict(
-            lr=5e-4, b2=0.98, warmup_steps=100, schedule="cosine", ema_decay=0.995
+            lr=5e-4, b2=0.98, warmup_steps=100, schedule="cosine", ema_decay=0.99
         ),
         sampler=dict(name="ddim", num_steps=1),
         train=train | (short if tiny else {}),
@@ -115,9 +115,7 @@ def dmd2_student() -> dict:
             disc_weight=0.03,
             head_groups=4,
         ),
-        optim=dict(
-            lr=3e-4, b1=0.5, warmup_steps=50, schedule="cosine", ema_decay=0.995
-        ),
+        optim=dict(lr=3e-4, b1=0.5, warmup_steps=50, schedule="cosine", ema_decay=0.99),
         roles=dict(fake_score=dict(lr=1e-3), disc=dict(lr=1e-3)),
         sampler=dict(name="ddim", num_steps=1),
         train=train,

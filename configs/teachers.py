@@ -16,10 +16,16 @@ KNOWN = {
     "edm-ffhq-64x64-uncond-ve.pkl": (EDM, "251 MB", EDM_TERMS),
     "edm-afhqv2-64x64-uncond-ve.pkl": (EDM, "251 MB", EDM_TERMS),
     "edm-imagenet-64x64-cond-adm.pkl": (EDM, "1.18 GB", EDM_TERMS),
-    "ddpm-cifar10-32": (HUB, "143 MB", "Apache-2.0"),
-    "ddpm-church-256": (HUB, "455 MB", "Apache-2.0"),
-    "ddpm-bedroom-256": (HUB, "455 MB", "Apache-2.0"),
-    "ddpm-celebahq-256": (HUB, "455 MB", "Apache-2.0"),
+    # Moving averages; the folders without "ema" hold, very likely, the raw weights.
+    "ddpm-ema-church-256": (HUB, "455 MB", "Apache-2.0"),
+    "ddpm-ema-bedroom-256": (HUB, "455 MB", "Apache-2.0"),
+    "ddpm-ema-celebahq-256": (HUB, "455 MB", "Apache-2.0"),
+    # "ema_cifar10" of pesser/pytorch_diffusion, which has its address.
+    "ema_diffusion_cifar10_model-790000.ckpt": (
+        "https://github.com/pesser/pytorch_diffusion: ",
+        "143 MB",
+        "converted from hojonathanho/diffusion",
+    ),
 }
 FOLDER = "teachers"
 
@@ -30,7 +36,7 @@ def bring(name: str) -> dict:
     path = f"{FOLDER}/{name}"
     # A folder of the Hub needs its weights and both of its configs.
     what = f"{name} ({size}, {terms})"
-    if not name.endswith(".pkl"):
+    if not name.endswith((".pkl", ".ckpt")):
         what = (
             f"the folder {name} ({size}: config.json, scheduler_config.json,"
             f" diffusion_pytorch_model.safetensors or .bin; {terms})"

@@ -29,7 +29,7 @@ def get_config(size: str = "full"):
     tsm = dict(
         method=dict(name="tsm", times="edm", weight="edm"),
         model=STUDENT,
-        optim=dict(lr=2e-3, warmup_steps=50, schedule="cosine", ema_decay=0.995),
+        optim=dict(lr=2e-3, warmup_steps=50, schedule="cosine", ema_decay=0.99),
         sampler=dict(name="heun", num_steps=18),
         train=dict(num_steps=1000, batch_size=256, result="ema") | short,
         partition=True,

@@ -95,5 +95,7 @@ def test_students_of_a_few_steps_are_sampled_as_they_were_trained():
 
 def test_data_and_teacher_that_miss_are_named_in_one_line(tmp_path):
     job = recipe.make_job(recipes.load("lsun256_student", "church"), tmp_path)
-    with pytest.raises(DataError, match="lsun/church_outdoor.*google/ddpm-church-256"):
+    with pytest.raises(
+        DataError, match="lsun/church_outdoor.*google/ddpm-ema-church-256"
+    ):
         recipe.check_inputs(job)

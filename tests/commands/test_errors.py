@@ -26,7 +26,11 @@ def said(output: str) -> list[str]:
         (
             [f"--config={LSUN}:church"],
             3,
-            ["lsun/church_outdoor", "google/ddpm-church-256", "--config.init.teacher"],
+            [
+                "lsun/church_outdoor",
+                "google/ddpm-ema-church-256",
+                "--config.init.teacher",
+            ],
         ),
         (
             [f"--config={RECIPE}", "--config.init.teacher=/no/such/model"],
