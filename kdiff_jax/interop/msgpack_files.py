@@ -14,8 +14,8 @@ from kdiff_jax.interop.lazy import Lazy
 ARRAY, COMPLEX, SCALAR = 1, 2, 3  # flax.serialization's extension types
 CHUNKED = "__msgpack_chunked_array__"  # arrays over 1 GiB are cut into pieces
 MAX_DEPTH = 100
-MAX_NODES = 1_000_000
-MAX_MAP = 100_000
+MAX_NODES = 200_000
+MAX_MAP = 50_000
 MAX_LIST = 1024  # Flax writes lists as dicts; msgpack reserves what a list claims
 
 DTYPES = {

@@ -36,6 +36,7 @@ DTYPES = {
     "BOOL": np.dtype(np.bool_),
     "C64": np.dtype(np.complex64),
 }
+MAX_ARRAYS = 50_000  # the largest public networks have about five thousand
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -47,6 +48,11 @@ def read(path) -> tuple[dict[str, Lazy], dict[str, str]]:
     """
     try:
         file = safetensors.safe_open(path, framework="numpy")
+        if len(file.keys()) > MAX_ARRAYS:
+            raise CheckpointError(
+                f"it has {len(file.keys())} arrays, and no network has over"
+                f" {MAX_ARRAYS}; it is not one of weights"
+            )
         _check_names(path)
         return _leaves(file), dict(file.metadata() or {})
     except CheckpointError as error:

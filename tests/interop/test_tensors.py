@@ -159,3 +159,12 @@ def check(folder, data):
         tensors.read(path)
     line = str(caught.value)
     assert "\n" not in line and line.startswith(str(path)) and len(line) < 400
+
+
+def test_hundreds_of_thousands_of_empty_arrays_are_refused_at_once(tmp_path):
+    entry = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    header = json.dumps(dict.fromkeys((f"a{i}" for i in range(50_001)), entry)).encode()
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(CheckpointError, match="it has 50001 arrays, and no network"):
+        tensors.read(path)
