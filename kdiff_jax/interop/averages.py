@@ -74,6 +74,14 @@ def said(chosen: str, others: Sequence[str]) -> list[str]:
     return [f"weights={chosen!r}: the moving average, not {names} beside it"]
 
 
+def of_state(state: Any, average: str) -> list[str]:
+    """The line of `said` of a Flax training state that holds its average by a name."""
+    if not isinstance(state, Mapping) or average not in state:
+        return []
+    raw = ("params", "target_params", "optimizer")
+    return said(average, [name for name in raw if name in state])
+
+
 def state_dicts(
     content: Any, prefixes: Callable[[Mapping], list[str]]
 ) -> list[Network]:

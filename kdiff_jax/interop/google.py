@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from kdiff_jax.errors import CheckpointError
+from kdiff_jax.interop import averages
 from kdiff_jax.interop.lazy import Lazy
 from kdiff_jax.interop.source import Facts, Source, whole
 
@@ -40,6 +41,7 @@ def convert(content: Any, facts: Facts) -> Source:
     network, image_channels, outputs = _network(shape)
     levels = len(network["channel_mult"])
     assumed = [
+        *averages.of_state(content, "ema_params"),
         "process='cosine', logsnr in [-20, 20], told as inv_cos: as all public configs",
         "dropout=0.0: the file does not say",
     ]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from kdiff_jax.errors import CheckpointError
+from kdiff_jax.interop import averages
 from kdiff_jax.interop.lazy import Lazy
 from kdiff_jax.interop.source import Facts, Source, whole
 
@@ -48,7 +49,8 @@ def convert(content: Any, facts: Facts) -> Source:
     unknown = [name for name in classes if name not in KNOWN]
     if unknown:
         raise CheckpointError(f"its network has {unknown[0]}, which ours does not have")
-    assumed = ["skip_rescale=True, dropout=0.0: the file does not say"]
+    assumed = averages.of_state(content, "params_ema")
+    assumed += ["skip_rescale=True, dropout=0.0: the file does not say"]
     blocks = [params[name] for name in classes[BLOCK]]
     kernel = params[classes["Conv"][0]]["kernel"]
     image_channels, channels = kernel.shape[2:]

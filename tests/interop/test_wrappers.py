@@ -74,9 +74,11 @@ def test_wrappers_of_ddpm_torch(prefix):
         (score_sde, "jcm_tiny.msgpack", "params_ema"),
     ],
 )
-def test_names_of_flax_are_left_as_they_are(family, file, at):
+def test_states_of_flax_keep_their_names_and_give_their_average(family, file, at):
     content = containers.open(DATA / file).content
     assert at in content and family.matches(content)
+    (line,) = [x for x in family.convert(content, Facts()).assumed if "weights=" in x]
+    assert line.startswith(f"weights='{at}': the moving average, not ")
 
 
 def test_a_name_with_and_without_a_wrapper_is_refused():
