@@ -13,6 +13,7 @@ import sys
 import jax
 
 from kdiff_jax import build, stages
+from kdiff_jax.build import sections
 from kdiff_jax.errors import CheckpointError, ConfigError, DataError, Interrupted
 from kdiff_jax.files import json_text, write_atomically
 from kdiff_jax.report import environment, summary
@@ -216,10 +217,11 @@ def _record(job: Job, force: bool, overrides) -> None:
 
 def _with_later_options(before, now):
     """A record of an earlier version, whose options of today had their defaults."""
-    sections = {"data": build.DATA, "train": build.TRAIN, "evaluate": build.EVALUATE}
-    for name, defaults in sections.items():
+    kinds = {"data": sections.Data, "train": sections.Train}
+    for name, kind in (kinds | {"evaluate": sections.Evaluate}).items():
         had, has = before.get(name, {}), now.get(name, {})
-        later = {k: v for k, v in defaults.items() if k in has and k not in had}
+        defaults = sections.defaults(kind).items()
+        later = {k: v for k, v in defaults if k in has and k not in had}
         before = {**before, name: {**had, **later}}
     return before
 
