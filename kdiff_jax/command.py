@@ -66,7 +66,7 @@ def code(main: Callable[[], None], argv) -> int:
         return stop.exit_code
     except UserError as error:
         # Who reports a file that cannot be used may not know that the disk is full.
-        known = storage.error_of(error.__cause__, hard=True) or error
+        known = _of_storage(error.__cause__, hard=True) or error
         return _fail(str(known), known.exit_code, debug)
     except KeyboardInterrupt:
         return _fail("interrupted twice; the last checkpoint is intact", 130, debug)
@@ -79,7 +79,7 @@ def _line(error: Exception) -> tuple[str, int]:
     if isinstance(error, BrokenPipeError):
         start.mute()
         return "output: its reader is gone; run the same command again", 7
-    if known := storage.error_of(error):
+    if known := _of_storage(error):
         start.mute()
         return str(known), known.exit_code
     if (peers := _peers()) and (gone := peers.missing()):
@@ -91,6 +91,14 @@ def _line(error: Exception) -> tuple[str, int]:
             f" or set model.network.remat=True ({text})"
         ), 1
     return f"a bug of ours: {text}; --debug shows where", 1
+
+
+def _of_storage(error: BaseException | None, *, hard: bool = False):
+    """`storage.error_of` with what the command line says."""
+    given = (flags.FLAGS[n].value for n in ("output", "workdir") if n in flags.FLAGS)
+    place = next((str(value) for value in given if value), "storage")
+    need = "--dryrun says what a run needs" if "dryrun" in flags.FLAGS else ""
+    return storage.error_of(error, place=place, need=need, hard=hard)
 
 
 def _peers():

@@ -6,6 +6,7 @@ import pathlib
 import sys
 import tempfile
 import threading
+import warnings
 
 from kdiff_jax.errors import ConfigError
 
@@ -31,6 +32,10 @@ def logs(debug: bool = False) -> None:
             handler.setFormatter(_Messages())
         threading.excepthook = lambda found: _in_thread(found.exc_value)
         sys.unraisablehook = lambda found: _in_thread(found.exc_value)
+        # The first words: JAX warns of every program that its cache does not take.
+        warnings.showwarning = lambda message, *_, **__: _tell_once(
+            str(message).partition(" for ")[0], str(message)
+        )
         sys.excepthook = lambda kind, error, trace: _in_thread(error)
     logging.raiseExceptions = False  # a log that is full is no reason to end
     logging.getLogger("kdiff_jax").setLevel(logging.INFO)
@@ -66,10 +71,14 @@ _told: set[str] = set()
 
 def _in_thread(error: BaseException | None) -> None:
     """Logs what no caller can catch, each text once: a full disk fails many threads."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-    if text not in _told:
-        _told.add(text)
-        log.warning("an error beside the run: %s", text)
+    text = f"{type(error).__name__}: {error}"
+    _tell_once(text, f"an error beside the run: {text}")
+
+
+def _tell_once(key: str, text: str) -> None:
+    if key not in _told:
+        _told.add(key)
+        log.warning("%s", " ".join(text.split())[:300])
 
 
 def cache() -> None:

@@ -27,19 +27,24 @@ _PATH = re.compile(r"(?<![\w.])(?:file://)?(/[^\s'\"\],:]+)")
 
 
 def error_of(
-    error: BaseException | None, *, need: int | None = None, hard: bool = False
+    error: BaseException | None,
+    *,
+    place: str = "storage",
+    need: str = "",
+    hard: bool = False,
 ) -> StorageError | None:
     """The line about storage that an exception comes down to; None if it is another's.
 
     Args:
         error: Any exception, searched with its causes and its context, or None.
-        need: Bytes that were to be written, where it is known.
+        place: What to name where the exception names no file.
+        need: What the storage must hold, in words, where it is known.
         hard: Leave out what may as well be a wrong path: permissions, devices.
     """
     for one in _chain(error):
         code, path = _of_system(one) or _of_text(str(one)) or (None, None)
         if code is not None and not (hard and code not in _HARD):
-            return StorageError(_line(code, path, need))
+            return StorageError(_line(code, path or place, need))
     return None
 
 
@@ -74,29 +79,26 @@ def _of_text(text: str) -> tuple[int, str | None] | None:
     return None
 
 
-def _line(code: int, path: str | None, need: int | None) -> str:
-    where = path or "storage"
-    text = f"{where}: {os.strerror(code)}"
+def _line(code: int, path: str, need: str) -> str:
+    text = f"{path}: {os.strerror(code)}"
     if code in _FULL:
-        if need is not None:
-            text += f"; {need / 1e6:.4g} MB were to be written"
-        if path and (free := _free(path)) is not None:
-            text += (
-                f"{' and' if need is not None else ';'} {free / 1e6:.4g} MB are free"
-            )
-        mend = "free some or raise the quota (--dryrun tells what a run needs)"
+        if (free := _free(path)) is not None:
+            text += f", {free / 1e6:.4g} MB are free"
+        text += f", {need}" if need else ""
+        mend = "free some or raise the quota"
     elif code == errno.EROFS:
         mend = "mount it for writing, or choose another folder"
     elif code in (errno.EACCES, errno.EPERM):
         mend = "allow this user to use it, or choose another folder"
     else:
         mend = "mend the storage"
-    return f"{text}; {mend}, and run the same command again: it resumes"
+    return f"{text}; {mend}, and run the same command again"
 
 
 def _free(path: str) -> int | None:
     """Bytes that are free where a path lies or would lie."""
-    for folder in (pathlib.Path(path), *pathlib.Path(path).parents):
+    whole = pathlib.Path(path).absolute()
+    for folder in (whole, *whole.parents):
         try:
             return shutil.disk_usage(folder).free
         except FileNotFoundError:

@@ -29,14 +29,19 @@ def test_the_line_has_the_path_and_the_systems_words(code, tmp_path):
     path = str(tmp_path / "x")
     found = storage.error_of(OSError(code, os.strerror(code), path))
     assert found.exit_code == 7
-    assert str(found).startswith(f"{path}: {os.strerror(code)}; ")
+    assert str(found).startswith(f"{path}: {os.strerror(code)}")
     assert "the same command again" in str(found)
 
 
-def test_what_was_to_be_written_and_what_is_free(tmp_path):
+def test_what_is_free_and_what_it_must_hold(tmp_path):
     error = OSError(errno.ENOSPC, "full", str(tmp_path / "not" / "yet"))
-    line = str(storage.error_of(error, need=3_000_000))
-    assert "3 MB were to be written and " in line and " MB are free" in line
+    line = str(storage.error_of(error, need="the run needs 3 GB"))
+    assert " MB are free, the run needs 3 GB; " in line
+
+
+def test_an_error_without_a_file_names_the_place(tmp_path):
+    line = str(storage.error_of(OSError(errno.ENOSPC, "full"), place=str(tmp_path)))
+    assert line.startswith(f"{tmp_path}: No space left on device, ")
 
 
 def test_a_library_that_tells_it_in_its_text_alone(tmp_path):

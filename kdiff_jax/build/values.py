@@ -99,7 +99,13 @@ def _init(section, path) -> None:
 
 
 def _optim(section, path) -> None:
-    _check(optim.make, section, "an optimizer", path, hidden=("batch_size", "steps_per_update"))
+    _check(
+        optim.make,
+        section,
+        "an optimizer",
+        path,
+        hidden=("batch_size", "steps_per_update"),
+    )
 
 
 def _model(section, path, whole, *, partial: bool = False) -> None:
