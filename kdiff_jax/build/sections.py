@@ -14,7 +14,7 @@ import ml_collections
 from ml_collections import config_dict
 
 from kdiff_jax import arguments, methods, models
-from kdiff_jax.arguments import Below1, Count, NotNegative, Positive, Seed, Share, Whole
+from kdiff_jax.arguments import Count, NotNegative, Positive, Seed, Share, Whole
 from kdiff_jax.train import optim
 
 Section = Mapping[str, Any]
