@@ -69,5 +69,5 @@ def test_of_a_picture_during_training(teacher, tmp_path):
         nets={"student": types.SimpleNamespace(params=model.params)}
     )
     with pytest.raises(NumericsError, match="stage 'student': image 0 is NaN"):
-        hook(3, state, {})
+        hook(3, state)
     assert not list(tmp_path.iterdir())
