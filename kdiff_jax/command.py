@@ -87,8 +87,9 @@ def _line(error: Exception) -> tuple[str, int]:
     text = f"{type(error).__name__}: {error}"
     if "RESOURCE_EXHAUSTED" in text or isinstance(error, MemoryError):
         return (
-            "out of memory: lower train.batch_size, raise train.num_microbatches,"
-            f" or set model.network.remat=True ({text})"
+            "out of memory: lower --config.stages.STAGE.train.batch_size, raise"
+            " --config.train.num_microbatches, or set"
+            f" --config.model.network.remat=True where the network has it ({text})"
         ), 1
     return f"a bug of ours: {text}; --debug shows where", 1
 

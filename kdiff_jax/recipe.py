@@ -14,6 +14,7 @@ import jax
 
 from kdiff_jax import build, stages
 from kdiff_jax.build import sections
+from kdiff_jax.data.images import Images
 from kdiff_jax.errors import CheckpointError, ConfigError, DataError, Interrupted
 from kdiff_jax.files import json_text, write_atomically
 from kdiff_jax.report import environment, summary
@@ -24,6 +25,7 @@ from kdiff_jax.stages import (
     locks,
     pairs,
     results,
+    same_data,
     students,
     train,
 )
@@ -65,12 +67,14 @@ def run(
         _check_only(job, only)
     about = {"config": _everywhere(job.config), "--stage": only, "force": force}
     hosts.compare(about | {"versions": environment.versions()})
-    check_inputs(job)
+    data = check_inputs(job)
     held = hosts.on_first(lambda: locks.take(job, only))
     try:
         if held:
             hosts.check_shared(job.workdir)
         _record(job, force, overrides)
+        if data is not None:
+            same_data.check(job, data, force=force)
         _run_stages(job, only)
     finally:
         locks.release()
@@ -152,8 +156,10 @@ def make_job(config, workdir, *, devices=None) -> Job:
     return job
 
 
-def check_inputs(job: Job) -> None:
-    """Refuses, before anything starts, to run without the data or the teacher.
+def check_inputs(job: Job) -> Images | None:
+    """The data; refuses, before anything starts, to run without it or the teacher.
+
+    None if all stages are done, and nothing is needed.
 
     Raises:
         DataError: If the data is missing; says too whether the teacher is.
@@ -162,14 +168,15 @@ def check_inputs(job: Job) -> None:
     students.check(job)
     results.check(job)
     if all(stages.is_done(job.folder(stage.name)) for stage in job.stages):
-        return
+        return None
     teacher = _missing_teacher(job)
     try:
-        build.load_images(job.config)
+        data = build.load_images(job.config)
     except DataError as error:
         raise DataError(f"{error}{'; also ' + teacher if teacher else ''}") from error
     if teacher:
         raise CheckpointError(teacher)
+    return data
 
 
 def _missing_teacher(job: Job) -> str:
