@@ -42,9 +42,9 @@ setup(
     # The recipes go with it: those of users import what these share.
     packages=[
         *find_packages(include=["kdiff_jax", "kdiff_jax.*"]),
-        "kdiff_jax.configs",
+        "kdiff_jax.shipped.configs",
     ],
-    package_dir={"kdiff_jax.configs": "configs"},
+    package_dir={"kdiff_jax.shipped.configs": "configs"},
     package_data={"kdiff_jax": ["py.typed"]},
     entry_points={"console_scripts": ["kdiff=kdiff_jax.main:run"]},
     install_requires=[

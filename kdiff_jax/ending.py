@@ -42,14 +42,20 @@ def at_once(text: str, exit_code: int) -> None:
 
 def now(exit_code: int) -> None:
     """Ends the process without waiting for threads or other processes."""
-    for act in reversed(_acts):
-        try:
-            act(exit_code)
-        except Exception:  # the process ends, whatever of this still works
-            continue
+    acts = threading.Thread(target=_act, args=(exit_code,), daemon=True)
+    acts.start()
+    acts.join(10)  # a service or a disk that hangs must not keep it
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except (OSError, ValueError):
             continue
     os._exit(exit_code)
+
+
+def _act(exit_code: int) -> None:
+    for act in reversed(list(_acts)):
+        try:
+            act(exit_code)
+        except Exception:  # the process ends, whatever of this still works
+            continue

@@ -186,9 +186,9 @@ def find_recipe(text: str) -> str:
 
 
 def _shipped() -> pathlib.Path | None:
-    """The folder that holds our `configs`: the clone, or the installed package."""
+    """The folder that holds our `configs`: the clone, or that of setup.py."""
     package = pathlib.Path(__file__).absolute().parent
-    for folder in (package.parent, package):
+    for folder in (package.parent, package / "shipped"):
         if (folder / "configs" / "common.py").is_file():
             return folder
     return None
