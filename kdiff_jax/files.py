@@ -5,6 +5,7 @@ import json
 import math
 import os
 import pathlib
+import platform
 import stat
 from typing import Any, BinaryIO
 
@@ -15,8 +16,9 @@ def write_atomically(path: str | os.PathLike, data: bytes | memoryview | str) ->
     """Writes a file beside its place and moves it there: a reader never sees half."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # One name a process: two hosts of a job may write the same report.
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # One name a process: two hosts of a job may write the same report, and in their
+    # containers have the same number.
+    partial = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.partial")
     try:
         with open(partial, "wb") as file:
             file.write(data.encode() if isinstance(data, str) else data)

@@ -4,7 +4,6 @@ A finished stage is skipped and a half-finished one resumes, so running the same
 again is always right.
 """
 
-import json
 import logging
 import os
 import pathlib
@@ -12,11 +11,10 @@ import sys
 
 import jax
 
-from kdiff_jax import build, stages
+from kdiff_jax import build, sealed, stages
 from kdiff_jax.build import sections
 from kdiff_jax.data.images import Images
 from kdiff_jax.errors import CheckpointError, ConfigError, DataError, Interrupted
-from kdiff_jax.files import json_text, write_atomically
 from kdiff_jax.report import environment, summary
 from kdiff_jax.stages import (
     Job,
@@ -199,8 +197,7 @@ def _record(job: Job, force: bool, overrides) -> None:
     """
     path = job.workdir / "config.json"
     if path.is_file():
-        before = json.loads(path.read_text())["config"]
-        before = _with_later_options(before, job.config)
+        before = _with_later_options(_recorded(path), job.config)
         changed = _differences(_identity(before), _identity(job.config))
         if changed and not force:
             raise ConfigError(
@@ -219,7 +216,26 @@ def _record(job: Job, force: bool, overrides) -> None:
         "versions": environment.versions(),
         "hardware": environment.hardware(),
     }
-    write_atomically(path, json_text(about, indent=1))
+    sealed.write_json(path, about)
+
+
+def _recorded(path: pathlib.Path) -> dict:
+    """The config that W/config.json holds.
+
+    Raises:
+        ConfigError: If it is damaged, or the folder is no workdir.
+    """
+    way_out = (
+        "if this is the config that the workdir was begun with, delete the file and run"
+        " the same command again, which writes it anew"
+    )
+    record = sealed.read_json(path, error=ConfigError, way_out=way_out)
+    if not isinstance(record.get("config"), dict):
+        raise ConfigError(
+            f"--workdir={path.parent}: is no workdir of a run, its {path.name} is of"
+            " something else; take another --workdir"
+        )
+    return record["config"]
 
 
 def _with_later_options(before, now):

@@ -1,12 +1,13 @@
 """Files that are read back hold a digest of what was written, and it is checked.
 
-JSON holds it as the key `digest`, named arrays as an entry of that name. A file of a
-version before has none: it is read, and one line of the log says that it is not
-verified. For large arrays see `shards`.
+JSON holds it as the key `digest`, named arrays as an entry of that name; that of a
+single array is kept elsewhere. A file of a version before has none: it is read, and one
+line of the log says that it is not verified. For large arrays see `shards`.
 """
 
 import functools
 import hashlib
+import io
 import json
 import logging
 import os
@@ -71,7 +72,7 @@ def parse(text: bytes | str, where: Path | None = None) -> dict[str, Any]:
 
 def seal(tree: Mapping[str, Any]) -> dict[str, Any]:
     """The dict in plain JSON values, with its digest."""
-    plain = json.loads(json_text(tree))
+    plain = json.loads(json_text({k: v for k, v in tree.items() if k != KEY}))
     return {**plain, KEY: _digest_of_tree(plain)}
 
 
@@ -90,6 +91,39 @@ def unseal(tree: Any, where: Path | None = None) -> dict[str, Any]:
     if not _is_sealed(tree) and where is not None:
         _tell_unsealed(os.fspath(where))
     return rest
+
+
+def write_array(path: Path, array: np.ndarray) -> str:
+    """Writes an .npy file, whole or not at all; returns its digest, to be kept."""
+    blob = io.BytesIO()
+    np.save(blob, array, allow_pickle=False)
+    write_atomically(path, blob.getvalue())
+    return KIND + hashlib.sha256(blob.getvalue()).hexdigest()
+
+
+def read_array(
+    path: Path, digest: str | None, *, error: type[UserError], way_out: str
+) -> np.ndarray:
+    """The array that `write_array` was given.
+
+    Args:
+        path: The file.
+        digest: What it returned; None of a version before.
+        error: What to raise if the file is missing or damaged.
+        way_out: What to do then, for the message.
+    """
+    path = pathlib.Path(path)
+    try:
+        blob = path.read_bytes()
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise error(f"{path}: is missing; {way_out}") from None
+    found = KIND + hashlib.sha256(blob).hexdigest()
+    if digest not in (None, found):
+        raise error(f"{path}: is damaged (its digest is another); {way_out}")
+    try:
+        return np.load(io.BytesIO(blob), allow_pickle=False)
+    except Exception as damage:  # NumPy parses a header of nonsense as it parses Python
+        raise error(f"{path}: is damaged ({_short(damage)}); {way_out}") from None
 
 
 def seal_arrays(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:

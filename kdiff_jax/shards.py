@@ -64,8 +64,9 @@ def write(
             sums[name] = _write(partial / f"{name}.npy", *parts)
         _write(partial / CHECKSUMS, json_text(sealed.seal(sums)).encode())
         _sync(partial)
-        if shard.exists():
+        if shard.is_dir():
             shutil.rmtree(shard)
+        shard.unlink(missing_ok=True)  # a file, where a folder belongs
         partial.rename(shard)
         _sync(shard.parent)
     except OSError:
@@ -98,10 +99,13 @@ def open_maps(folder: Folder, number: int, names: Iterable[str]) -> list[np.ndar
     """The arrays of a shard, mapped into memory, not read and not verified.
 
     Raises:
-        OSError, EOFError, ValueError: If one is missing, or obviously not whole.
+        sealed.Damaged: If one is missing, or obviously not whole.
     """
     shard = path(folder, number)
-    return [np.load(shard / f"{name}.npy", mmap_mode="r") for name in names]
+    try:
+        return [np.load(shard / f"{name}.npy", mmap_mode="r") for name in names]
+    except Exception as error:  # a header of nonsense is parsed as Python is
+        raise sealed.Damaged(f"{shard}: missing or damaged") from error
 
 
 def _is_intact(shard, names, facts) -> bool:

@@ -17,9 +17,12 @@ CODES = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO),
     *(errno.EACCES, errno.EPERM, errno.ESTALE, errno.ENOTCONN, errno.ENODEV),
     *(errno.ENXIO, errno.ETIMEDOUT, errno.EREMOTEIO, errno.EHOSTDOWN),
+    *(errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY),
 }
+# A folder where a file belongs, or the other way round.
+_KIND = {errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY}
 # Of a text alone these say nothing of files: peers time out and disconnect, too.
-_SILENT = {errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EPERM}
+_SILENT = {errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EPERM, *_KIND}
 _WORDS = {os.strerror(code): code for code in CODES - _SILENT}
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _HARD = {*_FULL, errno.EROFS, errno.EIO, errno.ESTALE}
@@ -90,6 +93,8 @@ def _line(code: int, path: str, need: str) -> str:
         mend = "mount it for writing, or choose another folder"
     elif code in (errno.EACCES, errno.EPERM):
         mend = "allow this user to use it, or choose another folder"
+    elif code in _KIND:
+        mend = "something else belongs there: move it away"
     else:
         mend = "mend the storage"
     return f"{text}; {mend}, and run the same command again"

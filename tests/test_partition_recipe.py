@@ -220,10 +220,9 @@ def test_parts_are_joined_by_what_they_own(apart, tmp_path):
     """Thresholds of another machine do not count; other borders are refused."""
 
     def say(part, **partition):
-        path = part / "model.json"
-        said = json.loads(path.read_text())
+        said = training.description(part)
         said["partition"] |= partition
-        path.write_text(json.dumps(said))
+        training.describe(part, said)
 
     workdir = shutil.copytree(apart, tmp_path / "owned")
     part = workdir / "student" / "only_0"
@@ -238,9 +237,8 @@ def test_parts_are_joined_by_what_they_own(apart, tmp_path):
     say(part, borders=[0.0, 0.5, 1.0], splits=dict(thresholds=[1e-9]))
     # One job logged more often than the other.
     log = workdir / "student" / "only_1" / "metrics.jsonl"
-    rows = [json.loads(line) for line in log.read_text().splitlines()]
-    more = [rows[0] | {"step": 1}, *rows]
-    log.write_text("".join(json.dumps(row) + "\n" for row in more))
+    rows = metrics_log.read(log)
+    metrics_log.write(log, [rows[0] | {"step": 1}, *rows])
     run(workdir)
     assert interop.load(workdir / "student").num_students == 2
     joined, other = metrics(workdir), metrics_log.read(part / "metrics.jsonl")
@@ -336,15 +334,15 @@ def test_a_stage_begun_on_another_machine_goes_on(tmp_path):
     spec, now = build.plain(config())["model"], found.to_spec()
     splits = {**now["splits"], "thresholds": [np.nextafter(0.0, 1)]}
     other = {**now, "groups": [[0, 2], [1, 3]]}
-    begun = tmp_path / "model.json"
+    about = {"spec": spec, "role": "student", "result": "ema"}
     for before in (
         {**now, "splits": splits},
         {k: now[k] for k in ("groups", "borders")},
     ):
-        begun.write_text(json.dumps({"spec": spec, "partition": before}))
-        train._check_begun(begun, {"partition": now})
+        training.describe(tmp_path, about | {"partition": before})
+        train._check_begun(tmp_path, {"partition": now})
         with pytest.raises(CheckpointError, match="another partition"):
-            train._check_begun(begun, {"partition": other})
+            train._check_begun(tmp_path, {"partition": other})
 
 
 def test_a_method_of_one_time_has_no_ranges(together, tmp_path):
@@ -529,14 +527,14 @@ def test_the_report_shows_images_of_every_group(tmp_path):
         process=processes.make("cosine"), num_classes=100, num_groups=2
     )
     (tmp_path / "student").mkdir()
-    about = tmp_path / "student" / interop.STAGE
-    about.write_text(json.dumps({"partition": owners.to_spec()}))
+    about = {"spec": job.config["model"], "role": "student", "result": "ema"}
+    training.describe(tmp_path / "student", about | {"partition": owners.to_spec()})
     assert shown(["teacher", "student@2"], 300)[:4].tolist() == [0, 50, 1, 51]
     assert shown(["teacher"], 300).tolist() == list(range(20))
     # Few classes come again, as other images.
     job.config["model"]["num_classes"] = 4
     few = partitions.make(process=processes.make("cosine"), num_classes=4, num_groups=2)
-    about.write_text(json.dumps({"partition": few.to_spec()}))
+    training.describe(tmp_path / "student", about | {"partition": few.to_spec()})
     assert shown(["student"], 300)[:6].tolist() == [0, 2, 1, 3, 4, 6]
     assert sorted(shown(["student"], 300)) == list(range(20))
     assert sorted(shown(["student"], 7)) == list(range(7))

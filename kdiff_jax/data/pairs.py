@@ -184,10 +184,10 @@ def open_pairs(folder: Folder) -> Pairs:
         shard = shards.path(folder, k)
         try:
             maps = shards.open_maps(folder, k, DTYPES)
-        except (OSError, EOFError, ValueError) as error:
+        except sealed.Damaged as damage:
             raise DataError(
-                f"{shard}: missing or damaged; run the stage that makes the pairs again"
-            ) from error
+                f"{damage}; run the stage that makes the pairs again"
+            ) from damage
         expected = [(num, *shape), (num, *shape), (num,)]
         if [m.shape for m in maps] != expected:
             raise DataError(

@@ -321,7 +321,8 @@ def _check(partition):
             f" {len(sizes)}; split again"
         )
     borders = partition.borders
-    if len(borders) in (1, 2) or list(borders) != sorted(set(borders)):
+    increase = list(borders) == sorted(set(borders)) and np.isfinite(borders).all()
+    if len(borders) in (1, 2) or not increase:
         raise ConfigError(f"borders={borders}: must increase; give R + 1 times")
     return partition
 

@@ -7,11 +7,11 @@ a folder, or what `containers.open` found in a file.
 import dataclasses
 import hashlib
 import importlib
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kdiff_jax import sealed
 from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.interop import containers
 from kdiff_jax.interop.source import Facts, Source
@@ -81,8 +81,9 @@ def _sha256(files: Sequence[pathlib.Path]) -> str:
 def _as_exported(source: Source, text: str, path: pathlib.Path) -> Source:
     """A state dict that we wrote: its metadata says what the names do not."""
     try:
-        spec = {k: v for k, v in json.loads(text).items() if k in (*source.spec, *KEPT)}
-    except (AttributeError, RecursionError, ValueError) as error:
+        found = sealed.parse(text, path)
+        spec = {k: v for k, v in found.items() if k in (*source.spec, *KEPT)}
+    except sealed.Damaged as error:
         raise CheckpointError(
             f"{path}: its metadata {OWN!r} is no spec: {error}; it is damaged"
         ) from error

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdiff_jax import __version__, models, samplers
+from kdiff_jax import __version__, models, samplers, sealed
 from kdiff_jax.diffusion.partition import Partition
 from kdiff_jax.diffusion.process import Process, left
 from kdiff_jax.errors import CheckpointError, ConfigError
@@ -29,7 +29,7 @@ from kdiff_jax.files import write_atomically
 from kdiff_jax.interop import foreign, lazy, tensors, training
 from kdiff_jax.interop.lazy import Lazy
 from kdiff_jax.interop.source import Facts, Source
-from kdiff_jax.interop.spec import built
+from kdiff_jax.interop.spec import built, check_sampler
 from kdiff_jax.interop.trees import flatten, unflatten
 from kdiff_jax.method import Net
 from kdiff_jax.samplers import Sampler
@@ -37,6 +37,10 @@ from kdiff_jax.samplers import Sampler
 log = logging.getLogger(__name__)
 
 WEIGHTS, SPEC, CARD = "model.safetensors", "config.json", "README.md"
+AGAIN = (
+    "copy the folder again; other values come by training or converting it again, not"
+    " by hand"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,7 +218,7 @@ def write(
     origin = {"revision": revision, "sha256": sha256, "kdiff_jax": __version__}
     spec = {**spec, **origin}
     write_atomically(folder / CARD, card)
-    write_atomically(folder / SPEC, json.dumps(spec, indent=1))
+    sealed.write_json(folder / SPEC, spec)
     return folder
 
 
@@ -240,7 +244,7 @@ def load(path, source: str | None = None, facts: Facts | None = None) -> Model:
                 return _load_folder(folder)
         if (found := training.find(path)) is not None:
             spec, params = training.load(*found)
-            return _model(spec, flatten(params), path)
+            return _own(_model(spec, flatten(params), path), path)
         if not foreign.is_foreign(path):
             raise CheckpointError(
                 f"checkpoint={str(path)!r} holds no model; give a stage folder of a"
@@ -279,9 +283,10 @@ def is_ours(folder: pathlib.Path) -> bool:
     if not ((folder / SPEC).is_file() and (folder / WEIGHTS).is_file()):
         return False
     try:
-        return "network" in json.loads((folder / SPEC).read_text())
-    except ValueError:
+        spec = json.loads((folder / SPEC).read_text())
+    except (RecursionError, ValueError):
         return True  # and damaged: loading it says how
+    return isinstance(spec, dict) and bool({"network", sealed.KEY} & spec.keys())
 
 
 def checked(source: Source, where) -> dict[str, Lazy]:
@@ -295,13 +300,10 @@ def checked(source: Source, where) -> dict[str, Lazy]:
 
 
 def _load_folder(folder: pathlib.Path) -> Model:
-    try:
-        spec = json.loads((folder / SPEC).read_text())
-        expected = spec["sha256"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{folder / SPEC} is not a model's spec: {error!r}"
-        ) from error
+    spec = sealed.read_json(folder / SPEC, error=CheckpointError, way_out=AGAIN)
+    expected = spec.get("sha256")
+    if not isinstance(expected, str):
+        raise CheckpointError(f"{folder / SPEC}: is no model's spec; {AGAIN}")
     with open(folder / WEIGHTS, "rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != expected:
@@ -310,7 +312,13 @@ def _load_folder(folder: pathlib.Path) -> Model:
             f" {expected[:12]}...; it is damaged: copy or train it again"
         )
     leaves, _ = tensors.read(folder / WEIGHTS)
-    return _model(spec, {k: v.read() for k, v in leaves.items()}, folder)
+    return _own(_model(spec, {k: v.read() for k, v in leaves.items()}, folder), folder)
+
+
+def _own(model: Model, where) -> Model:
+    """One of ours, whose sampler is in its file and no wish of the caller."""
+    check_sampler(model.spec, model.process, where)
+    return model
 
 
 def _model(spec: Mapping[str, Any], leaves: Mapping[str, Any], where) -> Model:

@@ -1,11 +1,11 @@
 """Weights alone, as the code that a network comes from names and orders them."""
 
-import json
 import pathlib
 
 import numpy as np
 
-from kdiff_jax.files import write_atomically
+from kdiff_jax import sealed
+from kdiff_jax.files import json_text, write_atomically
 from kdiff_jax.interop import diffusers_export, edm_export, lazy, tensors
 from kdiff_jax.interop.trees import flatten
 
@@ -43,7 +43,7 @@ def save(folder, model) -> pathlib.Path:
     else:
         found = {k.replace("/", "."): leaf for k, leaf in leaves.items()}
         layout = "flax"
-    metadata = {"layout": layout, "kdiff_jax": json.dumps(dict(model.spec))}
+    metadata = {"layout": layout, "kdiff_jax": json_text(sealed.seal(model.spec))}
     tensors.write(folder / WEIGHTS, found, metadata)
     write_atomically(folder / "README.md", CARD.format(layout=layout, file=WEIGHTS))
     return folder

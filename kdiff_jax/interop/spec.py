@@ -6,11 +6,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from kdiff_jax import denoiser, models
+from kdiff_jax import denoiser, models, samplers
 from kdiff_jax.diffusion import process as processes
 from kdiff_jax.diffusion.partition import Partition
 from kdiff_jax.diffusion.process import Process
 from kdiff_jax.errors import CheckpointError
+from kdiff_jax.interop import spec_check
 from kdiff_jax.interop.trees import flatten
 from kdiff_jax.method import Net
 
@@ -30,13 +31,7 @@ def build(spec: Mapping[str, Any]) -> tuple[Net, Process]:
     channels = spec["image_shape"][-1]
     num_classes, augment_dim = spec["num_classes"], spec.get("augment_dim", 0)
     network, precondition = spec["network"], dict(spec["precondition"])
-    now = models.REVISIONS.get(network["name"], 1)
-    if spec.get("revision", now) != now:
-        raise CheckpointError(
-            f"network {network['name']} is of revision {spec['revision']}, and here it"
-            f" is {now}, another function of the same parameters; use the version of"
-            " kdiff_jax that its config.json names"
-        )
+    check_revision(spec)
     fields: dict[str, Any] = {
         k: tuple(v) if isinstance(v, list) else v for k, v in network.items()
     }
@@ -60,6 +55,18 @@ def build(spec: Mapping[str, Any]) -> tuple[Net, Process]:
     return net, process
 
 
+def check_revision(spec: Mapping[str, Any]) -> None:
+    """Raises CheckpointError if the network has been defined otherwise since."""
+    name = spec["network"]["name"]
+    now = models.REVISIONS.get(name, 1)
+    if spec.get("revision", now) != now:
+        raise CheckpointError(
+            f"network {name} is of revision {repr(spec['revision'])[:40]}, and here it"
+            f" is {now}, another function of the same parameters; use the version of"
+            " kdiff_jax that its config.json names"
+        )
+
+
 def built(
     spec: Mapping[str, Any], leaves: Mapping[str, Any], where
 ) -> tuple[Net, Process]:
@@ -69,6 +76,8 @@ def built(
         CheckpointError: If the spec is none, or names the first leaves that differ.
     """
     try:
+        # The sampler may be one that a person asks for: see `check_sampler`.
+        spec_check.check({k: v for k, v in spec.items() if k != "sampler"})
         # A network has more leaves than blocks: a spec of millions is not built.
         for part in ("num_blocks", "channel_mult", "widths"):
             value = spec["network"].get(part) or 0
@@ -88,6 +97,21 @@ def built(
         expected = {k: (partition.num_students, *v) for k, v in expected.items()}
     _compare(leaves, expected, where)
     return net, process
+
+
+def check_sampler(spec: Mapping[str, Any], process: Process, where) -> None:
+    """Builds the sampler of a spec, if it has one, to see that it can be.
+
+    Raises:
+        CheckpointError: If it cannot.
+    """
+    try:
+        spec_check.check(spec)
+        if "sampler" in spec:
+            samplers.make(process=process, **spec["sampler"])
+    except Exception as error:  # as above
+        why = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{where} has a spec that is no model: {why}") from error
 
 
 def _check_partition(

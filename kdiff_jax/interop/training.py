@@ -5,18 +5,19 @@ whether its result is the moving average ("ema") or the raw weights ("params"). 
 step holds a digest of every leaf, and what is read here is checked against it.
 """
 
-import json
 import logging
 import pathlib
-import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from kdiff_jax.errors import CheckpointError
+from kdiff_jax import sealed
+from kdiff_jax.errors import CheckpointError, ConfigError
+from kdiff_jax.interop import spec_check
+from kdiff_jax.interop import steps as step_folders
 from kdiff_jax.interop.trees import unflatten
 
 log = logging.getLogger(__name__)
@@ -30,12 +31,58 @@ def find(path: pathlib.Path) -> tuple[pathlib.Path, list[int]] | None:
     A stage folder gives all of its steps, the newest first; a step gives itself.
     """
     if (path / STAGE).is_file():
-        steps = sorted(_steps(path / "checkpoints"), reverse=True)
+        steps = step_folders.of(path / "checkpoints")
         return (path, steps) if steps else None
-    stage = path.parent.parent
-    if path.name.isdigit() and path.is_dir() and (stage / STAGE).is_file():
-        return stage, [int(path.name)]
+    path = path.absolute()
+    stage, step = path.parent.parent, step_folders.number(path)
+    if step is not None and path.is_dir() and (stage / STAGE).is_file():
+        return stage, [step]
     return None
+
+
+def describe(stage: pathlib.Path, about: Mapping[str, Any]) -> None:
+    """Writes what the steps of a stage folder are, which `description` reads.
+
+    Args:
+        stage: The folder.
+        about: The "spec" of its model, the "role" and the "result" that it is made of;
+            of students their "partition", and whether one is "alone".
+    """
+    sealed.write_json(stage / STAGE, about)
+
+
+def description(stage: pathlib.Path) -> dict[str, Any]:
+    """What `describe` has written.
+
+    Raises:
+        CheckpointError: If it is missing or damaged.
+    """
+    way_out = (
+        f"delete {stage / 'done.json'}, if it is there, and run the same command again:"
+        " it writes this file anew and goes on from the last checkpoint"
+    )
+    about = sealed.read_json(stage / STAGE, error=CheckpointError, way_out=way_out)
+    kinds = {"spec": dict, "role": str, "result": str}
+    wrong = [k for k, kind in kinds.items() if not isinstance(about.get(k), kind)]
+    try:
+        if wrong:
+            raise ConfigError(f"it lacks {', '.join(wrong)}")
+        spec_check.check(about["spec"])
+        _check_owners(about.get("partition"))
+    except (CheckpointError, ConfigError) as error:
+        raise CheckpointError(
+            f"{stage / STAGE}: is no description of a stage ({error}); {way_out}"
+        ) from error
+    return about
+
+
+def _check_owners(partition) -> None:
+    """Of a partition, what tells the owners."""
+    lists = isinstance(partition, dict) and all(
+        isinstance(partition.get(name), list) for name in ("groups", "borders")
+    )
+    if partition is not None and not lists:
+        raise ConfigError(f"partition={str(partition)[:60]}: has no owners")
 
 
 def load(
@@ -48,17 +95,10 @@ def load(
     Raises:
         CheckpointError: If no step is.
     """
-    try:
-        about = json.loads((stage / STAGE).read_text())
-        prefix = f"nets/{about['role']}/{about['result']}/"
-        spec = about["spec"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{stage / STAGE} is not a stage's: {error!r}; run the stage again, which"
-            " writes it"
-        ) from error
+    about = description(stage)
+    spec, prefix = about["spec"], f"nets/{about['role']}/{about['result']}/"
     params = _newest(stage, steps, prefix)
-    if about.get("alone"):  # one of several students, with an axis of length 1
+    if about.get("alone") is True:  # of several students, with an axis of length 1
         params = jax.tree.map(lambda x: x[0], params)
     return spec, params
 
@@ -69,7 +109,7 @@ def role(stage: pathlib.Path, name: str) -> dict[str, Any]:
     Raises:
         CheckpointError: If there is no step, or none that holds this role.
     """
-    steps = sorted(_steps(stage / "checkpoints"), reverse=True)
+    steps = step_folders.of(stage / "checkpoints")
     if not steps:
         raise CheckpointError(
             f"stage {stage.name!r} has no checkpoint in {stage}; run it first: the same"
@@ -105,14 +145,14 @@ def _newest(stage: pathlib.Path, steps: Sequence[int], prefix: str) -> dict[str,
 
 def _read(folder: pathlib.Path, prefix: str) -> dict[str, np.ndarray]:
     """{"a/b": leaf} of the leaves below `prefix`, each equal to its digest."""
-    meta = json.loads((folder / "meta" / "metadata").read_text())
-    if meta["step"] != int(folder.name):
-        raise ValueError(f"it says step {meta['step']}")
-    wanted = {k: v for k, v in meta["leaves"].items() if k.startswith(prefix)}
+    meta = step_folders.read(folder)
+    wanted = {k: v for k, v in meta.leaves.items() if k.startswith(prefix)}
     if not wanted:
-        nets = [k.split("/")[1] for k in meta["leaves"] if k.startswith("nets/")]
+        nets = [k.split("/")[1] for k in meta.leaves if k.startswith("nets/")]
         roles = ", ".join(dict.fromkeys(nets))
-        raise _Absent(f"it has no {prefix}; its roles are {roles}")
+        absent = f"it has no {prefix}; its roles are {roles}"
+        # A version before wrote names that nothing verifies.
+        raise _Absent(absent) if meta.is_sealed else ValueError(absent)
     with ocp.PyTreeCheckpointer() as reader:
         restored = reader.restore(
             (folder / "state").absolute(),
@@ -124,23 +164,9 @@ def _read(folder: pathlib.Path, prefix: str) -> dict[str, np.ndarray]:
                 partial_restore=True,
             ),
         )
-    for path, digest in wanted.items():
-        if _digest(restored[path], by_rows="rows" in digest) != digest:
+    for path, stored in wanted.items():
+        here = step_folders.digest(restored[path], by_rows="rows" in stored)
+        same_facts = all(here[name] == stored[name] for name in ("shape", "dtype"))
+        if not same_facts or step_folders.differs(here, stored):
             raise ValueError(f"{path} differs from its checksum")
     return {k.removeprefix(prefix): restored[k] for k in wanted}
-
-
-def _digest(leaf: np.ndarray, *, by_rows: bool) -> dict[str, Any]:
-    facts = {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}
-    if by_rows:  # of several students
-        return facts | {"rows": [_checksum(row) for row in leaf]}
-    return facts | {"crc32": _checksum(leaf)}
-
-
-def _checksum(array: np.ndarray) -> int:
-    return zlib.crc32(np.ascontiguousarray(array).tobytes())
-
-
-def _steps(folder: pathlib.Path):
-    if folder.is_dir():
-        yield from (int(p.name) for p in folder.iterdir() if p.name.isdigit())

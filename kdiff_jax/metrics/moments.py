@@ -1,5 +1,6 @@
 """Mean and covariance of a stream of features, and the files that keep them."""
 
+import io
 import os
 import pathlib
 from typing import NamedTuple
@@ -7,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from kdiff_jax import arrays, memory
+from kdiff_jax import arrays, memory, sealed
 from kdiff_jax.errors import DataError, NumericsError
-from kdiff_jax.files import Unreadable
+from kdiff_jax.files import Unreadable, write_atomically
 from kdiff_jax.metrics.checks import Numbers, check_features
 from kdiff_jax.metrics.frechet import check_spectrum
 from kdiff_jax.metrics.npz import read_npz
@@ -89,21 +90,16 @@ class Stats(NamedTuple):
 
 
 def save_stats(path: str | os.PathLike, moments: Moments, *, features: str) -> None:
-    """Writes moments as an .npz of mu, sigma, num and the features' name."""
-    path = pathlib.Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "wb") as file:
-            np.savez(
-                file,
-                mu=moments.mu,
-                sigma=moments.sigma,
-                num=moments.num,
-                features=features,
-            )
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Writes moments as an .npz of mu, sigma, num, the features' name and a digest."""
+    entries = {
+        "mu": moments.mu,
+        "sigma": moments.sigma,
+        "num": moments.num,
+        "features": features,
+    }
+    blob = io.BytesIO()
+    np.savez(blob, allow_pickle=False, **sealed.seal_arrays(entries))
+    write_atomically(path, blob.getvalue())
 
 
 def is_stats(path: pathlib.Path) -> bool:
@@ -129,6 +125,12 @@ def load_stats(
             and covariance.
     """
     entries = read_npz("reference", path, error=DataError, wanted=WANTED)
+    try:
+        entries = sealed.unseal_arrays(entries)
+    except sealed.Damaged as damage:
+        raise DataError(
+            f"reference={path}: is damaged ({damage}); make the file again"
+        ) from None
     missing = [name for name in ("mu", "sigma") if name not in entries]
     if missing:
         raise DataError(

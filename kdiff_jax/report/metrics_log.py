@@ -1,14 +1,20 @@
-"""`metrics.jsonl`: each logged step once, however often a run was interrupted."""
+"""`metrics.jsonl`: each logged step once, however often a run was interrupted.
 
-import json
+Each line holds a digest of itself: one that was damaged is left out, not believed.
+"""
+
+import logging
 import math
 import os
 import pathlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from kdiff_jax import sealed
 from kdiff_jax.files import json_text, write_atomically
+
+log = logging.getLogger(__name__)
 
 
 class MetricsLog:
@@ -34,7 +40,7 @@ class MetricsLog:
         """
         path = pathlib.Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
+        if path.is_file():
             text = path.read_text(errors="replace")
             kept = [line + "\n" for line in text.splitlines() if _is_kept(line, step)]
             if "".join(kept) != text:
@@ -45,7 +51,7 @@ class MetricsLog:
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Appends {step, time, every metric}; NaN and infinity become null."""
         line = {"step": int(step), "time": self._clock(), **metrics}
-        self._file.write(json_text(line) + "\n")
+        self._file.write(json_text(sealed.seal(line)) + "\n")
         self._file.flush()  # the system holds it now: kill -9 cannot take it
 
     def close(self) -> None:
@@ -53,12 +59,25 @@ class MetricsLog:
         self._file.close()
 
 
+def write(path: str | os.PathLike, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Writes a whole log at once."""
+    text = "".join(json_text(sealed.seal(line)) + "\n" for line in lines)
+    write_atomically(path, text)
+
+
 def read(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """The lines of a log, oldest first; null reads as NaN. No file is no lines."""
+    """The lines of a log, oldest first; null reads as NaN. No file is no lines.
+
+    Damaged lines are left out, and the log says how many, but for a last one that a
+    crash has torn.
+    """
     path = pathlib.Path(path)
-    if not path.exists():
+    if not path.is_file():
         return []
-    lines = (_parse(text) for text in path.read_text(errors="replace").splitlines())
+    texts = path.read_text(errors="replace").splitlines()
+    lines = [_parse(text) for text in texts]
+    if bad := lines[:-1].count(None):
+        log.error("%s: %d damaged lines are left out", path, bad)
     return [
         {name: math.nan if value is None else value for name, value in line.items()}
         for line in lines
@@ -71,10 +90,16 @@ def _is_kept(text, step):
     return line is not None and line["step"] <= step
 
 
-def _parse(text):
-    """A line's dict, or None for one that a crash left torn."""
+def _parse(text) -> dict[str, Any] | None:
+    """What a line says, or None if it is not as it was written."""
     try:
-        line = json.loads(text)
-    except json.JSONDecodeError:
+        line = sealed.parse(text)
+    except sealed.Damaged:
         return None
-    return line if isinstance(line, dict) and "step" in line else None
+    step = line.pop("step", None)
+    numbers = (value is None or _is_number(value) for value in line.values())
+    return {"step": step, **line} if type(step) is int and all(numbers) else None
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

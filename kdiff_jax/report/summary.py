@@ -1,13 +1,12 @@
 """`report.json` and its tables: one row for each measured model."""
 
-import json
 import math
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kdiff_jax.files import json_text, write_atomically
+from kdiff_jax import sealed
+from kdiff_jax.errors import DataError
 from kdiff_jax.report.environment import hardware, versions
 from kdiff_jax.report.progress import duration
 
@@ -33,6 +32,7 @@ COLUMNS = (
     "train_steps",
     "train_seconds",
 )
+ROLES = ("teacher", "student")
 STUDENTS = {"students": "num_students", "all students'": "num_params_total"}
 
 
@@ -53,7 +53,7 @@ def make_report(config: str, rows: Sequence[Row]) -> dict[str, Any]:
                 f"row={row.get('stage')!r}: keys {sorted(wrong)} miss or are unknown; "
                 f"a row has {', '.join(COLUMNS)}"
             )
-        if row["role"] not in ("teacher", "student"):
+        if row["role"] not in ROLES:
             raise ValueError(f"role={row['role']!r}: choose 'teacher' or 'student'")
     return {
         "config": config,
@@ -64,13 +64,31 @@ def make_report(config: str, rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def write(path: str | os.PathLike, report: Mapping[str, Any]) -> None:
-    """Writes `report.json`, whole or not at all."""
-    write_atomically(path, json_text(report, indent=2) + "\n")
+    """Writes `report.json`, whole or not at all, with a digest."""
+    sealed.write_json(path, report, indent=2)
 
 
 def read(path: str | os.PathLike) -> dict[str, Any]:
-    """Reads `report.json`; a null stays None."""
-    return json.loads(pathlib.Path(path).read_text())
+    """Reads `report.json`; a null stays None.
+
+    Raises:
+        DataError: If it is missing or damaged.
+    """
+    way_out = (
+        "delete it and the done.json of the stage that evaluates, and run the same"
+        " command again: what was measured is kept"
+    )
+    report = sealed.read_json(path, error=DataError, way_out=way_out)
+    rows = report.get("rows")
+    if not isinstance(rows, list) or not all(map(_is_row, rows)):
+        raise DataError(f"{path}: is no report; {way_out}")
+    return report
+
+
+def _is_row(row) -> bool:
+    """Whether there is what every table has; other columns may have come later."""
+    names = {"stage", "role", "method", "sampler", "nfe", "metrics", "train_seconds"}
+    return isinstance(row, dict) and names <= row.keys()
 
 
 def text_table(rows: Sequence[Row]) -> str:

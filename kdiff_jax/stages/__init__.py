@@ -5,7 +5,8 @@ Every stage has a folder, starts from what earlier stages left there, and leaves
 """
 
 import dataclasses
-import json
+import functools
+import logging
 import pathlib
 import zlib
 from collections.abc import Mapping
@@ -13,13 +14,14 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from kdiff_jax import interop
+from kdiff_jax import interop, sealed
 from kdiff_jax.build import Stage
 from kdiff_jax.errors import CheckpointError
-from kdiff_jax.files import write_atomically
 from kdiff_jax.interop import training
 
 DONE = "done.json"
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,13 +96,35 @@ class Job:
 
 
 def is_done(folder: pathlib.Path) -> bool:
-    return (folder / DONE).is_file()
+    """Whether a stage has finished, and its mark of that is as it was written.
+
+    One that is damaged is as good as none: the stage is run again, from what it saved.
+    """
+    if not (folder / DONE).is_file():
+        return False
+    try:
+        facts(folder)
+    except CheckpointError as error:
+        _tell(str(error))
+        return False
+    return True
 
 
 def finish(folder: pathlib.Path, **facts) -> None:
     """Marks a stage as done, with what is worth knowing of it."""
-    write_atomically(folder / DONE, json.dumps(facts, indent=1).encode())
+    sealed.write_json(folder / DONE, facts)
 
 
 def facts(folder: pathlib.Path) -> dict[str, Any]:
-    return json.loads((folder / DONE).read_text())
+    """What `finish` was told.
+
+    Raises:
+        CheckpointError: If it is missing or damaged.
+    """
+    way_out = "the same command, for all stages, runs this one from its last checkpoint"
+    return sealed.read_json(folder / DONE, error=CheckpointError, way_out=way_out)
+
+
+@functools.cache  # once: many ask
+def _tell(damage: str) -> None:
+    log.error("%s", damage)

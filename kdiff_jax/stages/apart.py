@@ -4,7 +4,6 @@ With `partition.only=k` a run trains student k in `<stage>/only_<k>/`. When all 
 are done, the same command without it makes of them what one run of all leaves.
 """
 
-import json
 import pathlib
 
 import jax
@@ -14,7 +13,7 @@ from kdiff_jax import interop, stages
 from kdiff_jax.build import Stage
 from kdiff_jax.diffusion.partition import Partition, same_owners
 from kdiff_jax.errors import CheckpointError, ConfigError
-from kdiff_jax.files import write_atomically
+from kdiff_jax.interop import training
 from kdiff_jax.report import metrics_log
 from kdiff_jax.stages import Job
 from kdiff_jax.stages.students import Students
@@ -73,13 +72,14 @@ def check_alike(job: Job, stage: Stage, partition: Partition) -> None:
     beside = sorted((job.workdir / stage.name).glob("only_*"))
     sources = {str(source).partition("/")[0] for source in stage.init.values()}
     before = [job.left(source) for source in sorted(sources) if job.split(source)]
+    own = job.folder(stage.name)  # which is written anew, if it is damaged
     for path in (*beside, *before):
-        if (path / interop.STAGE).is_file():
+        if path != own and (path / interop.STAGE).is_file():
             _check_owns(path, partition)
 
 
 def _check_owns(path: pathlib.Path, partition: Partition) -> None:
-    owns = json.loads((path / interop.STAGE).read_text())["partition"]
+    owns = training.description(path).get("partition")
     if not same_owners(owns, partition.to_spec()):
         raise CheckpointError(
             f"{path}: is a student of another partition; delete it and train it"
@@ -123,7 +123,7 @@ def join_logs(parts: list[pathlib.Path], folder: pathlib.Path) -> None:
     """`metrics.jsonl` of all, as one run of them writes it: the mean, and each."""
     logs = [metrics_log.read(path / "metrics.jsonl") for path in parts]
     of_step = [{row["step"]: row for row in rows} for rows in logs]
-    steps = sorted(set.intersection(*map(set, of_step)))
+    steps = sorted(set(of_step[0]).intersection(*of_step))
     lines = []
     for step in steps:  # a job may have logged more often than others
         rows = [found[step] for found in of_step]
@@ -137,7 +137,7 @@ def join_logs(parts: list[pathlib.Path], folder: pathlib.Path) -> None:
             line |= {n: v for n, v in row.items() if n.rpartition("/")[2].isdigit()}
         lines.append(line)
     if lines:
-        lines[-1]["train_seconds"] = sum(rows[-1]["train_seconds"] for rows in logs)
+        last = [rows[-1].get("train_seconds", 0.0) for rows in logs]
+        lines[-1]["train_seconds"] = sum(last)
     if jax.process_index() == 0:
-        text = "".join(json.dumps(line) + "\n" for line in lines)
-        write_atomically(folder / "metrics.jsonl", text)
+        metrics_log.write(folder / "metrics.jsonl", lines)

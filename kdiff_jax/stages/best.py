@@ -3,8 +3,9 @@
 Luhman & Luhman 2021 score it during training and keep the best, as in early stopping.
 """
 
-import json
+import logging
 import math
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +14,20 @@ import safetensors
 import safetensors.numpy
 from jax.sharding import PartitionSpec as P
 
-from kdiff_jax import rng
-from kdiff_jax.files import write_atomically
+from kdiff_jax import rng, sealed
+from kdiff_jax.errors import CheckpointError
+from kdiff_jax.files import json_text, write_atomically
 from kdiff_jax.interop.model import flatten, unflatten
 from kdiff_jax.method import Context
 from kdiff_jax.stages import pairs
 from kdiff_jax.train import inputs, parallel
+
+AGAIN = (
+    "delete it, and the best of the steps that are left is taken; or delete the folder"
+    " of this stage to train it again"
+)
+
+log = logging.getLogger(__name__)
 
 
 class Best:
@@ -43,6 +52,8 @@ class Best:
         """
         self._source = pairs.source(job, stage.config["pairs"], pairs.HELD_OUT)
         self._path, self._log = folder / self.FILE, log
+        there = self._path.is_file()
+        self._lowest = _read(self._path)[0]["loss"] if there else math.inf
         self._mesh = job.mesh
         self._size = min(stage.config["train"]["batch_size"], self._source.num)
         self._size -= self._size % job.mesh.shape["data"]
@@ -70,12 +81,16 @@ class Best:
         others = {role: net.params for role, net in state.nets.items()}
         value = self.score({**others, "student": params})
         self._log.add(held_out_loss=value)
-        if value < self._lowest() and jax.process_index() == 0:
-            host = jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), params)
-            facts = json.dumps({"step": step, "loss": value})
-            write_atomically(
-                self._path, safetensors.numpy.save(flatten(host), {"best": facts})
-            )
+        if value < self._lowest and jax.process_index() == 0:
+            self._keep(step, params, value)
+        self._lowest = min(value, self._lowest)
+
+    def _keep(self, step, params, loss) -> None:
+        host = jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), params)
+        leaves = flatten(host)
+        facts = {"step": step, "loss": loss, "leaves": sealed.digest_of(leaves)}
+        metadata = {"best": json_text(sealed.seal(facts))}
+        write_atomically(self._path, safetensors.numpy.save(leaves, metadata))
 
     def score(self, params) -> float:
         """Mean loss over the held-out pairs; what does not fill a batch is left out.
@@ -93,13 +108,37 @@ class Best:
             total += float(self._loss(params, *self._given, batch, positions))
         return total / num
 
-    def params(self):
-        """The best average, as a tree of host arrays made device arrays."""
-        blob = self._path.read_bytes()
-        return jax.tree.map(jnp.asarray, unflatten(safetensors.numpy.load(blob)))
+    def params(self, last):
+        """The best average, as a tree of device arrays.
 
-    def _lowest(self) -> float:
+        Args:
+            last: The average of the last step, which is the best that is left if
+                somebody has deleted the file of the best.
+
+        Raises:
+            CheckpointError: If it is damaged.
+        """
         if not self._path.is_file():
-            return math.inf
-        with safetensors.safe_open(self._path, framework="numpy") as file:
-            return json.loads(file.metadata()["best"])["loss"]
+            log.warning("%s: is not there; the last average is taken", self._path)
+            return last
+        return jax.tree.map(jnp.asarray, unflatten(_read(self._path)[1]))
+
+
+def _read(path: pathlib.Path):
+    """(facts, leaves) of the best average so far.
+
+    Raises:
+        CheckpointError: If they are not as they were written.
+    """
+    try:
+        blob = path.read_bytes()
+        with safetensors.safe_open(path, framework="numpy") as file:
+            facts = sealed.parse((file.metadata() or {}).get("best", ""), path)
+        leaves = safetensors.numpy.load(blob)
+        if facts.get("leaves", sealed.digest_of(leaves)) != sealed.digest_of(leaves):
+            raise sealed.Damaged("a leaf is another than was written")
+        if not isinstance(facts.get("loss"), float):
+            raise sealed.Damaged("it has no loss")
+        return facts, leaves
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: is damaged ({error}); {AGAIN}") from None

@@ -1,21 +1,24 @@
 """The last stage: every model against the data, in one table and one report."""
 
-import json
+import logging
+import pathlib
 from collections.abc import Sequence
 
 import jax
 import numpy as np
 
-from kdiff_jax import build, interop, metrics
+from kdiff_jax import build, interop, metrics, sealed
 from kdiff_jax.build import Stage
 from kdiff_jax.diffusion.partition import Partition
-from kdiff_jax.errors import ConfigError
-from kdiff_jax.files import json_text, write_atomically
+from kdiff_jax.errors import ConfigError, DataError
+from kdiff_jax.interop import training
 from kdiff_jax.metrics import features as feature_extractors
 from kdiff_jax.metrics.moments import check_memory, load_stats, save_stats
 from kdiff_jax.report import grid, html, metrics_log, summary
 from kdiff_jax.stages import Job, facts, finish
 from kdiff_jax.train import generate, measure, parallel
+
+log = logging.getLogger(__name__)
 
 
 def run(job: Job, stage: Stage) -> None:
@@ -33,25 +36,49 @@ def run(job: Job, stage: Stage) -> None:
     places = shown_places(job, names, options["num_images"])
     rows, pictures = [], []
     for name in names:
-        path, shown = folder / f"{name}.json", folder / f"{name}.npy"
-        if not parallel.from_first_host(_is_measured(path)):
+        path = folder / f"{name}.json"
+        found = _measured(path)
+        if not parallel.from_first_host(found is not None):
             reference = reference or Reference(job, options, folder)
-            row, images = row_of(job, name, reference, options, places)
+            found = row_of(job, name, reference, options, places)
             if jax.process_index() == 0:
-                np.save(shown, images)
-                write_atomically(path, json_text(row))  # last: now it is done
+                _keep(path, *found)
         if jax.process_index() == 0:
-            rows.append(json.loads(path.read_text()))
-            pictures.append((_title(rows[-1]), np.load(shown)))
+            row, images = found
+            rows.append(row)
+            pictures.append((_title(row), images))
     if jax.process_index() == 0:
         pictures.insert(0, ("real images", _real(job, places)))
         write_report(job, rows, pictures)
         finish(folder)
 
 
-def _is_measured(path) -> bool:
-    """Whether a row is there, with all that a row has today."""
-    return path.is_file() and set(json.loads(path.read_text())) == set(summary.COLUMNS)
+def _keep(path: pathlib.Path, row, images) -> None:
+    """Writes a row, and the images beside it, whose digest is in it."""
+    shown = sealed.write_array(path.with_suffix(".npy"), images)
+    sealed.write_json(path, {**row, "shown": shown})  # last: now it is done
+
+
+def _measured(path: pathlib.Path):
+    """(row, images) as they were kept, with all that a row has today; None without.
+
+    What is damaged is measured again.
+    """
+    if not path.is_file():
+        return None
+    again = "this model is measured again"
+    try:
+        row = sealed.read_json(path, error=DataError, way_out=again)
+        shown = row.pop("shown", None)
+        images = sealed.read_array(
+            path.with_suffix(".npy"), shown, error=DataError, way_out=again
+        )
+    except DataError as error:
+        log.error("%s", error)
+        return None
+    whole = set(row) == set(summary.COLUMNS) and row["role"] in summary.ROLES
+    seen = images.dtype == np.uint8 and images.ndim == 4
+    return (row, images) if whole and seen else None
 
 
 def listed(job: Job, models) -> list[str]:
@@ -88,7 +115,7 @@ class Reference:
             dim = feature_extractors.dim_of(self.features, shape)
             check_memory(f"evaluate.features={name}", dim)
             path = folder / f"reference_{name}.npz"
-            if not parallel.from_first_host(path.is_file()):
+            if not parallel.from_first_host(_is_reference(path, name)):
                 data = build.load_images(job.config)
                 moments = measure.of_data(data, self.features)
                 if jax.process_index() == 0:
@@ -107,6 +134,18 @@ class Reference:
         return {name: distance}
 
 
+def _is_reference(path: pathlib.Path, features: str) -> bool:
+    """Whether the statistics are there, as they were written."""
+    if not path.is_file():
+        return False
+    try:
+        load_stats(path, features=features)
+    except DataError as error:
+        log.error("%s; they are computed again", error)
+        return False
+    return True
+
+
 def shown_places(job: Job, names: Sequence[str], num_images: int) -> np.ndarray:
     """i64[n], of the images that the report shows: 20, and of every group of students.
 
@@ -117,7 +156,7 @@ def shown_places(job: Job, names: Sequence[str], num_images: int) -> np.ndarray:
     about = [job.left(stage) / interop.STAGE for stage in split if job.split(stage)]
     if not about or not about[0].is_file() or num_images < num_classes:
         return np.arange(num)
-    spec = json.loads(about[0].read_text()).get("partition")
+    spec = training.description(about[0].parent).get("partition")
     partition = Partition.from_spec(spec)
     labels = generate.shown_labels(num, num_classes, partition)
     # Image y, y + num_classes, ... have label y: one more for each time it was shown.
@@ -146,9 +185,10 @@ def row_of(job: Job, name: str, reference: Reference, options, places):
         name=f"evaluate.models, {name!r}",
     )
     about = {} if imported else facts(job.folder(stage))
+    is_teacher = imported or about.get("method") == "denoise"
     row = {
         "stage": stage,
-        "role": "teacher" if imported or about["method"] == "denoise" else "student",
+        "role": "teacher" if is_teacher else "student",
         "method": about.get("method"),
         "sampler": sampler.name,
         "nfe": sampler.nfe,

@@ -3,6 +3,7 @@
 import functools
 import json
 import logging
+import pathlib
 import time
 from collections.abc import Mapping
 
@@ -14,7 +15,7 @@ from kdiff_jax.build import Stage
 from kdiff_jax.data import batches as data_batches
 from kdiff_jax.diffusion.partition import Partition, same_owners
 from kdiff_jax.errors import CheckpointError, NumericsError
-from kdiff_jax.files import write_atomically
+from kdiff_jax.interop import training
 from kdiff_jax.models import channels
 from kdiff_jax.stages import Job, apart, finish, pairs, students
 from kdiff_jax.stages.best import Best
@@ -71,8 +72,8 @@ def run(job: Job, stage: Stage) -> None:
         about |= {"alone": alone, "partition": many.partition.to_spec()}
         for line in many.partition.table().splitlines():
             logger.info("%s: %s", stage.name, line)
-    _check_begun(folder / interop.STAGE, about)
-    write_atomically(folder / interop.STAGE, json.dumps(about, indent=1))
+    _check_begun(folder, about)
+    training.describe(folder, about)
 
     source = _source(job, stage)
     frozen = {role: given[role] for role in method.frozen if role in given}
@@ -177,7 +178,8 @@ def run(job: Job, stage: Stage) -> None:
         log.close()
         checkpoints.close()
     signals.release()
-    params = best.params() if best else getattr(state.nets["student"], train["result"])
+    student = state.nets["student"]
+    params = best.params(student.ema) if best else getattr(student, train["result"])
     params = parallel.to_host(params)
     if alone:
         params = jax.tree.map(lambda x: x[0], params)
@@ -196,21 +198,22 @@ def run(job: Job, stage: Stage) -> None:
         finish(folder, **facts)
 
 
-def _check_begun(begun, about) -> None:
+def _check_begun(folder: pathlib.Path, about) -> None:
     """What was begun must still mean the same.
 
     Raises:
         CheckpointError: If the network is defined otherwise, or the partition is
             another.
     """
+    begun = folder / interop.STAGE
     if not begun.is_file():
         return
     try:
-        before = json.loads(begun.read_text())
-        spec = before["spec"]
-    except (json.JSONDecodeError, KeyError):
-        return  # damaged; it is written anew
-    interop.build(spec)
+        before = training.description(folder)
+    except CheckpointError as error:
+        logger.error("%s", error)
+        return  # it is written anew
+    interop.check_revision(before["spec"])
     if not same_owners(before.get("partition"), about.get("partition")):
         raise CheckpointError(
             f"{begun}: was begun with another partition of the classes or times; take"

@@ -1,15 +1,14 @@
 """Checkpoints that are verified: Orbax writes them, we check what comes back.
 
 Orbax neither checksums its data nor refuses another dtype, and lists empty or
-uncommitted step folders as the latest. So each step holds a digest of every leaf; a
-restore takes the newest step whose digests agree, says loudly which it passed over, and
-never starts from scratch while a checkpoint exists.
+uncommitted step folders as the latest. So each step holds a digest of every leaf
+(`interop.steps`); a restore takes the newest step whose digests agree, says loudly
+which it passed over, and never starts from scratch while a checkpoint exists.
 """
 
 import logging
 import pathlib
 import re
-import zlib
 from collections.abc import Sequence
 
 import jax
@@ -17,7 +16,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from kdiff_jax import sealed
 from kdiff_jax.errors import CheckpointError
+from kdiff_jax.interop import steps as step_folders
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ class Checkpoints:
             step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(_as_dict(state)),
-                meta=ocp.args.JsonSave({"step": step, "leaves": digests}),
+                meta=ocp.args.JsonSave(step_folders.seal(step, digests)),
             ),
         )
 
@@ -82,30 +83,42 @@ class Checkpoints:
             CheckpointError: If no step is valid, or they hold another model.
         """
         self.wait()
-        steps = sorted(self._steps(), reverse=True)
+        steps = step_folders.of(self.folder)
+        damages = []
         for step in steps:
             state = None
             try:
                 state = self.restore(step, template)
             except _Damaged as error:
+                damages.append(str(error))
                 log.error("%s; trying the step before", error)
             if _everywhere(state is not None):
                 self._set_aside([s for s in steps if s > step])
                 return state, step
         if steps:
+            why = f" ({damages[0]})" if damages else ""
             raise CheckpointError(
-                f"no valid checkpoint among steps {steps} of {self.folder}; refusing to"
-                " start from scratch: restore the folder, or delete it to begin anew"
+                f"no valid checkpoint among steps {steps} of {self.folder}{why};"
+                " refusing to start from scratch: restore the folder, or delete it to"
+                " begin anew"
             )
         return None
 
     def restore(self, step: int, template):
         """The state of one step, verified leaf by leaf."""
-        meta = self._read_meta(step)
-        unused = _compare(meta["leaves"], template, self.folder / str(step))
-        # Orbax wants all that was written; what nobody asks for is dropped afterwards.
-        more = _like_stored(unused, jax.tree.leaves(template)[0].sharding)
+        folder = self.folder / str(step)
         try:
+            meta = step_folders.read(folder)
+        except sealed.Damaged as error:
+            raise _Damaged(f"checkpoint {folder}: {error}") from error
+        other, unused = _compare(meta.leaves, template)
+        if other and meta.is_sealed:
+            raise CheckpointError(f"checkpoint {folder} {other}")
+        if other:  # of a version before: damaged digests may look like another model's
+            raise _Damaged(f"checkpoint {folder} {other}")
+        try:
+            # Orbax wants all that was written; what nobody asks for is dropped later.
+            more = _like_stored(unused, jax.tree.leaves(template)[0].sharding)
             restored = self._manager.restore(
                 step,
                 args=ocp.args.Composite(
@@ -114,14 +127,11 @@ class Checkpoints:
             )["state"]
         except Exception as error:  # Orbax raises bare exceptions for damaged files
             text = " ".join(str(error).split())[:200]
-            raise _Damaged(f"checkpoint {self.folder / str(step)}: {text}") from error
+            raise _Damaged(f"checkpoint {folder}: {text}") from error
         state = _from_dict(restored, template)
         for path, leaf in _leaves(state):
-            if _differs(self._digest(leaf), meta["leaves"][path]):
-                raise _Damaged(
-                    f"checkpoint {self.folder / str(step)}: {path} differs from its"
-                    " checksum"
-                )
+            if step_folders.differs(self._digest(leaf), meta.leaves[path]):
+                raise _Damaged(f"checkpoint {folder}: {path} differs from its checksum")
         return state
 
     def set_aside(self, steps: Sequence[int], why: str) -> None:
@@ -140,22 +150,6 @@ class Checkpoints:
     def close(self) -> None:
         self.wait()
         self._manager.close()
-
-    def _steps(self) -> list[int]:
-        if not self.folder.exists():
-            return []
-        return [int(p.name) for p in self.folder.iterdir() if p.name.isdigit()]
-
-    def _read_meta(self, step):
-        try:
-            args = ocp.args.Composite(meta=ocp.args.JsonRestore())
-            meta = self._manager.restore(step, args=args)["meta"]
-            if meta["step"] != step:
-                raise ValueError(f"it says step {meta['step']}")
-            return meta
-        except Exception as error:
-            text = " ".join(str(error).split())[:200]
-            raise _Damaged(f"checkpoint {self.folder / str(step)}: {text}") from error
 
     def _set_aside(self, steps, why="damaged") -> None:
         if not steps:
@@ -223,8 +217,8 @@ def _abstract(tree):
 
 
 def _digest(leaf) -> dict:
-    """Shape, dtype and checksum of a leaf that is whole on every host."""
-    return _facts(leaf) | {"crc32": _checksum(leaf.addressable_data(0))}
+    """Digest of a leaf that is whole on every host."""
+    return step_folders.digest(leaf.addressable_data(0))
 
 
 def _digest_of_rows(leaf) -> dict:
@@ -234,16 +228,8 @@ def _digest_of_rows(leaf) -> dict:
         first = shard.index[0].start or 0
         if rows[first] is None:  # no other device of this host has shown it
             for i, row in enumerate(np.asarray(shard.data), first):
-                rows[i] = _checksum(row)
-    return _facts(leaf) | {"rows": rows}
-
-
-def _facts(leaf) -> dict:
-    return {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}
-
-
-def _checksum(array) -> int:
-    return zlib.crc32(np.ascontiguousarray(array).tobytes())
+                rows[i] = step_folders.checksum(row)
+    return step_folders.facts(leaf) | {"rows": rows}
 
 
 def _of_all_hosts(digests: dict) -> dict:
@@ -265,13 +251,6 @@ def _of_all_hosts(digests: dict) -> dict:
     return digests | whole
 
 
-def _differs(here: dict, stored: dict) -> bool:
-    if "rows" not in here:
-        return here["crc32"] != stored["crc32"]
-    pairs = zip(here["rows"], stored["rows"], strict=True)
-    return any(a is not None and a != b for a, b in pairs)
-
-
 def _like_stored(leaves: dict, sharding) -> dict:
     return {
         path: jax.ShapeDtypeStruct(tuple(x["shape"]), x["dtype"], sharding=sharding)
@@ -279,12 +258,12 @@ def _like_stored(leaves: dict, sharding) -> dict:
     }
 
 
-def _compare(stored: dict, template, where) -> dict:
-    """Refuses a checkpoint of another model, naming the first leaves that differ.
+def _compare(stored: dict, template) -> tuple[str, dict]:
+    """How a checkpoint shows that it is of another model, and what of it is not needed.
 
     Returns:
-        What is stored and not needed: averages of roles that keep none, of which the
-        first checkpoints held one, too.
+        The first leaves that differ, in words, or "". And the digests of averages of
+        roles that keep none, of which the first checkpoints held one, too.
     """
     expected = {path: x for path, x in _leaves(template)}
     unused = {
@@ -301,10 +280,9 @@ def _compare(stored: dict, template, where) -> dict:
         want = (tuple(expected[path].shape), str(expected[path].dtype))
         if found != want:
             wrong.append(f"{path} is {found}, expected {want}")
-    if wrong:
-        more = f" and {len(wrong) - 10} more" if len(wrong) > 10 else ""
-        raise CheckpointError(
-            f"checkpoint {where} is of another model: {'; '.join(sorted(wrong)[:10])}"
-            f"{more}; use the config that wrote it, or another workdir"
-        )
-    return unused
+    if not wrong:
+        return "", unused
+    more = f" and {len(wrong) - 10} more" if len(wrong) > 10 else ""
+    found = f"{'; '.join(sorted(wrong)[:10])}{more}"
+    other = f"is of another model: {found}; use the config that wrote it, or another"
+    return f"{other} workdir", unused

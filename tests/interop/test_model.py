@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from kdiff_jax import interop, models
+from kdiff_jax import interop, models, sealed
 from kdiff_jax.diffusion import partition
 from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.interop import convert
@@ -66,6 +66,27 @@ def test_a_flipped_byte_is_noticed(folder):
         interop.load(folder)
 
 
+@pytest.mark.parametrize(
+    "was, now", [('"edm"', '"vp"'), ('"num_steps": 2', '"num_steps": 3')]
+)
+def test_a_spec_that_was_changed_is_refused(folder, was, now):
+    path = folder / "config.json"
+    assert was in path.read_text()
+    path.write_text(path.read_text().replace(was, now, 1))
+    with pytest.raises(CheckpointError, match="config.json: is damaged.*not by hand"):
+        interop.load(folder)
+
+
+def test_a_spec_of_a_version_before_is_read(folder, caplog):
+    path = folder / "config.json"
+    spec = json.loads(path.read_text())
+    del spec["digest"]
+    path.write_text(json.dumps(spec))
+    with caplog.at_level("INFO", "kdiff_jax.sealed"):
+        assert interop.load(folder).spec == spec
+    assert "has no digest; it is not verified" in caplog.text
+
+
 def test_a_network_of_another_revision_is_refused(folder, monkeypatch):
     monkeypatch.setitem(models.REVISIONS, "song_unet", 2)
     with pytest.raises(CheckpointError, match="revision 1, and here it is 2"):
@@ -81,7 +102,7 @@ def test_leaves_that_do_not_fit_are_named_with_both_shapes(folder, params):
     spec = json.loads((folder / "config.json").read_text())
     data = (folder / "model.safetensors").read_bytes()
     spec["sha256"] = hashlib.sha256(data).hexdigest()
-    (folder / "config.json").write_text(json.dumps(spec))
+    sealed.write_json(folder / "config.json", spec)
     with pytest.raises(CheckpointError) as error:
         interop.load(folder)
     for part in (
@@ -127,7 +148,7 @@ def test_no_label_is_not_class_0(tmp_path):
 def test_a_network_of_nonsense_is_refused_at_once(folder, part):
     spec = json.loads((folder / "config.json").read_text())
     spec["network"] |= part
-    (folder / "config.json").write_text(json.dumps(spec))
+    sealed.write_json(folder / "config.json", spec)
     with pytest.raises(CheckpointError, match="spec that is no model"):
         interop.load(folder)
 
@@ -227,7 +248,7 @@ def test_a_student_that_is_none_is_refused(many, folder):
 )
 def test_owners_that_contradict_the_model_are_refused(many, change, text):
     spec = json.loads((many / "config.json").read_text()) | change
-    (many / "config.json").write_text(json.dumps(spec))
+    sealed.write_json(many / "config.json", spec)
     with pytest.raises(CheckpointError, match=text) as error:
         interop.load(many)
     assert "\n" not in str(error.value)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kdiff_jax import sealed
 from kdiff_jax.files import json_text, write_atomically
 from kdiff_jax.report import metrics_log
 from kdiff_jax.report.metrics_log import MetricsLog
@@ -25,7 +26,7 @@ def test_a_line_holds_step_time_and_every_metric(tmp_path):
     log = MetricsLog(path, clock=lambda: 12.5)
     log.write(10, {"student/loss": jnp.float32(0.5), "images": np.int64(640)})
     # Flushed at once: a killed run keeps it.
-    assert json.loads(path.read_text()) == {
+    assert sealed.parse(path.read_text()) == {
         "step": 10,
         "time": 12.5,
         "student/loss": 0.5,
@@ -43,6 +44,16 @@ def test_a_resumed_run_has_each_step_once(tmp_path):
     assert [line["loss"] for line in lines] == [1, 1, 1, 2, 2, 2, 2]
     _write(path, [10])
     assert [line["step"] for line in metrics_log.read(path)] == [10]
+
+
+def test_a_damaged_line_is_left_out_and_counted(tmp_path, caplog):
+    path = tmp_path / "metrics.jsonl"
+    _write(path, [10, 20, 30])
+    path.write_text(path.read_text().replace('"loss": 1.0', '"loss": 3.0', 1))
+    assert [line["step"] for line in metrics_log.read(path)] == [20, 30]
+    assert "1 damaged lines are left out" in caplog.text
+    path.write_text('{"step": 1, "loss": 0.5}\n{"step": "2"}\n[]\n{"step": 3}\n')
+    assert [line["step"] for line in metrics_log.read(path)] == [1, 3]  # of before
 
 
 def test_every_torn_end_is_survived(tmp_path):

@@ -1,6 +1,7 @@
 """What Orbax lets through, we refuse: every kind of damage raises or falls back."""
 
 import json
+import random
 import shutil
 
 import chex
@@ -9,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kdiff_jax import sealed
 from kdiff_jax.errors import CheckpointError
-from kdiff_jax.train import parallel
+from kdiff_jax.train import checkpoint, parallel
 from kdiff_jax.train.checkpoint import Checkpoints
 from kdiff_jax.train.step import NetState, TrainState
 
@@ -146,6 +148,84 @@ def test_the_number_of_a_damaged_step_can_be_saved_again(folder, mesh):
     state, step = restore(folder, mesh)
     assert step == 20
     chex.assert_trees_all_equal(state, make_state(21, mesh))
+
+
+def edit_meta(step, change, *, is_sealed=True):
+    """Other metadata of a step: as this version writes it, or without a digest."""
+    path = step / "meta" / "metadata"
+    meta = sealed.parse(path.read_bytes())
+    change(meta)
+    path.write_text(json.dumps(sealed.seal(meta) if is_sealed else meta))
+
+
+def test_no_flipped_bit_of_the_metadata_is_another_model(folder, mesh):
+    checkpoints, chance = Checkpoints(folder), random.Random(0)
+    path = folder / "20" / "meta" / "metadata"
+    blob, expected, found = path.read_bytes(), make_state(20, mesh), 0
+    for _ in range(40):
+        flipped = bytearray(blob)
+        flipped[chance.randrange(len(blob))] ^= 1 << chance.randrange(8)
+        path.write_bytes(flipped)
+        try:
+            state = checkpoints.restore(20, template(mesh))
+            chex.assert_trees_all_equal(state, expected)
+        except checkpoint._Damaged:
+            found += 1
+    checkpoints.close()
+    assert found > 35
+
+
+LEAF = "nets/student/params/a"
+ODD_META = {
+    "no leaves": lambda m: m.pop("leaves"),
+    "no step": lambda m: m.pop("step"),
+    "a text for leaves": lambda m: m.update(leaves="a"),
+    "a number for a digest": lambda m: m["leaves"].update({LEAF: 3}),
+    "no crc": lambda m: m["leaves"][LEAF].pop("crc32"),
+    "a text for a crc": lambda m: m["leaves"][LEAF].update(crc32="7"),
+    "rows": lambda m: m["leaves"].update({LEAF: m["leaves"][LEAF] | {"rows": [None]}}),
+    "a shape of texts": lambda m: m["leaves"][LEAF].update(shape=["64", 32]),
+    "a dtype of null": lambda m: m["leaves"][LEAF].update(dtype=None),
+    "another step": lambda m: m.update(step=10),
+    "a step of text": lambda m: m.update(step="20"),
+    "another shape": lambda m: m["leaves"][LEAF].update(shape=[64, 33]),
+    "another name": lambda m: m["leaves"].update(b=m["leaves"].pop(LEAF)),
+}
+
+
+@pytest.mark.parametrize("change", ODD_META.values(), ids=ODD_META)
+def test_odd_metadata_of_a_version_before_gives_way_to_the_step_before(
+    folder, mesh, change
+):
+    edit_meta(folder / "10", lambda meta: None, is_sealed=False)
+    edit_meta(folder / "20", change, is_sealed=False)
+    state, step = restore(folder, mesh)
+    assert step == 10 and (folder / "damaged_20_0").is_dir()
+    chex.assert_trees_all_equal(state, make_state(10, mesh))
+
+
+def test_sealed_metadata_of_another_model_is_another_model(folder, mesh):
+    for name in ("another shape", "another name"):
+        edit_meta(folder / "20", ODD_META[name])
+        with pytest.raises(CheckpointError, match="20 is of another model"):
+            restore(folder, mesh)
+    assert (folder / "20").is_dir()  # nothing is set aside
+
+
+def test_what_is_no_step_among_the_steps_is_left_alone(folder, mesh):
+    odd = ("012", "050", "5x", "²", "٣", "-3", "20 (copy)")
+    for name in odd:
+        (folder / name).mkdir()
+    for name in ("notes", "x5"):
+        (folder / name).write_text("")
+    (folder / "25").write_text("a file, where a step would be")
+    checkpoints = Checkpoints(folder)
+    assert checkpoints.restore_latest(template(mesh))[1] == 20
+    checkpoints.save(30, make_state(30, mesh))
+    checkpoints.close()
+    assert restore(folder, mesh)[1] == 30
+    left = {path.name for path in folder.iterdir()}
+    assert {*odd, "notes", "x5", "20", "30", "damaged_25_0"} == left
 
 
 def test_nothing_valid_is_not_a_fresh_start(folder, mesh):

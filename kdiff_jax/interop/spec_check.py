@@ -1,0 +1,121 @@
+"""Whether the values of a spec are of the kinds that a model has.
+
+A spec is read from a file. What is in it goes into networks, processes and samplers as
+keywords, so each value must be of the type that its keyword is annotated with: nothing
+of a wrong kind gets as far as an error of its own, or a number that nobody meant.
+"""
+
+import math
+import numbers
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from kdiff_jax import models, samplers
+from kdiff_jax.diffusion import precondition, process
+from kdiff_jax.errors import ConfigError
+
+LARGEST = 2**24  # of any count: a grid of as many steps still fits into memory
+LARGEST_SIDE = 2**14
+BOUND = ("parent", "process", "return")  # what `make` adds by itself
+
+
+def check(spec: Mapping[str, Any]) -> None:
+    """Raises ConfigError at the first value that no model has."""
+    if not isinstance(spec, Mapping):
+        raise ConfigError(f"spec={_shown(spec)}: must be an object with names")
+    for section in ("network", "precondition", "process"):
+        _check_section(section, spec.get(section))
+    if "sampler" in spec:  # a network alone has none
+        _check_section("sampler", spec["sampler"])
+    _check_shape(spec.get("image_shape"))
+    _check_count("num_classes", spec.get("num_classes"))
+    _check_count("augment_dim", spec.get("augment_dim", 0))
+
+
+def _check_section(section: str, values) -> None:
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{section}={_shown(values)}: must be an object with a name")
+    name = values.get("name")
+    if not isinstance(name, str):
+        raise ConfigError(f"{section}.name={_shown(name)}: must be a text")
+    takes = typing.get_type_hints(_annotated(section, name))
+    for key, value in values.items():
+        if key == "name":
+            continue
+        if key not in takes or key in BOUND:
+            raise ConfigError(f"{section}.{key}={_shown(value)}: {name!r} has none")
+        if not _fits(value, takes[key]):
+            raise ConfigError(
+                f"{section}.{key}={_shown(value)}: must be {_kind(takes[key])}"
+            )
+
+
+def _annotated(section: str, name: str) -> Callable[..., Any]:
+    """What takes the values of a section as keywords."""
+    if section == "network":
+        return models.make_function(name)
+    if section == "sampler":
+        return samplers.make_function(name)
+    known = {
+        "process": process.PROCESSES,
+        "precondition": precondition.PRECONDITIONINGS,
+    }[section]
+    if name not in known:
+        raise ConfigError(f"{section}.name={_shown(name)}: choose {', '.join(known)}")
+    return known[name]
+
+
+def _fits(value, annotation) -> bool:
+    """Whether a value of JSON is of an annotated type, and finite."""
+    arguments = typing.get_args(annotation)
+    origin = typing.get_origin(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, one) for one in arguments)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            return False
+        if len(arguments) == 2 and arguments[1] is Ellipsis:
+            return all(_fits(one, arguments[0]) for one in value)
+        pairs = zip(value, arguments, strict=False)
+        return len(value) == len(arguments) and all(_fits(*pair) for pair in pairs)
+    if annotation in (type(None), None):
+        return value is None
+    if annotation is int:
+        return _is_number(value, numbers.Integral) and abs(value) <= LARGEST
+    if annotation is float:
+        return _is_number(value, numbers.Real) and abs(value) <= 1e30
+    return isinstance(value, annotation)
+
+
+def _is_number(value, kind) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _check_shape(shape) -> None:
+    """[H, W, C] of one image."""
+    sides = list(shape) if isinstance(shape, (list, tuple)) else []
+    whole = len(sides) == 3 and all(_is_number(n, numbers.Integral) for n in sides)
+    if not whole or not all(1 <= n <= LARGEST_SIDE for n in sides):
+        raise ConfigError(
+            f"image_shape={_shown(shape)}: must be height, width and channels, each of"
+            f" 1 to {LARGEST_SIDE}"
+        )
+
+
+def _check_count(name: str, value) -> None:
+    if not _is_number(value, numbers.Integral) or not 0 <= value <= LARGEST:
+        raise ConfigError(f"{name}={_shown(value)}: must be a count up to {LARGEST}")
+
+
+def _kind(annotation) -> str:
+    if isinstance(annotation, type):
+        return annotation.__name__
+    return str(annotation).replace("NoneType", "null")
+
+
+def _shown(value) -> str:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return repr(value)[:60]
