@@ -230,12 +230,16 @@ def _recorded(path: pathlib.Path) -> dict:
         " the same command again, which writes it anew"
     )
     record = sealed.read_json(path, error=ConfigError, way_out=way_out)
-    if not isinstance(record.get("config"), dict):
+    config = record.get("config")
+    names = ("model", "stages", "data", "train", "evaluate")  # of every recipe
+    if not isinstance(config, dict) or not all(
+        isinstance(config.get(name, {}), dict) for name in names
+    ):
         raise ConfigError(
             f"--workdir={path.parent}: is no workdir of a run, its {path.name} is of"
             " something else; take another --workdir"
         )
-    return record["config"]
+    return config
 
 
 def _with_later_options(before, now):

@@ -116,8 +116,8 @@ def test_whatever_stands_for_a_whole_spec_in_a_file_is_refused(value, tmp_path):
 
 def test_a_value_is_named_with_what_it_must_be():
     spec = MLP | {"network": MLP["network"] | {"channels": "4"}}
-    with pytest.raises(ValueError, match="network.channels='4': must be int"):
+    with pytest.raises(ValueError, match="network.channels=4: must be a whole number"):
         spec_check.check(spec)
     spec = MLP | {"sampler": {"name": "heun", "num_steps": 3, "steps": 4}}
-    with pytest.raises(ValueError, match="sampler.steps=4: 'heun' has none"):
+    with pytest.raises(ValueError, match="sampler.steps=4: .* has no keyword 'steps'"):
         spec_check.check(spec)
