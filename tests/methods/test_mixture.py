@@ -49,10 +49,12 @@ def posterior_mean(x_t, t, means=MEANS):
 
 
 def features(x_t, t):
-    """f[N, 9]: what the exact answer is made of, in units of its size."""
-    share, offset, variance = terms(x_t, t)
-    scaled = share[..., None] * offset / jnp.sqrt(variance)[..., None]
-    return jnp.concatenate([share, scaled.reshape(-1, 6)], axis=1)
+    """f[N, 18]: the place at unit scale, and fixed waves of it; no mode is known."""
+    x = x_t.reshape(-1, 2) / jnp.sqrt(1 + t**2)[:, None]
+    first, second = jax.random.split(jax.random.key(12))
+    w = 2 * jax.random.normal(first, (2, 16))
+    b = 2 * jnp.pi * jax.random.uniform(second, (16,))
+    return jnp.concatenate([x, jnp.sin(x @ w + b[None])], axis=1)
 
 
 def layers(key, *sizes, last):
@@ -79,7 +81,7 @@ def exact_plus_correction() -> Net:
     """The teacher, whose correction is 0; the fake score learns another one."""
 
     def init(key):
-        return layers(key, 11, WIDTH, WIDTH, 2, last=0.0)
+        return layers(key, 20, WIDTH, WIDTH, 2, last=0.0)
 
     def read(params, x_t, t):
         time = jnp.stack([jnp.log(t), 1 / (1 + t)], axis=1)
