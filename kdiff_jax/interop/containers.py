@@ -8,6 +8,7 @@ import pathlib
 from typing import Any
 
 from kdiff_jax.errors import CheckpointError
+from kdiff_jax.files import open_regular
 from kdiff_jax.interop import (
     msgpack_files,
     pickles,
@@ -59,7 +60,7 @@ def open(path, *, unwrap: bool = True) -> Container:
     """
     path = pathlib.Path(path)
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             if not file.seek(0, 2):
                 raise CheckpointError(f"{path}: it is empty; copy or download it again")
             data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))

@@ -1,6 +1,7 @@
 """Whatever a checkpoint is called, its content says what it is."""
 
 import hashlib
+import os
 import pickle
 
 import flax.serialization
@@ -199,3 +200,14 @@ def test_msgpack_is_counted(tmp_path, monkeypatch):
     assert "entries" in refused(tmp_path / "x", data)
     monkeypatch.setattr(msgpack_files, "MAX_MAP", 400)
     assert "damaged" in refused(tmp_path / "x", data)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_a_pipe_or_a_device_is_refused_at_once(kind, tmp_path):
+    path = tmp_path / "net.pkl"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    with pytest.raises(CheckpointError, match="net.pkl: not a regular file; give"):
+        containers.open(path)
