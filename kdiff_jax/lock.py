@@ -51,6 +51,7 @@ class Lock:
             self.path.unlink(missing_ok=True)
 
     def _beat(self) -> None:
+        found = None
         while not self._released.wait(BEAT):
             try:
                 found = _read(self.path)

@@ -24,7 +24,7 @@ class TensorBoard:
     """
 
     def __init__(self, folder: str | os.PathLike, *, step: int = 0):
-        self._events = None
+        self._events: Any = None
         if importlib.util.find_spec("tensorboardX") is None:
             return
         self._summary = importlib.import_module("tensorboardX.summary")

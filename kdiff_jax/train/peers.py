@@ -11,6 +11,7 @@ import signal
 import socket
 import threading
 import time
+from typing import Any
 
 import jax
 from jax._src import distributed
@@ -59,7 +60,7 @@ def join(*, must: bool = False) -> None:
         threading.Thread(target=_watch, name="peers", daemon=True).start()
 
 
-def client():
+def client() -> Any:
     """JAX's coordination service as this process sees it."""
     return distributed.global_state.client
 
@@ -116,13 +117,13 @@ def _tell(exit_code: int) -> None:
     _left.set()
     state = distributed.global_state
     key = f"kdiff/ended/{state.process_id}"
-    state.client.key_value_set(key, str(exit_code), allow_overwrite=True)
+    client().key_value_set(key, str(exit_code), allow_overwrite=True)
     if state.process_id != 0 or exit_code == PeerError.exit_code:
         return
     # With the first process the service goes.
     deadline = time.monotonic() + GRACE + 2 * BEAT + 1
     while time.monotonic() < deadline:
-        if len(state.client.key_value_dir_get("kdiff/ended/")) >= state.num_processes:
+        if len(client().key_value_dir_get("kdiff/ended/")) >= state.num_processes:
             break
         time.sleep(0.1)
 
