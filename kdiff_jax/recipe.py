@@ -7,12 +7,10 @@ again is always right.
 import logging
 import os
 import pathlib
-import sys
 
 import jax
 
-from kdiff_jax import build, sealed, stages
-from kdiff_jax.build import sections
+from kdiff_jax import build, stages
 from kdiff_jax.data.images import Images
 from kdiff_jax.errors import CheckpointError, ConfigError, DataError, Interrupted
 from kdiff_jax.report import environment, summary
@@ -22,6 +20,7 @@ from kdiff_jax.stages import (
     evaluate,
     locks,
     pairs,
+    record,
     results,
     same_data,
     students,
@@ -70,7 +69,7 @@ def run(
     try:
         if held:
             hosts.check_shared(job.workdir)
-        _record(job, force, overrides)
+        record.write(job, force, overrides)
         if data is not None:
             same_data.check(job, data, force=force)
         _run_stages(job, only)
@@ -188,98 +187,3 @@ def _missing_teacher(job: Job) -> str:
     if not os.path.exists(os.path.expanduser(source)):
         return f"teacher: init.teacher={source!r} does not exist{hint}"
     return ""
-
-
-def _record(job: Job, force: bool, overrides) -> None:
-    """Writes W/config.json, and refuses a workdir of another config.
-
-    How often things are written may change between calls, see FREE.
-    """
-    path = job.workdir / "config.json"
-    if path.is_file():
-        before = _with_later_options(_recorded(path), job.config)
-        changed = _differences(_identity(before), _identity(job.config))
-        if changed and not force:
-            raise ConfigError(
-                f"workdir {job.workdir} holds a run of another config: "
-                f"{'; '.join(changed[:5])}; take another --workdir,"
-                " or --force_config_change"
-            )
-        if not changed:
-            return  # the record of how it began stays
-    if jax.process_index() != 0:
-        return
-    about = {
-        "config": job.config,
-        "overrides": overrides or {},
-        "command": sys.argv,
-        "versions": environment.versions(),
-        "hardware": environment.hardware(),
-    }
-    sealed.write_json(path, about)
-
-
-def _recorded(path: pathlib.Path) -> dict:
-    """The config that W/config.json holds.
-
-    Raises:
-        ConfigError: If it is damaged, or the folder is no workdir.
-    """
-    way_out = (
-        "if this is the config that the workdir was begun with, delete the file and run"
-        " the same command again, which writes it anew"
-    )
-    record = sealed.read_json(path, error=ConfigError, way_out=way_out)
-    config = record.get("config")
-    names = ("model", "stages", "data", "train", "evaluate")  # of every recipe
-    if not isinstance(config, dict) or not all(
-        isinstance(config.get(name, {}), dict) for name in names
-    ):
-        raise ConfigError(
-            f"--workdir={path.parent}: is no workdir of a run, its {path.name} is of"
-            " something else; take another --workdir"
-        )
-    return config
-
-
-def _with_later_options(before, now):
-    """A record of an earlier version, whose options of today had their defaults."""
-    kinds = {"data": sections.Data, "train": sections.Train}
-    for name, kind in (kinds | {"evaluate": sections.Evaluate}).items():
-        had, has = before.get(name, {}), now.get(name, {})
-        defaults = sections.defaults(kind).items()
-        later = {k: v for k, v in defaults if k in has and k not in had}
-        before = {**before, name: {**had, **later}}
-    return before
-
-
-FREE = (
-    "cpu_devices",
-    "log_every",
-    "sample_every",
-    "save_every",
-    "save_minutes",
-    "steps_per_dispatch",
-    "keep",
-    "spike_factor",
-    "spike_lines",
-    "hang_minutes",
-    "path",  # a data set may move
-    "weights",
-    "only",  # jobs of a queue share a workdir
-)
-
-
-def _identity(tree):
-    if isinstance(tree, dict):
-        return {k: _identity(v) for k, v in tree.items() if k not in FREE}
-    return tree
-
-
-def _differences(before, now, path="config"):
-    if isinstance(before, dict) and isinstance(now, dict):
-        found = []
-        for key in sorted(before.keys() | now.keys()):
-            found += _differences(before.get(key), now.get(key), f"{path}.{key}")
-        return found
-    return [] if before == now else [f"{path} was {before!r}, is {now!r}"]

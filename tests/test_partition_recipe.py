@@ -424,6 +424,7 @@ def test_the_steps_of_a_range_are_whole_ones(together, tmp_path):
     found.stages.progressive.settings = dict(num_steps=1)
     found.stages.progressive.sampler.num_steps = 1
     workdir = shutil.copytree(together, tmp_path / "by_hand")
+    shutil.rmtree(workdir / "evaluate")  # its models are other ones now
     with pytest.raises(ConfigError, match="not of whole steps.*num_steps=1"):
         start(found, workdir, force=True)
 
