@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 import time
 
-from benchmarks.trials import data, files, specs, words
+from benchmarks.trials import data, files, processes, specs, storage, words
 from benchmarks.trials.outcome import BUG, HANG, SILENT, table
 from benchmarks.trials.work import Work
 
@@ -25,6 +25,10 @@ TRIALS = {
     "words": (words.trials, 300),
     "specs": (specs.trials, 300),
     "data": (data.trials, 300),
+    "storage": (storage.trials, 35),
+    "kills": (processes.kills, 20),
+    "twice": (processes.twice, 6),
+    "hosts": (processes.hosts, 7),
 }
 
 

@@ -3,7 +3,7 @@
 import random
 
 from benchmarks.trials import work
-from benchmarks.trials.outcome import ACCEPTED, Trial, judge, trial
+from benchmarks.trials.outcome import ACCEPTED, Trial, judge, lines, trial
 from benchmarks.trials.work import CONFIG, Work
 
 COMMANDS = ("main", "sample", "evaluate", "convert")
@@ -21,8 +21,9 @@ NUMBERS = (
     "-0.5",
 )
 TEXTS = ("", "x", "../..", "/dev/null", "\u2028", "%s", "a" * 300, "None", "{}", "~")
-# Values that some option may mean: no fault if they are taken.
-MEANT = {"0", "x", "", "None", "~", "2.5"}
+# No option means these, but a seed may be negative and a limit infinite.
+NONSENSE = {"-1", "-0.5", "nan", "inf", "1e400"}
+LIMITS = ("seed", "minutes", "clip_norm")
 
 
 def trials(run: Work, num: int, rng: random.Random) -> list[Trial]:
@@ -39,7 +40,7 @@ def trials(run: Work, num: int, rng: random.Random) -> list[Trial]:
             assert reply.code == 0, (words, reply)
         changed, what, nonsense = _change(words, rng)
         reply = run.child.run(command, *changed)
-        outcome = judge(reply, same=not nonsense)
+        outcome = judge(reply, same=not nonsense, usual=lines(reply.output))
         if reply.code == 0 and not nonsense:
             outcome = ACCEPTED
         found.append(trial(command, what, reply, outcome))
@@ -93,7 +94,8 @@ def _change(words: list[str], rng) -> tuple[list[str], str, bool]:
         number = value.replace(".", "").replace("e-", "").isdigit()
         new = rng.choice(NUMBERS if number else TEXTS)
         words[k] = f"{name}={new}"
-        return words, words[k], number and new not in MEANT
+        limit = name.endswith(LIMITS) and new != "nan"
+        return words, words[k], number and new in NONSENSE and not limit
     if what == "gone":
         return words, f"without {words.pop(k)}", False
     if what == "twice":
