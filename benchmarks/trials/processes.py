@@ -24,7 +24,7 @@ from benchmarks.trials.outcome import (
     lines,
     trial,
 )
-from benchmarks.trials.work import CONFIG, STAGES, Work
+from benchmarks.trials.work import STAGES, Work
 
 SECONDS = 180  # after which a process counts as hanging
 WORST = (HANG, BUG, SILENT)
@@ -121,7 +121,7 @@ def _start(run: Work, folder: pathlib.Path, *words, host=None) -> subprocess.Pop
         joined = dict(zip(names, values, strict=True))
     return subprocess.Popen(
         [
-            *(sys.executable, "-u", "-m", "kdiff_jax.main", f"--config={CONFIG}"),
+            *(sys.executable, "-u", "-m", "kdiff_jax.main", f"--config={run.recipe}"),
             *(f"--workdir={folder}", *words),
         ],
         cwd=run.scratch,

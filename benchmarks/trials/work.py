@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.trials.child import Child, Reply
 
-CONFIG = pathlib.Path(__file__).with_name("recipe.py")
+RECIPE = pathlib.Path(__file__).with_name("recipe.py")
 STAGES = ("teacher", "pairs", "student", "many", "evaluate")
 # Of a run, not of what it made.
 VOLATILE = {
@@ -32,6 +32,8 @@ class Work:
         self.scratch.mkdir(parents=True, exist_ok=True)
         self.child = Child(pathlib.Path(repo).absolute(), self.scratch, **limits)
         self.whole, self.copy = self.scratch / "whole", self.scratch / "trial"
+        # Not beside this file: it shares with configs/ of the version that is tried.
+        self.recipe = shutil.copy(RECIPE, self.scratch)
         write_data(self.scratch / "data.npz")
         if not (self.whole / "report.json").is_file():
             shutil.rmtree(self.whole, ignore_errors=True)
@@ -43,7 +45,7 @@ class Work:
     def main(self, *more, workdir=None) -> Reply:
         """The recipe in `workdir`, else in the copy."""
         workdir = f"--workdir={workdir or self.copy}"
-        return self.child.run("main", f"--config={CONFIG}", workdir, *more)
+        return self.child.run("main", f"--config={self.recipe}", workdir, *more)
 
     def fresh(self, *remove: str) -> pathlib.Path:
         """A new copy of the complete run, without what these patterns match."""
