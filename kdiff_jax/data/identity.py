@@ -25,8 +25,9 @@ def of(images: Images) -> dict[str, object]:
             digest.update(hashlib.sha256(content).digest())
     else:
         whole = images.in_memory
-        small = whole is not None and whole.nbytes <= MAX_HASHED
-        digest.update(np.ascontiguousarray(whole if small else images.read(sample)))
+        if whole is None or whole.nbytes > MAX_HASHED:
+            whole = images.read(sample)
+        digest.update(whole.tobytes())
     return {
         "num_images": images.num,
         "shape": list(images.shape),

@@ -20,7 +20,7 @@ def checked(
     *,
     where: str,
     num_classes: int | None = None,
-    names: Sequence[str] = (),
+    names: list[str] | None = None,
 ) -> tuple[np.ndarray, int]:
     """The labels as int32[N], and the number of classes.
 
@@ -36,9 +36,8 @@ def checked(
         DataError: If a label is not in 0 .. num_classes - 1, or is above MAX_CLASSES.
     """
     # Before NumPy makes a type of it: 2^63 fits in none with a -1.
-    fast = isinstance(labels, np.ndarray)
-    low = int(labels.min() if fast else min(labels))
-    high = int(labels.max() if fast else max(labels))
+    every = labels.tolist() if isinstance(labels, np.ndarray) else labels
+    low, high = min(every), max(every)
     total = high + 1 if num_classes is None else num_classes
     if low < 0 or high >= total or total > MAX_CLASSES:
         limit = min(total if num_classes else MAX_CLASSES, MAX_CLASSES) - 1

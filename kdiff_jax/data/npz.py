@@ -45,8 +45,8 @@ def load(
         keys = sorted(arrays.names(path))
         image_key = _first(keys, IMAGE_KEYS, split)
         label_key = _first(keys, LABEL_KEYS, split) if use_labels else None
-        wanted = {image_key, label_key, "classes" if label_key else None} - {None}
-        found = arrays.load(path, only=wanted)
+        wanted = (image_key, label_key, "classes" if label_key else None)
+        found = arrays.load(path, only=[key for key in wanted if key])
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; set data.path to a .npz file") from None
     except Unreadable as error:
