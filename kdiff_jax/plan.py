@@ -12,7 +12,7 @@ from kdiff_jax import build, interop, samplers
 from kdiff_jax.build import Stage
 from kdiff_jax.data import pairs as pair_files
 from kdiff_jax.errors import CheckpointError
-from kdiff_jax.stages import Job, before, results, students
+from kdiff_jax.stages import Job, before, evaluate, results, students
 from kdiff_jax.train import measure, parallel
 from kdiff_jax.train.step import init_state, split
 
@@ -65,9 +65,7 @@ def text(job: Job) -> str:
             lines += more
             disk += size
         else:
-            num = build.evaluate_options(job.config, stage)["num_images"]
-            models = ", ".join(stage.config["models"])
-            lines.append(f"  {stage.name}: {num} images each of {models}")
+            lines.append(_evaluate(job, stage))
     lines.append(f"disk: {_size(disk)} at most, checkpoints and pairs together")
     return "\n".join(lines)
 
@@ -142,7 +140,7 @@ def _train(job, stage: Stage, facts, holds: Held) -> str:
     return (
         f"  {stage.name}: {stage.config['method']['name']}{to},"
         f" {options['num_steps']} x {options['batch_size']} images,"
-        f" {flops:.2e} FLOP, about {_size(memory)} a device"
+        f" at least {flops:.2e} FLOP, about {_size(memory)} a device"
     )
 
 
@@ -151,12 +149,34 @@ def _pairs(job, stage: Stage, facts):
     shape = tuple(job.config["model"]["image_shape"])
     size = pair_files.disk_need(config["num_pairs"] + config["num_held_out"], shape)
     sampler = _sampler(job.config["model"], config.get("sampler"))
-    flops = facts["flops"] * sampler.nfe * config["num_pairs"]
+    num = config["num_pairs"] + config["num_held_out"]
+    flops = facts["flops"] * sampler.nfe * num
     line = (
         f"  {stage.name}: {config['num_pairs']} pairs, {sampler.name} with"
         f" {sampler.nfe} evaluations, {flops:.2e} FLOP, {_size(size)} on disk"
     )
     return [line], size
+
+
+def _evaluate(job: Job, stage: Stage) -> str:
+    """The images of every model, and the network's work for them."""
+    options, flops = build.evaluate_options(job.config, stage), 0.0
+    stages = {s.name: s for s in job.stages}
+    for name in evaluate.listed(job, options["models"]):
+        source, _, steps = name.partition("@")
+        found, override = dict(job.config["model"]), {}
+        if source in stages:
+            found = before.spec(job, stages[source])
+            override = stages[source].config.get("sampler") or {}
+        sampler = {**(override or found["sampler"])}
+        sampler |= {"num_steps": int(steps)} if steps else {}
+        nfe = _sampler(found, sampler).nfe
+        flops += options["num_images"] * nfe * _model_facts(found)["flops"]
+    models = ", ".join(options["models"])
+    return (
+        f"  {stage.name}: {options['num_images']} images each of {models},"
+        f" {flops:.2e} FLOP"
+    )
 
 
 def _sampler(spec, override):

@@ -29,6 +29,11 @@ from kdiff_jax.stages import (
 from kdiff_jax.train import hosts, parallel, signals, watchdog
 
 log = logging.getLogger(__name__)
+# Folders of the Hub beside which there is one of the moving average.
+RAW = (
+    *("ddpm-cifar10-32", "ddpm-church-256", "ddpm-bedroom-256", "ddpm-cat-256"),
+    "ddpm-celebahq-256",
+)
 
 KINDS = {"train": train.run, "pairs": pairs.run, "evaluate": evaluate.run}
 
@@ -186,4 +191,10 @@ def _missing_teacher(job: Job) -> str:
         return f"teacher: init.teacher is empty; set --config.init.teacher=PATH{hint}"
     if not os.path.exists(os.path.expanduser(source)):
         return f"teacher: init.teacher={source!r} does not exist{hint}"
+    if pathlib.Path(source).name in RAW:
+        log.warning(
+            "init.teacher=%s: very likely the raw weights, and papers' figures are of"
+            " moving averages; google has those in ddpm-ema-*",
+            source,
+        )
     return ""

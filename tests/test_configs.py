@@ -21,11 +21,17 @@ ALIKE = {
     *("afhq64_gddi", "ffhq64_gddi", "cifar10_gddi", "fashion_progressive"),
     *("cifar10_dmd", "imagenet64_dmd2", "lsun128_progressive", "digits_teacher"),
     *("cifar10_dmd2", "cifar10_gdd", "imagenet64_gddi", "imagenet64_edm"),
-    *("cifar10_teacher", "cifar10_progressive", "cifar10_student"),
-    *("digits_dmd", "digits_sid", "digits_msd", "digits_o2mkd", "cifar10_msd2"),
+    *("cifar10_progressive", "cifar10_student", "digits_sid", "digits_msd"),
+    "cifar10_msd2",
     *("imagenet64_msd", "cifar10_o2mkd", "lsun256_o2mkd", "celebahq256_o2mkd"),
-    *("imagenet64_msd_small", "digits_gdd", "imagenet64_progressive", "cifar10_edm"),
+    *("imagenet64_msd_small", "imagenet64_progressive", "cifar10_edm"),
     "lsun256_student",
+}
+# By default one of each family: an EDM network (cifar10_teacher), Progressive
+# Distillation, Denoising Student, DMD, DMD2, GDD and O2MKD on digits, MSD in the plane.
+FAMILIES = {
+    *("cifar10_teacher", "digits_progressive", "digits_student", "digits_dmd"),
+    *("digits_dmd2", "digits_gdd", "digits_o2mkd", "toy2d_msd"),
 }
 # The same of their plans, which take seconds where the networks are large.
 PLANNED_ALIKE = {
@@ -46,6 +52,10 @@ def all_but(alike):
     return pytest.mark.parametrize(
         "name", [pytest.param(name, marks=mark) for name, mark in marks.items()]
     )
+
+
+def test_one_of_each_family_runs_by_default():
+    assert set(recipes.names()) - ALIKE == FAMILIES
 
 
 @pytest.mark.parametrize("size", ["full", "tiny"])
