@@ -9,6 +9,8 @@ import torch_resnet
 from kdiff_jax import build, interop, methods, plan, recipe
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.models.freeze import trains_with_frozen_convolutions
+from kdiff_jax.stages import before
+from kdiff_jax.train import measure
 
 
 def make_job(config, folder):
@@ -141,3 +143,13 @@ def test_students_of_a_device_are_all_there_and_one_is_at_work(tmp_path):
     state = plan.held(job, stage_of(job, "dm")).state
     megabytes = [float(x.split("about ")[1].split(" MB")[0]) for x in (line, alone)]
     assert megabytes[0] - megabytes[1] == pytest.approx(4 * state / 1e6, rel=0.02)
+
+
+def test_evaluation_counts(tmp_path):
+    """20 images: 35 evaluations of the teacher, by Heun's method; one of a student."""
+    job = make_job(recipes.load("toy2d_msd", "tiny"), tmp_path)
+    (line,) = (x for x in plan.text(job).splitlines() if x.startswith("  evaluate: "))
+    specs = [before.spec(job, stage_of(job, name)) for name in ("teacher", "student")]
+    teacher, student = (measure.macs(interop.build(spec)[0]) for spec in specs)
+    flops = 2 * 20 * (35 * teacher + student)
+    assert line.endswith(f"teacher, student, {flops:.2e} FLOP")
