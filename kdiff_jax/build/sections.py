@@ -227,7 +227,7 @@ class Config(NamedTuple):
         evaluate: What all stages share of `Evaluate`.
         init: Role -> where parameters come from, in all stages.
         seed: Of all random numbers.
-        cpu_devices: A CPU taken for so many devices, see `command.split_cpu`.
+        cpu_devices: A CPU taken for so many devices, see `start.split_cpu`.
         partition: See `Partition`.
         teacher_hint: What is said where the teacher is missing.
     """
