@@ -171,7 +171,7 @@ def train(
             b2=b2,
             schedule=disc_schedule if role == "disc" else "cosine",
             # The average forgets the start: it spans a twentieth of the run.
-            ema_half_life=float("inf"),
+            ema_half_life=1e12,
             ema_ramp_up=0.05,
         )
         for role in method.nets
