@@ -106,6 +106,7 @@ def _is_digest(value) -> bool:
     if not isinstance(value, dict):
         return False
     shape, rows = value.get("shape"), value.get("rows", [value.get("crc32")])
-    lists = isinstance(shape, list) and isinstance(rows, list)
-    numbers = lists and all(type(n) is int for n in (*shape, *rows))
-    return numbers and isinstance(value.get("dtype"), str)
+    if not isinstance(shape, list) or not isinstance(rows, list):
+        return False
+    whole = all(type(n) is int for n in (*shape, *rows))
+    return whole and isinstance(value.get("dtype"), str)

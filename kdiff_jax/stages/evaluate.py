@@ -43,7 +43,7 @@ def run(job: Job, stage: Stage) -> None:
             found = row_of(job, name, reference, options, places)
             if jax.process_index() == 0:
                 _keep(path, *found)
-        if jax.process_index() == 0:
+        if found is not None and jax.process_index() == 0:
             row, images = found
             rows.append(row)
             pictures.append((_title(row), images))
