@@ -51,7 +51,7 @@ def check(found, tmp_path):
         ("dmd", {}, "stages.dmd.train.result='best': the loss of the method 'dmd'"),
         ("gdd", {}, "'gdd' needs more than pairs.*; choose params or ema"),
         ("tsm", {"stages.tsm.pairs": ""}, "the stage has none; name a stage of pairs"),
-        ("tsm", {"stages.tsm.pairs": "pears"}, "name a stage of pairs in stages.tsm"),
+        ("tsm", {"stages.tsm.pairs": "pears"}, "is no stage of pairs; the config has"),
         ("tsm", {"stages.pairs.num_held_out": 0}, "stages.pairs.num_held_out=0: "),
         ("tsm", {"stages.tsm.optim": dict(lr=1e-2)}, "keeps no moving average; set"),
     ],
