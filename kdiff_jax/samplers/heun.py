@@ -24,7 +24,7 @@ def make(
     rho: Positive = 7.0,
     S_churn: NotNegative = 0.0,
     S_min: NotNegative = 0.0,
-    S_max: Annotated[float, Range(0, high_open=False)] = float("inf"),
+    S_max: Annotated[float, Range(0, high_open=False)] | None = None,
     S_noise: Positive = 1.0,
 ) -> Sampler:
     """EDM's sampler: 2 N - 1 network evaluations for N steps.
@@ -41,7 +41,7 @@ def make(
         rho: Curvature of the grid "karras".
         S_churn: 0 is deterministic; the paper's ImageNet-64 runs take 40 in 256 steps.
         S_min: Least level that noise is added at, in units of the data.
-        S_max: Largest such level.
+        S_max: Largest such level; None, which JSON has and infinity is not, for no end.
         S_noise: Standard deviation of that noise.
     """
     if S_churn < 0:
@@ -50,7 +50,8 @@ def make(
     clean = np.asarray(grids.levels(process, grid), np.float64)
     if process.spacing == "karras":
         clean = grid  # time is the level, known in float64
-    churned = (S_min <= clean) & (clean <= S_max) & (clean > 0)
+    below = np.inf if S_max is None else S_max
+    churned = (S_min <= clean) & (clean <= below) & (clean > 0)
     gamma = np.where(churned, min(S_churn / num_steps, np.sqrt(2) - 1), 0.0)
     raised = clean * (1 + gamma)
     with np.errstate(divide="ignore"):

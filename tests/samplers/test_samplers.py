@@ -248,6 +248,13 @@ def test_churn_stays_within_its_levels():
     np.testing.assert_array_equal(
         plain.sample(network, Z, Y), none.sample(network, Z, Y, keys=KEYS)
     )
+    everywhere = [
+        samplers.make("heun", process=p, num_steps=5, S_churn=40.0, S_max=S_max)
+        for S_max in (None, 1e3)
+    ]
+    unlimited, above_all = (s.sample(network, Z, Y, keys=KEYS) for s in everywhere)
+    np.testing.assert_array_equal(unlimited, above_all)
+    assert not np.allclose(unlimited, plain.sample(network, Z, Y))
 
 
 def test_mistakes():
