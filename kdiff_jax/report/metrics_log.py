@@ -68,15 +68,14 @@ def write(path: str | os.PathLike, lines: Iterable[Mapping[str, Any]]) -> None:
 def read(path: str | os.PathLike) -> list[dict[str, Any]]:
     """The lines of a log, oldest first; null reads as NaN. No file is no lines.
 
-    Damaged lines are left out, and the log says how many, but for a last one that a
-    crash has torn.
+    Damaged lines are left out, and the log says how many.
     """
     path = pathlib.Path(path)
     if not path.is_file():
         return []
     texts = path.read_text(errors="replace").splitlines()
     lines = [_parse(text) for text in texts]
-    if bad := lines[:-1].count(None):
+    if bad := lines.count(None):
         log.error("%s: %d damaged lines are left out", path, bad)
     return [
         {name: math.nan if value is None else value for name, value in line.items()}

@@ -52,6 +52,11 @@ def test_a_damaged_line_is_left_out_and_counted(tmp_path, caplog):
     path.write_text(path.read_text().replace('"loss": 1.0', '"loss": 3.0', 1))
     assert [line["step"] for line in metrics_log.read(path)] == [20, 30]
     assert "1 damaged lines are left out" in caplog.text
+    caplog.clear()
+    _write(path, [10, 20])
+    path.write_text(path.read_text().replace('"step": 20', '"step": 21'))
+    assert [line["step"] for line in metrics_log.read(path)] == [10]
+    assert "1 damaged lines are left out" in caplog.text  # the last one, too
     path.write_text('{"step": 1, "loss": 0.5}\n{"step": "2"}\n[]\n{"step": 3}\n')
     assert [line["step"] for line in metrics_log.read(path)] == [1, 3]  # of before
 
