@@ -44,12 +44,12 @@ def main() -> None:
     kinds = list(TRIALS) if "all" in args.kinds else args.kinds
     with tempfile.TemporaryDirectory() as folder:
         work = Work(args.repo, args.scratch or folder)
-        found = {kind: _run(kind, work, args) for kind in kinds}
+        found = {"commit": _commit(args.repo), "seed": args.seed}
+        for kind in kinds:
+            found[kind] = [t._asdict() for t in _run(kind, work, args)]
+            if args.json:
+                pathlib.Path(args.json).write_text(json.dumps(found, indent=1))
         work.child.close()
-    if args.json:
-        about = {"commit": _commit(args.repo), "seed": args.seed}
-        trials = {kind: [t._asdict() for t in ts] for kind, ts in found.items()}
-        pathlib.Path(args.json).write_text(json.dumps(about | trials, indent=1))
 
 
 def _run(kind: str, work: Work, args):

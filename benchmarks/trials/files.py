@@ -41,6 +41,7 @@ STEP = (
     *(unfinished("teacher"), Read("load", "many", ("many/model",))),
     *(Read("load", "teacher/checkpoints/6"), unfinished("student")),
 )
+TIMED = ("shown", "report.html")
 # kind -> (patterns of its files, what reads them)
 KINDS = {
     "pairs: arrays": (
@@ -134,6 +135,8 @@ def _trials(run: Work, num, rng, injuries) -> list[Trial]:
         if _bytes(path) == before:  # nobody took it for the result
             made.pop(injured, None)
             expected = {k: v for k, v in expected.items() if k != injured}
+        if "shown" not in made:  # a row was measured again, and its times are others
+            expected = {k: v for k, v in expected.items() if k not in TIMED}
         outcome = judge(reply, made == expected, lines(usual.output))
         text = f"{name} {injured} {where}, then {read.command} {read.target}"
         found.append(trial(kind, text, reply, outcome))
@@ -157,13 +160,14 @@ def _read(run: Work, read: Read) -> tuple[Reply, dict[str, str]]:
     target = run.copy / read.target
     if read.command == "main":
         stage = [f"--stage={read.target}"] if read.target else []
+        rows = _rows(run.copy)
         reply = run.main(*stage)
         found = work.result(run.copy)
         # Rows that were there are shown as they are, times and all.
-        if read in (AGAIN, REPORTED):
+        if read in (AGAIN, REPORTED) and _rows(run.copy) == rows:
             found["shown"] = str([x for x in reply.output.splitlines() if "  " in x])
-        if read == REPORTED and (run.copy / "report.html").is_file():
-            found["report.html"] = work.digest(run.copy / "report.html")
+            html = run.copy / "report.html"
+            found["report.html"] = work.digest(html) if html.is_file() else ""
         return reply, found
     if read.command == "load":
         reply = child.load(target)
@@ -176,6 +180,10 @@ def _read(run: Work, read: Read) -> tuple[Reply, dict[str, str]]:
         arguments += [f"--reference={reference}", f"--output={out}/row.json"]
         reply = child.run("evaluate", *arguments)
     return reply, {p.name: work.digest(p) for p in out.iterdir()}
+
+
+def _rows(folder: pathlib.Path) -> list[bytes | None]:
+    return [_bytes(p) for p in sorted(folder.glob("evaluate/*.json"))]
 
 
 def _bytes(path: pathlib.Path) -> bytes | None:
