@@ -117,7 +117,18 @@ def _say_what_is_there(job: Job, only: str | None) -> None:
     if job.only is not None:
         return
     report = job.workdir / "report.json"
-    if report.is_file() and not only and jax.process_index() == 0:
+    if only or jax.process_index() != 0:
+        return
+    if not report.is_file():
+        for stage in job.stages:
+            if stage.kind == "evaluate":
+                mark = job.folder(stage.name) / stages.DONE
+                log.error(
+                    "%s: is gone; delete %s and run the same command again, which writes"
+                    " it from the rows that are there",
+                    *(report, mark),
+                )
+    else:
         rows = summary.read(report)["rows"]
         print(summary.text_table(rows))
         print(f"sample grid: {job.workdir / 'samples.png'}")

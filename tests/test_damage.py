@@ -188,6 +188,17 @@ def test_a_damaged_record_or_report_is_refused_and_its_way_out_works(workdir):
     assert len(summary.read(workdir / "report.json")["rows"]) == 2
 
 
+def test_a_report_that_is_gone_is_named_and_its_way_out_works(workdir, caplog):
+    (workdir / "report.json").unlink()
+    (workdir / "student/metrics.jsonl").unlink()
+    run(workdir)
+    assert "report.json: is gone; delete" in caplog.text
+    (workdir / "evaluate/done.json").unlink()
+    run(workdir)
+    assert "the report has no curves of student" in caplog.text
+    assert len(summary.read(workdir / "report.json")["rows"]) == 2
+
+
 @pytest.mark.parametrize("text", ['{"_class_name": "UNet2DModel"}', '{"config": 1}'])
 def test_a_folder_of_something_else_is_no_workdir(tmp_path, text):
     (tmp_path / "config.json").write_text(text)

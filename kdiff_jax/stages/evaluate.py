@@ -232,7 +232,11 @@ def write_report(job: Job, rows, pictures) -> None:
     report = summary.make_report(name, rows)
     summary.write(root / "report.json", report)
     trained = [s.name for s in job.stages if s.kind == "train"]
-    curves = {s: metrics_log.read(root / s / "metrics.jsonl") for s in trained}
+    logs = {stage: root / stage / "metrics.jsonl" for stage in trained}
+    for stage, path in logs.items():
+        if not path.is_file():
+            log.warning("%s: is gone; the report has no curves of %s", path, stage)
+    curves = {stage: metrics_log.read(path) for stage, path in logs.items()}
     html.write(
         root / "report.html",
         report=report,
