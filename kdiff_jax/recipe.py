@@ -124,8 +124,8 @@ def _say_what_is_there(job: Job, only: str | None) -> None:
             if stage.kind == "evaluate":
                 mark = job.folder(stage.name) / stages.DONE
                 log.error(
-                    "%s: is gone; delete %s and run the same command again, which writes"
-                    " it from the rows that are there",
+                    "%s: is gone; delete %s and run the same command again, which"
+                    " writes it from the rows that are there",
                     *(report, mark),
                 )
     else:
