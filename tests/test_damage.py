@@ -195,7 +195,12 @@ def test_a_report_that_is_gone_is_named_and_its_way_out_works(workdir, caplog):
     assert "report.json: is gone; delete" in caplog.text
     (workdir / "evaluate/done.json").unlink()
     run(workdir)
-    assert "the report has no curves of student" in caplog.text
+    assert "student/metrics.jsonl: ends at step 0 of " in caplog.text
+    cut = workdir / "teacher/metrics.jsonl"
+    cut.write_text("".join(cut.read_text().splitlines(keepends=True)[:-1]))
+    (workdir / "evaluate/done.json").unlink()
+    run(workdir)
+    assert "teacher/metrics.jsonl: ends at step " in caplog.text
     assert len(summary.read(workdir / "report.json")["rows"]) == 2
 
 

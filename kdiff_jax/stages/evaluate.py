@@ -3,6 +3,7 @@
 import logging
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,7 +16,7 @@ from kdiff_jax.interop import training
 from kdiff_jax.metrics import features as feature_extractors
 from kdiff_jax.metrics.moments import check_memory, load_stats, save_stats
 from kdiff_jax.report import grid, html, metrics_log, summary
-from kdiff_jax.stages import Job, facts, finish
+from kdiff_jax.stages import Job, facts, finish, is_done
 from kdiff_jax.train import generate, measure, parallel
 
 log = logging.getLogger(__name__)
@@ -232,11 +233,7 @@ def write_report(job: Job, rows, pictures) -> None:
     report = summary.make_report(name, rows)
     summary.write(root / "report.json", report)
     trained = [s.name for s in job.stages if s.kind == "train"]
-    logs = {stage: root / stage / "metrics.jsonl" for stage in trained}
-    for stage, path in logs.items():
-        if not path.is_file():
-            log.warning("%s: is gone; the report has no curves of %s", path, stage)
-    curves = {stage: metrics_log.read(path) for stage, path in logs.items()}
+    curves = {stage: _curves(job, stage) for stage in trained}
     html.write(
         root / "report.html",
         report=report,
@@ -244,3 +241,18 @@ def write_report(job: Job, rows, pictures) -> None:
         curves=curves,
         config=job.config,
     )
+
+
+def _curves(job: Job, stage: str) -> list[dict[str, Any]]:
+    """The log of a training stage; says so if it does not reach the stage's end."""
+    path = job.workdir / stage / "metrics.jsonl"
+    lines = metrics_log.read(path)
+    found = lines[-1]["step"] if lines else 0
+    if is_done(job.workdir / stage):
+        wanted = facts(job.workdir / stage).get("train_steps", found)
+        if found != wanted:
+            log.warning(
+                "%s: ends at step %d of %d, lines were lost; so do the report's curves",
+                *(path, found, wanted),
+            )
+    return lines
