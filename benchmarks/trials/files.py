@@ -183,7 +183,7 @@ def _read(run: Work, read: Read) -> tuple[Reply, dict[str, str]]:
 
 
 def _rows(folder: pathlib.Path) -> list[bytes | None]:
-    return [_bytes(p) for p in sorted(folder.glob("evaluate/*.json"))]
+    return [_bytes(p) for p in sorted(folder.glob("evaluate/[tsm]*.json"))]
 
 
 def _bytes(path: pathlib.Path) -> bytes | None:
