@@ -95,7 +95,7 @@ def hosts(run: Work, num: int, rng: random.Random) -> list[Trial]:
         processes = [_start(run, folder, host=(0, port))]
         processes.append(_start(run, folder, *words, host=(1, port)))
         if killed is not None:
-            _wait_for(processes[killed], "teacher  ")
+            _wait_for(processes[0], "teacher  ")  # it alone writes a log
             processes[killed].kill()
         replies = _replies(processes)
         judged = [r for k, r in enumerate(replies) if k != killed]
