@@ -96,6 +96,7 @@ class Child:
             text=True,
         )
         os.close(writer)
+        self._replies.readline()  # it has imported everything, however long that took
 
     def _ask(self, **request) -> Reply:
         if self._process is None or self._process.poll() is not None:

@@ -41,6 +41,7 @@ def main() -> None:
     measure.SECONDS = 0.01  # no trial is about a speed
     # Nor about a drawing, of which a report has many: the numbers stand in their place.
     curves.svg = lambda lines, name, salt: f"{name} {[x.get(name) for x in lines]}"
+    print("ready", file=replies, flush=True)
     for line in sys.stdin:
         request = json.loads(line)
         began = time.process_time()
