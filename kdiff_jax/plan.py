@@ -57,8 +57,8 @@ def text(job: Job) -> str:
             holds, why = known[key]
             own = _model_facts(before.spec(job, stage))
             lines += [_train(job, stage, own, holds), *why]
-            # Beside the newest: one that is known to be good, and one being written.
-            kept = build.train_options(job.config, stage)["keep"] + 2
+            # Beside the newest: one that is good, the next, and one being written.
+            kept = build.train_options(job.config, stage)["keep"] + 3
             disk += kept * holds.state * before.num_students(job, stage)
         elif stage.kind == "pairs":
             more, size = _pairs(job, stage, facts)

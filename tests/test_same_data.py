@@ -3,6 +3,7 @@
 import json
 import logging
 
+import jax
 import numpy as np
 import pytest
 import recipes
@@ -12,9 +13,10 @@ from kdiff_jax import recipe
 from kdiff_jax.build import Stage
 from kdiff_jax.data import identity
 from kdiff_jax.data.images import load
-from kdiff_jax.errors import DataError
+from kdiff_jax.errors import ConfigError, DataError
+from kdiff_jax.files import json_text
 from kdiff_jax.stages import Job, same_data
-from kdiff_jax.train import parallel
+from kdiff_jax.train import parallel, peers
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3)).astype(np.uint8)
 
@@ -55,6 +57,34 @@ def test_other_images_are_refused(tmp_path, numbers, words):
     with pytest.raises(DataError, match=words or "sha256 was") as raised:
         same_data.check(here, other, force=False)
     assert "--config.data.path" in str(raised.value)
+
+
+class OtherHost:
+    """The coordination service, on which process 1 has told what it found."""
+
+    def __init__(self, found):
+        self._found = json_text({"data": found})
+
+    def key_value_set(self, key, value):
+        setattr(self, key, value)
+
+    def blocking_key_value_get(self, key, milliseconds):
+        del milliseconds
+        return json.dumps(self._found) if key.endswith("/1") else getattr(self, key)
+
+
+def test_hosts_with_other_images_are_refused_before_anything_is_written(
+    tmp_path, monkeypatch
+):
+    mine, theirs = folder(tmp_path / "a"), folder(tmp_path / "b", range(5))
+    service = OtherHost(identity.of(theirs))
+    here = job(tmp_path / "w")
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(peers, "client", lambda: service)
+    with pytest.raises(ConfigError, match="data.num_images is 12 and 5") as raised:
+        same_data.check(here, mine, force=True)
+    assert "--config.data.path" in str(raised.value)
+    assert not list(here.workdir.iterdir())
 
 
 def test_other_labels_and_pixels_of_arrays_are_others(tmp_path):

@@ -35,8 +35,8 @@ class Train(NamedTuple):
         validate_every: Between two scores on held-out pairs, for "best".
         num_microbatches: Parts of a batch whose gradients are accumulated.
         steps_per_dispatch: Steps of one program; 0 is 1 on the CPU, 10 on accelerators.
-        keep: Newest checkpoints that are kept; one that is known to be good is kept
-            beside them.
+        keep: Newest checkpoints that are kept; the newest that is known to be good, and
+            the next that may be, are kept beside them.
         spike_factor: Times its usual size that a loss or a norm of gradients has where
             it diverges; 0 is never.
         spike_lines: Lines of the log in turn for which it has, or the last alone.

@@ -20,7 +20,7 @@ from kdiff_jax.files import json_text, write_atomically
 from kdiff_jax.interop.model import flatten, unflatten
 from kdiff_jax.method import Context
 from kdiff_jax.stages import pairs
-from kdiff_jax.train import inputs, parallel
+from kdiff_jax.train import inputs, parallel, watchdog
 
 AGAIN = (
     "delete it, and the best of the steps that are left is taken; or delete the folder"
@@ -106,6 +106,7 @@ class Best:
             batch = parallel.shard_batch(self._source.batch(indices), self._mesh)
             positions = jnp.arange(self._size)
             total += float(self._loss(params, *self._given, batch, positions))
+            watchdog.beat()
         return total / num
 
     def params(self, last):

@@ -18,6 +18,7 @@ import jax
 from kdiff_jax import sealed
 from kdiff_jax.build import Stage, sections
 from kdiff_jax.errors import ConfigError
+from kdiff_jax.interop import steps as step_folders
 from kdiff_jax.report import environment
 from kdiff_jax.stages import Job, is_done
 
@@ -157,8 +158,7 @@ def reached(job: Job, stage: Stage) -> int:
         return 0
     if stage.kind != "train":
         return int(any(steps.iterdir()))
-    names = [p.name for p in steps.iterdir() if p.name.isascii() and p.name.isdigit()]
-    return max(map(int, names), default=0)
+    return max(step_folders.of(steps), default=0)
 
 
 def _folders(job: Job, stage: Stage) -> str:

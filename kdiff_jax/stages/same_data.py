@@ -9,6 +9,7 @@ from kdiff_jax.data import identity
 from kdiff_jax.data.images import Images
 from kdiff_jax.errors import DataError
 from kdiff_jax.stages import Job
+from kdiff_jax.train import hosts
 
 log = logging.getLogger(__name__)
 
@@ -25,8 +26,12 @@ def check(job: Job, images: Images, *, force: bool) -> None:
 
     Raises:
         DataError: If they are not those that the run began with.
+        ConfigError: If the processes of the run have different ones.
     """
     path, now = job.workdir / FILE, identity.of(images)
+    hosts.compare(
+        {"data": now}, "set --config.data.path on each to a copy of the same images"
+    )
     if path.is_file():
         way_out = f"delete it if {images.name} is what this run began with"
         before = sealed.read_json(path, error=DataError, way_out=way_out)

@@ -155,7 +155,8 @@ class Checkpoints:
         if not steps:
             return
         self._manager.close()
-        for step in steps if jax.process_index() == 0 else []:
+        # The newest first: killed in between, what is left is older.
+        for step in sorted(steps, reverse=True) if jax.process_index() == 0 else []:
             source, k = self.folder / str(step), 0
             while (target := self.folder / f"{why}_{step}_{k}").exists():
                 k += 1
@@ -168,6 +169,9 @@ class Checkpoints:
 class _Kept:
     """Orbax asks it, before each save, which steps stay.
 
+    The newest, the newest good one, and the one that may be good next: of a run that
+    saves often, the newest are too new to be known as good before they go.
+
     Attributes:
         good: See `Checkpoints.save`.
     """
@@ -178,7 +182,9 @@ class _Kept:
     def should_preserve(self, checkpoints, *, context) -> list[bool]:
         del context
         steps = [one.step for one in checkpoints]  # in order
-        stay = set(steps[-self._num :]) | set([s for s in steps if s <= self.good][-1:])
+        good = [step for step in steps if step <= self.good]
+        next_good = steps[len(good) : len(good) + 1]
+        stay = {*steps[-self._num :], *good[-1:], *next_good}
         return [step in stay for step in steps]
 
 

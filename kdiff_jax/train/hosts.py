@@ -50,11 +50,15 @@ def on_first(act: Callable[[], Any]) -> Any:
     raise kinds.get(found["code"], UserError)(found["error"])
 
 
-def compare(facts: Mapping[str, Any]) -> None:
+def compare(
+    facts: Mapping[str, Any],
+    way_out: str = "start all with the same command and the same packages",
+) -> None:
     """Refuses processes that were started with different facts.
 
     Args:
         facts: Plain values: the config, versions, options.
+        way_out: What to do then, for the message.
 
     Raises:
         ConfigError: On all processes; names the first values that differ.
@@ -73,7 +77,7 @@ def compare(facts: Mapping[str, Any]) -> None:
     lines = list(itertools.islice(_differences(*both), 5))
     raise ConfigError(
         f"processes 0 and {others[0]} of this run were started differently:"
-        f" {'; '.join(lines)}; start all with the same command and the same packages"
+        f" {'; '.join(lines)}; {way_out}"
     )
 
 

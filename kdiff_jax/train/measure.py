@@ -15,7 +15,7 @@ from kdiff_jax.method import Net
 from kdiff_jax.metrics.features import Features
 from kdiff_jax.metrics.moments import Moments
 from kdiff_jax.samplers import Sampler
-from kdiff_jax.train import generate, parallel
+from kdiff_jax.train import generate, parallel, watchdog
 
 SECONDS = 2.0  # of timing, of each speed
 
@@ -88,6 +88,9 @@ def images_per_second(
     The median of rounds over `SECONDS`, and of three at least. A round is as many
     calls, one behind the other, as take a quarter of that: a call of a one-step student
     is too short to be timed, and its devices must not wait for the host in between.
+
+    Several hosts go by the clock of the first: a host that called the program once more
+    than the others would wait for them for ever.
     """
     call, size = _calls(make, params, labels, batch_size)
     jax.block_until_ready(call())
@@ -97,7 +100,7 @@ def images_per_second(
         for _ in range(num_calls):
             last = call()
         jax.block_until_ready(last)
-        return time.perf_counter() - began
+        return float(parallel.from_first_host(time.perf_counter() - began))
 
     num_calls = max(1, round(SECONDS / 4 / seconds_of(1)))
     rounds: list[float] = []
@@ -187,4 +190,5 @@ def of_data(images: Images, features: Features, *, batch_size: int = 1000) -> Mo
     for start in range(0, images.num, batch_size):
         indices = np.arange(start, min(start + batch_size, images.num))
         moments = moments.update(features.apply(images.read(indices)))
+        watchdog.beat()
     return moments

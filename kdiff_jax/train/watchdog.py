@@ -52,9 +52,9 @@ def watch(name: str, minutes: float = MINUTES, setting: str = "train.hang_minute
 def _look() -> None:
     compiled = 0.0  # when the main thread was last seen to compile
     while True:
-        last = name, minutes, setting = _watched[-1] if _watched else ("", 0.0, "")
+        last = name, minutes, setting = _innermost()
         time.sleep(min(1.0, 15 * minutes or 1.0))
-        if not minutes or not _watched or _watched[-1] != last:
+        if not minutes or _innermost() != last:
             continue
         now = time.monotonic()
         if _compiling():
@@ -69,6 +69,11 @@ def _look() -> None:
                 f" is intact: run the same command again, or raise {setting}",
                 EXIT_CODE,
             )
+
+
+def _innermost() -> tuple[str, float, str]:
+    """In one look: the main thread may leave a watch at any time."""
+    return (*_watched[-1:], ("", 0.0, ""))[0]
 
 
 def _compiling() -> bool:

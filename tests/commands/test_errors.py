@@ -61,13 +61,15 @@ def test_debug_shows_the_traceback(tmp_path):
     assert code == 2 and "Traceback" in output
 
 
-def test_nan_ends_with_5_and_leaves_the_last_good_checkpoint(tmp_path):
+def test_nan_ends_with_5_and_says_what_is_there(tmp_path):
     arguments = [f"--config={RECIPE}:12", f"--workdir={tmp_path}", "--stage=teacher"]
     bad = "--config.stages.teacher.optim.lr=1e38"
     code, output = child.run("main", *arguments, bad)
     assert code == 5, output
     (line,) = said(output)
-    assert "saved is intact" in line
+    # Nothing was saved before the first NaN, and so nothing is said to be intact.
+    assert "no step is kept: the same command begins anew" in line
+    assert not list((tmp_path / "teacher" / "checkpoints").glob("[0-9]*"))
     assert not (tmp_path / "teacher" / "done.json").exists()
 
 

@@ -297,3 +297,19 @@ def test_averages_of_roles_that_keep_none_are_dropped(tmp_path, mesh):
     like = parallel.abstract(state(True), mesh)
     with pytest.raises(CheckpointError, match="fake_score/ema/a is missing"):
         restore(tmp_path / "without", mesh, like)
+
+
+def test_the_good_step_moves_on_where_the_newest_go_before_they_are_known(
+    tmp_path, mesh
+):
+    """Saves at every line of the log, each known to be good three lines later."""
+    checkpoints = Checkpoints(tmp_path, keep=1, asynchronous=False)
+    for step in range(1, 11):
+        good = max(step - 3, 0)
+        checkpoints.save(step, make_state(step, mesh), good=good)
+        there = checkpoints.steps()
+        assert there[-1] == step and len(there) <= 3
+        assert not good or max(s for s in there if s <= good) >= good - 2
+    checkpoints.close()
+    folders = sorted(int(p.name) for p in tmp_path.iterdir() if p.name.isdigit())
+    assert folders == there

@@ -144,7 +144,8 @@ def test_a_step_from_before_is_kept_and_the_same_command_resumes_there(
         run(config(30.0), tmp_path, force=True)
     steps, aside = saved(tmp_path)
     assert steps == [12]
-    assert aside == ["diverged_20_0", "diverged_24_0"]  # of the two newest
+    # The two newest, and the one that might have been good next.
+    assert aside == ["diverged_16_0", "diverged_20_0", "diverged_24_0"]
     with caplog.at_level(logging.INFO):
         run(config(1e-3), tmp_path, force=True)
     assert "resumes at step 12" in caplog.text

@@ -6,9 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdiff_jax import interop, samplers
+from kdiff_jax.data.images import load
 from kdiff_jax.diffusion import partition
 from kdiff_jax.method import Net
-from kdiff_jax.train import measure, parallel
+from kdiff_jax.metrics import features
+from kdiff_jax.train import measure, parallel, watchdog
 
 SPEC = {
     "network": {
@@ -93,3 +95,24 @@ def test_students_are_measured_as_one_model():
     np.testing.assert_array_equal(found[2].shown, found[0].shown[[9, 3]])
     for one in found:
         assert 0 < one.latency_ms < 1e4 and one.images_per_second > 0
+
+
+def test_the_clock_of_the_first_host_says_how_often_all_call_the_program(monkeypatch):
+    """One call more on one host, and all wait for each other for ever."""
+    calls = []
+    monkeypatch.setattr(measure, "_calls", lambda *_: (lambda: calls.append(1), 8))
+    monkeypatch.setattr(measure, "SECONDS", 2.0)
+    # What this host measures counts nothing: a call takes the first 0.1 s.
+    monkeypatch.setattr(parallel, "from_first_host", lambda own: 0.1)
+    speed = measure.images_per_second(None, None, np.zeros(8), batch_size=8)
+    assert len(calls) == 1 + 1 + 20 * 5  # warm, one, and rounds of 5 up to 2 s
+    assert speed == 8 * 5 / 0.1
+
+
+def test_features_of_a_data_set_are_signs_of_life(monkeypatch):
+    """They may take hours."""
+    beats = []
+    monkeypatch.setattr(watchdog, "beat", lambda: beats.append(1))
+    data = load("mixture", num_images=30)
+    measure.of_data(data, features.make("pixels"), batch_size=10)
+    assert len(beats) == 3
