@@ -10,7 +10,7 @@ from kdiff_jax.data.images import load
 from kdiff_jax.diffusion import partition
 from kdiff_jax.method import Net
 from kdiff_jax.metrics import features
-from kdiff_jax.train import measure, parallel, watchdog
+from kdiff_jax.train import generate, measure, parallel, watchdog
 
 SPEC = {
     "network": {
@@ -104,7 +104,8 @@ def test_the_clock_of_the_first_host_says_how_often_all_call_the_program(monkeyp
     monkeypatch.setattr(measure, "SECONDS", 2.0)
     # What this host measures counts nothing: a call takes the first 0.1 s.
     monkeypatch.setattr(parallel, "from_first_host", lambda own: 0.1)
-    speed = measure.images_per_second(None, None, np.zeros(8), batch_size=8)
+    make = object.__new__(generate.Generator)  # of which only the type is asked
+    speed = measure.images_per_second(make, None, np.zeros(8), batch_size=8)
     assert len(calls) == 1 + 1 + 20 * 5  # warm, one, and rounds of 5 up to 2 s
     assert speed == 8 * 5 / 0.1
 
