@@ -41,7 +41,7 @@ def run(
     """
     said = Facts(**(facts or {}))
     source = model.located(source)
-    ours = source.is_dir() and not foreign.is_foreign(source)
+    ours = model.is_own(source)
     if student is not None and not ours:
         raise ConfigError(
             f"student={student}: is for a model folder of many students; leave it out"

@@ -13,6 +13,7 @@ from kdiff_jax.interop.lazy import Lazy
 CONFIG, INDEX = "config.json", "model_index.json"
 SCHEDULER = "scheduler_config.json"
 WEIGHTS = "diffusion_pytorch_model"
+OWN = "model.safetensors"
 # Folders of a network, in a pipeline or a training checkpoint; averages first.
 AVERAGES = ("unet_ema", "ema_unet", "ema", "transformer_ema")
 NETWORKS = ("unet", "transformer", "model")
@@ -24,8 +25,14 @@ def matches(folder) -> bool:
     """Whether this is a folder of diffusers."""
     if not isinstance(folder, pathlib.Path) or not folder.is_dir():
         return False
-    signs = (folder / INDEX, *(folder / home / CONFIG for home in HOMES))
-    return any(sign.is_file() for sign in signs) or any(folder.glob(f"{WEIGHTS}*"))
+    if (folder / INDEX).is_file() or any(folder.glob(f"{WEIGHTS}*")):
+        return True
+    return any(_is_home(folder / name) for name in HOMES)
+
+
+def _is_home(folder: pathlib.Path) -> bool:
+    """Whether a network of diffusers lies here; a model folder of ours has OWN."""
+    return (folder / CONFIG).is_file() and not (folder / OWN).is_file()
 
 
 def home(folder: pathlib.Path) -> tuple[pathlib.Path, list[str]]:
@@ -41,14 +48,14 @@ def home(folder: pathlib.Path) -> tuple[pathlib.Path, list[str]]:
             f"{INDEX}: {other[0]}: is not implemented; there are pipelines of a unet"
             " and a scheduler alone, whose pixels are the image's"
         )
-    inside = [name for name in HOMES if (folder / name / CONFIG).is_file()]
+    inside = [name for name in HOMES if _is_home(folder / name)]
     if inside:
         chosen, *others = inside
         return folder / chosen, averages.said(chosen, others)
     if not (folder / CONFIG).is_file():
         raise CheckpointError(f"{INDEX} is there, and no {CONFIG}; copy unet/ as well")
     absolute = folder.absolute()
-    beside = [name for name in AVERAGES if (absolute.parent / name / CONFIG).is_file()]
+    beside = [name for name in AVERAGES if _is_home(absolute.parent / name)]
     if absolute.name in NETWORKS and beside:
         note = f"weights={absolute.name!r}: asked for; the average is {beside[0]!r}"
         return folder, [f"{note} beside it"]

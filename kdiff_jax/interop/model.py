@@ -238,19 +238,8 @@ def load(path, source: str | None = None, facts: Facts | None = None) -> Model:
         CheckpointError: If nothing loadable is there, or it is damaged. One line.
     """
     path = located(path)
-    if source is None and path.is_dir():
-        for folder in (path, path / "model"):
-            if is_ours(folder):
-                return _load_folder(folder)
-        if (found := training.find(path)) is not None:
-            spec, params = training.load(*found)
-            return _own(_model(spec, flatten(params), path), path)
-        if not foreign.is_foreign(path):
-            raise CheckpointError(
-                f"checkpoint={str(path)!r} holds no model; give a stage folder of a"
-                f" workdir, a step in its checkpoints/, a folder with {WEIGHTS} and"
-                f" {SPEC}, or another project's checkpoint (docs/teachers.md)"
-            )
+    if source is None and is_own(path):
+        return _load_own(path)
     model, origin = foreign.read(path, facts, source)
     for line in model.assumed:
         log.warning("%s: %s", path.name, line)
@@ -278,6 +267,17 @@ def located(path) -> pathlib.Path:
     return alone if alone.is_file() and not (path / SPEC).exists() else path
 
 
+def is_own(path: pathlib.Path) -> bool:
+    """Whether `load` reads this as a model of ours, and not as another project's.
+
+    What is ours comes first: the `model` in a stage folder is a part's name elsewhere.
+    """
+    if not path.is_dir():
+        return False
+    ours = is_ours(path) or is_ours(path / "model") or training.find(path) is not None
+    return ours or not foreign.is_foreign(path)
+
+
 def is_ours(folder: pathlib.Path) -> bool:
     """Whether this is a model folder of ours."""
     if not ((folder / SPEC).is_file() and (folder / WEIGHTS).is_file()):
@@ -297,6 +297,20 @@ def checked(source: Source, where) -> dict[str, Lazy]:
     """
     built(source.spec, source.leaves, where)
     return {name: leaf.astype(np.float32) for name, leaf in source.leaves.items()}
+
+
+def _load_own(path: pathlib.Path) -> Model:
+    for folder in (path, path / "model"):
+        if is_ours(folder):
+            return _load_folder(folder)
+    if (found := training.find(path)) is not None:
+        spec, params = training.load(*found)
+        return _own(_model(spec, flatten(params), path), path)
+    raise CheckpointError(
+        f"checkpoint={str(path)!r} holds no model; give a stage folder of a workdir, a"
+        f" step in its checkpoints/, a folder with {WEIGHTS} and {SPEC}, or another"
+        " project's checkpoint (docs/teachers.md)"
+    )
 
 
 def _load_folder(folder: pathlib.Path) -> Model:

@@ -125,6 +125,16 @@ def test_what_is_not_there_is_said(tmp_path):
         interop.load(tmp_path / "none")
 
 
+def test_a_stage_folder_is_no_pipeline(folder, params, tmp_path):
+    """Its `model` is one of ours, where others call a part of theirs that."""
+    stage, output = folder.parent, tmp_path / "output"
+    convert.run(stage, output)
+    for model in (interop.load(stage), interop.load(output)):
+        jax.tree.map(np.testing.assert_array_equal, model.params, params)
+    with pytest.raises(CheckpointError, match="no network known here"):
+        interop.load(stage, source="diffusers")
+
+
 def test_no_label_is_not_class_0(tmp_path):
     spec = SPEC | {"num_classes": 3}
     net, _ = interop.build(spec)

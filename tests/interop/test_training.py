@@ -12,6 +12,7 @@ import pytest
 from kdiff_jax import interop, sealed
 from kdiff_jax.diffusion import partition
 from kdiff_jax.errors import CheckpointError
+from kdiff_jax.interop import convert
 from kdiff_jax.train import parallel
 from kdiff_jax.train.checkpoint import Checkpoints
 from kdiff_jax.train.step import NetState, TrainState
@@ -28,6 +29,7 @@ SPEC = {
     "process": {"name": "cosine"},
     "image_shape": [8, 8, 1],
     "num_classes": 0,
+    "sampler": {"name": "ddim", "num_steps": 2},
 }
 PREFIX = "nets/student/ema/"
 
@@ -106,6 +108,15 @@ every_damage = pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_a_stage_is_its_newest_step_and_a_step_is_itself(stage):
     assert step_of(interop.load(stage)) == 20
     assert step_of(interop.load(stage / "checkpoints" / "10")) == 10
+
+
+def test_a_stage_and_a_step_are_converted(stage, tmp_path):
+    """Also where a model's weights are gone, which the stage can give."""
+    (stage / "model").mkdir()
+    sealed.write_json(stage / "model" / "config.json", SPEC)
+    for source, step in ((stage, 20), (stage / "checkpoints" / "10", 10)):
+        convert.run(source, tmp_path / str(step))
+        assert step_of(interop.load(tmp_path / str(step))) == step
 
 
 def test_an_unfinished_step_does_not_count(stage):

@@ -19,7 +19,7 @@ from kdiff_jax.diffusion import grids
 from kdiff_jax.method import Context, Net
 
 HEAD = ("conv_0", "norm_0", None, "conv_1", "norm_1", None, "conv_2")
-LOSSES, LOGITS, GRADIENTS = 3e-5, 5e-4, 1e-3
+LOSSES, GRADIENTS = 3e-5, 1e-3
 unets = unets
 
 
