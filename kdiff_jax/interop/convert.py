@@ -42,6 +42,11 @@ def run(
     said = Facts(**(facts or {}))
     source = model.located(source)
     ours = model.is_own(source)
+    if ours and family is not None:
+        raise ConfigError(
+            f"source={family!r}: {source} is no checkpoint of another project; leave it"
+            " out"
+        )
     if student is not None and not ours:
         raise ConfigError(
             f"student={student}: is for a model folder of many students; leave it out"

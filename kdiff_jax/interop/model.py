@@ -249,7 +249,10 @@ def load(path, source: str | None = None, facts: Facts | None = None) -> Model:
 
 
 def located(path) -> pathlib.Path:
-    """The path of a checkpoint; of a folder with nothing but weights, the weights.
+    """The path of a checkpoint, as it is read.
+
+    Of a folder with nothing but weights the weights; of a file in a model folder of
+    ours the folder, as neither is a model alone.
 
     Raises:
         CheckpointError: If there is nothing.
@@ -263,6 +266,8 @@ def located(path) -> pathlib.Path:
         ) from error
     if not there:
         raise CheckpointError(f"checkpoint={str(path)!r} does not exist")
+    if path.name in (WEIGHTS, SPEC) and path.is_file() and is_ours(path.parent):
+        return path.parent
     alone = path / WEIGHTS
     return alone if alone.is_file() and not (path / SPEC).exists() else path
 

@@ -59,10 +59,10 @@ class Moments(NamedTuple):
         """Unbiased covariance, divided by num - 1.
 
         Raises:
-            ValueError: If fewer than two vectors were seen.
+            DataError: If fewer than two vectors were seen.
         """
         if self.num < 2:
-            raise ValueError(
+            raise DataError(
                 f"num={self.num}: a covariance needs two vectors; give more images"
             )
         return self.scatter / (self.num - 1)

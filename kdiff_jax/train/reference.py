@@ -2,12 +2,15 @@
 
 import os
 import pathlib
+import re
 
 from kdiff_jax.data import images
-from kdiff_jax.errors import DataError
+from kdiff_jax.errors import ConfigError, DataError, UserError
 from kdiff_jax.metrics import moments
 from kdiff_jax.metrics.features import Features, dim_of
 from kdiff_jax.train import measure
+
+SETS = ("digits", "synthetic", "mixture")  # that need no file
 
 
 def of(
@@ -26,26 +29,44 @@ def of(
         ConfigError: If there is no such set.
         DataError: If it is missing, damaged, or of other images or features.
     """
-    is_folder = os.path.isdir(path)  # also of a name that is too long
-    if os.path.exists(path) and not (is_folder or path.is_file()):
+    # Of a name that is too long, os.path says that it is not there.
+    if os.path.exists(path) and not (os.path.isdir(path) or path.is_file()):
         raise DataError(f"reference={text}: is no regular file; give another")
     if path.suffix == ".npz" and moments.is_stats(path):
         dim = dim_of(features, image_shape)
         stats = moments.load_stats(path, features=features.name, dim=dim)
         return stats.mu, stats.sigma
     height, width, _ = image_shape
-    size = height if height == width else None
-    if is_folder:
-        data = images.load("folder", path=str(path), size=size)
-    elif path.suffix in (".npz", ".zip"):
-        kind = "npz" if path.suffix == ".npz" else "edm_zip"
-        data = images.load(kind, path=str(path), size=size)
-    else:
-        data = images.load(text, size=size)
+    data = _set(text, path, size=height if height == width else None)
     if data.shape != tuple(image_shape):
         raise DataError(
             f"reference={text}: images of {list(data.shape)}, and the model makes"
             f" {list(image_shape)}; give others"
         )
+    if data.num < 2:
+        raise DataError(f"reference={text}: a single image has no covariance; give two")
     found = measure.of_data(data, features)
     return found.mu, found.sigma
+
+
+def _set(text: str, path: pathlib.Path, *, size: int | None) -> images.Images:
+    """The images of a folder, a file or a set; labels do not count."""
+    kind, where = text, str(path)
+    if os.path.isdir(path):
+        kind = "folder"
+    elif path.suffix in (".npz", ".zip"):
+        kind = "npz" if path.suffix == ".npz" else "edm_zip"
+    elif text.startswith("tfds:") or text in (*SETS, *images.TFDS_NAMES):
+        where = None
+    else:
+        known = ", ".join((*SETS, *images.TFDS_NAMES))
+        raise ConfigError(
+            f"reference={text}: no folder, .npz or .zip, and none of the sets {known},"
+            " tfds:NAME"
+        )
+    try:
+        return images.load(kind, path=where, size=size, use_labels=False)
+    except UserError as error:
+        # Whose ways out are options of a recipe.
+        why = re.sub(r"[;,] [^;,]*\bdata\.\w.*", "", str(error))
+        raise type(error)(f"reference={text}: {why}; or give others") from error

@@ -284,6 +284,8 @@ def test_convert(models, tmp_path):
     cases = [
         case(folder, 0),
         case(folder, 0),
+        case(tmp_path / "stage's", 0, source=stage),
+        case(folder, 2, "source='edm': ", "--source=edm"),
         case(tmp_path / "pipe", 2, "is no folder"),
         case(tmp_path / "pipe" / "x", 2, "cannot be written (Not a directory)"),
         case("/proc/x", 2, "cannot be written"),
@@ -301,3 +303,4 @@ def test_convert(models, tmp_path):
     check("convert", cases)
     assert (stage / "model" / "model.safetensors").read_bytes() == before
     assert interop.load(folder).num_params == interop.load(source).num_params
+    assert interop.load(tmp_path / "stage's").num_params > 0

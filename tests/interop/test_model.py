@@ -135,6 +135,11 @@ def test_a_stage_folder_is_no_pipeline(folder, params, tmp_path):
         interop.load(stage, source="diffusers")
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_file_of_a_model_stands_for_its_folder(folder, name):
+    assert interop.load(folder / name).spec == interop.load(folder).spec
+
+
 def test_no_label_is_not_class_0(tmp_path):
     spec = SPEC | {"num_classes": 3}
     net, _ = interop.build(spec)

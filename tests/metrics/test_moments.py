@@ -46,7 +46,7 @@ def test_float32_features_are_summed_in_float64():
 
 
 def test_nonsense_is_refused():
-    with pytest.raises(ValueError, match="num=1: a covariance needs two"):
+    with pytest.raises(DataError, match="num=1: a covariance needs two"):
         _ = Moments().update(np.zeros((1, 2))).sigma
     with pytest.raises(ValueError, match="features=3 a row, 2 so far"):
         Moments().update(np.zeros((1, 2))).update(np.zeros((1, 3)))

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from kdiff_jax.errors import DataError
+from kdiff_jax.errors import ConfigError, DataError
 from kdiff_jax.metrics import features
 from kdiff_jax.train import reference
 
@@ -20,3 +21,41 @@ def test_the_size_is_that_of_the_model(tmp_path):
     np.testing.assert_allclose(middle, mu.reshape(8, 16)[:, 4:12].ravel())
     with pytest.raises(DataError, match=r"images of \[8, 16, 1\], and .* \[16, 8, 1\]"):
         reference.of(str(path), path, pixels, (16, 8, 1))
+
+
+def refused(path, kind=DataError) -> str:
+    with pytest.raises(kind) as error:
+        reference.of(str(path), path, features.make("pixels"), (4, 4, 3))
+    return str(error.value)
+
+
+def test_what_cannot_be_compared_names_no_option_that_evaluate_lacks(tmp_path):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (3, 4, 4, 3), np.uint8)
+    np.savez(tmp_path / "one.npz", images=images[:1])
+    np.savez(tmp_path / "wide.npz", images=images[:, None])
+    (tmp_path / "mixed").mkdir()
+    Image.fromarray(images[0][..., 0]).save(tmp_path / "mixed" / "0.png")
+    Image.fromarray(images[0]).save(tmp_path / "mixed" / "1.png")
+    said = {
+        "one.npz": "a single image has no covariance; give two",
+        "none.npz": "no such file; or give others",
+        "none.zip": "no such file; or give others",
+        "mixed": "make all colour or all grey; or give others",
+        "wide.npz": "they must be uint8",
+    }
+    for name, words in said.items():
+        text = refused(tmp_path / name)
+        assert text.startswith(f"reference={tmp_path / name}: ") and words in text
+        assert "data." not in text
+    for name in ("none", "npz", "folder", "weights.npy"):
+        path = tmp_path / name
+        assert "no folder, .npz or .zip, and none" in refused(path, ConfigError)
+
+
+def test_labels_of_a_reference_do_not_count(tmp_path):
+    path = tmp_path / "from_one.npz"
+    images = np.random.default_rng(0).integers(0, 256, (9, 4, 4, 3), np.uint8)
+    np.savez(path, images=images, labels=np.full(9, -1))
+    mu, _ = reference.of(str(path), path, features.make("pixels"), (4, 4, 3))
+    np.testing.assert_allclose(mu, images.reshape(9, -1).mean(0) / 127.5 - 1)
