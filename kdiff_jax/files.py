@@ -83,7 +83,11 @@ def read_regular(path: str | os.PathLike, *, max_bytes: int) -> bytes:
         Unreadable: If it is larger than `max_bytes`.
     """
     with open_regular(path) as stream:
-        content = stream.read(max_bytes + 1)  # the size of a /proc file says nothing
+        # No buffer of the limit for each small file; and a file of /proc says 0.
+        size = os.fstat(stream.fileno()).st_size
+        content = stream.read(min(size, max_bytes) + 1)
+        if len(content) > size:
+            content += stream.read(max_bytes + 1 - len(content))
     if len(content) > max_bytes:
         raise Unreadable(f"larger than the limit of {max_bytes} bytes")
     return content

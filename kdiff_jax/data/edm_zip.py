@@ -1,6 +1,7 @@
 """The .zip files that EDM's dataset tool makes; read in place, never unpacked."""
 
 import logging
+import os
 import pathlib
 import stat
 import threading
@@ -53,6 +54,8 @@ def load(
             " that split"
         )
     look = Look(size=size, channels=channels, background=background)
+    if os.path.isdir(path):
+        raise DataError(f"{path}: a folder, no file; set data.name=folder")
     try:
         archive = zips.open_archive(path)
     except FileNotFoundError:

@@ -4,6 +4,7 @@ import contextlib
 import io
 import logging
 import os
+import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Integer
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from kdiff_jax.data.images import BACKGROUND, Images
 from kdiff_jax.data.resize import GREY, Resampling, check_channels, colour, to_array
@@ -166,6 +167,8 @@ def _one_line(where: str):
         raise
     except Exception as error:
         why = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):  # names a buffer in memory
+            why = f"its content is none of {', '.join(FORMATS)}"
         raise DataError(
             f"{where}: not a readable image ({why}); replace or delete it"
         ) from error
@@ -185,7 +188,8 @@ def _open(where: str, content: bytes) -> tuple[Image.Image, int]:
             f" {limit} pixels; scale it down"
         )
     # Pillow cuts colours of 16 bits off at 8, and of grey knows no largest value.
-    if image.mode[0] in "IF" or ";16" in str(image.tile):
+    # "BGR;16" is a pixel of a bitmap, of 16 bits in all.
+    if image.mode[0] in "IF" or re.search(r"(?<!BGR);16", str(image.tile)):
         raise DataError(f"{where}: more than 8 bits a channel; convert it to 8 bits")
     # Phones keep a second view beside a photo.
     num_frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)

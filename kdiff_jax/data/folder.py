@@ -48,6 +48,11 @@ def load(
         )
     look = Look(size=size, channels=channels, background=background)
     root = pathlib.Path(path)
+    if root.is_file():
+        kind = "npz" if root.suffix == ".npz" else "edm_zip"
+        raise DataError(
+            f"{path}: a file, no folder; {kind} reads: set data.name={kind}"
+        )
     if not root.is_dir():
         raise DataError(f"{path}: no such folder; set data.path to a folder of images")
     left_out = LeftOut()
@@ -144,7 +149,9 @@ def _entries(folder: str, prefix: str, left_out: LeftOut) -> list[os.DirEntry]:
         if is_hidden(entry.name):
             left_out.add("hidden", prefix + entry.name)
             continue
-        if entry.is_symlink() and not os.path.exists(entry.path):
+        # A name without a suffix may be that of a class.
+        counts = is_image(entry.name) or not pathlib.PurePath(entry.name).suffix
+        if counts and entry.is_symlink() and not os.path.exists(entry.path):
             target = os.readlink(entry.path)
             raise DataError(
                 f"{entry.path}: a link to {target}, which is not there; mend or delete"

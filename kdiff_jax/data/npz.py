@@ -1,12 +1,14 @@
 """Images in a .npz file: uint8[N, H, W, C] or [N, H, W], with or without labels."""
 
 import logging
+import os
 
 import numpy as np
 
 from kdiff_jax import arrays
 from kdiff_jax.data.images import Images, from_array
 from kdiff_jax.data.labels import WAY_OUT, checked
+from kdiff_jax.data.listing import is_image
 from kdiff_jax.data.resize import check_channels, resize_all
 from kdiff_jax.errors import ConfigError, DataError
 from kdiff_jax.files import Unreadable
@@ -41,6 +43,8 @@ def load(
     if path is None:
         raise ConfigError("data.path=None: npz needs a file; set data.path=FILE.npz")
     check_channels(channels)
+    if os.path.isdir(path):
+        raise DataError(f"{path}: a folder, no file; set data.name=folder")
     try:
         keys = sorted(arrays.names(path))
         image_key = _first(keys, IMAGE_KEYS, split)
@@ -56,10 +60,13 @@ def load(
             ) from error
         raise DataError(f"{path}: not a readable .npz file ({error})") from error
     if image_key is None:
+        if any(map(is_image, keys)):
+            raise DataError(f"{path}: a .zip of images; set data.name=edm_zip")
         names = ", ".join(key.format(split) for key in IMAGE_KEYS)
+        has = ", ".join(keys[:20]) or "no arrays"
         raise DataError(
-            f"{path}: no images of split {split!r}; it has {', '.join(keys)};"
-            f" they should be called one of {names}"
+            f"{path}: no images of split {split!r}; it has {has}; they should be called"
+            f" one of {names}"
         )
     array = found[image_key]
     if array.ndim == 3:

@@ -91,6 +91,13 @@ def test_a_link_to_nothing_is_refused(tmp_path):
     fails("aa: a link to /no/such/disk/cats, which is not", name="folder", path=path)
 
 
+def test_a_link_to_nothing_that_is_no_image_is_left_out(tmp_path, said):
+    path = write_files(tmp_path, classes(2))
+    os.symlink("/no/such/disk/notes.txt", tmp_path / "a" / "notes.txt")
+    assert load("folder", path=path).num == 2
+    assert "left out 1 of other kinds (a/notes.txt)" in said.messages[0]
+
+
 def test_pipes_devices_and_folders_that_cannot_be_read_end_at_once(tmp_path):
     path = write_files(tmp_path, classes(2))
     os.mkfifo(tmp_path / "a/pipe.png")
@@ -100,6 +107,7 @@ def test_pipes_devices_and_folders_that_cannot_be_read_end_at_once(tmp_path):
     fails("zero.png: no regular file; delete it", name="folder", path=path)
     os.remove(tmp_path / "a/zero.png")
     os.mkfifo(tmp_path / "pipe")
+    fails("no such folder", name="folder", path=f"{path}/pipe")
     for name in ("npz", "edm_zip"):
         fails("not a regular file", name=name, path=f"{path}/pipe")
         fails("not a regular file", name=name, path="/dev/zero")

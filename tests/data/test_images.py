@@ -51,6 +51,23 @@ def test_files_must_be_named_and_must_exist(name, tmp_path):
     assert error.exit_code == 3
 
 
+def test_another_source_for_a_path_is_named(tmp_path):
+    """Its option works: each path is read by the source that the message names."""
+    folder = write_files(tmp_path / "f", {"a.png": png(PICTURES[0])})
+    archive, arrays = tmp_path / "a.zip", tmp_path / "a.npz"
+    write_zip(archive, {"a.png": png(PICTURES[0])})
+    np.savez(arrays, images=PICTURES)
+    for path, wrong, right in [
+        (folder, "npz", "folder"),
+        (folder, "edm_zip", "folder"),
+        (archive, "npz", "edm_zip"),
+        (archive, "folder", "edm_zip"),
+        (arrays, "folder", "npz"),
+    ]:
+        fails(f"; (.*reads: )?set data.name={right}$", name=wrong, path=str(path))
+        assert load(right, path=str(path)).num
+
+
 # --- digits and synthetic
 
 
@@ -259,7 +276,10 @@ def test_folder_of_grey_and_of_palette_images(tmp_path):
             "b.png: a colour image in a set of grey ones",
         ),
         ({"a.png": png(np.ones((8, 8), np.uint16))}, "a.png: more than 8 bits"),
-        ({"a.png": b""}, "a.png: not a readable image"),
+        (
+            {"a.png": b""},
+            r"a.png: not a readable image \(its content is none of PNG, JPEG",
+        ),
         ({"a.png": png(PICTURES[0])[:100]}, "a.png: not a readable image"),
         ({"a.png": png(PICTURES[0], "PCX")}, "a.png: not a readable image"),
     ],

@@ -1,6 +1,8 @@
 """Every kind of picture that Pillow knows: the right pixels, or one line."""
 
 import logging
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -96,8 +98,6 @@ def test_modes_that_have_a_meaning_in_8_bits(tmp_path, mode, format, colour, exp
 
 def rgb_png_of_16_bits():
     """Pillow writes none: the dark upper bytes are all that it would read."""
-    import struct
-    import zlib
 
     def chunk(kind, body):
         total = zlib.crc32(kind + body)
@@ -123,6 +123,16 @@ def rgb_png_of_16_bits():
 def test_more_than_8_bits_are_refused(tmp_path, content):
     path = write_files(tmp_path, {"a.png": content})
     fails("a.png: more than 8 bits a channel", name="folder", path=path)
+
+
+def test_a_bitmap_of_16_bits_a_pixel_has_less_than_8_a_channel(tmp_path):
+    """Pillow writes none: the masks are of 5, 6 and 5 bits, the pixels of red."""
+    masks = b"".join(m.to_bytes(4, "little") for m in (0xF800, 0x7E0, 0x1F))
+    head = struct.pack("<IiiHHIIiiII", 40, 8, 8, 1, 16, 3, 128, 0, 0, 0, 0) + masks
+    body = (0xF800).to_bytes(2, "little") * 64
+    start = b"BM" + struct.pack("<IHHI", 14 + 52 + 128, 0, 0, 14 + 52)
+    path = write_files(tmp_path, {"a.bmp": start + head + body})
+    assert (load("folder", path=path).in_memory == [255, 0, 0]).all()
 
 
 def test_grey_beside_colour_and_the_way_out(tmp_path):
