@@ -60,7 +60,8 @@ def tiny_network(name: str, **keywords) -> dict:
 
 
 def tiny_data(shape) -> dict:
-    """Coloured shapes, made on the spot."""
-    return dict(
-        name="synthetic", path="", size=shape[0], num_images=32, channels=shape[-1]
-    )
+    """Coloured shapes, made on the spot.
+
+    Only what every source takes, so that --config.data.name names another.
+    """
+    return dict(name="synthetic", path="", size=shape[0], channels=shape[-1])

@@ -120,8 +120,12 @@ def _parse(argv) -> None:
     try:
         rest = flags.FLAGS(_with_recipe(argv))
     except (AttributeError, KeyError) as error:
+        # The name, and on a second line one that is like it.
+        name, *like = str(next(iter(error.args), error)).splitlines() or [""]
+        hint = f" ({' '.join(like)})" if like else ""
+        name = name.strip("'\"")
         raise ConfigError(
-            f"command line: {str(error).strip(chr(34))} is not in the config;"
+            f"command line: {name!r} is not in the config{hint};"
             " --print_config shows what is"
         ) from error
     except ImportError as error:

@@ -67,6 +67,14 @@ def test_every_recipe_is_complete(size):
         assert [s.name for s in stages if s.kind == "train"], name
 
 
+def test_every_tiny_recipe_takes_images_of_ones_own():
+    for name in recipes.names():
+        config = recipes.load(name, "tiny")
+        if config.data.name not in ("digits", "mixture"):
+            config.data.name, config.data.path = "folder", "images"
+            build.check(build.plain(config))
+
+
 @pytest.mark.parametrize("size", ["full", "tiny", "cpu", "cpu_small"])
 def test_what_is_none_can_be_given(size):
     """A None of no type would refuse every value of the command line."""

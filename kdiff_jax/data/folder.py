@@ -13,6 +13,8 @@ from kdiff_jax.data.listing import LeftOut, is_hidden, is_image, sort_out
 from kdiff_jax.errors import ConfigError, DataError
 from kdiff_jax.files import Unreadable, read_regular
 
+FILES = {".npz": "npz", ".zip": "edm_zip"}  # what reads them
+
 
 def load(
     *,
@@ -48,11 +50,8 @@ def load(
         )
     look = Look(size=size, channels=channels, background=background)
     root = pathlib.Path(path)
-    if root.is_file():
-        kind = "npz" if root.suffix == ".npz" else "edm_zip"
-        raise DataError(
-            f"{path}: a file, no folder; {kind} reads: set data.name={kind}"
-        )
+    if root.is_file() and (kind := FILES.get(root.suffix.lower())):
+        raise DataError(f"{path}: a file, no folder; set data.name={kind}")
     if not root.is_dir():
         raise DataError(f"{path}: no such folder; set data.path to a folder of images")
     left_out = LeftOut()
