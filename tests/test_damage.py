@@ -19,7 +19,7 @@ from kdiff_jax.interop import steps, training
 from kdiff_jax.metrics.moments import load_stats
 from kdiff_jax.report import metrics_log, summary
 from kdiff_jax.sealed import Damaged
-from kdiff_jax.stages import best, evaluate
+from kdiff_jax.stages import best, evaluate, record
 
 STEPS = 2
 
@@ -94,7 +94,7 @@ def loaded(folder):
 
 
 READERS = {
-    "config.json": (".", lambda w: recipe._recorded(w / "config.json")),
+    "config.json": (".", lambda w: record._recorded(w / "config.json")),
     "report.json": (".", lambda w: summary.read(w / "report.json")),
     "student/done.json": ("student", stages.facts),
     "student/model.json": ("student", training.description),
@@ -184,7 +184,7 @@ def test_a_damaged_record_or_report_is_refused_and_its_way_out_works(workdir):
     (workdir / "report.json").unlink()
     (workdir / "evaluate/done.json").unlink()
     run(workdir)
-    assert recipe._recorded(workdir / "config.json")["name"] == "damage"
+    assert record._recorded(workdir / "config.json")["config"]["name"] == "damage"
     assert len(summary.read(workdir / "report.json")["rows"]) == 2
 
 

@@ -89,7 +89,7 @@ def test_a_value_that_cannot_be_is_refused_by_name(path, value, rule, tmp_path):
         ("model.network.width", "'iddpm_unet' has no keyword 'width'"),
         ("model.precondition.sigma", "'v' has no keyword 'sigma'"),
         ("model.process.beta", "'cosine' has no keyword 'beta'"),
-        ("data.channels", "data 'digits' has no keyword 'channels'"),
+        ("data.resample", "data 'digits' has no keyword 'resample'"),
         ("evalaute", "a config has no keyword 'evalaute'"),
     ],
 )

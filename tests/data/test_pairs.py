@@ -240,7 +240,7 @@ def test_a_disk_too_small_is_refused_with_the_numbers(tmp_path, monkeypatch):
     message = str(raised.value)
     assert "1700000 pairs of 32x32x1 need 5.23 GB; 0.00 GB are there" in message
     assert "5.00 GB free; free some" in message
-    assert raised.value.exit_code == 3 and "\n" not in message
+    assert raised.value.exit_code == 7 and "\n" not in message
 
 
 def test_shards_that_are_there_count_as_room(tmp_path, monkeypatch):

@@ -240,7 +240,8 @@ def errors(x):
 MATCHING = dict(num_steps=2500, lr=1e-3, student_every=2)
 CASES: dict[str, Any] = {
     "dmd": dict(num_steps=1000),
-    "dmd2": MATCHING | dict(gan_weight=0.0),
+    # At twice the rate the rarest mode of some seeds is 0.14 off.
+    "dmd2": MATCHING | dict(lr=5e-4, gan_weight=0.0),
     "dmd2 with a discriminator": MATCHING | dict(head_groups=4),
     # The two circle the answer. A student that slows down while its discriminator does
     # not comes to rest; where both slow down, they stop wherever they are.
