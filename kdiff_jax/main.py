@@ -36,7 +36,11 @@ def main() -> None:
 
     workdir = _workdir(name)
     if DRYRUN.value:
-        print(plan.text(recipe.make_job(CONFIG.value, workdir)))
+        job = recipe.make_job(CONFIG.value, workdir)
+        recipe.check_stage(job, STAGE.value)
+        print(plan.text(job))
+        if lacks := recipe.missing(job):
+            print(f"missing: {lacks}")
         return
     recipe.run(
         CONFIG.value,

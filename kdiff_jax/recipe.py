@@ -62,11 +62,7 @@ def run(
         Interrupted: If a signal asked to stop; everything is saved.
     """
     job = make_job(config, workdir, devices=devices)
-    names = [stage.name for stage in job.stages]
-    if only and only not in names:
-        raise ConfigError(f"--stage={only!r}; this config has: {', '.join(names)}")
-    if only and job.only is not None:
-        _check_only(job, only)
+    check_stage(job, only)
     about = {"config": _everywhere(job.config), "--stage": only, "force": force}
     hosts.compare(about | {"versions": environment.versions()})
     data = check_inputs(job)
@@ -144,12 +140,20 @@ def _everywhere(tree):
     return tree
 
 
-def _check_only(job: Job, name: str) -> None:
-    """Refuses a stage that needs all students where one is asked for.
+def check_stage(job: Job, name: str | None) -> None:
+    """Refuses to run alone what is no stage, or needs all students where one is asked.
 
     Raises:
         ConfigError: Names the stage.
     """
+    names = [stage.name for stage in job.stages]
+    if name and name not in names:
+        raise ConfigError(
+            f"--stage={name}: is no stage of this config; choose one of"
+            f" {', '.join(names)}"
+        )
+    if not name or job.only is None:
+        return
     (stage,) = (s for s in job.stages if s.name == name)
     sources = [str(source).partition("/")[0] for source in stage.init.values()]
     needs_all = stage.kind == "evaluate" or any(map(job.split, sources))
@@ -191,6 +195,15 @@ def check_inputs(job: Job) -> Images | None:
     if teacher:
         raise CheckpointError(teacher)
     return data
+
+
+def missing(job: Job) -> str:
+    """What a run would lack, data or teacher, in one line; "" if all is there."""
+    try:
+        check_inputs(job)
+    except (DataError, CheckpointError) as error:
+        return str(error)
+    return ""
 
 
 def _missing_teacher(job: Job) -> str:

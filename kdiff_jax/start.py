@@ -142,7 +142,7 @@ def split_cpu(num_devices: int) -> None:
         ConfigError: If the number is below 1.
     """
     if num_devices < 1:
-        raise ConfigError(f"cpu_devices={num_devices}: must be 1 or more")
+        raise ConfigError(f"--config.cpu_devices={num_devices}: must be 1 or more")
     given = os.environ.get("XLA_FLAGS", "")
     if "JAX_NUM_CPU_DEVICES" in os.environ or "device_count" in given:
         return

@@ -1,5 +1,8 @@
 """What a stage leaves: asked for in vain, it is refused before anything runs."""
 
+import json
+import shutil
+
 import jax
 import numpy as np
 import points
@@ -8,7 +11,7 @@ import recipes
 from safetensors import numpy as safetensors
 
 from configs import common, digits
-from kdiff_jax import build, interop, methods, plan, recipe
+from kdiff_jax import build, interop, methods, plan, recipe, sealed
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.interop.model import flatten
 from kdiff_jax.report import metrics_log
@@ -115,6 +118,16 @@ def test_the_best_is_the_average_with_the_lowest_score(names, tmp_path):
         assert best.keys() == model.keys()
         for path, leaf in best.items():
             np.testing.assert_array_equal(leaf, model[path])
+
+    # A stage that begins anew does not take the best of the attempt before.
+    for left in ("checkpoints", "model", "done.json", "metrics.jsonl"):
+        path = tmp_path / name / left
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    better = sealed.seal({"step": 2, "loss": -1.0, "leaves": sealed.digest_of(best)})
+    other = safetensors.save(best, {"best": json.dumps(better)})
+    (tmp_path / name / "best.safetensors").write_bytes(other)
+    recipe.run(config(*names), tmp_path, devices=jax.devices()[:1])
+    assert (tmp_path / name / "best.safetensors").read_bytes() == blob
 
 
 def test_the_methods_that_score_pairs_are_those_of_one_loss():

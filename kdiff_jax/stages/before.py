@@ -46,6 +46,11 @@ def check(job: Job) -> None:
                     f"--config.evaluate.features={name!r}: unknown; choose one of"
                     f" {', '.join(features.names())}, or '' for none"
                 )
+            if name and options["num_images"] < 2:
+                raise ConfigError(
+                    f"--config.evaluate.num_images={options['num_images']}: a distance"
+                    " needs 2 or more; set features='' for pictures alone"
+                )
 
 
 def origin(job: Job, stage: Stage) -> dict[str, Any]:

@@ -38,7 +38,9 @@ class Best:
 
     FILE = "best.safetensors"
 
-    def __init__(self, job, stage, method, folder, log, *, frozen, settings):
+    def __init__(
+        self, job, stage, method, folder, log, *, first_step: int, frozen, settings
+    ):
         """Compiles nothing yet.
 
         Args:
@@ -47,13 +49,14 @@ class Best:
             method: Of one phase.
             folder: Of the stage.
             log: Gets the score, `held_out_loss`.
+            first_step: Step that the run begins or resumes at. A best of a later one is
+                of an attempt that was given up, or is found again.
             frozen: Role -> params on the mesh, of those that no phase trains.
             settings: See `Method.settings`.
         """
         self._source = pairs.source(job, stage.config["pairs"], pairs.HELD_OUT)
         self._path, self._log = folder / self.FILE, log
-        there = self._path.is_file()
-        self._lowest = _read(self._path)[0]["loss"] if there else math.inf
+        self._lowest = self._loss_so_far(first_step)
         self._mesh = job.mesh
         self._size = min(stage.config["train"]["batch_size"], self._source.num)
         self._size -= self._size % job.mesh.shape["data"]
@@ -75,6 +78,16 @@ class Best:
                 out_specs=P(),
             )
         )
+
+    def _loss_so_far(self, first_step: int) -> float:
+        if not self._path.is_file():
+            return math.inf
+        facts, _ = _read(self._path)
+        if facts["step"] <= first_step:
+            return facts["loss"]
+        if jax.process_index() == 0:
+            self._path.unlink(missing_ok=True)
+        return math.inf
 
     def __call__(self, step, state) -> None:
         params = state.nets["student"].ema
@@ -138,8 +151,9 @@ def _read(path: pathlib.Path):
         leaves = safetensors.numpy.load(blob)
         if facts.get("leaves", sealed.digest_of(leaves)) != sealed.digest_of(leaves):
             raise sealed.Damaged("a leaf is another than was written")
-        if not isinstance(facts.get("loss"), float):
-            raise sealed.Damaged("it has no loss")
+        kinds = type(facts.get("step")), type(facts.get("loss"))
+        if kinds != (int, float):
+            raise sealed.Damaged("it has no step or no loss")
         return facts, leaves
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: is damaged ({error}); {AGAIN}") from None

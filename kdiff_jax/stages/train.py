@@ -138,7 +138,7 @@ def run(job: Job, stage: Stage) -> None:
     best, hooks = None, []
     if train["result"] == "best":
         # Before the log, which then writes the score with the line of its step.
-        given = dict(frozen=frozen, settings=settings)
+        given = dict(first_step=step, frozen=frozen, settings=settings)
         best = Best(job, stage, method, folder, log, **given)
         hooks.append(loop.Hook(train["validate_every"], best))
     hooks += [
