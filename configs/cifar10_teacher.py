@@ -17,12 +17,13 @@ SHAPE = (32, 32, 3)
 def get_config(size: str = "full"):
     common.check_size(size)
     tiny = size == "tiny"
+    shape = (16, 16, 3) if tiny else SHAPE
     network = dict(name="song_unet", dropout=0.13)
     model = dict(
         network=common.tiny_network("song_unet", dropout=0.13) if tiny else network,
         precondition=dict(name="edm"),
         process=dict(name="edm"),
-        image_shape=SHAPE,
+        image_shape=shape,
         num_classes=10,
         augment_dim=9,
         sampler=dict(name="heun", num_steps=3 if tiny else 18),
@@ -38,7 +39,7 @@ def get_config(size: str = "full"):
         train=train | (dict(num_steps=4, batch_size=8) if tiny else {}),
     )
     stages = dict(teacher=teacher, evaluate=dict(kind="evaluate", models=("teacher",)))
-    data = common.tiny_data(SHAPE) if tiny else dict(name="cifar10", path="")
+    data = common.tiny_data(shape) if tiny else dict(name="cifar10", path="")
     return common.config(
         "cifar10_teacher",
         order=("teacher", "evaluate"),

@@ -22,15 +22,15 @@ ALIKE = {
     *("cifar10_dmd", "imagenet64_dmd2", "lsun128_progressive", "digits_teacher"),
     *("cifar10_dmd2", "cifar10_gdd", "imagenet64_gddi", "imagenet64_edm"),
     *("cifar10_progressive", "cifar10_student", "digits_sid", "digits_msd"),
-    "cifar10_msd2",
+    *("cifar10_msd2", "digits_dmd"),
     *("imagenet64_msd", "cifar10_o2mkd", "lsun256_o2mkd", "celebahq256_o2mkd"),
     *("imagenet64_msd_small", "imagenet64_progressive", "cifar10_edm"),
     "lsun256_student",
 }
 # By default one of each family: an EDM network (cifar10_teacher), Progressive
-# Distillation, Denoising Student, DMD, DMD2, GDD and O2MKD on digits, MSD in the plane.
+# Distillation, Denoising Student, DMD2, GDD and O2MKD on digits, MSD in the plane.
 FAMILIES = {
-    *("cifar10_teacher", "digits_progressive", "digits_student", "digits_dmd"),
+    *("cifar10_teacher", "digits_progressive", "digits_student"),
     *("digits_dmd2", "digits_gdd", "digits_o2mkd", "toy2d_msd"),
 }
 # The same of their plans, which take seconds where the networks are large.
@@ -41,6 +41,7 @@ PLANNED_ALIKE = {
     *("afhq64_edm", "lsun128_progressive", "celeba64_student"),
     *("imagenet64_progressive", "imagenet64_dmd2", "cifar10_gddi", "cifar10_dmd"),
     *("cifar10_dmd2", "cifar10_msd2", "digits_dmd", "toy2d_msd"),
+    *("imagenet64_edm", "cifar10_o2mkd"),
 }
 
 
@@ -171,12 +172,16 @@ def test_full_size_plans_without_data(name, tmp_path):
             "cpu_small",
             ["tsm: tsm, 2 students of 0.28 M", "student: dmd2, 2 students of 0.28 M"],
         ),
-        ("cifar10_msd2", "gddi", ["student: gdd, 2 students of 56.40 M"]),
+        pytest.param(
+            *("cifar10_msd2", "gddi", ["student: gdd, 2 students of 56.40 M"]),
+            marks=pytest.mark.slow,
+        ),
         ("cifar10_o2mkd", "cpu", ["common: tsm, 1000 x", "student: tsm, 4 students"]),
-        (
+        pytest.param(
             "lsun256_o2mkd",
             "church_common",
             ["common: tsm, 200000 x", "student: tsm, 4"],
+            marks=pytest.mark.slow,
         ),
         (
             "digits_o2mkd",
