@@ -9,7 +9,7 @@ from typing import Any
 from kdiff_jax import __version__, models, samplers
 from kdiff_jax.diffusion import process as processes
 from kdiff_jax.diffusion.partition import Partition
-from kdiff_jax.errors import ConfigError
+from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.interop import diffusers_export, foreign, model, safetensors_export
 from kdiff_jax.interop.source import Facts
 
@@ -86,6 +86,11 @@ def _ours(source: pathlib.Path, said: Facts) -> model.Model:
     """A model of ours, with another sampler if the user wants one."""
     loaded = model.load(source)
     spec = dict(loaded.spec)
+    if "sampler" not in spec:
+        raise CheckpointError(
+            f"{source}: names no sampler, and a converted model has one; save it with"
+            ' spec={..., "sampler": {"name": "ddim", "num_steps": 50}}'
+        )
     said.agree(
         precondition=spec["precondition"]["name"], image_size=spec["image_shape"][0]
     )

@@ -129,9 +129,18 @@ class Model:
             )
 
     def sampler(self, name: str | None = None, num_steps: int | None = None) -> Sampler:
-        """The model's own sampler, another one, or its own with other steps."""
-        keywords = dict(self.spec["sampler"])
-        if name and name != keywords["name"]:
+        """The model's own sampler, another one, or its own with other steps.
+
+        Raises:
+            ConfigError: If the model has none of its own, and none is named.
+        """
+        keywords = dict(self.spec.get("sampler") or {})
+        if not (name or keywords):
+            raise ConfigError(
+                "sampler=None: this model has none of its own; give --sampler=NAME and"
+                " --num_steps=N"
+            )
+        if name and name != keywords.get("name"):
             kept = {k: v for k, v in keywords.items() if k in ("num_steps", "clip")}
             takes = inspect.signature(samplers.make_function(name)).parameters
             keywords = {"name": name} | {k: v for k, v in kept.items() if k in takes}

@@ -52,6 +52,19 @@ def test_a_saved_model_is_loaded_bit_for_bit(folder, params):
     assert (folder / "README.md").read_text() == "# A net"
 
 
+def test_a_network_alone_has_no_sampler_and_takes_one(tmp_path, params):
+    spec = {name: value for name, value in SPEC.items() if name != "sampler"}
+    folder = interop.save(tmp_path / "model", params=params, spec=spec)
+    model = interop.load(folder)
+    assert model.sampler("heun", 3).name == "heun"
+    with pytest.raises(ConfigError, match="none of its own; give --sampler=NAME"):
+        model.sampler()
+    with pytest.raises(ConfigError, match="num_steps"):
+        model.sampler("heun")
+    with pytest.raises(CheckpointError, match="names no sampler"):
+        convert.run(folder, tmp_path / "output", target="kdiff")
+
+
 def test_frequencies_do_not_count_as_parameters(folder, params):
     total = sum(x.size for x in jax.tree.leaves(params))
     assert interop.load(folder).num_params == total - 4
