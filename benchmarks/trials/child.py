@@ -55,7 +55,7 @@ class Child:
         limit_gb: Address space beyond that of a process that has imported JAX.
     """
 
-    def __init__(self, repo, scratch, *, seconds: float = 30, limit_gb: int = 4):
+    def __init__(self, repo, scratch, *, seconds: float = 60, limit_gb: int = 4):
         self.repo, self.scratch = pathlib.Path(repo), pathlib.Path(scratch)
         self.seconds, self._limit = seconds, limit_gb
         self._process, self.cpu = None, 0.0
