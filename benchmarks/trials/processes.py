@@ -26,7 +26,7 @@ from benchmarks.trials.outcome import (
 )
 from benchmarks.trials.work import STAGES, Work
 
-SECONDS = 180  # after which a process counts as hanging
+SECONDS = 420  # after which a process counts as hanging
 WORST = (HANG, BUG, SILENT)
 
 
