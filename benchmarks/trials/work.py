@@ -119,5 +119,7 @@ def _lasting(tree):
     """Without what no two runs share."""
     if isinstance(tree, dict):
         kept = {k: v for k, v in tree.items() if k not in VOLATILE}
-        return {k: _lasting(v) for k, v in kept.items() if k != "hardware"}
+        return {
+            k: _lasting(v) for k, v in kept.items() if k not in ("hardware", "versions")
+        }
     return [_lasting(v) for v in tree] if isinstance(tree, list) else tree
