@@ -11,10 +11,12 @@ from collections.abc import Callable
 
 _acts: list[Callable[[int], None]] = []
 _ends = threading.Lock()
+_said = [""]  # the last line
 
 
 def say(text: str) -> None:
     """Prints one line of this program's own; a closed or full stderr is no matter."""
+    _said[0] = text
     try:
         print("kdiff_jax: " + " ".join(text.split()), file=sys.stderr, flush=True)
     except (OSError, ValueError):
@@ -33,9 +35,13 @@ def forget(act: Callable[[int], None]) -> None:
 
 
 def at_once(text: str, exit_code: int) -> None:
-    """Says a line and ends the process; of several threads the first one does it."""
+    """Says a line and ends the process; of several threads the first one does it.
+
+    What the main thread has just said, as it ends by itself, is not said again.
+    """
     if _ends.acquire(timeout=15):  # never released
-        say(text)
+        if text != _said[0]:
+            say(text)
         now(exit_code)
     os._exit(exit_code)
 

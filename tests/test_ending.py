@@ -20,3 +20,9 @@ def test_of_two_threads_one_ends_it_whatever_fails():
     assert done.returncode == 7
     assert done.stderr == "kdiff_jax: one line\n"
     assert done.stdout == "told 7\n"
+
+
+def test_a_line_that_was_just_said_is_not_said_again():
+    code = "from kdiff_jax import ending; ending.say('x'); ending.at_once('x', 8)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (found.returncode, found.stderr) == (8, "kdiff_jax: x\n")
