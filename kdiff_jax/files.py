@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, files to be read, and JSON without NaN."""
 
+import contextlib
 import errno
 import json
 import math
@@ -7,6 +8,7 @@ import os
 import pathlib
 import platform
 import stat
+import tempfile
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -51,6 +53,24 @@ def _plain(value):
     # bfloat16 knows no tolist of its own.
     exact = array.dtype.kind in "biufU"
     return _plain((array if exact else array.astype(np.float64)).tolist())
+
+
+def probe(path: pathlib.Path) -> None:
+    """Raises OSError if nothing can be made at the path. Leaves nothing."""
+    above = existing(path.parent)
+    with tempfile.TemporaryFile(dir=above) as probe:
+        probe.write(b"\0")
+        probe.flush()
+    # As files in the making are called; a name that is too long says so.
+    partial = f".{path.name}.{os.getpid()}.partial"
+    for name in (*path.parent.relative_to(above).parts, partial):
+        with contextlib.suppress(FileNotFoundError):
+            os.lstat(above / name)
+
+
+def existing(path: pathlib.Path) -> pathlib.Path:
+    """The path, or the nearest folder above it that is there."""
+    return next((p for p in (path, *path.parents) if os.path.lexists(p)), path)
 
 
 class Unreadable(ValueError):

@@ -4,9 +4,9 @@ import contextlib
 import os
 import pathlib
 import shutil
-import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 
+from kdiff_jax import files
 from kdiff_jax.errors import ConfigError, StorageError
 
 
@@ -54,7 +54,7 @@ def file(
             raise ConfigError(
                 f"{argument}={text}: is no regular file; name another file"
             )
-        probe(path)
+        files.probe(path)
     return path
 
 
@@ -87,13 +87,13 @@ def folder(
                 f"{argument}={text}: holds other things ({other}); name a new or empty"
                 " folder"
             )
-        probe(path / "any" if path.is_dir() else path)
+        files.probe(path / "any" if path.is_dir() else path)
     return path
 
 
 def check_disk(argument: str, path: pathlib.Path, need: int) -> None:
     """Raises StorageError if `need` bytes are more than is free where the path lies."""
-    free = shutil.disk_usage(_existing(path)).free
+    free = shutil.disk_usage(files.existing(path)).free
     if need > free:
         raise StorageError(
             f"{argument}: {path} takes {need / 1e9:.4g} GB, and {free / 1e9:.4g} GB are"
@@ -157,19 +157,3 @@ def _free(argument, path, inputs) -> pathlib.Path:
             what = "is" if source == real else "holds"
             raise ConfigError(f"{argument}={path}: {what} the {name}; name another")
     return real
-
-
-def probe(path: pathlib.Path) -> None:
-    """Raises OSError if nothing can be made at the path. Leaves nothing."""
-    above = _existing(path.parent)
-    with tempfile.TemporaryFile(dir=above) as probe:
-        probe.write(b"\0")
-        probe.flush()
-    with contextlib.suppress(FileNotFoundError):
-        # As files in the making are called; a name that is too long says so.
-        os.lstat(above / f".{path.name}.{os.getpid()}.partial")
-
-
-def _existing(path: pathlib.Path) -> pathlib.Path:
-    """The path, or the nearest folder above it that is there."""
-    return next((p for p in (path, *path.parents) if os.path.lexists(p)), path)

@@ -20,6 +20,7 @@ from kdiff_jax.stages import (
     evaluate,
     locks,
     pairs,
+    place,
     record,
     results,
     same_data,
@@ -180,6 +181,7 @@ def check_inputs(job: Job) -> Images | None:
     None if all stages are done, and nothing is needed.
 
     Raises:
+        ConfigError: If the workdir can be none.
         DataError: If the data is missing; says too whether the teacher is.
         CheckpointError: If only the teacher is missing.
     """
@@ -187,6 +189,7 @@ def check_inputs(job: Job) -> Images | None:
     results.check(job)
     if all(stages.is_done(job.folder(stage.name)) for stage in job.stages):
         return None
+    place.check(job.workdir)
     teacher = _missing_teacher(job)
     try:
         data = build.load_images(job.config)

@@ -13,9 +13,8 @@ import re
 import numpy as np
 from absl import flags
 
-from kdiff_jax import command, memory, output, rng
+from kdiff_jax import command, files, memory, output, rng
 from kdiff_jax.errors import ConfigError
-from kdiff_jax.files import write_atomically
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A model, see above.")
 OUTPUT = flags.DEFINE_string("output", None, "FILE.png, FILE.npz, or a folder.")
@@ -88,7 +87,7 @@ def place(text: str, checkpoint: str) -> tuple[pathlib.Path, str]:
             " mounted ones cannot be; name a folder in it"
         )
     with output.speaking("--output", text):
-        output.probe(path)
+        files.probe(path)
     return path, kind
 
 
@@ -159,7 +158,7 @@ def save(path: pathlib.Path, kind: str, images: np.ndarray, labels: np.ndarray) 
     if kind == ".npz":
         buffer = io.BytesIO()
         np.savez(buffer, images=images, labels=labels)
-        write_atomically(path, buffer.getbuffer())
+        files.write_atomically(path, buffer.getbuffer())
     elif kind == ".png":
         columns = max(1, round(len(images) ** 0.5))
         if columns > 10 and len(images) % 10 == 0:

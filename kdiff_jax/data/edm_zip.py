@@ -9,7 +9,7 @@ import threading
 import numpy as np
 
 from kdiff_jax import zips
-from kdiff_jax.data import edm_labels, labels
+from kdiff_jax.data import edm_labels, labels, parts
 from kdiff_jax.data.encoded import FORMATS, MAX_BYTES, Look, from_encoded
 from kdiff_jax.data.images import BACKGROUND, Images
 from kdiff_jax.data.listing import LeftOut, sort_out
@@ -82,7 +82,9 @@ def load(
         content = _reading(path, listed, zips.content, archive)
         relative = [name.removeprefix(base) for name in names]
         found = edm_labels.read(content, relative, where=where)
-    elif use_labels and len({name.rpartition("/")[0] for name in names}) > 1:
+    else:
+        parts.check(path, parts.first_folders(names), use_labels=False)
+    if not listed and use_labels and len({name.rpartition("/")[0] for name in names}) > 1:
         log.info(
             "%s: no dataset.json, so no labels: folders in it are no classes", path
         )

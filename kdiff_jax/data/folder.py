@@ -1,17 +1,20 @@
 """A folder of images, searched recursively."""
 
+import logging
 import os
 import pathlib
 from collections.abc import Iterator
 
 import numpy as np
 
-from kdiff_jax.data import edm_labels, labels
+from kdiff_jax.data import edm_labels, labels, parts
 from kdiff_jax.data.encoded import FORMATS, MAX_BYTES, Look, from_encoded
 from kdiff_jax.data.images import BACKGROUND, Images
 from kdiff_jax.data.listing import LeftOut, is_hidden, is_image, sort_out
 from kdiff_jax.errors import ConfigError, DataError
 from kdiff_jax.files import Unreadable, read_regular
+
+log = logging.getLogger(__name__)
 
 FILES = {".npz": "npz", ".zip": "edm_zip"}  # what reads them
 
@@ -29,7 +32,8 @@ def load(
 
     The first-level folder of an image is its class, in alphabetic order; one without
     images is a class, too. Images that all lie in `path` itself, or in its only folder,
-    have no labels. A dataset.json above all images, as `edm_labels.read` has it, comes
+    have no labels. Parts of a set, as train/ and val/, are no classes and refused, see
+    `parts.check`. A dataset.json above all images, as `edm_labels.read` has it, comes
     first. Links are followed, each folder once in a class. What is hidden (see
     `listing.HIDDEN`) or no image is left out, and counted in a line of the log.
 
@@ -64,6 +68,8 @@ def load(
         if name != listed:
             left_out.add("of other kinds", name)
     left_out.say(path)
+    if not listed:
+        parts.check(path, parts.first_folders(names), use_labels=use_labels)
     numbers, num_classes = np.zeros(len(names), np.int32), 0
     if listed:
         numbers, num_classes = _listed(root, listed, names)
@@ -88,6 +94,13 @@ def _by_folder(path, names, classes):
             " class, or set --config.data.use_labels=False"
         )
     if here or len(classes) < 2:
+        if all(name.count("/") > 1 for name in names):
+            (only,) = parts.first_folders(names)
+            log.info(
+                "%s: all images lie in its only folder, %s, so that they have no"
+                " labels; data.path=%s/%s takes the folders in there as classes",
+                *(path, only, path, only),
+            )
         return np.zeros(len(names), np.int32), 0
     number = {name: i for i, name in enumerate(classes)}
     found = np.array([number[name.split("/")[0]] for name in names])

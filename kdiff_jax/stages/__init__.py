@@ -7,6 +7,7 @@ Every stage has a folder, starts from what earlier stages left there, and leaves
 import dataclasses
 import functools
 import logging
+import os
 import pathlib
 import zlib
 from collections.abc import Mapping
@@ -100,7 +101,7 @@ def is_done(folder: pathlib.Path) -> bool:
 
     One that is damaged is as good as none: the stage is run again, from what it saved.
     """
-    if not (folder / DONE).is_file():
+    if not os.path.isfile(folder / DONE):  # also where no path may be so long
         return False
     try:
         facts(folder)

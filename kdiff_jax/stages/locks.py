@@ -5,7 +5,7 @@ import pathlib
 from kdiff_jax import stages, storage
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.lock import Lock
-from kdiff_jax.stages import Job
+from kdiff_jax.stages import Job, place
 
 _held: list[Lock] = []
 
@@ -21,7 +21,7 @@ def take(job: Job, only: str | None) -> bool:
         Whether there is something to do.
 
     Raises:
-        ConfigError: If another run works there, or the workdir is no folder.
+        ConfigError: If another run works there, or see `place.check`.
         StorageError: If it cannot be written.
     """
     todo = [s.name for s in job.stages if only in (None, s.name)]
@@ -31,13 +31,15 @@ def take(job: Job, only: str | None) -> bool:
     alone = job.only is not None and not (only and not job.split(only))
     name = f".lock.only_{job.only}" if alone else ".lock"
     what = f"--workdir={job.workdir}"
-    _check_folder(job.workdir, what)
+    place.check(job.workdir)
     try:
         _held.append(Lock(job.workdir / name, what))
     except OSError as error:
         if known := storage.error_of(error):
             raise known from error
-        raise ConfigError(f"{what}: {error.strerror}") from error
+        raise ConfigError(
+            f"{what}: {error.strerror}; name another folder"
+        ) from error
     return True
 
 
@@ -45,9 +47,3 @@ def release() -> None:
     """Gives back what this process has taken."""
     while _held:
         _held.pop().release()
-
-
-def _check_folder(workdir: pathlib.Path, what: str) -> None:
-    for path in (workdir, *workdir.parents):
-        if path.exists() and not path.is_dir():
-            raise ConfigError(f"{what}: {path} is a file; name a folder")
