@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from absl import flags
 
-from kdiff_jax import ending, start, storage
+from kdiff_jax import ending, memory, start, storage
 from kdiff_jax.errors import ConfigError, Interrupted, UserError
 from kdiff_jax.train import watchdog
 
@@ -85,12 +85,16 @@ def _line(error: Exception) -> tuple[str, int]:
     if (peers := _peers()) and (gone := peers.missing()):
         return str(gone), gone.exit_code
     text = f"{type(error).__name__}: {error}"
-    if "RESOURCE_EXHAUSTED" in text or isinstance(error, MemoryError):
-        return (
-            "out of memory: lower --config.stages.STAGE.train.batch_size, raise"
-            " --config.train.num_microbatches, or set"
-            f" --config.model.network.remat=True where the network has it ({text})"
-        ), 1
+    if memory.is_out(error):
+        # What makes images has named its own option, see `train.generate`.
+        way_out = "lower --batch_size"
+        if "config" in flags.FLAGS:
+            way_out = (
+                "lower --config.stages.STAGE.train.batch_size, raise"
+                " --config.train.num_microbatches, or set"
+                " --config.model.network.remat=True where the network has it"
+            )
+        return f"out of memory: {way_out} ({text})", ConfigError.exit_code
     return f"a bug of ours: {text}; --debug shows where", 1
 
 

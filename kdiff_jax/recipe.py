@@ -219,7 +219,8 @@ def _missing_teacher(job: Job) -> str:
         return f"teacher: init.teacher is empty; set --config.init.teacher=PATH{hint}"
     if not os.path.exists(os.path.expanduser(source)):
         return f"teacher: init.teacher={source!r} does not exist{hint}"
-    if pathlib.Path(source).name in RAW:
+    # In the Hub's cache the name is that of a folder above: models--google--NAME.
+    if any(part.endswith(RAW) for part in pathlib.Path(source).absolute().parts):
         log.warning(
             "init.teacher=%s: very likely the raw weights, and papers' figures are of"
             " moving averages; google has those in ddpm-ema-*",

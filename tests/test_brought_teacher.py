@@ -87,3 +87,26 @@ def test_a_damaged_teacher_is_refused_by_name(tmp_path):
     damaged.write_bytes(TEACHER.read_bytes()[:-5])
     with pytest.raises(CheckpointError, match="teacher.safetensors"):
         recipe.run(config(damaged), tmp_path / "run")
+
+
+HUB = "hub/models--google--ddpm-church-256/snapshots/0b1c2d"
+
+
+@pytest.mark.parametrize(
+    ("name", "raw"),
+    [
+        ("google/ddpm-church-256", True),
+        ("ddpm-cifar10-32/", True),
+        (HUB, True),
+        ("google/ddpm-ema-church-256", False),
+        (HUB.replace("ddpm-", "ddpm-ema-"), False),
+    ],
+)
+def test_raw_weights_are_named_where_there_are_averages(name, raw, tmp_path, caplog):
+    folder = tmp_path / name
+    folder.mkdir(parents=True)
+    job = recipe.make_job(config(folder), tmp_path / "w", devices=jax.devices()[:1])
+    assert recipe._missing_teacher(job) == ""
+    said = f"init.teacher={folder}: very likely the raw weights"
+    assert (said in caplog.text) == raw
+    assert not raw or "moving averages; google has those in ddpm-ema-*" in caplog.text

@@ -10,8 +10,8 @@ import recipes
 
 from kdiff_jax import interop, recipe
 from kdiff_jax.errors import NumericsError
-from kdiff_jax.stages.hooks import SampleGrids
-from kdiff_jax.train import parallel
+from kdiff_jax.stages.hooks import SampleGrids, Saver
+from kdiff_jax.train import loop, parallel
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +48,35 @@ def test_of_pairs_and_of_an_evaluation(teacher, tmp_path, stage, named):
     assert left <= {"pairs.json", "reference_pixels.npz", "reference_pixels.npz.crc"}
 
 
+def test_a_teachers_pictures_are_no_matter_of_its_student(
+    teacher, tmp_path, monkeypatch
+):
+    """They are made before the first step: no step of the student is set aside."""
+    called = []
+    monkeypatch.setattr(loop, "run", lambda *_, **__: called.append("a step"))
+    monkeypatch.setattr(Saver, "go_back", lambda self: called.append("back") or "")
+    from configs import common
+
+    student = dict(
+        method=dict(name="tsm"),
+        optim=dict(lr=1e-3),
+        train=dict(num_steps=2, batch_size=4),
+    )
+    config = common.config(
+        "nan", order=("student",), stages=dict(student=student), **points.sections()
+    )
+    config.init.teacher = str(teacher)
+    named = f"^stage 'student', teacher={teacher}: image 0 is NaN"
+    with pytest.raises(NumericsError, match=named):
+        recipe.run(config, tmp_path, devices=jax.devices()[:1])
+    assert not called
+
+
 def test_of_a_picture_during_training(teacher, tmp_path):
     model = interop.load(teacher)
     job = types.SimpleNamespace(mesh=parallel.make_mesh(jax.devices()[:1]))
     job.folder = lambda stage: tmp_path / stage
+    job.section = lambda stage: f"--config.stages.{stage}"
     hook = SampleGrids(
         job,
         types.SimpleNamespace(name="student"),
@@ -59,7 +84,7 @@ def test_of_a_picture_during_training(teacher, tmp_path):
         model.process,
         model.spec,
         teacher=None,
-        train={"result": "params"},
+        train={"result": "params", "batch_size": 20},
         log=None,
         mesh=job.mesh,
         partition=None,

@@ -84,7 +84,11 @@ def load(
         found = edm_labels.read(content, relative, where=where)
     else:
         parts.check(path, parts.first_folders(names), use_labels=False)
-    if not listed and use_labels and len({name.rpartition("/")[0] for name in names}) > 1:
+    if (
+        not listed
+        and use_labels
+        and len({name.rpartition("/")[0] for name in names}) > 1
+    ):
         log.info(
             "%s: no dataset.json, so no labels: folders in it are no classes", path
         )

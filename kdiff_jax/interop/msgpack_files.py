@@ -7,6 +7,7 @@ import ml_dtypes
 import msgpack
 import numpy as np
 
+from kdiff_jax import arrays
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.interop import raw
 from kdiff_jax.interop.lazy import Lazy
@@ -34,7 +35,12 @@ def load(data) -> dict[str, Any]:
     Raises:
         CheckpointError: If it is damaged or holds anything else. One line.
     """
-    num_nodes = 0
+    there, num_nodes = arrays.memory(), 0
+    if len(data) > there:
+        raise CheckpointError(
+            f"its {len(data) / 1e9:.4g} GB are read whole, and there are"
+            f" {there / 1e9:.4g} GB of memory; convert it on a larger machine"
+        )
 
     def counted(node):
         nonlocal num_nodes

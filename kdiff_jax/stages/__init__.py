@@ -61,6 +61,11 @@ class Job:
         own, whole = self.folder(stage), self.workdir / stage
         return whole if is_done(whole) and not is_done(own) else own
 
+    def section(self, stage: str) -> str:
+        """Option of the stage's section; all rounds of one share it."""
+        own = stage in self.config["stages"]
+        return f"--config.stages.{stage if own else stage.rpartition('_')[0]}"
+
     def seed(self, stage: str, student: int | None = None) -> int:
         """31 bits from the config's seed, the stage's name and the student."""
         name = f"{self.config.get('seed', 0)}/{stage}"

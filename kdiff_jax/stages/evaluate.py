@@ -32,6 +32,8 @@ def run(job: Job, stage: Stage) -> None:
     folder = job.folder(stage.name)
     folder.mkdir(parents=True, exist_ok=True)
     options = build.evaluate_options(job.config, stage)
+    section = f"stages.{stage.name}" if "batch_size" in stage.config else "evaluate"
+    option = f"--config.{section}.batch_size"
     reference = None
     names = listed(job, options["models"])
     places = shown_places(job, names, options["num_images"])
@@ -41,7 +43,7 @@ def run(job: Job, stage: Stage) -> None:
         found = _measured(path)
         if not parallel.from_first_host(found is not None):
             reference = reference or Reference(job, options, folder)
-            found = row_of(job, name, reference, options, places)
+            found = row_of(job, name, reference, options, places, option)
             if jax.process_index() == 0:
                 _keep(path, *found)
         if found is not None and jax.process_index() == 0:
@@ -166,7 +168,9 @@ def shown_places(job: Job, names: Sequence[str], num_images: int) -> np.ndarray:
     return places[places < num_images]
 
 
-def row_of(job: Job, name: str, reference: Reference, options, places):
+def row_of(
+    job: Job, name: str, reference: Reference, options, places, batch_option: str
+):
     """(one row of the report, the images at the places)."""
     stage, _, num_steps = name.partition("@")
     imported = stage not in {s.name for s in job.stages}
@@ -184,6 +188,7 @@ def row_of(job: Job, name: str, reference: Reference, options, places):
         labels=generate.cycled_labels(num, model.num_classes),
         places=places,
         name=f"evaluate.models, {name!r}",
+        batch_option=batch_option,
     )
     about = {} if imported else facts(job.folder(stage))
     is_teacher = imported or about.get("method") == "denoise"

@@ -228,21 +228,36 @@ class SampleGrids:
         labels,
     ):
         sampler = samplers.make(process=process, **spec["sampler"])
+        about = {"batch_option": f"{job.section(stage.name)}.train.batch_size"}
         student = generate.Generator(
-            nets["student"], sampler, mesh, partition, name=f"stage {stage.name!r}"
+            *(nets["student"], sampler, mesh, partition),
+            name=f"stage {stage.name!r}",
+            **about,
         )
         keywords = {
             "seed": self.SEED,
             "labels": np.resize(labels, self.NUM),
-            "batch_size": self.NUM,
+            "batch_size": min(self.NUM, train["batch_size"]),
         }
         self._rows = []
         if teacher:
-            self._rows.append(_teacher_row(teacher, job.mesh, keywords))
+            about["name"] = f"stage {stage.name!r}, teacher={stage.init['teacher']}"
+            self._rows.append(_teacher_row(teacher, job.mesh, keywords, about))
         self._student = lambda p: student.images(p, **keywords)
         self._title = f"{stage.name}, {_steps(sampler)}"
         self._result = "params" if train["result"] == "params" else "ema"
         self._folder, self._log = job.folder(stage.name) / "samples", log
+
+    def begin(self) -> None:
+        """Makes the teacher's images, which stay the same.
+
+        Before the first step: what is wrong with them is no matter of the student.
+
+        Raises:
+            NumericsError: If one of them is not finite; names the teacher.
+        """
+        for _, make in self._rows:
+            make()
 
     def __call__(self, step, state) -> None:
         images = self._student(getattr(state.nets["student"], self._result))
@@ -253,10 +268,10 @@ class SampleGrids:
             self._log.image(step, "samples", picture)
 
 
-def _teacher_row(teacher, mesh, keywords):
+def _teacher_row(teacher, mesh, keywords, about):
     """(title, function that makes the teacher's images once)."""
     sampler = teacher.sampler()
-    make = generate.of_model(teacher, sampler, mesh=mesh, name="init.teacher")
+    make = generate.of_model(teacher, sampler, mesh=mesh, **about)
     cache = []
 
     def images():

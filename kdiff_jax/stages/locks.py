@@ -1,7 +1,5 @@
 """Who may write in a workdir: one run, or jobs that each train another student."""
 
-import pathlib
-
 from kdiff_jax import stages, storage
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.lock import Lock
@@ -37,9 +35,7 @@ def take(job: Job, only: str | None) -> bool:
     except OSError as error:
         if known := storage.error_of(error):
             raise known from error
-        raise ConfigError(
-            f"{what}: {error.strerror}; name another folder"
-        ) from error
+        raise ConfigError(f"{what}: {error.strerror}; name another folder") from error
     return True
 
 

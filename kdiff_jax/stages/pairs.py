@@ -55,6 +55,7 @@ def run(job: Job, stage: Stage) -> None:
         purpose="pairs",
         as_pixels=truncate_to_uint8,
         name=f"stage {stage.name!r}, teacher={stage.init['teacher']}",
+        batch_option=f"{job.section(stage.name)}.batch_size",
     )
     seed = job.config.get("seed", 0)
     for part, num in counts.items():

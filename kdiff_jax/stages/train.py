@@ -1,5 +1,6 @@
 """A training stage: any method, from its inputs to a model folder."""
 
+import contextlib
 import functools
 import json
 import logging
@@ -155,24 +156,22 @@ def run(job: Job, stage: Stage) -> None:
     dispatch = train["steps_per_dispatch"] or automatic
     stream = data_batches.iterate(batches, start_step=step)
     try:
-        state = loop.run(
-            programs,
-            state,
-            frozen=frozen,
-            settings=settings,
-            batches=stream,
-            root_key=root_key,
-            num_steps=train["num_steps"],
-            hooks=hooks,
-            save=saver.now,
-            observe=log.observe,
-            steps_per_dispatch=dispatch,
-        )
-    except NumericsError as error:
-        raise NumericsError(
-            f"{error}; {saver.go_back()}. Lower {_section(job, stage)}.optim.lr or set"
-            " .clip_norm, with --force_config_change or in another workdir"
-        ) from error
+        if step < train["num_steps"]:
+            grids.begin()
+        with _going_back(saver, job.section(stage.name)):
+            state = loop.run(
+                programs,
+                state,
+                frozen=frozen,
+                settings=settings,
+                batches=stream,
+                root_key=root_key,
+                num_steps=train["num_steps"],
+                hooks=hooks,
+                save=saver.now,
+                observe=log.observe,
+                steps_per_dispatch=dispatch,
+            )
     finally:
         stream.close()
         log.close()
@@ -196,6 +195,18 @@ def run(job: Job, stage: Stage) -> None:
         card = _card(job, stage, facts, many)
         interop.save(folder / "model", params=params, spec=spec, card=card)
         finish(folder, **facts)
+
+
+@contextlib.contextmanager
+def _going_back(saver: Saver, section: str):
+    """Sets aside what a student that diverges in this block has saved."""
+    try:
+        yield
+    except NumericsError as error:
+        raise NumericsError(
+            f"{error}; {saver.go_back()}. Lower {section}.optim.lr or set .clip_norm,"
+            " with --force_config_change or in another workdir"
+        ) from error
 
 
 def _check_begun(folder: pathlib.Path, about) -> None:
@@ -348,12 +359,6 @@ def feed(job: Job, stage: Stage, source, frozen, batch_size):
     if (data := data_batches.on_device(source)) is None:
         return frozen, batches
     return {**frozen, "data": data}, data_batches.Indices(batches)
-
-
-def _section(job: Job, stage: Stage) -> str:
-    """Where the config has the stage; all rounds of one share a section."""
-    own = stage.name in job.config["stages"]
-    return f"--config.stages.{stage.name if own else stage.name.rpartition('_')[0]}"
 
 
 def _source(job, stage):

@@ -9,6 +9,7 @@ which it passed over, and never starts from scratch while a checkpoint exists.
 import logging
 import pathlib
 import re
+import shutil
 from collections.abc import Sequence
 
 import jax
@@ -135,8 +136,15 @@ class Checkpoints:
         return state
 
     def set_aside(self, steps: Sequence[int], why: str) -> None:
-        """Renames steps to WHY_STEP_k: nothing is lost, and their number is free."""
+        """Renames steps to WHY_STEP_k: nothing is lost, and their number is free.
+
+        In place of those of the attempt before, if there are any to rename: a command
+        that is repeated, and ends in the same way, fills no disk.
+        """
         self.wait()
+        if steps and jax.process_index() == 0:
+            for old in sorted(self.folder.glob(f"{why}_*")):
+                shutil.rmtree(old, ignore_errors=True)
         self._set_aside(steps, why)
 
     def steps(self) -> list[int]:

@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from kdiff_jax import rng
+from kdiff_jax import memory, rng
 from kdiff_jax.data.pixels import to_uint8
 from kdiff_jax.diffusion.partition import Partition
 from kdiff_jax.errors import ConfigError, Interrupted, NumericsError
@@ -69,6 +69,7 @@ class Generator:
         as_pixels: Function of x0 f32[B, H, W, C], run on the devices as the end of the
             program; `to_uint8` by default.
         name: Name of the model in messages.
+        batch_option: Option that says how many images are made at once, for messages.
     """
 
     net: Net
@@ -78,6 +79,7 @@ class Generator:
     purpose: str = "sample"
     as_pixels: Callable[[Any], Any] = to_uint8
     name: str = "model"
+    batch_option: str = "--batch_size"
 
     @functools.cached_property
     def program(self) -> Callable[..., tuple]:
@@ -155,7 +157,8 @@ class Generator:
             first: The number of the first image.
 
         Raises:
-            ConfigError: If there is no such seed, or no such number of an image.
+            ConfigError: If there is no such seed, no such number of an image, or too
+                little memory.
             Interrupted: If a signal asked to stop.
             NumericsError: If an image, or an evaluation before it, is not finite.
         """
@@ -180,11 +183,20 @@ class Generator:
                 places = owned[start : start + size]
                 padded = np.resize(places, size)
                 positions = (first + padded).astype(np.int32)
-                z, x0, bad = self.program(mine, root, positions, labels[padded])
+                with self.within_memory(size):
+                    z, x0, bad = self.program(mine, root, positions, labels[padded])
+                    bad = int(np.asarray(bad))
                 watchdog.beat()
-                self._check(int(np.asarray(bad)), positions, group)
+                self._check(bad, positions, group)
                 num = len(places)
                 yield Made(places, _to_host(z)[:num], _to_host(x0)[:num])
+
+    def within_memory(self, size: int):
+        """Context in which too little memory for `size` images names the option."""
+        way_out = f"lower it, {self.name} makes so many images at once"
+        if size <= self.mesh.size:
+            way_out = f"one image of {self.name} does not fit: take a larger device"
+        return memory.speaking(f"{self.batch_option}={size}", way_out)
 
     def _check(self, bad: int, positions: np.ndarray, group: int) -> None:
         """Raises NumericsError if there is a bad place."""
@@ -213,7 +225,7 @@ def of_model(model: Any, sampler: Sampler, *, mesh: Mesh, **keywords) -> Generat
         model: The model.
         sampler: How images are made.
         mesh: The devices.
-        **keywords: purpose, as_pixels and name of `Generator`.
+        **keywords: purpose, as_pixels, name and batch_option of `Generator`.
     """
     return Generator(model.net, sampler, mesh, model.partition, **keywords)
 

@@ -41,6 +41,7 @@ def generated(
     labels: np.ndarray,
     places: np.ndarray | None = None,
     name: str = "model",
+    batch_option: str = "--batch_size",
 ) -> Generated:
     """Moments of the features of `num_images` images, quantised to uint8.
 
@@ -55,11 +56,15 @@ def generated(
         labels: i32[num_images].
         places: i64[n], of the images to keep; the first 20 by default.
         name: Name of the model in messages.
+        batch_option: Option that `batch_size` is the value of, for messages.
 
     Raises:
+        ConfigError: If a batch is too large for the memory.
         NumericsError: If the model makes NaN or infinite values.
     """
-    make = generate.of_model(model, sampler, mesh=mesh, name=name)
+    make = generate.of_model(
+        model, sampler, mesh=mesh, name=name, batch_option=batch_option
+    )
     labels = labels[:num_images]
     batch_size = min(batch_size, num_images)
     moments = Moments()
@@ -72,12 +77,10 @@ def generated(
             moments = moments.update(features.apply(made.x0))
         _, mine, theirs = np.intersect1d(places, made.places, return_indices=True)
         shown[mine] = made.x0[theirs]
-    return Generated(
-        moments,
-        images_per_second(make, model.params, labels, batch_size=batch_size),
-        latency_ms(model, sampler, int(labels[0])),
-        shown,
-    )
+    with make.within_memory(batch_size):
+        speed = images_per_second(make, model.params, labels, batch_size=batch_size)
+    latency = latency_ms(model, sampler, int(labels[0]))
+    return Generated(moments, speed, latency, shown)
 
 
 def images_per_second(

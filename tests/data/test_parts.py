@@ -67,4 +67,6 @@ def test_labels_that_lie_deeper_are_named(tmp_path, said):
     path = write_files(tmp_path, files)
     assert load("folder", path=path).num_classes == 0
     (line,) = said.messages
-    assert f"only folder, train, so that they have no labels; data.path={path}/t" in line
+    assert (
+        f"only folder, train, so that they have no labels; data.path={path}/t" in line
+    )

@@ -12,6 +12,7 @@ import pytest
 import safetensors.numpy
 import streams
 
+from kdiff_jax import arrays
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.interop import containers, msgpack_files
 from kdiff_jax.interop.lazy import Lazy
@@ -200,6 +201,23 @@ def test_msgpack_is_counted(tmp_path, monkeypatch):
     assert "entries" in refused(tmp_path / "x", data)
     monkeypatch.setattr(msgpack_files, "MAX_MAP", 400)
     assert "damaged" in refused(tmp_path / "x", data)
+
+
+def test_msgpack_of_countless_empty_leaves_is_refused(tmp_path):
+    """By its real limits: half a million of them took minutes and gigabytes."""
+    many = {str(i): {str(j): {} for j in range(40_000)} for i in range(6)}
+    assert "it has over 200000 entries" in refused(tmp_path / "x", packed(many))
+    one = {"a": {str(i): 0 for i in range(50_001)}}
+    assert "damaged" in refused(tmp_path / "x", packed(one))
+
+
+def test_msgpack_larger_than_the_memory_is_refused_unread(tmp_path, monkeypatch):
+    data = packed({"a": 1, "pad": "x" * 100})
+    monkeypatch.setattr(arrays, "memory", lambda: len(data))
+    msgpack_files.load(data)
+    monkeypatch.setattr(arrays, "memory", lambda: len(data) - 1)
+    line = refused(tmp_path / "x", data)
+    assert "GB are read whole" in line and "on a larger machine" in line
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device"])

@@ -146,6 +146,11 @@ def test_a_step_from_before_is_kept_and_the_same_command_resumes_there(
     assert steps == [12]
     # The two newest, and the one that might have been good next.
     assert aside == ["diverged_16_0", "diverged_20_0", "diverged_24_0"]
+    with pytest.raises(NumericsError, match="step 12, from before, is kept"):
+        run(config(30.0), tmp_path, force=True)
+    again = saved(tmp_path)
+    # Again, and no more of them: those of the attempt before are gone.
+    assert again[0] == [12] and len(again[1]) <= 3
     with caplog.at_level(logging.INFO):
         run(config(1e-3), tmp_path, force=True)
     assert "resumes at step 12" in caplog.text
