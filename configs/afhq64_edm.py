@@ -3,10 +3,10 @@
     python -m kdiff_jax.main --config=configs/afhq64_edm.py --workdir=runs/afhq64_edm
 
 The teacher is the public edm-afhqv2-64x64-uncond-vp.pkl at teachers/, read as it is.
-Hardware: 8 GPUs or a TPU v4-16 [inferred]. Teacher: FID 1.96 with 79 evaluations
+Hardware: 8 GPUs or a TPU v4-32 [inferred]. Teacher: FID 1.96 with 79 evaluations
 [code]; no figure of this student is published.
 
-Images as EDM prepares them: --config.data.path=afhq-64x64.zip
+Images as EDM prepares them: --config.data.path=afhqv2-64x64.zip
 """
 
 from configs import edm_student

@@ -3,8 +3,10 @@ r"""Denoising Student on CelebA 64x64, from a DDPM teacher that you bring.
     python -m kdiff_jax.main --config=configs/celeba64_student.py \
         --workdir=runs/celeba --config.init.teacher=PATH
 
-Hardware: a TPU v2-8 or 8 GPUs [code]. Expected: FID 10.68 [memory], teacher
-DDIM-100 6.53 [secondary]. Faces are cropped to 140 pixels and scaled to 64, as in DDIM.
+Settings [code]. Hardware: 8 GPUs [code]; a TPU v2-8 with
+--config.stages.student.train.num_microbatches=8. Expected: FID 10.68 [memory], teacher
+DDIM-100 6.53 [secondary]. Faces are cropped to 140 pixels and scaled to 64, as in DDIM
+[memory].
 """
 
 from configs import common, luhman

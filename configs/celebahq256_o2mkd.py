@@ -24,5 +24,6 @@ def get_config(size: str = "full"):
         teacher_lr=2e-5,
         lr=1e-4,
         batch_size=64,
+        num_microbatches=4,
         common_steps=200_000 if size == "common" else 0,
     )

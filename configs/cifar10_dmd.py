@@ -3,9 +3,10 @@
     python -m kdiff_jax.main --config=configs/cifar10_dmd.py --workdir=runs/cifar10_dmd
 
 The teacher is the public edm-cifar10-32x32-cond-vp.pkl at teachers/, and beside it lie
-LPIPS' two files, vgg16-397923af.pth of torchvision and vgg.pth of LPIPS. Hardware: 7
-GPUs or a TPU v4-8 [paper]. Expected: FID 2.66 [paper]; without the pairs 5.58, without
-distribution matching 3.82 [paper].
+LPIPS' two files, vgg16-397923af.pth of torchvision and vgg.pth of LPIPS. Settings
+[paper]. Hardware: 7 GPUs [paper]; a TPU v4-16 with
+--config.stages.student.train.num_microbatches=7 [inferred]. Expected: FID 2.66; without
+the pairs 5.58, without distribution matching 3.82 [paper].
 """
 
 from configs import dmd

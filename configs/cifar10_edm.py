@@ -3,8 +3,9 @@
     python -m kdiff_jax.main --config=configs/cifar10_edm.py --workdir=runs/cifar10_edm
 
 The teacher is the public edm-cifar10-32x32-cond-vp.pkl at teachers/, read as it is.
-Hardware: a TPU v2-8 or 8 GPUs. Teacher: FID 1.79 with 35 evaluations [code]; no
-figure of this student is published.
+Hardware: 8 GPUs [inferred]; a TPU v2-8 with
+--config.stages.student.train.num_microbatches=4. Teacher: FID 1.79 with 35 evaluations
+[code]; no figure of this student is published.
 """
 
 from configs import edm_student

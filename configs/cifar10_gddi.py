@@ -4,12 +4,12 @@
 
 Unconditional; `:cond` behind the name of the file makes it class-conditional. The
 teacher is the public edm-cifar10-32x32-uncond-ve.pkl or edm-cifar10-32x32-cond-ve.pkl
-at teachers/, read as it is. Hardware: 4 GPUs or a TPU v4-8, whose batch norms see 64
-images each [code]; under six hours on eight A100 [paper], with
---config.stages.student.method.virtual_local_batch=32. Expected of the authors'
-discriminator: FID 1.54 [paper], conditional 1.44 [secondary]. The authors'
-discriminator reads classifiers (VGG-16 and EfficientNet-lite0); this one reads the
-teacher's encoder, with which no figure is published; see configs/gdd.py.
+at teachers/, read as it is. Settings of generator and optimizers [code]. Hardware: 4
+GPUs, whose batch norms see 64 images each [code], or a TPU v4-8 [inferred]; 8 GPUs with
+--config.stages.student.method.virtual_local_batch=32, under six hours on A100 [paper].
+Expected of the authors' discriminator: FID 1.54 [paper], conditional 1.44 [secondary].
+That one reads classifiers (VGG-16 and EfficientNet-lite0), this one the teacher's
+encoder, with which no figure is published; see configs/gdd.py.
 
 `configs/cifar10_gddi.py:cpu` is a class-conditional network of 0.9 M parameters, for a
 CPU and an hour beside the teacher's, which may be taken from another recipe of this

@@ -4,10 +4,11 @@
 
 Song et al. (2024, arXiv:2410.23274) have no run on CIFAR-10; the student's numbers are
 those of cifar10_dmd2.py. Another number of students that divides ten:
---config.partition.num_groups=5. Hardware: 8 GPUs or a TPU v4-8.
+--config.partition.num_groups=5. Hardware: 8 GPUs or a TPU v4-32 [inferred].
 
 `:gddi` behind the name of the file is the same by GDD-I, as cifar10_gddi.py:cond is for
-one student; the discriminators read real images of their student's own classes. `:cpu`
+one student, for 8 GPUs; the discriminators read real images of their student's own
+classes. `:cpu`
 and `:cpu_gddi` are for the small networks of cifar10_dmd2.py:cpu, whose teacher may be
 taken: --config.init.teacher=W/teacher. In `:cpu_small` the students have half of its
 channels, and first learn to denoise like it. Without that:

@@ -4,10 +4,10 @@
 
 Zhang & Ma 2024, arXiv:2410.04191; see configs/o2mkd.py for what is inferred. Students
 of 64 channels, 8.95 M parameters and 1.60 GMAC a step for the teacher's 35.75 M and
-6.22 G [computed]. The teacher is the moving average of DDPM's
-CIFAR-10 model, `ema_cifar10` of pesser/pytorch_diffusion at teachers/, read as it is.
-Hardware: 4 GPUs, one for each student [inferred]. The paper's figures are unknown; the
-teacher's with 100 DDIM steps is FID 4.16 [secondary].
+6.22 G [computed]. The teacher is the moving average of DDPM's CIFAR-10 model,
+`ema_cifar10` of pesser/pytorch_diffusion at teachers/, read as it is. Hardware: 4 GPUs,
+one for each student [inferred]. The paper's figures are unknown; that of a DDPM with
+100 DDIM steps is FID 4.16, of a public conversion 5.52 [secondary].
 
 Other numbers of students: --config.partition.num_ranges=2. Of eight the last would
 have nothing to do: quadratic steps end at time 800 of 1000, and a run says so; for

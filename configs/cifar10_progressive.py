@@ -2,8 +2,9 @@
 
     python -m kdiff_jax.main --config=configs/cifar10_progressive.py --workdir=runs/pd
 
-Hardware: a TPU v4-16 or 8 GPUs, about four days [memory]. Expected FID: 1 step 9.12,
-2 steps 4.51, 4 steps 3.00, 8 steps 2.57 [paper, Table 2].
+Settings [code], but for the teacher's length [memory]. Hardware: a TPU v4-16, about
+four days [memory], or 8 GPUs [inferred]. Expected: FID with 1 step 9.12, 2 steps 4.51,
+4 steps 3.00, 8 steps 2.57, means of four seeds [paper, Table 2].
 
 `configs/cifar10_progressive.py:cpu` is a class-conditional network of 0.9 M parameters
 from 16 steps, for two CPU cores and about two hours.

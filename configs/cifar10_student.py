@@ -3,9 +3,11 @@
     python -m kdiff_jax.main --config=configs/cifar10_student.py --workdir=runs/ds
 
 The teacher is the moving average of DDPM's CIFAR-10 model, `ema_cifar10` of
-pesser/pytorch_diffusion at teachers/, read as it is; one is trained, which takes days,
-with --config.init.teacher=teacher. Hardware: a TPU v2-8 or 8 GPUs for
-the student [code]. Expected: FID 9.36 [secondary], IS 8.36 [memory].
+pesser/pytorch_diffusion at teachers/, read as it is; one is trained as DDPM's [memory],
+which takes days, with --config.init.teacher=teacher. Settings of the student [code].
+Hardware: 8 GPUs for the student [code]; a TPU v2-8 with
+--config.stages.student.train.num_microbatches=2. Expected: FID 9.36 [secondary], IS
+8.36 [memory].
 
 `configs/cifar10_student.py:cpu` is a class-conditional network of 0.9 M parameters, for
 two CPU cores and about two hours. Its teacher is that of

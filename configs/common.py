@@ -1,8 +1,18 @@
 """What several recipes share. Values only: a default lives in the function it is for.
 
-Marks of expected figures: [paper] read in the paper, [code] in the authors' code,
-[secondary] quoted by others, [memory] recalled, [measured] by this project, with the
-command in docs/results.md.
+Marks say where a setting or a figure comes from: [paper] read in the paper, [code] in
+the authors' code, [secondary] quoted by others, [memory] recalled, [digitised] read off
+a figure, [computed] from shapes, [inferred] this project's choice where no source could
+be had, [measured] by this project, with the command in docs/results.md. One mark holds
+for all that stands before it in a sentence.
+
+A GPU of a header has 80 GB where nothing else is said; `num_microbatches` are as many
+as its machines need, in float32, and change a result by rounding alone. Fewer are
+faster where memory allows.
+
+Figures that headers expect are FID of 50,000 images, which needs the Inception network
+and is not measured here: `evaluate.features` "" reports speed and pictures alone,
+"pixels" a Frechet distance on pixels.
 """
 
 from ml_collections import ConfigDict

@@ -1,7 +1,9 @@
 """What the recipes of DMD and DMD2 on public EDM teachers share.
 
-Yin et al. 2024, arXiv:2311.18828 and arXiv:2405.14867. Both train with AdamW, batches
-over 7 GPUs, constant rates after 500 steps, and no moving average [code].
+Yin et al. 2024, arXiv:2311.18828 [paper] and arXiv:2405.14867 [code]. Both train with
+AdamW, over 7 GPUs, with gradients clipped at 10 and constant rates after a warm-up of
+500 steps; in the code of the second the schedule advances once for each GPU, so that
+its warm-up is over after 72. DMD2 has no moving average [code]; of DMD none is known.
 """
 
 from configs import common, teachers
@@ -17,7 +19,7 @@ OPTIM = dict(weight_decay=0.01, warmup_steps=500, clip_norm=10.0)
 
 def student(tiny: bool, *, method: dict, lr: float, train: dict, **more) -> dict:
     """A stage of one-step training; the student has no dropout."""
-    short = dict(num_steps=4, batch_size=8) if tiny else {}
+    short = dict(num_steps=4, batch_size=8, num_microbatches=1) if tiny else {}
     return dict(
         method=method,
         model=dict(network=dict(dropout=0.0)),

@@ -1,8 +1,10 @@
 """A one-step student of a public EDM teacher, by regression on the teacher's samples.
 
 What the recipes *_edm share: Denoising Student (Luhman & Luhman 2021) with a teacher
-of Karras et al. (2022), its Heun sampler, and its network at sigma = 80. Lengths are
-those of Luhman's CIFAR-10 run [code].
+of Karras et al. (2022), its Heun sampler, and its network at sigma = 80. Nobody has
+published such a run: sampler and network are EDM's [code], optimizer, batch and lengths
+those of Luhman's CIFAR-10 run, its loss that of Luhman's other sets, whatever the
+images [inferred].
 """
 
 from configs import common, luhman, teachers

@@ -3,7 +3,7 @@
     python -m kdiff_jax.main --config=configs/ffhq64_edm.py --workdir=runs/ffhq64_edm
 
 The teacher is the public edm-ffhq-64x64-uncond-vp.pkl at teachers/, read as it is.
-Hardware: 8 GPUs or a TPU v4-16 [inferred]. Teacher: FID 2.39 with 79 evaluations
+Hardware: 8 GPUs or a TPU v4-32 [inferred]. Teacher: FID 2.39 with 79 evaluations
 [code]; no figure of this student is published.
 
 Images as EDM prepares them: --config.data.path=ffhq-64x64.zip

@@ -2,13 +2,13 @@
 
     python -m kdiff_jax.main --config=configs/ffhq64_gddi.py --workdir=runs/gddi
 
-The teacher is the public edm-ffhq-64x64-uncond-ve.pkl
-at teachers/, read as it is. Hardware: 4 GPUs or a TPU v4-8, whose batch
-norms see 64 images each [code]; on eight devices,
---config.stages.student.method.virtual_local_batch=32.
-Expected of the authors' discriminator: FID 0.85 [paper].
-The authors' discriminator reads classifiers (DeiT-B and EfficientNet-lite0); this
-one reads the teacher's encoder, with which no figure is published; see configs/gdd.py.
+The teacher is the public edm-ffhq-64x64-uncond-ve.pkl at teachers/, read as it is.
+Settings of generator and optimizers [code]. Hardware: 4 GPUs, whose batch norms see 64
+images each [code]; 8 GPUs or a TPU v4-16 [inferred] with
+--config.stages.student.method.virtual_local_batch=32. Expected of the authors'
+discriminator: FID 0.85 [paper]. That one reads classifiers (DeiT-B and
+EfficientNet-lite0), this one the teacher's encoder, with which no figure is published;
+see configs/gdd.py.
 
 Images as EDM prepares them: --config.data.path=ffhq-64x64.zip
 """

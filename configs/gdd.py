@@ -2,13 +2,20 @@
 
 The generator is a public EDM network at sigma = 80 with its consistency-style wrapper;
 no pairs, no teacher in the loss. The authors read features of classifiers; these
-recipes read the teacher's own encoder, which needs no further file. With the files of
-the classifiers the discriminator is the authors':
+recipes read the teacher's own encoder, at noise levels that are a guess [inferred], and
+need no further file. With the files of the classifiers the discriminator is the
+authors':
 
     --config.stages.student.method.features="('vgg16_bn', 'efficientnet_lite0')"
     --config.stages.student.method.feature_files="('VGG.pth', 'EFFICIENTNET.pth')"
 
-and for 64x64 images 'deit_base_distilled' in place of the first.
+and for 64x64 images 'deit_base_distilled' in place of the first. Where there are
+classes, its heads start from the classifier's table of them, a file, too:
+--config.stages.student.method.class_embedding=FILE.
+
+The authors keep the checkpoint with the lowest FID, and replace gradients that are not
+finite (--config.stages.student.optim.zero_nonfinite=True); these recipes keep the last
+average, and stop.
 """
 
 from configs import common, teachers
@@ -39,6 +46,7 @@ def cifar10(name: str, size: str, *, freeze: bool):
         lr=1e-4,
         disc_lr=1e-4,
         num_images=5_000_000,
+        num_steps=18,
     )
 
 
@@ -65,18 +73,31 @@ def get(
     lr: float,
     disc_lr: float,
     num_images: int,
+    num_steps: int = 40,
     augment_dim: int = 9,
     batch_size: int = 256,
+    num_microbatches: int = 1,
+    local_batch: int = 64,
     virtual_local_batch: int = 64,
     ema_half_life: float = 500_000.0,
 ):
-    """The recipe `name`; `num_images` are those that the run sees."""
+    """The recipe `name`.
+
+    Args:
+        num_images: Images that the run sees.
+        num_steps: Steps of the teacher's Heun sampler, of 2 N - 1 evaluations.
+        local_batch: Images of a GPU of the authors; with a `virtual_local_batch` of
+            fewer, the penalty weighs less, as the discriminator's own loss does.
+
+    The others are those of the model, the data and the training.
+    """
     common.check_size(size)
     tiny = size == "tiny"
     if tiny:
         network = common.tiny_network(network["name"])
-        shape, batch_size, virtual_local_batch = (16, 16, 3), 8, 4
-    sampler = dict(name="heun", num_steps=3 if tiny else 18)
+        shape, batch_size, num_microbatches = (16, 16, 3), 8, 1
+        local_batch = virtual_local_batch = 4
+    sampler = dict(name="heun", num_steps=3 if tiny else num_steps)
     model = dict(
         network=network,
         precondition=dict(name="edm"),
@@ -86,20 +107,26 @@ def get(
         augment_dim=augment_dim,
         sampler=sampler,
     )
-    num_steps = 4 if tiny else num_images // batch_size
+    train_steps = 4 if tiny else num_images // batch_size
     student = dict(
         method=dict(
             name="gdd",
             noise_levels=(0.2, 1.0),
             width=4 if tiny else 64,
             virtual_local_batch=virtual_local_batch,
+            r1_weight=1e-4 * virtual_local_batch / local_batch,
             freeze=freeze,
         ),
         model=dict(precondition=dict(name="boundary"), network=dict(dropout=0.0)),
         optim=dict(lr=lr, b1=0.0, b2=0.99, ema_half_life=ema_half_life),
         roles=roles(disc_lr),
         sampler=dict(name="ddim", num_steps=1),
-        train=dict(num_steps=num_steps, batch_size=batch_size, result="ema"),
+        train=dict(
+            num_steps=train_steps,
+            batch_size=batch_size,
+            num_microbatches=num_microbatches,
+            result="ema",
+        ),
     )
     stages = dict(
         student=student,

@@ -3,8 +3,8 @@
     python -m kdiff_jax.main --config=configs/imagenet64_edm.py --workdir=runs/i64_edm
 
 The teacher is the public edm-imagenet-64x64-cond-adm.pkl at teachers/, read as it is.
-Hardware: a TPU v4-32 or 32 GPUs. Teacher: FID 2.44 with 79 evaluations [memory]; no
-figure of this student is published.
+Hardware: a TPU v4-64 or 32 GPUs [inferred]. Teacher: FID 2.44 with 79 evaluations
+[memory]; no figure of this student is published.
 
 Images as EDM prepares them: --config.data.path=imagenet-64x64.zip
 """

@@ -2,13 +2,14 @@
 
     python -m kdiff_jax.main --config=configs/imagenet64_gddi.py --workdir=runs/gddi
 
-The teacher is the public edm-imagenet-64x64-cond-adm.pkl
-at teachers/, read as it is. Hardware: 4 GPUs or a TPU v4-8, whose
-batch norms see 128 images each [code]; on eight devices,
---config.stages.student.method.virtual_local_batch=64.
-Expected of the authors' discriminator: FID 1.16 [paper].
-The authors' discriminator reads classifiers (DeiT-B and EfficientNet-lite0); this
-one reads the teacher's encoder, with which no figure is published; see configs/gdd.py.
+The teacher is the public edm-imagenet-64x64-cond-adm.pkl at teachers/, read as it is.
+Settings of generator and optimizers [code], but for the batch norms, which see 16
+images each; the authors' saw the 128 of a GPU [code], which float32 has no room for.
+Hardware: 8 GPUs [inferred]; a TPU v4-32 with
+--config.stages.student.method.virtual_local_batch=8. Expected of the authors'
+discriminator: FID 1.16 [paper]. That one reads classifiers (DeiT-B and
+EfficientNet-lite0) and starts from the class embedding of one, this one reads the
+teacher's encoder, with which no figure is published; see configs/gdd.py.
 
 Images as EDM prepares them: --config.data.path=imagenet-64x64.zip
 """
@@ -31,6 +32,8 @@ def get_config(size: str = "full"):
         num_images=10_000_000,
         augment_dim=0,
         batch_size=512,
-        virtual_local_batch=128,
+        num_microbatches=4,
+        local_batch=128,
+        virtual_local_batch=16,
         ema_half_life=50_000_000.0,
     )

@@ -3,8 +3,9 @@ r"""Progressive Distillation on LSUN 128x128, 1024 -> 1 steps.
     python -m kdiff_jax.main --config=configs/lsun128_progressive.py:church \
         --workdir=runs/church128
 
-`:bedroom` (the default) or `:church`. Hardware: 64 TPU v4 chips [memory]. The paper
-shows FID against steps in a figure only [paper].
+`:bedroom` (the default) or `:church`. Settings [code], but for the teacher's length
+[memory]. Hardware: 64 TPU v4 chips [memory]. The paper shows FID against steps in a
+figure only [paper].
 """
 
 from configs import common, progressive_paper
@@ -38,6 +39,7 @@ def get_config(size: str = "bedroom"):
         base_lr=3e-4,
         base_steps=400_000,  # [memory]
         batch_size=2048,
+        num_microbatches=2,
         lr=1e-4,
         start_steps=1024,
     )

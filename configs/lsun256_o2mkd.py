@@ -8,7 +8,7 @@ r"""Four students of Google's LSUN 256x256 DDPM, each a quarter of the times: O2
 Zhang & Ma 2024, arXiv:2410.04191; see configs/o2mkd.py for what is inferred. Students
 of 64 channels, 28.4 M parameters and 62.3 GMAC a step for the teacher's 113.7 M and
 248.5 G [computed]. The teacher is google/ddpm-ema-church-256 at teachers/, read as it
-is. Hardware: 8 GPUs or a TPU v4-8. The paper's figures are unknown.
+is. Hardware: 8 GPUs or a TPU v4-16 [inferred]. The paper's figures are unknown.
 """
 
 from configs import common, lsun256_student, o2mkd, teachers
@@ -36,5 +36,6 @@ def get_config(size: str = "church"):
         teacher_lr=2e-5,
         lr=1e-4,
         batch_size=64,
+        num_microbatches=4,
         common_steps=0 if kind == size else 200_000,
     )

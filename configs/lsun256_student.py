@@ -4,9 +4,10 @@ r"""Denoising Student on LSUN 256x256, from Google's DDPM.
         --workdir=runs/church256
 
 `:bedroom` (the default) or `:church`. The teacher is google/ddpm-ema-bedroom-256 or
-google/ddpm-ema-church-256 at teachers/, 113.67 M parameters, read as it is. Hardware: a
-TPU v4-32 or 8 GPUs; the pairs take 600 GB (--config.stages.pairs.num_pairs=204800 is
-the authors' smaller set). No figure is published; the paper shows samples [code].
+google/ddpm-ema-church-256 at teachers/, 113.67 M parameters, read as it is. Settings
+[code]. Hardware: a TPU v4-32 or 8 GPUs [inferred]; the pairs take 600 GB
+(--config.stages.pairs.num_pairs=204800 is the authors' smaller set). No figure is
+published; the paper shows samples [code].
 """
 
 from configs import common, luhman, teachers

@@ -1,20 +1,21 @@
 """What the recipes of Song et al. (2024, arXiv:2410.23274) on EDM's ImageNet share.
 
-K students of 1000 / K classes each, consecutive ones [secondary]. The lengths, rates
-and batches are this project's reading: the paper's appendix could not be had
-[inferred]. Training seen by each student, 25.0 million images, and 28.8 with the
-discriminator's stage [digitised from a figure of others].
+K students of 1000 / K classes each, consecutive ones [secondary]. The paper's appendix
+could not be had: lengths, rates and batches are this project's reading [inferred], of
+25.0 million images seen by each student, 28.8 with the discriminator's stage
+[digitised, from a figure of others], and of DMD and DMD2, which the two stages follow.
 """
 
 from configs import dmd
 
-PAIRS = dict(num_pairs=100_000, num_held_out=1024, shard_size=5000, batch_size=500)
+# Those of DMD on ImageNet, by 256 steps of Heun [paper].
+PAIRS = dict(num_pairs=25_000, num_held_out=1024, shard_size=5000, batch_size=500)
 TINY_PAIRS = dict(num_pairs=24, num_held_out=8, shard_size=16, batch_size=8)
 
 
 def pairs(tiny: bool) -> dict:
     """Of the teacher's deterministic Heun sampler."""
-    sampler = dict(name="heun", num_steps=3 if tiny else 40)
+    sampler = dict(name="heun", num_steps=3 if tiny else 256)
     return dict(kind="pairs", sampler=sampler, **(TINY_PAIRS if tiny else PAIRS))
 
 
@@ -24,7 +25,7 @@ def tsm(tiny: bool, network: dict) -> dict:
         tiny,
         method=dict(name="tsm", times="edm", weight="edm"),
         lr=1e-4,
-        train=dict(num_steps=300_000, batch_size=128, result="ema"),
+        train=dict(num_steps=300_000, batch_size=128, num_microbatches=4, result="ema"),
         partition=True,
     )
     student["model"]["network"] |= network
@@ -40,7 +41,7 @@ def matching(tiny: bool, **more) -> dict:
         tiny,
         method=dict(name="dmd", regression_weight=0.25, **distance),
         lr=2e-6,
-        train=dict(num_steps=195_000, batch_size=128),
+        train=dict(num_steps=195_000, batch_size=128, num_microbatches=8),
         pairs="pairs",
         partition=True,
         **more,
@@ -50,13 +51,16 @@ def matching(tiny: bool, **more) -> dict:
 def adversarial(tiny: bool, **more) -> dict:
     """On from there with DMD2's discriminator, on images of the student's classes.
 
-    Every fifth step is the student's: 30,000 updates.
+    30,000 steps are the 3.8 million images of the figure, counted there as DMD2's are:
+    every step, though only each fifth is the student's. Counted in updates of the
+    student, 150,000 would be as many. Rate and weights of the losses are those with
+    which DMD2 resumes [code].
     """
     return dmd.student(
         tiny,
         method=dict(name="dmd2", student_every=2 if tiny else 5),
         lr=5e-7,
-        train=dict(num_steps=150_000, batch_size=128),
+        train=dict(num_steps=30_000, batch_size=128, num_microbatches=8),
         init=dict(student="dm", fake_score="dm/fake_score"),
         partition=True,
         **more,

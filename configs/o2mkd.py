@@ -1,9 +1,9 @@
 """What the recipes of O2MKD (Zhang & Ma 2024, arXiv:2410.04191) share [inferred].
 
 One teacher, and several small students that each denoise a range of times: to the
-teacher's output, the data, and the teacher's features, beginning with channels of the
-teacher. Only abstract and introduction of the paper could be had: every number here is
-a reading of it, and results are ours, not the paper's.
+teacher's output, the data, and the teacher's features, beginning with evenly spaced
+channels of the teacher. Only abstract and introduction of the paper could be had: every
+number here is a reading of it, and results are ours, not the paper's.
 """
 
 from configs import common, luhman
@@ -17,10 +17,12 @@ def student(
     batch_size: int,
     sampler: dict,
     num_steps: int = 200_000,
+    num_microbatches: int = 1,
     **more,
 ) -> dict:
     """A stage of students with `channels` times the teacher's multiples."""
-    short = dict(num_steps=4, batch_size=8) if tiny else {}
+    batch = dict(batch_size=batch_size, num_microbatches=num_microbatches)
+    short = dict(num_steps=4, batch_size=8, num_microbatches=1) if tiny else {}
     network = dict(channels=4 if tiny else channels, dropout=0.0)
     return dict(
         method=dict(
@@ -35,7 +37,7 @@ def student(
         partition=True,
         optim=dict(lr=lr, ema_decay=0.9999),
         sampler=dict(name="ddim", **sampler) | (dict(num_steps=4) if tiny else {}),
-        train=dict(num_steps=num_steps, batch_size=batch_size, result="ema") | short,
+        train=dict(num_steps=num_steps, result="ema") | batch | short,
         **more,
     )
 
@@ -65,6 +67,7 @@ def ddpm(
     teacher_lr: float,
     lr: float,
     batch_size: int,
+    num_microbatches: int = 1,
     channels: int = 64,
     num_ranges: int = 4,
     common_steps: int = 0,
@@ -72,7 +75,12 @@ def ddpm(
     """The recipe `name` from a DDPM; see `after_common` for `common_steps`."""
     tiny = size == "tiny"
     one = student(
-        tiny, channels=channels, lr=lr, batch_size=batch_size, sampler=sampler
+        tiny,
+        channels=channels,
+        lr=lr,
+        batch_size=batch_size,
+        num_microbatches=num_microbatches,
+        sampler=sampler,
     )
     stages = after_common(one, common_steps) if common_steps else dict(student=one)
     order, models = (*stages, "evaluate"), ("teacher", *stages)

@@ -1,7 +1,9 @@
 """What the recipes of Salimans & Ho (2022, arXiv:2202.00512) share.
 
 Their code clips the gradient of each device before averaging; here the averaged
-gradient is clipped, so that the result does not depend on the number of devices.
+gradient is clipped, so that the result does not depend on the number of devices. The
+last two rounds are twice as long as the others [paper]; in their released configs all
+are alike [code].
 """
 
 from configs import common
@@ -21,18 +23,30 @@ def stages(
     batch_size: int,
     lr: float,
     start_steps: int,
+    num_microbatches: int = 1,
 ) -> dict:
-    """Teacher, rounds of 50 k updates (100 k for 2 and 1 steps), evaluation [paper]."""
+    """Teacher, rounds of 50 k updates (100 k for 2 and 1 steps), evaluation.
+
+    Args:
+        base: What the optimizer of the teacher has beside the others; weight decay is
+            decoupled [memory].
+        base_lr: Learning rate of the teacher.
+        base_steps: Updates of the teacher.
+        batch_size: Batch size of the teacher and of all rounds.
+        lr: Learning rate at the beginning of each round; it falls to 0.
+        start_steps: Sampling steps of the teacher.
+        num_microbatches: Parts of each batch.
+    """
     short = dict(num_steps=4, batch_size=8)
-    train = dict(num_steps=50_000, batch_size=batch_size)
+    batch = dict(batch_size=batch_size, num_microbatches=num_microbatches)
+    train = dict(num_steps=50_000, **batch)
     rounds = dict(start_steps=start_steps, end_steps=1, last_train_steps=100_000)
     teacher = dict(
         method=dict(name="denoise", weight="snr_trunc"),
         optim=dict(
             lr=base_lr, warmup_steps=1000, clip_norm=1.0, ema_decay=0.9999, **base
         ),
-        train=dict(num_steps=base_steps, batch_size=batch_size, result="ema")
-        | (short if tiny else {}),
+        train=dict(num_steps=base_steps, result="ema") | (short if tiny else batch),
     )
     progressive = dict(
         method=dict(name="progressive", weight="snr_trunc"),

@@ -86,7 +86,7 @@ def student(tiny: bool, *, loss: str) -> dict:
 
 
 def gdd_student(*, freeze: bool) -> dict:
-    """What digits_gdd found out, with the paper's penalty; for networks this small."""
+    """As digits_gdd, but with the paper's penalty, and both rates falling to 0."""
     train = dict(num_steps=1000, batch_size=32, result="ema")
     return dict(
         method=dict(

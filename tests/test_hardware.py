@@ -14,39 +14,55 @@ from kdiff_jax.train import parallel
 CORES = {"2": 1, "3": 1, "4": 2}
 
 
-def devices(name) -> list[int]:
-    """Device counts of the machines after the word "Hardware:" of the header."""
+def machines(name) -> list[tuple[str, int, dict[str, int]]]:
+    """(kind, devices, options that they need) of the machines after "Hardware:".
+
+    Machines with options are told apart from the others by a semicolon.
+    """
     source = (recipes.ROOT / "configs" / f"{name}.py").read_text()
     header = ast.get_docstring(ast.parse(source)) or ""
-    said = re.search(r"Hardware: (.*?)(?:\. |\.$|;|\n\n)", header, re.DOTALL)
-    text = said.group(1) if said else ""
-    tpus = re.findall(r"v(\d)-(\d+)", text)
-    found = [int(cores) // CORES[kind] for kind, cores in tpus]
-    return found + [
-        int(n) for n in re.findall(r"(\d+) (?:GPUs|A100|TPU v4 chips)", text)
-    ]
+    said = re.search(r"Hardware: (.*?)(?:\. |\.$|\n\n)", header, re.DOTALL)
+    found = []
+    for part in said.group(1).split(";") if said else ():
+        options = {k: int(v) for k, v in re.findall(r"--config\.([\w.]+)=(\d+)", part)}
+        for kind, cores in re.findall(r"TPU v(\d)-(\d+)", part):
+            found.append((f"v{kind}", int(cores) // CORES[kind], options))
+        for num, kind in re.findall(r"(\d+)\s+(GPUs|TPU v4 chips)", part):
+            found.append(("GPU" if kind == "GPUs" else "v4", int(num), options))
+    return found
+
+
+def devices(name) -> list[int]:
+    return [num for _, num, _ in machines(name)]
 
 
 def test_headers_are_read():
-    assert sorted(devices("cifar10_dmd2")) == [4, 8]
+    assert devices("cifar10_dmd2") == [16, 8]
     assert devices("imagenet64_progressive") == [64]
+    option = "stages.student.method.virtual_local_batch"
+    assert machines("imagenet64_gddi") == [("GPU", 8, {}), ("v4", 16, {option: 8})]
     named = [name for name in recipes.names() if devices(name)]
     assert len(named) >= 20, named
 
 
 @pytest.mark.parametrize("name", [n for n in recipes.names() if devices(n)])
 def test_batches_split_over_the_machines_of_the_header(name):
-    config = build.plain(recipes.load(name))
+    for _, num, options in machines(name):
+        config = recipes.load(name).unlock()
+        config.update_from_flattened_dict(options)
+        check(build.plain(config), num)
+
+
+def check(config, num):
     split = config.get("partition") or {}
     students = split.get("num_groups", 1) * split.get("num_ranges", 1)
     for stage in build.expand(config):
         if stage.kind != "train":
             continue
         train = build.train_options(config, stage)
-        for num in devices(name):
-            own = students if stage.config.get("partition") else 1
-            groups = parallel.num_groups(own, num, num)
-            parts = num // groups * train["num_microbatches"]
-            local, rest = divmod(train["batch_size"], parts)
-            together = stage.config["method"].get("virtual_local_batch", 1)
-            assert not rest and not local % together, (stage.name, num)
+        own = students if stage.config.get("partition") else 1
+        groups = parallel.num_groups(own, num, num)
+        parts = num // groups * train["num_microbatches"]
+        local, rest = divmod(train["batch_size"], parts)
+        together = stage.config["method"].get("virtual_local_batch", 1)
+        assert not rest and not local % together, (stage.name, num)
