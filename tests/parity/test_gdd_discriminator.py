@@ -1,210 +1,34 @@
-"""GDD's discriminator and losses against its authors' code, by the method itself.
-
-Data: Zyriix/GDD at e9267e8 with torch 2.13 on a CPU in float32: its projector, heads,
-loss object and loop on two small feature networks (average pooling, 1x1 convolution,
-tanh, four times), of which `gdd_tiny_*` holds weights and results; the generator is
-tanh(conv3x3(v / sqrt(1 + t^2))). That code is non-commercial; none of it is here.
-Arrays "every" are strided: `picked` says how. Tolerances are ten times what float32 and
-float64 of that code differ by.
-"""
-
-import functools
+"""GDD's feature maps, projector and heads against its authors' code; see `gdd_tiny`."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
-from loaders import DATA, from_torch
+from gdd_tiny import (
+    BATCH,
+    NAMES,
+    OURS,
+    WIDTH,
+    close,
+    data,
+    disc_params,
+    features_of,
+    looked_up,
+    method,
+    nchw,
+    nhwc,
+    picked,
+    states,
+)
 
-from kdiff_jax import methods
-from kdiff_jax.diffusion import process
-from kdiff_jax.method import Context, Net
 from kdiff_jax.methods import gdd
-from kdiff_jax.models import frozen, projected
+from kdiff_jax.models import projected
 
-NAMES = ("vgg16_bn", "tf_efficientnet_lite0")  # theirs; ours says efficientnet_lite0
-OURS = ("vgg16_bn", "efficientnet_lite0")
-NORMS = ((frozen.IMAGENET_MEAN, frozen.IMAGENET_STD), ((0.5,) * 3, (0.5,) * 3))
-BATCH, CLASSES = 4, {"uncond": 0, "cond": 10}
-WIDTH = {"uncond": 8, "cond": 4}
-# A bias before a batch norm has no gradient: rounding, which Adam makes whole steps.
-ROUNDING = ".main.0.bias"
-
-
-def load(name):
-    with np.load(DATA / f"{name}.npz") as file:
-        return dict(file)
-
-
-@functools.cache
-def data(case):
-    return load(f"gdd_tiny_{case}"), load(f"gdd_tiny_{case}_weights")
-
-
-def picked(array, num, every=1):
-    """Every so many entries of an array in NCHW, as the data has them."""
-    flat = np.asarray(array).reshape(-1)
-    return flat[:: max(1, flat.size // num)][:num][::every]
-
-
-def nchw(x):
-    return np.moveaxis(np.asarray(x), -1, 1)
-
-
-def nhwc(x):
-    return jnp.asarray(np.moveaxis(x, 1, -1))
-
-
-def close(found, wanted, rel, share=1.0, at=""):
-    """At least a share of the entries within `rel` of the largest."""
-    error = np.abs(np.asarray(found, np.float64) - wanted)
-    bound = rel * max(np.abs(wanted).max(), 1e-30)
-    assert (error <= bound).mean() >= share, (at, error.max() / bound * rel)
-
-
-def conv(x, kernel, bias, pad):
-    out = lax.conv_general_dilated(
-        x,
-        kernel,
-        (1, 1),
-        [(pad, pad)] * 2,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        precision="highest",
-    )
-    return out + bias[None, None, None]
-
-
-def feature_network(k):
-    """(params, images in [-1, 1]) -> four maps."""
-
-    def features(params, images):
-        x, maps = frozen.normalise(images, *NORMS[k]), []
-        for i in range(4):
-            if i:
-                x = x.reshape(len(x), x.shape[1] // 2, 2, x.shape[2] // 2, 2, -1)
-                x = x.mean((2, 4))
-            x = jnp.tanh(conv(x, params[f"{i}.weight"], params[f"{i}.bias"], 0))
-            maps.append(x)
-        return maps
-
-    return features
-
-
-def features_of(weights, name):
-    start = f"feature.feature_networks.{name}.pretrained.layer"
-    return {
-        f"{i}.{leaf}": jnp.asarray(from_torch(weights[f"{start}{i}.1.{leaf}"]))
-        for i in range(4)
-        for leaf in ("weight", "bias")
-    }
-
-
-def head_path(name):
-    """(network, path in our tree) of "discriminators.NAME.mini_discs.I. ..."."""
-    _, network, _, head, *parts = name.split(".")
-    leaf = {"weight_orig": "kernel", "weight_u": "u"}.get(parts[-1], parts[-1])
-    match parts[:-1]:
-        case ["main", i, "main", "0"]:
-            module = f"conv_{i}"
-        case ["main", i, "main", "1"]:
-            module, leaf = f"norm_{i}", {"weight": "scale"}.get(leaf, leaf)
-        case ["main", _] | ["cls"]:
-            module = "last"
-        case ["embed"]:
-            module, leaf = "embedding", "embedding"
-        case ["embed_proj"]:
-            module, leaf = "condition", {"weight": "kernel"}.get(leaf, leaf)
-    return OURS[NAMES.index(network)], (f"head_{head}", module, leaf)
-
-
-def placed(arrays):
-    """{"discriminators. ...": array} as a tree of ours: {network: {head: ...}}."""
-    tree = {}
-    for name, array in arrays.items():
-        network, path = head_path(name)
-        node = tree.setdefault(network, {})
-        for part in path[:-1]:
-            node = node.setdefault(part, {})
-        table = path[-1] == "embedding"
-        node[path[-1]] = jnp.asarray(array if table else from_torch(array))
-    return tree
-
-
-def looked_up(tree, name):
-    """A leaf of ours in PyTorch's layout."""
-    network, path = head_path(name)
-    node = tree[network]
-    for part in path:
-        node = node[part]
-    axes = {2: (1, 0), 4: (3, 2, 0, 1)}.get(node.ndim)
-    table = path[-1] == "embedding"
-    return np.asarray(node if table or not axes else node.transpose(axes))
-
-
-def of_theirs(tree, name):
-    """`looked_up`, or of the generator's "c.weight" and "c.bias"."""
-    if not name.startswith("c."):
-        return looked_up(tree, name)
-    leaf = np.asarray(tree["kernel" if name == "c.weight" else "bias"])
-    return leaf.transpose(3, 2, 0, 1) if leaf.ndim == 4 else leaf
-
-
-def disc_params(weights):
-    heads = {
-        k.removeprefix("d."): v
-        for k, v in weights.items()
-        if k.startswith("d.") and not k.endswith("_u")
-    }
-    params = placed(heads)
-    for ours, name in zip(OURS, NAMES, strict=True):
-        start, mixing = f"feature.feature_networks.{name}.scratch.layer", {}
-        for i in range(4):
-            for ours_name, theirs in {"ccm": "ccm", "csm": "csm.out_conv"}.items():
-                mixing[f"{ours_name}_{i}"] = {
-                    leaf: jnp.asarray(from_torch(weights[f"{start}{i}_{theirs}.{end}"]))
-                    for leaf, end in {"kernel": "weight", "bias": "bias"}.items()
-                }
-        params[ours]["projection"] = mixing
-    return params
-
-
-def states(arrays, prefix):
-    return placed(
-        {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
-    )
-
-
-def method(case, monkeypatch, tmp_path):
-    """The project's own method on the small feature networks."""
-    _, weights = data(case)
-    for k, name in enumerate(OURS):
-        params = features_of(weights, NAMES[k])
-        classifier = gdd.Classifier(feature_network(k), lambda path, p=params: p)
-        monkeypatch.setitem(gdd.CLASSIFIERS, name, classifier)
-    # The noise comes as the keys, and no stream is drawn from it.
-    monkeypatch.setattr(gdd.rng, "normal", lambda keys, name, shape: keys)
-    monkeypatch.setattr(gdd.rng, "stream", lambda keys, name: keys)
-
-    def apply(params, x_t, t, y):
-        x = x_t / jnp.sqrt(1 + t**2)[:, None, None, None]
-        return jnp.tanh(conv(x, params["kernel"], params["bias"], 1))
-
-    student = Net(lambda key: {}, apply, None, (32, 32, 3), CLASSES[case])
-    more = {}
-    if case == "cond":
-        np.save(tmp_path / "table.npy", np.zeros((CLASSES[case], 12)))
-        more = dict(class_embedding=str(tmp_path / "table.npy"))
-    return methods.make(
-        "gdd",
-        nets={"student": student, "teacher": student},
-        process=process.edm(),
-        features=OURS,
-        feature_files=("", ""),
-        width=WIDTH[case],
-        virtual_local_batch=BATCH,
-        **more,
-    )
+TERMS = {  # of the logits of one network
+    "G": lambda logits: jax.nn.softplus(-logits).mean(1).sum(),
+    "Dfake": lambda logits: jax.nn.softplus(logits).mean(1).sum(),
+    "sum": lambda logits: logits.sum(),
+}
 
 
 @pytest.mark.parametrize(
@@ -220,16 +44,30 @@ def test_features_projector_heads_and_their_gradients(case, monkeypatch, tmp_pat
         name: gdd.CLASSIFIERS[name].features(features_of(weights, NAMES[k]), x)
         for k, name in enumerate(OURS)
     }
-    state = states(arrays, "u0/")
 
     @jax.jit
-    def two_passes(params, state, maps):
-        first, state = disc.apply(params, state, maps, y)
-        second, after = disc.apply(params, state, maps, y)
-        return (first, state), (second, after)
+    def passed(state, maps, weight):
+        """(terms, logits, new state) and gradients of the weighted terms."""
 
-    passes = two_passes(params, state, maps)
-    for number, (logits, state) in enumerate(passes):
+        def value(maps):
+            logits, new = disc.apply(params, state, maps, y)
+            each = {
+                name: {kind: term(logits[name]) for kind, term in TERMS.items()}
+                for name in OURS
+            }
+            total = sum(
+                weight[kind] * each[name][kind] for name in OURS for kind in TERMS
+            )
+            return total, (each, logits, new)
+
+        return jax.grad(value, has_aux=True)(maps)
+
+    def weigh(chosen):
+        return {kind: jnp.float32(kind == chosen) for kind in TERMS}
+
+    state = start = states(arrays, "u0/")
+    for number in range(2):
+        _, (_, logits, state) = passed(state, maps, weigh("sum"))
         for k, name in enumerate(OURS):
             wanted = [arrays[f"head{number}/{k}/{i}"] for i in range(4)]
             wanted = np.concatenate([w.reshape(BATCH, -1) for w in wanted], axis=1)
@@ -238,6 +76,22 @@ def test_features_projector_heads_and_their_gradients(case, monkeypatch, tmp_pat
             if key.startswith(f"u{number + 1}/"):
                 found = looked_up(state, key.split("/", 1)[1])
                 close(found, wanted, 3e-6, at=key)
+    for kind in TERMS:
+        grads, (each, _, _) = passed(start, maps, weigh(kind))
+        for k, name in enumerate(OURS):
+            key = f"dmap/{kind}/{k}/value64"
+            close(each[name][kind], arrays[key], 3e-5, at=key)
+            for i in range(4):
+                key, found = f"dmap/{kind}/{k}/{i}", nchw(grads[name][i])
+                strides = (
+                    (256,) if kind == "G" else (1024, 4 if found.size > 256 else 1)
+                )
+                close(picked(found, *strides), arrays[key], 1e-4, at=key)
+    check_projector(arrays, params, maps, case)
+
+
+def check_projector(arrays, params, maps, case):
+    """The maps themselves, after CCM, and after CSM."""
     widths = tuple(WIDTH[case] * 2**i for i in range(4))
     for k, name in enumerate(OURS):
         mixing = params[name]["projection"]
@@ -252,80 +106,3 @@ def test_features_projector_heads_and_their_gradients(case, monkeypatch, tmp_pat
                 (f"proj/{k}/{i}_every", picked(nchw(outs[i]), 2048, 8), 2e-5),
             ):
                 close(found, arrays[key], rel, at=key)
-
-    def terms(logits):
-        return {
-            "G": jax.nn.softplus(-logits).mean(1).sum(),
-            "Dfake": jax.nn.softplus(logits).mean(1).sum(),
-            "sum": logits.sum(),
-        }
-
-    @jax.jit
-    def gradients(maps):
-        def value(maps, kind):
-            logits, _ = disc.apply(params, states(arrays, "u0/"), maps, y)
-            each = {name: terms(logits[name])[kind] for name in OURS}
-            return sum(each.values()), each
-
-        kinds = ("G", "Dfake", "sum")
-        return {k: jax.value_and_grad(value, has_aux=True)(maps, k) for k in kinds}
-
-    for kind, ((_, each), grads) in gradients(maps).items():
-        for k, name in enumerate(OURS):
-            key = f"dmap/{kind}/{k}/value64"
-            close(each[name], arrays[key], 3e-5, at=key)
-            for i in range(4):
-                key, found = f"dmap/{kind}/{k}/{i}", nchw(grads[name][i])
-                strides = (
-                    (256,) if kind == "G" else (1024, 4 if found.size > 256 else 1)
-                )
-                close(picked(found, *strides), arrays[key], 1e-4, at=key)
-
-
-def test_the_student_learns_as_theirs(monkeypatch, tmp_path):
-    """Its loss and all gradients, before the first update."""
-    arrays, weights = data("cond")
-    own = method("cond", monkeypatch, tmp_path)
-    phases = {phase.name: phase for phase in own.phases}
-    frozen_params = {
-        name: features_of(weights, NAMES[k]) for k, name in enumerate(OURS)
-    }
-    nets = {
-        "student": {
-            leaf: jnp.asarray(from_torch(weights[f"g.c.{end}"]))
-            for leaf, end in {"kernel": "weight", "bias": "bias"}.items()
-        },
-        "disc": disc_params(weights),
-    }
-    carry = {"spectral": states(arrays, "u0/")}
-    batch = {
-        "x0": nhwc(arrays["x_real"][0]),
-        "y": jnp.asarray(arrays["labels"][0], jnp.int32),
-    }
-
-    @functools.partial(jax.jit, static_argnums=0)
-    def gradient(name, params, carry, z):
-        context = Context(nets, {}, frozen_params, carry, batch, z)
-        loss = functools.partial(phases[name].loss, ctx=context)
-        return jax.value_and_grad(loss, has_aux=True)(params)
-
-    for draw, (step, role) in enumerate((("G", "student"),)):
-        params, z = {role: nets[role]}, nhwc(arrays["z"][draw])
-        (value, aux), grads = gradient(role, params, carry, z)
-        at = f"ns/it15/{step}"
-        close(value, arrays[f"{at}/loss64"], 1e-4, at=f"{at}/loss64")
-        check_gradients(arrays, at, grads[role], 1e-4)
-        carry = {**carry, **aux.carry}
-
-
-def check_gradients(arrays, at, grads, rel):
-    """Norms, and strided entries."""
-    for key, norm in arrays.items():
-        name = key.removeprefix(f"{at}/gradnorm/")
-        if name == key or ROUNDING in name:
-            continue
-        found = of_theirs(grads, name)
-        close(np.linalg.norm(found), norm, rel, at=key)
-        entries = arrays[f"{at}/grad/{name}"]
-        found = picked(found, entries.size)
-        close(found, entries.reshape(-1), rel, at=f"{at}/grad/{name}")
