@@ -46,7 +46,7 @@ def test_features_projector_heads_and_their_gradients(case, monkeypatch, tmp_pat
     }
 
     @jax.jit
-    def passed(state, maps, weight):
+    def passed(params, state, maps, weight):
         """(terms, logits, new state) and gradients of the weighted terms."""
 
         def value(maps):
@@ -67,7 +67,7 @@ def test_features_projector_heads_and_their_gradients(case, monkeypatch, tmp_pat
 
     state = start = states(arrays, "u0/")
     for number in range(2):
-        _, (_, logits, state) = passed(state, maps, weigh("sum"))
+        _, (_, logits, state) = passed(params, state, maps, weigh("sum"))
         for k, name in enumerate(OURS):
             wanted = [arrays[f"head{number}/{k}/{i}"] for i in range(4)]
             wanted = np.concatenate([w.reshape(BATCH, -1) for w in wanted], axis=1)
@@ -77,7 +77,7 @@ def test_features_projector_heads_and_their_gradients(case, monkeypatch, tmp_pat
                 found = looked_up(state, key.split("/", 1)[1])
                 close(found, wanted, 3e-6, at=key)
     for kind in TERMS:
-        grads, (each, _, _) = passed(start, maps, weigh(kind))
+        grads, (each, _, _) = passed(params, start, maps, weigh(kind))
         for k, name in enumerate(OURS):
             key = f"dmap/{kind}/{k}/value64"
             close(each[name][kind], arrays[key], 3e-5, at=key)
