@@ -5,7 +5,6 @@ again is always right.
 """
 
 import logging
-import os
 import pathlib
 
 import jax
@@ -22,6 +21,7 @@ from kdiff_jax.stages import (
     pairs,
     place,
     record,
+    rehearsal,
     results,
     same_data,
     students,
@@ -176,9 +176,21 @@ def make_job(config, workdir, *, devices=None) -> Job:
 
 
 def check_inputs(job: Job) -> Images | None:
-    """The data; refuses, before anything starts, to run without it or the teacher.
+    """The data; refuses, before anything starts, what a stage would be refused for.
 
     None if all stages are done, and nothing is needed.
+
+    Raises:
+        UserError: If the workdir can be none, data or teacher are missing, or a later
+            stage could not run, see `rehearsal.check`.
+    """
+    data = _inputs(job)
+    rehearsal.check(job, data)
+    return data
+
+
+def _inputs(job: Job) -> Images | None:
+    """The data, with the teacher beside it.
 
     Raises:
         ConfigError: If the workdir can be none.
@@ -201,12 +213,18 @@ def check_inputs(job: Job) -> Images | None:
 
 
 def missing(job: Job) -> str:
-    """What a run would lack, data or teacher, in one line; "" if all is there."""
+    """What a run would lack, data or teacher, in one line; "" if all is there.
+
+    Raises:
+        UserError: As `check_inputs`, but for what is missing.
+    """
+    data, lacks = None, ""
     try:
-        check_inputs(job)
+        data = _inputs(job)
     except (DataError, CheckpointError) as error:
-        return str(error)
-    return ""
+        lacks = str(error)
+    rehearsal.check(job, data)
+    return lacks
 
 
 def _missing_teacher(job: Job) -> str:
@@ -217,7 +235,7 @@ def _missing_teacher(job: Job) -> str:
     hint = job.config.get("teacher_hint", "")
     if not source:
         return f"teacher: init.teacher is empty; set --config.init.teacher=PATH{hint}"
-    if not os.path.exists(os.path.expanduser(source)):
+    if before.is_absent(source):
         return f"teacher: init.teacher={source!r} does not exist{hint}"
     # In the Hub's cache the name is that of a folder above: models--google--NAME.
     if any(part.endswith(RAW) for part in pathlib.Path(source).absolute().parts):

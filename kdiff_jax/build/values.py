@@ -66,6 +66,7 @@ def _stage(config, name, path) -> None:
 def _training(config, section, path) -> None:
     given_by_build = ("nets", "process")
     _named(methods, section["method"], f"{path}method.", hidden=given_by_build)
+    _roles(section, path)
     _optim(section["optim"], f"{path}optim.")
     for role, changes in section.get("roles", {}).items():
         if not isinstance(changes, Mapping):
@@ -88,6 +89,19 @@ def _training(config, section, path) -> None:
     for key, value in section.get("settings", {}).items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ConfigError(f"{path}settings.{key}={value!r}: must be 1 or more")
+
+
+def _roles(section, path) -> None:
+    """Roles are those of the method, with these options or others."""
+    name = section["method"]["name"]
+    known = methods.roles(name)
+    for key, roles in (("roles", known), ("init", (*known, "teacher"))):
+        for role in section.get(key, {}):
+            if role not in roles:
+                raise ConfigError(
+                    f"{path}{key}.{role}: the method {name!r} has no such role; name"
+                    f" one of {', '.join(roles)}"
+                )
 
 
 def _init(section, path) -> None:

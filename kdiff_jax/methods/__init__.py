@@ -1,8 +1,10 @@
 """One module per method; the module's name is the method's name."""
 
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Callable
+from typing import Any
 
 from kdiff_jax import arguments
 from kdiff_jax.errors import ConfigError
@@ -41,9 +43,19 @@ def scores_pairs(name: str) -> bool:
     return _says(name, "SCORES_PAIRS")
 
 
-def _says(name: str, what: str) -> bool:
+def roles(name: str) -> tuple[str, ...]:
+    """The roles that the method trains, by some options or by all."""
+    return ("student", *_says(name, "ROLES", ()))
+
+
+def keywords(name: str) -> tuple[str, ...]:
+    """Those of the method's `make`."""
+    return tuple(inspect.signature(make_function(name)).parameters)
+
+
+def _says(name: str, what: str, default: Any = False) -> Any:
     make_function(name)
-    return getattr(importlib.import_module(f"{__name__}.{name}"), what, False)
+    return getattr(importlib.import_module(f"{__name__}.{name}"), what, default)
 
 
 def make_function(name: str) -> Callable[..., Method]:

@@ -10,10 +10,12 @@ import jax.numpy as jnp
 from kdiff_jax import rng
 from kdiff_jax.arguments import NotNegative, Share
 from kdiff_jax.diffusion import grids
-from kdiff_jax.errors import ConfigError
+from kdiff_jax.errors import ConfigError, UserError
 from kdiff_jax.losses import distribution, regression
 from kdiff_jax.method import Aux, Method, Phase
 from kdiff_jax.models import lpips
+
+ROLES = ("fake_score",)  # see `methods.roles`
 
 
 def make(
@@ -58,9 +60,12 @@ def make(
         raise ConfigError(f"distance={distance!r}; choose l2 or lpips")
     perceptual, brings = None, {}
     if distance == "lpips":
-        perceptual, params = lpips.load(
-            weights=lpips_weights or None, heads=lpips_heads or None
-        )
+        try:
+            perceptual, params = lpips.load(
+                weights=lpips_weights or None, heads=lpips_heads or None
+            )
+        except UserError as error:  # which begins with `weights` or `heads`
+            raise type(error)(f"lpips_{error}") from error
         brings = {"lpips": params}
     shape, labels = student.image_shape, jnp.arange(max(student.num_classes, 1))
     inner_time = grids.draw_from(process, low=min_step, high=max_step, spacing=spacing)

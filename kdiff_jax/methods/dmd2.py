@@ -22,6 +22,8 @@ from kdiff_jax.method import Aux, Method, Net, Phase
 from kdiff_jax.models.gan_head import GanHead
 from kdiff_jax.samplers import renoise, step_noise
 
+ROLES = ("fake_score", "disc")  # see `methods.roles`
+
 
 def make(
     *,

@@ -15,11 +15,13 @@ import numpy as np
 from kdiff_jax import rng
 from kdiff_jax.arguments import Count, NotNegative, Positive, Share
 from kdiff_jax.diffusion import ada, diffaugment
-from kdiff_jax.errors import ConfigError
+from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.losses import adversarial
 from kdiff_jax.method import Aux, Method, Net, Phase
 from kdiff_jax.models import deit, efficientnet, projected, resnet, spectral, vgg
 from kdiff_jax.models.freeze import trains_with_frozen_convolutions
+
+ROLES = ("disc",)  # see `methods.roles`
 
 
 class Classifier(NamedTuple):
@@ -242,8 +244,14 @@ def _load(features, files) -> dict[str, Any]:
             f"feature_files={files}: give one file each for {', '.join(wanted) or 'no'}"
             " features; 'teacher' needs none"
         )
-    pairs = zip(wanted, files, strict=True)
-    return {name: CLASSIFIERS[name].load(file) for name, file in pairs}
+    found = {}
+    for name, file in zip(wanted, files, strict=True):
+        try:
+            found[name] = CLASSIFIERS[name].load(file)
+        except CheckpointError as error:
+            why = str(error).removeprefix("weights=")
+            raise CheckpointError(f"feature_files={why}") from error
+    return found
 
 
 def _classifier(name, params, image_shape) -> Extractor:

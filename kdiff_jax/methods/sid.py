@@ -13,6 +13,8 @@ from kdiff_jax.losses import distribution
 from kdiff_jax.method import Aux, Method, Phase
 from kdiff_jax.samplers import renoise
 
+ROLES = ("fake_score",)  # see `methods.roles`
+
 
 def make(
     *,

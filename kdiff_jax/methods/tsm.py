@@ -20,6 +20,7 @@ from kdiff_jax.method import Aux, Method, Net, Phase
 
 TAKES_TIMES = True  # see `methods.takes_times`
 SCORES_PAIRS = True  # see `methods.scores_pairs`
+ROLES = ("adapters",)  # see `methods.roles`
 # The default weight of each. That of "fitnet" is O2MKD's [inferred]; of the others the
 # gradient is then as large, 0.4 to 0.8 of the other losses' [measured].
 WEIGHTS = {"fitnet": 1e-2, "attention": 10.0, "relational": 0.3}

@@ -21,6 +21,7 @@ class Features(NamedTuple):
     name: str
     dim: int | None  # None: as many as an image has numbers
     apply: Callable  # uint8[N, H, W, C] -> f32[N, dim] or f64[N, dim], on the host
+    channels: int | None = None  # of the images; None: any
 
 
 def make(
@@ -62,6 +63,15 @@ def dim_of(features: Features, image_shape: tuple[int, ...]) -> int:
     return features.dim or math.prod(image_shape)
 
 
+def check_shape(features: Features, image_shape: tuple[int, ...]) -> None:
+    """Raises ConfigError if the features are none of such images."""
+    if features.channels not in (None, image_shape[-1]):
+        raise ConfigError(
+            f"features={features.name}: reads images of {features.channels} channels,"
+            f" and these have {image_shape[-1]}; set features to pixels"
+        )
+
+
 def _pixels(weights, batch_size):
     del batch_size  # no network
     if weights is not None:
@@ -88,13 +98,11 @@ def _resnet56(weights, batch_size):
         return network.apply({"params": params}, x)[0]
 
     def apply(images: UInt8[np.ndarray, "N H W C"]) -> Float32[np.ndarray, "N 64"]:
-        if images.shape[-1] != 3:
-            raise ConfigError(
-                f"images={images.shape}: resnet56 reads RGB; use features='pixels'"
-            )
+        check_shape(found, images.shape)
         return _in_batches(lambda part: forward(params, part), images, batch_size, 64)
 
-    return Features("resnet56", 64, apply)
+    found = Features("resnet56", 64, apply, channels=3)
+    return found
 
 
 # Inception joins here with its weight file; its metric is then called `fid`.

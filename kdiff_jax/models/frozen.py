@@ -147,7 +147,10 @@ def read(argument: str, path: str | os.PathLike, wanted: str) -> dict[str, Lazy]
             raise CheckpointError(
                 f"{argument}={path}: not a readable .npz ({error}); give {wanted}"
             ) from None
-    content = containers.open(path).content
+    try:
+        content = containers.open(path).content
+    except CheckpointError as error:  # its text begins with the path
+        raise CheckpointError(f"{argument}={error}; give {wanted}") from error
     for key in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]

@@ -70,7 +70,7 @@ class Discriminator(nn.Module):
         batch = maps[0].shape[0]
         if batch % self.group:
             raise ConfigError(
-                f"virtual_local_batch={self.group} does not divide the {batch} images"
+                f"virtual_local_batch={self.group}: does not divide the {batch} images"
                 " of one device and microbatch; take a divisor, or fewer devices"
             )
         widths = tuple(self.width * 2**i for i in range(len(maps)))

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 from typing import Any
 
 import jax
@@ -102,6 +103,11 @@ def _check_network(spec: dict[str, Any], path: str) -> None:
     why = _why_no_network(json.dumps({k: spec[k] for k in SHAPE if k in spec}))
     if why:
         raise ConfigError(f"{path}: these fields make no network: {why}")
+
+
+def is_absent(source: str) -> bool:
+    """Whether a model that is to be brought is not there, or not yet named."""
+    return not source or not os.path.exists(os.path.expanduser(source))
 
 
 SHAPE = (

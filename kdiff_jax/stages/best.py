@@ -14,7 +14,7 @@ import safetensors
 import safetensors.numpy
 from jax.sharding import PartitionSpec as P
 
-from kdiff_jax import rng, sealed
+from kdiff_jax import build, rng, sealed
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.files import json_text, write_atomically
 from kdiff_jax.interop.model import flatten, unflatten
@@ -58,7 +58,8 @@ class Best:
         self._path, self._log = folder / self.FILE, log
         self._lowest = self._loss_so_far(first_step)
         self._mesh = job.mesh
-        self._size = min(stage.config["train"]["batch_size"], self._source.num)
+        batch_size = build.train_options(job.config, stage)["batch_size"]
+        self._size = min(batch_size, self._source.num)
         self._size -= self._size % job.mesh.shape["data"]
         self._given = {role: frozen[role] for role in method.frozen}, settings
         (phase,), as_batch = method.phases, inputs.make()

@@ -59,6 +59,8 @@ def run(job: Job, stage: Stage) -> None:
     )
     seed = job.config.get("seed", 0)
     for part, num in counts.items():
+        if not num:
+            continue
         identity = {
             "num_pairs": num,
             "shard_size": config["shard_size"],

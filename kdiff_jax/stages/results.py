@@ -1,9 +1,13 @@
 """What a training stage leaves, checked before anything runs."""
 
+import logging
+
 from kdiff_jax import build, methods
 from kdiff_jax.build import Stage
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.stages import Job
+
+log = logging.getLogger(__name__)
 
 
 def check(job: Job) -> None:
@@ -48,4 +52,12 @@ def _check(job: Job, stage: Stage) -> None:
             f"stages.{source}.num_held_out={num}: {what} scores one pair at least on"
             f" each of {num_devices} devices; make {num_devices} or more, or choose"
             " params or ema"
+        )
+    batch_size = build.train_options(job.config, stage)["batch_size"]
+    size = min(batch_size, num) // num_devices * num_devices
+    if size and num % size:
+        log.warning(
+            "stages.%s.num_held_out=%d: %d of them fill no batch of %d, and never"
+            " count; take a multiple of it",
+            *(source, num, num % size, size),
         )

@@ -184,7 +184,7 @@ def test_batch_norm_by_groups():
 def test_a_group_must_divide_the_batch():
     module = Discriminator(width=4, group=4)
     with pytest.raises(
-        ConfigError, match="virtual_local_batch=4 does not divide the 6"
+        ConfigError, match="virtual_local_batch=4: does not divide the 6"
     ):
         jax.eval_shape(module.init, jax.random.key(0), [jnp.zeros((6, 4, 4, 2))])
 

@@ -1,0 +1,185 @@
+"""The stages of a job on shapes alone, so that none is refused when its turn comes.
+
+Methods and losses say themselves what they cannot do, some of it only when they see the
+shapes of a batch. So every method is made, its files are read, and its losses are
+traced, before the first stage starts: seconds, where the first stages may take days.
+"""
+
+import json
+import logging
+import re
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from kdiff_jax import build, interop, methods
+from kdiff_jax.build import Stage
+from kdiff_jax.data.images import Images
+from kdiff_jax.errors import DataError, UserError
+from kdiff_jax.interop.description import spec_of
+from kdiff_jax.method import Context, Method
+from kdiff_jax.metrics import features
+from kdiff_jax.metrics.moments import check_memory
+from kdiff_jax.stages import Job, before, is_done, train
+from kdiff_jax.train import inputs, parallel
+
+log = logging.getLogger(__name__)
+
+_passed: set[str] = set()  # rounds, and runs of one process, often differ in nothing
+
+
+def check(job: Job, data: Images | None = None) -> None:
+    """Refuses what a stage that is not done would be refused for.
+
+    Args:
+        job: The job; a teacher that is brought is there, or the config describes it.
+        data: Its images, if they are there.
+
+    Raises:
+        UserError: As the stage would, with its section of the config.
+    """
+    for stage in job.stages:
+        if is_done(job.left(stage.name)):
+            continue
+        if stage.kind == "train":
+            try:
+                _train(job, stage)
+            except UserError as error:
+                raise type(error)(_placed(str(error), job, stage)) from error
+        elif stage.kind == "evaluate":
+            _evaluate(job, stage, data)
+
+
+def _placed(text: str, job: Job, stage: Stage) -> str:
+    """The text with the option that it is about; it may begin with a keyword."""
+    place, name = job.section(stage.name), stage.config["method"]["name"]
+    if text.startswith(("stages.", "--config.")):
+        return text
+    keyword = re.match(r"(\w+)=", text)
+    if keyword and keyword[1] in methods.keywords(name):
+        return f"{place}.method.{text}"
+    return f"{place}.method.name={name}: {text}"
+
+
+class _Case(NamedTuple):
+    """A training stage as far as its losses depend on it; plain values.
+
+    Attributes:
+        specs: Of the student and, if there is one, the teacher.
+        sections: Of the config: method, optim, roles, sampler.
+        settings: Numbers that the method reads.
+        batch_size: Images of a device and microbatch.
+        augmented: Keywords of `inputs.make`.
+    """
+
+    specs: list[dict[str, Any]]
+    sections: list[Any]
+    settings: dict[str, int]
+    batch_size: int
+    augmented: dict[str, Any]
+
+
+def _train(job: Job, stage: Stage) -> None:
+    options = build.train_options(job.config, stage)
+    origin = _origin(job, stage)
+    spec = train.changed(origin, stage.config.get("model", {}))
+    specs = [spec, origin] if "teacher" in stage.init else [spec]
+    mesh = parallel.student_mesh(job.mesh, before.num_students(job, stage))
+    parts = mesh.shape["data"] * options["num_microbatches"]
+    names = ("method", "optim", "roles", "sampler")
+    case = _Case(
+        [{k: one[k] for k in before.SHAPE if k in one} for one in specs],
+        [stage.config.get(name) for name in names],
+        stage.config.get("settings", {}),
+        options["batch_size"] // parts,
+        {k: v for k in ("flip", "augment_prob") if (v := job.config["data"].get(k))},
+    )
+    if (key := json.dumps([*case, bool(stage.config.get("pairs"))])) in _passed:
+        return
+    built = [interop.build({"num_classes": 0, **one}) for one in case.specs]
+    nets = dict(zip(("student", "teacher"), (net for net, _ in built), strict=False))
+    method, _ = build.make_method(stage, nets, built[0][1], options["batch_size"])
+    _say_unused(stage, method)
+    _trace(method, nets, case)
+    if not method.brings:  # files may be others the next time
+        _passed.add(key)
+
+
+def _origin(job: Job, stage: Stage) -> dict[str, Any]:
+    """The spec of a stage's teacher; of one that is brought, what its file says."""
+    source = stage.init.get("teacher")
+    for other in job.stages:
+        if other.name == source:
+            return train.changed(_origin(job, other), other.config.get("model", {}))
+    if not source or job.names_role(source) or before.is_absent(source):
+        return dict(job.config["model"])
+    spec = dict(spec_of(source))
+    build.check_fits(job.config, "teacher", spec)
+    return spec
+
+
+def _say_unused(stage: Stage, method: Method) -> None:
+    for role in stage.config.get("roles", {}):
+        if role not in method.nets:
+            log.warning(
+                "%s: the section roles.%s is not used, method %r with these options"
+                " trains %s",
+                *(stage.name, role, stage.config["method"]["name"]),
+                ", ".join(method.nets),
+            )
+
+
+def _trace(method: Method, nets, case: _Case) -> None:
+    """Raises what a loss says of the shapes of its batch."""
+    root, shape = jax.random.key(0), nets["student"].image_shape
+    params = {r: jax.eval_shape(net.init, root) for r, net in method.nets.items()}
+    frozen = {
+        role: jax.eval_shape(nets[role].init, root)
+        for role in method.frozen
+        if role in nets
+    }
+    num = case.batch_size
+    batch = {
+        "x0": jax.ShapeDtypeStruct((num, *shape), jnp.uint8),
+        "y": jax.ShapeDtypeStruct((num,), jnp.int32),
+    }
+    if "z" in method.batch_keys:
+        batch["z"] = jax.ShapeDtypeStruct((num, *shape), jnp.float16)
+    settings = {"num_train_steps": 1, **method.settings, **case.settings}
+    as_batch = inputs.make(**({} if "z" in batch else case.augmented))
+
+    def losses(params, frozen, carry, settings, batch, keys):
+        batch = as_batch(frozen, batch, keys)
+        ctx = Context(params, params, frozen, carry, batch, keys, settings)
+        ctx = ctx._replace(batch=method.prepare(ctx))
+        return [p.loss({r: params[r] for r in p.trains}, ctx) for p in method.phases]
+
+    settings = {name: jnp.asarray(value) for name, value in settings.items()}
+    given = {**frozen, **method.brings}
+    keys = jax.random.split(root, num)
+    try:
+        jax.eval_shape(losses, params, given, method.carry, settings, batch, keys)
+    except UserError:
+        raise
+    except Exception as error:  # a bug, which is not told from one of this rehearsal
+        log.debug("the losses cannot be traced on shapes: %s", error)
+
+
+def _evaluate(job: Job, stage: Stage, data: Images | None) -> None:
+    options = build.evaluate_options(job.config, stage)
+    if not (name := options["features"]):
+        return
+    place = "--config.evaluate"
+    try:
+        extractor = features.make(name, weights=options["weights"] or None)
+        shape = tuple(job.config["model"]["image_shape"])
+        features.check_shape(extractor, shape)
+    except UserError as error:
+        raise type(error)(f"{place}.{error}") from error
+    check_memory(f"{place}.features={name}", features.dim_of(extractor, shape))
+    if data is not None and data.num < 2:
+        raise DataError(
+            f"{place}.features={name}: a single image of {data.name} has no covariance;"
+            f" give two, or set {place}.features='' for pictures alone"
+        )
