@@ -228,11 +228,11 @@ class SampleGrids:
         labels,
     ):
         sampler = samplers.make(process=process, **spec["sampler"])
-        about = {"batch_option": f"{job.section(stage.name)}.train.batch_size"}
+        option = f"{job.section(stage.name)}.train.batch_size"
         student = generate.Generator(
             *(nets["student"], sampler, mesh, partition),
             name=f"stage {stage.name!r}",
-            **about,
+            batch_option=option,
         )
         keywords = {
             "seed": self.SEED,
@@ -241,7 +241,8 @@ class SampleGrids:
         }
         self._rows = []
         if teacher:
-            about["name"] = f"stage {stage.name!r}, teacher={stage.init['teacher']}"
+            name = f"stage {stage.name!r}, teacher={stage.init['teacher']}"
+            about = dict(name=name, batch_option=option)
             self._rows.append(_teacher_row(teacher, job.mesh, keywords, about))
         self._student = lambda p: student.images(p, **keywords)
         self._title = f"{stage.name}, {_steps(sampler)}"
