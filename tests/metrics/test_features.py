@@ -91,5 +91,6 @@ def test_wrong_usage_is_refused(arrays, tmp_path):
         metrics.make("resnet56")
     np.savez(tmp_path / "w.npz", **arrays)
     features = metrics.make("resnet56", weights=tmp_path / "w.npz")
-    with pytest.raises(ConfigError, match=r"images=\(2, 8, 8, 1\): resnet56 reads RGB"):
+    words = "features=resnet56: reads images of 3 channels, and these have 1; set"
+    with pytest.raises(ConfigError, match=words):
         features.apply(_images(2, channels=1))
