@@ -41,7 +41,7 @@ def get_config(size: str = "full"):
         base_lr=3e-4,
         base_steps=550_000,  # [memory]
         batch_size=2048,
-        num_microbatches=2,
+        num_microbatches=4,
         lr=1e-4,
         start_steps=1024,
     )
