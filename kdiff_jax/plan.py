@@ -5,15 +5,14 @@ import json
 from typing import NamedTuple
 
 import jax
-import jax.extend
-import numpy as np
 
 from kdiff_jax import build, interop, samplers
 from kdiff_jax.build import Stage
 from kdiff_jax.data import pairs as pair_files
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.stages import Job, before, evaluate, results, students
-from kdiff_jax.train import measure, parallel
+from kdiff_jax.train import cost, measure, parallel
+from kdiff_jax.train.cost import Cost
 from kdiff_jax.train.step import init_state, split
 
 
@@ -21,9 +20,9 @@ class Held(NamedTuple):
     """Bytes that a training stage holds on every device, beside activations.
 
     Attributes:
-        state: Of all trained roles: parameters, optimizer state and moving average;
-            and the carry. Also what a checkpoint takes.
-        gradients: Of the phase that has most of them.
+        state: All trained roles: parameters, optimizer state and moving average; and
+            the carry. Also what a checkpoint takes.
+        gradients: Those of the phase that has most.
         frozen: Networks that only give: the teacher, and those that the method brings.
     """
 
@@ -53,13 +52,15 @@ def text(job: Job) -> str:
             sections = [stage.config.get(key) for key in ("method", "optim", "roles")]
             key = json.dumps([before.spec(job, stage), *sections])
             if key not in known:
-                known[key] = _held_or_why(job, stage)
-            holds, why = known[key]
+                known[key] = needs(job, stage)
+            needed = known[key]
             own = _model_facts(before.spec(job, stage))
-            lines += [_train(job, stage, own, holds), *why]
+            lines.append(_train(job, stage, own, needed))
+            if needed.why:
+                lines.append(f"    memory a device and disk not counted: {needed.why}")
             # Beside the newest: one that is good, the next, and one being written.
             kept = build.train_options(job.config, stage)["keep"] + 3
-            disk += kept * holds.state * before.num_students(job, stage)
+            disk += kept * needed.held.state * before.num_students(job, stage)
         elif stage.kind == "pairs":
             more, size = _pairs(job, stage, facts)
             lines += more
@@ -70,14 +71,30 @@ def text(job: Job) -> str:
     return "\n".join(lines)
 
 
-def _held_or_why(job: Job, stage: Stage) -> tuple[Held, list[str]]:
-    """What is held, or nothing and a line that says which file it would take."""
+class Needs(NamedTuple):
+    """What a training stage holds and costs.
+
+    Attributes:
+        held: Zeros where it could not be counted.
+        cost: None where it could not be counted.
+        why: The reason, a file that is missing.
+    """
+
+    held: Held
+    cost: Cost | None = None
+    why: str = ""
+
+
+def needs(job: Job, stage: Stage) -> Needs:
+    """What a training stage holds and costs, from shapes; nothing is computed."""
     try:
-        return held(job, stage), []
-    except CheckpointError as error:
-        return Held(0, 0, 0), [
-            f"    memory and disk of its networks not counted: {error}"
-        ]
+        method, state, frozen = _shapes(job, stage)
+    except CheckpointError as error:  # a file that the method reads
+        return Needs(Held(0, 0, 0), why=str(error))
+    train = build.train_options(job.config, stage)
+    part = max(train["batch_size"] // train["num_microbatches"], 1)
+    costs = cost.of_method(method, state, frozen, batch_size=part)
+    return Needs(_held(method, state, frozen), costs)
 
 
 def held(job: Job, stage: Stage) -> Held:
@@ -86,16 +103,27 @@ def held(job: Job, stage: Stage) -> Held:
     Raises:
         CheckpointError: If such a file is missing, or of another network.
     """
-    student, process = interop.build(before.spec(job, stage))
+    return _held(*_shapes(job, stage))
+
+
+def _shapes(job: Job, stage: Stage):
+    """(method, its first state, its frozen parameters) of a stage, as shapes."""
+    student, process = _network(json.dumps(before.spec(job, stage)))
     nets = {"student": student}
     if "teacher" in stage.init:
-        nets["teacher"], _ = interop.build(before.origin(job, stage))
+        nets["teacher"], _ = _network(json.dumps(before.origin(job, stage)))
     batch_size = build.train_options(job.config, stage)["batch_size"]
     method, optim = build.make_method(stage, nets, process, batch_size)
     key = jax.random.key(0)
-    given = {r: jax.eval_shape(nets[r].init, key) for r in nets if r == "teacher"}
+    # A student that begins elsewhere may be smaller than the teacher.
+    given = {r: jax.eval_shape(nets[r].init, key) for r in nets if r in stage.init}
     state = jax.eval_shape(lambda given: init_state(method, optim, given, key), given)
+    frozen = {role: given[role] for role in method.frozen if role in given}
+    brings = jax.eval_shape(lambda: dict(method.brings))
+    return method, state, frozen | brings
 
+
+def _held(method, state, frozen) -> Held:
     def gradients(phase):
         moving = [
             split(state.nets[role].params, method.trainable.get(role))[0]
@@ -103,45 +131,55 @@ def held(job: Job, stage: Stage) -> Held:
         ]
         return _bytes(moving)
 
-    frozen = [given[role] for role in method.frozen if role in given]
     return Held(
         state=_bytes(state),
         gradients=max(gradients(phase) for phase in method.phases),
-        frozen=_bytes(frozen) + _bytes(dict(method.brings)),
+        frozen=_bytes(frozen),
     )
+
+
+@functools.lru_cache
+def _network(spec: str):
+    """(Net, process) of a spec; a network that is met again is not traced again."""
+    net, process = interop.build(json.loads(spec))
+    calls = (net.apply, net.encode, net.with_features)
+    apply, encode, with_features = (f and jax.jit(f) for f in calls)
+    jitted = net._replace(apply=apply, encode=encode, with_features=with_features)
+    return jitted, process
 
 
 def _bytes(tree) -> int:
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-def _train(job, stage: Stage, facts, holds: Held) -> str:
+def _train(job, stage: Stage, facts, needs: Needs) -> str:
     options = build.train_options(job.config, stage)
     num = before.num_students(job, stage)
     mesh = parallel.student_mesh(job.mesh, num)
     turns = num // mesh.shape["student"]
     local = -(-options["batch_size"] // mesh.shape["data"])
     micro = -(-local // options["num_microbatches"])
-    # Forward, and twice that for the backward pass; PD's teacher steps twice.
-    passes = 3 + (2 if stage.config["method"]["name"] == "progressive" else 0)
-    flops = passes * facts["flops"] * options["batch_size"] * options["num_steps"]
-    # The activations are those of the student alone. Of several on a device all states
-    # are there, and one is at work.
-    each = holds.state + (
-        holds.frozen if job.split(stage.init.get("teacher", "")) else 0
-    )
-    memory = sum(holds) + (turns - 1) * each + micro * facts["activations"]
     steps = stage.config.get("settings", {}).get("num_steps")
     to = f" -> {steps} steps" if steps else ""
     if num > 1:
-        flops *= num
         to += f", {num} students of {facts['params'] / 1e6:.2f} M parameters"
         to += f" ({turns} on a device in turn)" if turns > 1 else ""
-    return (
+    images = num * options["batch_size"]
+    line = (
         f"  {stage.name}: {stage.config['method']['name']}{to},"
         f" {options['num_steps']} x {options['batch_size']} images,"
-        f" at least {flops:.2e} FLOP, about {_size(memory)} a device"
     )
+    if needs.cost is None:
+        # The student's passes alone: forward, and twice that backward.
+        flops = 3 * facts["flops"] * images * options["num_steps"]
+        return f"{line} at least {flops:.2e} FLOP"
+    flops = 2 * needs.cost.macs(options["num_steps"]) * images
+    # Of several students on a device all states are there, and one is at work.
+    each = needs.held.state + (
+        needs.held.frozen if job.split(stage.init.get("teacher", "")) else 0
+    )
+    memory = sum(needs.held) + (turns - 1) * each + micro * needs.cost.kept
+    return f"{line} {flops:.2e} FLOP, about {_size(memory)} a device"
 
 
 def _pairs(job, stage: Stage, facts):
@@ -195,26 +233,13 @@ def _model_facts(spec) -> dict[str, float | int]:
 
 @functools.lru_cache
 def _facts_of(spec: str) -> dict[str, float | int]:
-    """Parameters, FLOPs of a forward pass and bytes kept for the backward pass."""
+    """Parameters, and FLOPs of a forward pass of one image."""
     net, _ = interop.build(json.loads(spec))
     forward, inputs = measure.forward(net)
     return {
         "params": sum(x.size for x in jax.tree.leaves(inputs[0])),
         "flops": 2.0 * measure.macs_of(forward.jaxpr),
-        "activations": _kept(forward, *inputs),
     }
-
-
-def _kept(forward, params, x, t, y) -> int:
-    """Bytes that the backward pass of one image keeps beside the parameters."""
-    apply = jax.extend.core.jaxpr_as_fun(forward)
-
-    def backward(params, x, t, y):
-        return jax.vjp(lambda p: apply(*jax.tree.leaves(p), x, t, y), params)[1]
-
-    leaves = jax.tree.leaves(jax.eval_shape(backward, params, x, t, y))
-    total = sum(int(np.prod(a.shape)) * a.dtype.itemsize for a in leaves)
-    return max(total - _bytes(params), 0)
 
 
 def _size(num_bytes: float | int) -> str:

@@ -41,7 +41,8 @@ PLANNED_ALIKE = {
     *("afhq64_edm", "lsun128_progressive", "celeba64_student"),
     *("imagenet64_progressive", "imagenet64_dmd2", "cifar10_gddi", "cifar10_dmd"),
     *("cifar10_dmd2", "cifar10_msd2", "digits_dmd", "toy2d_msd"),
-    *("imagenet64_edm", "cifar10_o2mkd"),
+    *("imagenet64_edm", "cifar10_o2mkd", "cifar10_progressive", "digits_msd"),
+    *("digits_sid", "digits_student", "digits_teacher"),
 }
 
 

@@ -3,15 +3,17 @@
 import ast
 import re
 
+import jax
 import pytest
 import recipes
 
-from kdiff_jax import build
+from kdiff_jax import build, plan, recipe
 from kdiff_jax.train import parallel
 
 # Of a TPU "v4-8" the number counts cores, two of which are one device; of v2 and v3
 # each is one.
 CORES = {"2": 1, "3": 1, "4": 2}
+GIGABYTES = {"v2": 8, "v3": 16, "v4": 32, "GPU": 80}
 
 
 def machines(name) -> list[tuple[str, int, dict[str, int]]]:
@@ -66,3 +68,29 @@ def check(config, num):
         local, rest = divmod(train["batch_size"], parts)
         together = stage.config["method"].get("virtual_local_batch", 1)
         assert not rest and not local % together, (stage.name, num)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in recipes.names() if devices(n)])
+def test_a_device_of_the_header_holds_its_part(name, tmp_path):
+    for kind, num, options in machines(name):
+        config = recipes.load(name).unlock()
+        config.update_from_flattened_dict(options)
+        job = recipe.make_job(config, tmp_path, devices=jax.devices()[:1])
+        split = build.plain(config).get("partition") or {}
+        students = split.get("num_groups", 1) * split.get("num_ranges", 1)
+        for stage in job.stages:
+            # Rounds are alike; LPIPS' files would have to be there.
+            if stage.kind != "train" or stage.config["method"].get("distance"):
+                continue
+            own = students if stage.config.get("partition") else 1
+            groups = parallel.num_groups(own, num, num)
+            train = build.train_options(job.config, stage)
+            images = train["batch_size"] * groups // num // train["num_microbatches"]
+            needs = plan.needs(job, stage)
+            assert needs.cost is not None, needs.why
+            held = sum(needs.held) + (own // groups - 1) * needs.held.state
+            total = held + images * needs.cost.kept
+            assert total < GIGABYTES[kind] * 1e9, (stage.name, kind, num)
+            if "settings" in stage.config:
+                break

@@ -112,19 +112,12 @@ def make_train_step(
         return Context(params, ema, frozen, state.carry, batch, keys, settings)
 
     def update(phase, state, ctx):
-        parts = {r: split(ctx.nets[r], method.trainable.get(r)) for r in phase.trains}
-        trained = _local(
-            {role: moving for role, (moving, _) in parts.items()}, axis_name
-        )
-        still = {role: rest for role, (_, rest) in parts.items()}
+        moving, loss = loss_of(phase, ctx, method.trainable)
+        trained = _local(moving, axis_name)
 
         def gradient(batch, keys):
-            part = ctx._replace(batch=batch, keys=keys)
-
-            def loss(moving):
-                return phase.loss({r: join(moving[r], still[r]) for r in moving}, part)
-
-            (_, aux), grads = jax.value_and_grad(loss, has_aux=True)(trained)
+            value_and_grad = jax.value_and_grad(loss, has_aux=True)
+            (_, aux), grads = value_and_grad(trained, batch, keys)
             return grads, aux
 
         grads, aux = _accumulate(
@@ -165,6 +158,23 @@ def make_train_step(
         return state.replace(step=state.step + 1, nets=nets), metrics
 
     return train_step
+
+
+def loss_of(phase: Phase, ctx: Context, trainable: Mapping[str, Any]):
+    """(leaves that a phase trains, its loss as (leaves, batch, keys) -> (value, Aux)).
+
+    Args:
+        phase: The phase.
+        ctx: All else that its loss reads.
+        trainable: See `Method`.
+    """
+    parts = {r: split(ctx.nets[r], trainable.get(r)) for r in phase.trains}
+
+    def loss(moving, batch, keys):
+        params = {role: join(moving[role], parts[role][1]) for role in moving}
+        return phase.loss(params, ctx._replace(batch=batch, keys=keys))
+
+    return {role: moving for role, (moving, _) in parts.items()}, loss
 
 
 def split(params, trainable: Callable[[str], bool] | None):
