@@ -224,8 +224,7 @@ def _sampler(spec, override):
 
 def _model_facts(spec) -> dict[str, float | int]:
     """`_facts_of` a spec, whatever it says beside the network."""
-    shape = ("network", "precondition", "process", "image_shape", "num_classes")
-    known = {k: spec[k] for k in (*shape, "augment_dim") if k in spec}
+    known = interop.defining(spec)
     # Teachers and students often differ in nothing else, and dropout counts nowhere.
     known["network"] = {**known["network"], "dropout": 0.0}
     return _facts_of(json.dumps(known))

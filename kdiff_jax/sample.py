@@ -59,7 +59,7 @@ def main() -> None:
     wanted, k, partition = LABELS.value, STUDENT.value, model.partition
     if k is not None:
         model = model.student(k)
-        if wanted is None and partition is not None and model.num_classes:
+        if wanted is None and model.num_classes:
             wanted = ",".join(map(str, partition.labels(k, model.num_classes)))
     check(path, kind, model.image_shape, NUM.value)
     labels = parse_labels(wanted, NUM.value, model.num_classes)
@@ -123,7 +123,7 @@ def sample_images(model, labels) -> np.ndarray:
     name = f"--checkpoint={CHECKPOINT.value}"
     make = generate.of_model(model, sampler, mesh=mesh, name=name)
     size = min(BATCH.value, len(labels))
-    return make.images(model.params, seed=SEED.value, labels=labels, batch_size=size)
+    return make.images(model.students, seed=SEED.value, labels=labels, batch_size=size)
 
 
 def parse_labels(text: str | None, num: int, num_classes: int) -> np.ndarray:

@@ -4,6 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import one_student
 import optax
 import pytest
 import toy
@@ -12,7 +13,6 @@ from tolerance import REORDER
 from kdiff_jax import methods, rng
 from kdiff_jax.diffusion.process import cosine
 from kdiff_jax.errors import ConfigError
-from kdiff_jax.train import parallel
 from kdiff_jax.train.step import Optim, due, init_state, make_train_step
 
 FROZEN = {"teacher": toy.NETS["teacher"].init(jax.random.key(7))}
@@ -106,18 +106,20 @@ def test_result_does_not_depend_on_the_number_of_devices(name, num_devices):
 
     def program(devices):
         step = make_train_step(method, optim, method.phases, axis_name="data")
-        mesh = parallel.make_mesh(devices)
-        as_they_are = lambda frozen, batch, keys: batch  # noqa: E731
-        whole = parallel.over_devices(step, mesh, batch_size=8, inputs=as_they_are)
-        batch = parallel.shard_batch(toy.batch(0), mesh)
-        args = parallel.replicate((state, FROZEN, settings), mesh)
-        root = parallel.replicate(jax.random.key(1), mesh)
-        return jax.jit(whole)(*args, batch, root)
+        return one_student.train(
+            step,
+            devices,
+            state,
+            frozen=FROZEN,
+            settings=settings,
+            batch=toy.batch(0),
+            key=jax.random.key(1),
+        )
 
     one, metrics_one = program(jax.devices()[:1])
     many, metrics_many = program(jax.devices()[:num_devices])
-    assert_close(jax.device_get(many.nets), jax.device_get(one.nets))
-    assert_close(jax.device_get(metrics_many), jax.device_get(metrics_one))
+    assert_close(many.nets, one.nets)
+    assert_close(metrics_many, metrics_one)
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,16 @@ import pytest
 import recipes
 
 from kdiff_jax import interop, recipe
+from kdiff_jax.build import Stage
+from kdiff_jax.diffusion import partition
 from kdiff_jax.errors import NumericsError
-from kdiff_jax.stages.hooks import SampleGrids, Saver
+from kdiff_jax.stages import Job, grids
+from kdiff_jax.stages.hooks import Log, Saver
+from kdiff_jax.stages.roles import Roles
+from kdiff_jax.stages.students import Students
 from kdiff_jax.train import loop, parallel
+
+LOGGED = dict(batch_size=8, num_steps=20, spike_factor=100.0, spike_lines=3)
 
 
 @pytest.fixture(scope="module")
@@ -74,25 +81,19 @@ def test_a_teachers_pictures_are_no_matter_of_its_student(
 
 def test_of_a_picture_during_training(teacher, tmp_path):
     model = interop.load(teacher)
-    job = types.SimpleNamespace(mesh=parallel.make_mesh(jax.devices()[:1]))
-    job.folder = lambda stage: tmp_path / stage
-    job.section = lambda stage: f"--config.stages.{stage}"
-    hook = SampleGrids(
-        job,
-        types.SimpleNamespace(name="student"),
-        {"student": model.net},
-        model.process,
-        model.spec,
-        teacher=None,
-        train={"result": "params", "batch_size": 20},
-        log=None,
-        mesh=job.mesh,
-        partition=None,
-        labels=np.arange(8),
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    log = Log(tmp_path / "log", "student", LOGGED, first_step=0)
+    hook = grids.of_stage(
+        Job({"stages": {"student": {}}}, [], tmp_path, mesh),
+        Stage("student", "train", {}, {}),
+        Roles({"student": model.net}, model.process, model.spec, {}, {}),
+        Students(partition.ONE, (0,), mesh),
+        {"result": "params", "batch_size": 20},
+        log,
     )
-    state = types.SimpleNamespace(
-        nets={"student": types.SimpleNamespace(params=model.params)}
-    )
+    params = types.SimpleNamespace(params=model.students)
+    state = types.SimpleNamespace(nets={"student": params})
     with pytest.raises(NumericsError, match="stage 'student': image 0 is NaN"):
         hook(3, state)
-    assert not list(tmp_path.iterdir())
+    log.close()
+    assert not (tmp_path / "student").exists()

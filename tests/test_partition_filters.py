@@ -58,7 +58,7 @@ def seen_images(**section):
     """[student] -> how often it was given each image, over 100 batches of 8."""
     stage = Stage("student", "train", {"partition": True, **section}, {})
     method = methods.make("dmd", nets=toy.NETS, process=cosine())
-    frozen, batches = students().feed(job_of(stage), stage, method, SOURCE, {}, 8)
+    frozen, batches = students().feed(job_of(stage), stage, method, SOURCE, 8)
     counts = np.zeros((5, 200), int)
     for step in range(100):
         for k, part in enumerate(batches[step]):
@@ -90,7 +90,7 @@ def test_pairs_are_filtered_where_they_are_all_that_there_is():
     """A Denoising Student asks for no labels beside those of its pairs."""
     stage = Stage("student", "train", {"partition": True, "pairs": "pairs"}, {})
     method = methods.make("denoising_student", nets=toy.NETS, process=cosine())
-    _, batches = students().feed(job_of(stage), stage, method, SOURCE, {}, 8)
+    _, batches = students().feed(job_of(stage), stage, method, SOURCE, 8)
     for k, part in enumerate(batches[0]):
         assert own(k)[part["index"]].all()
 
@@ -98,7 +98,7 @@ def test_pairs_are_filtered_where_they_are_all_that_there_is():
 def test_students_see_the_pairs_in_orders_of_their_own():
     stage = Stage("student", "train", {"partition": True, "pairs": "pairs"}, {})
     method = methods.make("dmd", nets=toy.NETS, process=cosine())
-    _, batches = students().feed(job_of(stage), stage, method, SOURCE, {}, 8)
+    _, batches = students().feed(job_of(stage), stage, method, SOURCE, 8)
     orders = [part["index"].ravel().tolist() for part in batches[0]]
     assert len({tuple(order) for order in orders}) == 5
 
@@ -117,12 +117,10 @@ def fed(k, method, frozen):
     if "z" in method.batch_keys:
         source, section = PAIRS, section | {"pairs": "pairs"}
     stage = Stage("student", "train", section, {})
-    frozen, batches = students().feed(
-        job_of(stage), stage, method, source, frozen, BATCH_SIZE
-    )
+    data, batches = students().feed(job_of(stage), stage, method, source, BATCH_SIZE)
     # The one device trains them all, one in each round.
     rounds = (batches[step][k] for step in range(NUM_STEPS))
-    return frozen, [jax.tree.map(lambda x: x[0], part) for part in rounds]
+    return {**frozen, **data}, [jax.tree.map(lambda x: x[0], part) for part in rounds]
 
 
 def labels_by_call(name, k, **keywords):

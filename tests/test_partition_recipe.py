@@ -177,7 +177,7 @@ def test_jobs_of_several_stages_are_joined_by_the_same_command(tmp_path, monkeyp
 
 def test_a_student_alone_is_a_model_of_its_own(apart):
     found = interop.load(apart / "student" / "only_1")
-    assert found.partition is None and found.num_students == 1
+    assert found.partition == partitions.ONE and found.num_students == 1
     in_progress = apart / "student" / "only_1" / "checkpoints" / str(NUM_STEPS)
     step = interop.load(in_progress)
     jax.tree.map(np.testing.assert_array_equal, step.params, found.params)

@@ -63,7 +63,6 @@ def program(
     *,
     config,
     mesh,
-    num_students: int | None = None,
     own: tuple[str, ...] = (),
 ) -> tuple[Any, Mapping[str, Any], Programs]:
     """(method, optim, programs) of a training stage.
@@ -79,8 +78,7 @@ def program(
         specs: What of the networks the program depends on.
         config: The whole config.
         mesh: The devices.
-        num_students: Of a stage with a partition, in this run.
-        own: Its frozen roles that are a network for each student.
+        own: Frozen roles that are a network for each student.
     """
     batch_size = train["batch_size"]
     flips = {k: config["data"].get(k) for k in ("flip", "augment_prob")}
@@ -97,7 +95,6 @@ def program(
             feed,
             [str(d) for d in mesh.devices.flat],
             list(mesh.devices.shape),
-            num_students,
             own,
         ],
         sort_keys=True,
@@ -111,7 +108,6 @@ def program(
             batch_size=batch_size,
             inputs=inputs.make(**feed),
             num_microbatches=train["num_microbatches"],
-            num_students=num_students,
             own=own,
         )
         _PROGRAMS[key] = (method, optimizers, programs)

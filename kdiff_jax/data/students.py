@@ -28,4 +28,6 @@ class StudentBatches:
 
 
 def _stack(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    if len(parts) == 1:  # without a copy
+        return {name: array[None] for name, array in parts[0].items()}
     return {name: np.stack([part[name] for part in parts]) for name in parts[0]}

@@ -20,7 +20,7 @@ SPACINGS = ("even", "logsnr")
 
 
 class Partition(NamedTuple):
-    """Student k = group * num_ranges + range.
+    """Student k = group * num_ranges + range; `Partition()` is one, who owns all.
 
     Attributes:
         groups: The labels of each group, ascending; () where classes are not split.
@@ -108,14 +108,14 @@ class Partition(NamedTuple):
         }
 
     @staticmethod
-    def from_spec(spec: dict | None) -> "Partition | None":
-        """What `to_spec` gave; None for None.
+    def from_spec(spec: dict | None) -> "Partition":
+        """What `to_spec` gave; one student for None.
 
         Raises:
             CheckpointError: If a label or a time would have no owner, or two.
         """
         if spec is None:
-            return None
+            return Partition()
         try:
             found = Partition(
                 tuple(tuple(int(y) for y in labels) for labels in spec["groups"]),
@@ -148,14 +148,18 @@ class Partition(NamedTuple):
         return "\n".join(lines)
 
 
+ONE = Partition()  # of one student, who owns all
+
+
 def same_owners(spec: dict | None, other: dict | None) -> bool:
     """Whether two specs of `to_spec` give every class and time the same owner.
 
-    Thresholds of the rule "pca" do not count: machines differ in their last bits.
+    Without a spec there is one student. Thresholds of the rule "pca" do not count:
+    machines differ in their last bits.
     """
 
     def owners(spec):
-        return spec and (spec["groups"], spec["borders"])
+        return (spec["groups"], spec["borders"]) if spec else ([], [])
 
     return owners(spec) == owners(other)
 

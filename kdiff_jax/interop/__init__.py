@@ -6,7 +6,16 @@ x0_hat = model.apply(x_t, t, y)
 
 from kdiff_jax.interop.model import Model, load, save
 from kdiff_jax.interop.source import Facts
-from kdiff_jax.interop.spec import build, check_revision
+from kdiff_jax.interop.spec import build, check_revision, defining
 from kdiff_jax.interop.training import STAGE
 
-__all__ = ["STAGE", "Facts", "Model", "build", "check_revision", "load", "save"]
+__all__ = [
+    "STAGE",
+    "Facts",
+    "Model",
+    "build",
+    "check_revision",
+    "defining",
+    "load",
+    "save",
+]

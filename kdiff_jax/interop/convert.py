@@ -112,7 +112,7 @@ def card(spec: Mapping[str, Any], assumed) -> str:
         "classes": spec["num_classes"] or "none",
     }
     partition = Partition.from_spec(spec.get("partition"))
-    if partition is not None:
+    if partition.num_students > 1:
         rows["students"] = "<br>".join(partition.table().splitlines())
     if source:
         rows["source"] = f"{source['file']} ({source['family']})"

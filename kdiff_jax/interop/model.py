@@ -81,7 +81,7 @@ class Model:
         self._check_labels(y, len(x_t))
         y = jnp.asarray(y, jnp.int32)
         apply = jax.jit(self.net.apply)  # op by op takes seconds; traced once a shape
-        if self.partition is None:
+        if self.num_students == 1:
             return apply(self.params, x_t, t, y)
         owner = self.partition.owner(t, y)
         try:
@@ -100,7 +100,7 @@ class Model:
         Raises:
             ConfigError: If there is no such student.
         """
-        if self.partition is None:
+        if self.num_students == 1:
             raise ConfigError(f"student={k}: this model is a single one; leave it out")
         if not 0 <= k < self.num_students:
             raise ConfigError(
@@ -121,7 +121,7 @@ class Model:
         Raises:
             CheckpointError: Names the way out.
         """
-        if self.partition is not None:
+        if self.num_students > 1:
             raise CheckpointError(
                 f"target={target}: holds one network, and this model has"
                 f" {self.num_students} students; choose one with --student=0 to"
@@ -167,7 +167,7 @@ class Model:
                 f"y={highest}: this model has {self.num_classes} classes; -1 or None"
                 " is no label"
             )
-        if lowest < 0 and self.partition is not None and self.partition.groups:
+        if lowest < 0 and self.partition.groups:
             raise ConfigError(
                 "y=None: the students of this model own classes, and no label has no"
                 " owner; give one per image"
@@ -184,13 +184,20 @@ class Model:
         return sum(jax.tree.leaves(jax.tree.map(lambda n, t: n * t, sizes, trained)))
 
     @property
-    def partition(self) -> Partition | None:
-        """Which student owns what; None of a single model."""
+    def partition(self) -> Partition:
+        """Which student owns what."""
         return Partition.from_spec(self.spec.get("partition"))
 
     @property
     def num_students(self) -> int:
-        return 1 if self.partition is None else self.partition.num_students
+        return self.partition.num_students
+
+    @property
+    def students(self):
+        """The parameters of all students, leaves [num_students, ...], also of one."""
+        if self.num_students > 1:
+            return self.params
+        return jax.tree.map(lambda x: np.asarray(x)[None], self.params)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -352,5 +359,10 @@ def _own(model: Model, where) -> Model:
 def _model(spec: Mapping[str, Any], leaves: Mapping[str, Any], where) -> Model:
     """A model of {"a/b": array}, if they are what its spec describes."""
     net, process = built(spec, leaves, where)
+    if Partition.from_spec(spec.get("partition")).num_students == 1:
+        # Once, one of a partition into one was written with an axis of students.
+        if spec.get("partition") is not None:
+            leaves = {name: leaf[0] for name, leaf in leaves.items()}
+        spec = {name: value for name, value in spec.items() if name != "partition"}
     params = unflatten({k: jnp.asarray(v) for k, v in leaves.items()})
     return Model(net, params, process, spec)

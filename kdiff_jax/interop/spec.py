@@ -55,6 +55,12 @@ def build(spec: Mapping[str, Any]) -> tuple[Net, Process]:
     return net, process
 
 
+def defining(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a spec that defines the function of its parameters."""
+    names = ("network", "precondition", "process", "image_shape", "num_classes")
+    return {name: spec[name] for name in (*names, "augment_dim") if name in spec}
+
+
 def check_revision(spec: Mapping[str, Any]) -> None:
     """Raises CheckpointError if the network has been defined otherwise since."""
     name = spec["network"]["name"]
@@ -92,7 +98,7 @@ def built(
     except Exception as error:  # whatever a spec of nonsense sets off
         why = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{where} has a spec that is no model: {why}") from error
-    if partition is not None:
+    if spec.get("partition") is not None:
         _check_partition(partition, process, spec["num_classes"], where)
         expected = {k: (partition.num_students, *v) for k, v in expected.items()}
     _compare(leaves, expected, where)

@@ -3,8 +3,9 @@
     CHECKPOINTS/12/state/          the leaves, by Orbax
     CHECKPOINTS/12/meta/metadata   {"step", "leaves": {path: digest}}, sealed
 
-A digest is the shape, the dtype and the CRC-32 of a leaf, or of each of its rows where
-the first axis is that of the students.
+A digest is the shape, the dtype and the CRC-32 of each row of a leaf, whose first axis
+is that of the students. The first checkpoints of one student have no such axis, and the
+CRC-32 of whole leaves.
 """
 
 import pathlib
@@ -72,6 +73,11 @@ def read(folder: pathlib.Path) -> Meta:
     if not isinstance(leaves, dict) or not all(map(_is_digest, leaves.values())):
         raise sealed.Damaged("its metadata holds no digests of leaves")
     return Meta(leaves, is_sealed=f'"{sealed.KEY}"'.encode() in text)
+
+
+def without_students(leaves: Mapping[str, Digest]) -> bool:
+    """Whether these are the leaves of one student, without an axis of students."""
+    return leaves.get("step", {}).get("shape") == []
 
 
 def digest(leaf, *, by_rows: bool = False) -> dict[str, Any]:

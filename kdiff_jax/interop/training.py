@@ -45,8 +45,8 @@ def describe(stage: pathlib.Path, about: Mapping[str, Any]) -> None:
 
     Args:
         stage: The folder.
-        about: The "spec" of its model, the "role" and the "result" that it is made of;
-            of students their "partition", and whether one is "alone".
+        about: The "spec" of its model, the "role" and the "result" that it is made of,
+            and the "partition" of the recipe's students.
     """
     sealed.write_json(stage / STAGE, about)
 
@@ -98,13 +98,15 @@ def load(
     about = description(stage)
     spec, prefix = about["spec"], f"nets/{about['role']}/{about['result']}/"
     params = _newest(stage, steps, prefix)
-    if about.get("alone") is True:  # of several students, with an axis of length 1
+    if "partition" not in spec:  # a model of one student has no axis of them
         params = jax.tree.map(lambda x: x[0], params)
     return spec, params
 
 
 def role(stage: pathlib.Path, name: str) -> dict[str, Any]:
     """The raw weights of any trained role, of the newest sound step of a stage folder.
+
+    Their leaves have a leading axis of students.
 
     Raises:
         CheckpointError: If there is no step, or none that holds this role.
@@ -144,7 +146,7 @@ def _newest(stage: pathlib.Path, steps: Sequence[int], prefix: str) -> dict[str,
 
 
 def _read(folder: pathlib.Path, prefix: str) -> dict[str, np.ndarray]:
-    """{"a/b": leaf} of the leaves below `prefix`, each equal to its digest."""
+    """{"a/b": leaf [students, ...]} below `prefix`, each equal to its digest."""
     meta = step_folders.read(folder)
     wanted = {k: v for k, v in meta.leaves.items() if k.startswith(prefix)}
     if not wanted:
@@ -169,4 +171,6 @@ def _read(folder: pathlib.Path, prefix: str) -> dict[str, np.ndarray]:
         same_facts = all(here[name] == stored[name] for name in ("shape", "dtype"))
         if not same_facts or step_folders.differs(here, stored):
             raise ValueError(f"{path} differs from its checksum")
+    if step_folders.without_students(meta.leaves):
+        restored = {path: leaf[None] for path, leaf in restored.items()}
     return {k.removeprefix(prefix): restored[k] for k in wanted}

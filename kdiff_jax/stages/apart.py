@@ -103,10 +103,10 @@ def join(parts: list[pathlib.Path], template, step: int):
         lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), template
     )
     alone = parallel.make_mesh(list(mesh.devices.flat))
-    one = parallel.abstract(one, alone, stacked=True)
+    one = parallel.abstract(one, alone)
     found = []
     for path in parts:
-        checkpoints = Checkpoints(path / "checkpoints", stacked=True)
+        checkpoints = Checkpoints(path / "checkpoints")
         state = checkpoints.restore_latest(one)
         checkpoints.close()
         if state is None or state[1] != step:
@@ -116,7 +116,7 @@ def join(parts: list[pathlib.Path], template, step: int):
             )
         found.append(parallel.to_host(state[0]))
     whole = jax.tree.map(lambda *rows: np.concatenate(rows), *found)
-    return parallel.replicate(whole, mesh, stacked=True), step
+    return parallel.by_student(whole, mesh), step
 
 
 def join_logs(parts: list[pathlib.Path], folder: pathlib.Path) -> None:

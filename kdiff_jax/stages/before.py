@@ -11,7 +11,7 @@ from kdiff_jax import build, interop
 from kdiff_jax.build import Stage
 from kdiff_jax.errors import ConfigError, UserError
 from kdiff_jax.metrics import features
-from kdiff_jax.stages import Job, evaluate, is_done, train
+from kdiff_jax.stages import Job, evaluate, is_done, roles
 from kdiff_jax.train import parallel
 
 
@@ -65,7 +65,7 @@ def origin(job: Job, stage: Stage) -> dict[str, Any]:
 
 def spec(job: Job, stage: Stage) -> dict[str, Any]:
     """The spec of a stage's student."""
-    return train.changed(origin(job, stage), stage.config.get("model", {}))
+    return roles.changed(origin(job, stage), stage.config.get("model", {}))
 
 
 def num_students(job: Job, stage: Stage) -> int:
@@ -100,7 +100,7 @@ def _check_pairs(job: Job, stage: Stage, path: str) -> None:
 
 
 def _check_network(spec: dict[str, Any], path: str) -> None:
-    why = _why_no_network(json.dumps({k: spec[k] for k in SHAPE if k in spec}))
+    why = _why_no_network(json.dumps(interop.defining(spec)))
     if why:
         raise ConfigError(f"{path}: these fields make no network: {why}")
 
@@ -108,12 +108,6 @@ def _check_network(spec: dict[str, Any], path: str) -> None:
 def is_absent(source: str) -> bool:
     """Whether a model that is to be brought is not there, or not yet named."""
     return not source or not os.path.exists(os.path.expanduser(source))
-
-
-SHAPE = (
-    *("network", "precondition", "process", "image_shape", "num_classes"),
-    "augment_dim",
-)
 
 
 @functools.lru_cache

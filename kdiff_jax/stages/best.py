@@ -38,9 +38,7 @@ class Best:
 
     FILE = "best.safetensors"
 
-    def __init__(
-        self, job, stage, method, folder, log, *, first_step: int, frozen, settings
-    ):
+    def __init__(self, job, stage, method, folder, log, *, first_step: int, fed):
         """Compiles nothing yet.
 
         Args:
@@ -51,8 +49,7 @@ class Best:
             log: Gets the score, `held_out_loss`.
             first_step: Step that the run begins or resumes at. A best of a later one is
                 of an attempt that was given up, or is found again.
-            frozen: Role -> params on the mesh, of those that no phase trains.
-            settings: See `Method.settings`.
+            fed: Frozen roles and settings on the mesh, see `train.Fed`.
         """
         self._source = pairs.source(job, stage.config["pairs"], pairs.HELD_OUT)
         self._path, self._log = folder / self.FILE, log
@@ -61,10 +58,15 @@ class Best:
         batch_size = build.train_options(job.config, stage)["batch_size"]
         self._size = min(batch_size, self._source.num)
         self._size -= self._size % job.mesh.shape["data"]
-        self._given = {role: frozen[role] for role in method.frozen}, settings
+        frozen = {role: fed.frozen[role] for role in method.frozen}
+        self._given = frozen, fed.settings
         (phase,), as_batch = method.phases, inputs.make()
 
         def loss(params, frozen, settings, batch, positions):
+            # There is one student, and one group of devices.
+            params, settings, batch = jax.tree.map(
+                lambda x: x[0], (params, settings, batch)
+            )
             keys = rng.example_keys(jax.random.key(0), 0, positions)
             batch = as_batch({}, batch, keys)
             context = Context({}, {}, frozen, {}, batch, keys, settings)
@@ -75,7 +77,10 @@ class Best:
             jax.shard_map(
                 loss,
                 mesh=job.mesh,
-                in_specs=(P(), P(), P(), P("data"), P("data")),
+                in_specs=(
+                    *(parallel.BY_STUDENT, P(), parallel.BY_STUDENT),
+                    *(P("student", "data"), P("data")),
+                ),
                 out_specs=P(),
             )
         )
@@ -100,7 +105,7 @@ class Best:
         self._lowest = min(value, self._lowest)
 
     def _keep(self, step, params, loss) -> None:
-        host = jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), params)
+        host = jax.tree.map(lambda x: np.asarray(x.addressable_data(0))[0], params)
         leaves = flatten(host)
         facts = {"step": step, "loss": loss, "leaves": sealed.digest_of(leaves)}
         metadata = {"best": json_text(sealed.seal(facts))}
@@ -110,21 +115,22 @@ class Best:
         """Mean loss over the held-out pairs; what does not fill a batch is left out.
 
         Args:
-            params: Of every trained role.
+            params: Parameters of every trained role, with an axis of the one student.
         """
         total, num = 0.0, self._source.num // self._size
         for k in range(num):
             local = self._size // jax.process_count()
             first = k * self._size + jax.process_index() * local
             indices = np.arange(first, first + local)
-            batch = parallel.shard_batch(self._source.batch(indices), self._mesh)
+            batch = jax.tree.map(lambda x: x[None], self._source.batch(indices))
+            batch = parallel.shard_batch(batch, self._mesh)
             positions = jnp.arange(self._size)
             total += float(self._loss(params, *self._given, batch, positions))
             watchdog.beat()
         return total / num
 
     def params(self, last):
-        """The best average, as a tree of device arrays.
+        """The best average, as a tree of arrays with an axis of the one student.
 
         Args:
             last: The average of the last step, which is the best that is left if
@@ -136,7 +142,9 @@ class Best:
         if not self._path.is_file():
             log.warning("%s: is not there; the last average is taken", self._path)
             return last
-        return jax.tree.map(jnp.asarray, unflatten(_read(self._path)[1]))
+        return jax.tree.map(
+            lambda x: jnp.asarray(x)[None], unflatten(_read(self._path)[1])
+        )
 
 
 def _read(path: pathlib.Path):

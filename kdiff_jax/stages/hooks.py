@@ -1,18 +1,19 @@
-"""What happens beside the steps of a training stage: logs, grids, saves."""
+"""What happens beside the steps of a training stage: logs and saves."""
 
 import io
 import math
 import time
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdiff_jax import samplers
 from kdiff_jax.errors import NumericsError
-from kdiff_jax.report import grid, metrics_log, tensorboard
+from kdiff_jax.report import metrics_log, tensorboard
 from kdiff_jax.report.progress import Progress
-from kdiff_jax.train import generate, parallel
+from kdiff_jax.train import parallel
 from kdiff_jax.train.divergence import SPIKES, Watch
 from kdiff_jax.train.means import Means
 
@@ -26,8 +27,25 @@ class Log:
     """
 
     def __init__(
-        self, folder, name: str, train: dict, *, first_step: int, students=None
+        self,
+        folder,
+        name: str,
+        train: Mapping[str, Any],
+        *,
+        first_step: int,
+        num_students: int = 1,
+        students: Sequence[int] = (),
     ):
+        """Opens the log, and cuts what was written after the first step.
+
+        Args:
+            folder: Folder of the stage.
+            name: Name of the stage.
+            train: The options of the stage, see `build.sections.Train`.
+            first_step: Step that the run begins or resumes at.
+            num_students: Number of students that this run trains.
+            students: Their numbers; () logs their mean alone.
+        """
         self._writes = jax.process_index() == 0  # only the first process talks
         path = folder / "metrics.jsonl"
         lines = [m for m in metrics_log.read(path) if m["step"] <= first_step]
@@ -38,7 +56,7 @@ class Log:
                 folder / "tensorboard", step=first_step
             )
         self._name, self._students = name, students
-        self._batch_size = train["batch_size"] * len(students or (0,))
+        self._batch_size = train["batch_size"] * num_students
         self._extra: dict[str, float] = {}
         self._means, self._first = Means(), None
         self._num_steps = train["num_steps"]
@@ -126,20 +144,17 @@ class Log:
 
 
 def _numbers(metrics, students) -> dict[str, float]:
-    """Metrics by name; of several students the mean, and each as name/number.
+    """Means over the students by name, and each as name/number.
 
     Args:
-        metrics: Name -> number; of several students a list with, for each round, a
-            number for each group of devices.
-        students: Their numbers; None of one.
+        metrics: Name -> for each round, a number for each group of devices.
+        students: Numbers of the students to name; () for none.
     """
-    if students is None:
-        return {name: float(value) for name, value in metrics.items()}
     found = {}
     for name, rounds in metrics.items():
         each = np.stack(rounds, axis=1).ravel()
         found[name] = float(each.mean())
-        found |= {f"{name}/{k}": float(v) for k, v in zip(students, each, strict=True)}
+        found |= {f"{name}/{k}": float(v) for k, v in zip(students, each)}  # noqa: B905
     return found
 
 
@@ -202,86 +217,3 @@ def _all_finite(tree) -> bool:
 @jax.jit
 def _finite(x):
     return jnp.isfinite(x).all()
-
-
-class SampleGrids:
-    """Images of the student, below those of its teacher from the same noise.
-
-    With a partition the state on the mesh holds all of its students, and each makes the
-    images that it owns. The labels are repeated in turn.
-    """
-
-    NUM, SEED = 20, 0
-
-    def __init__(
-        self,
-        job,
-        stage,
-        nets,
-        process,
-        spec,
-        teacher,
-        train,
-        log,
-        mesh,
-        partition,
-        labels,
-    ):
-        sampler = samplers.make(process=process, **spec["sampler"])
-        option = f"{job.section(stage.name)}.train.batch_size"
-        student = generate.Generator(
-            *(nets["student"], sampler, mesh, partition),
-            name=f"stage {stage.name!r}",
-            batch_option=option,
-        )
-        keywords = {
-            "seed": self.SEED,
-            "labels": np.resize(labels, self.NUM),
-            "batch_size": min(self.NUM, train["batch_size"]),
-        }
-        self._rows = []
-        if teacher:
-            name = f"stage {stage.name!r}, teacher={stage.init['teacher']}"
-            about = dict(name=name, batch_option=option)
-            self._rows.append(_teacher_row(teacher, job.mesh, keywords, about))
-        self._student = lambda p: student.images(p, **keywords)
-        self._title = f"{stage.name}, {_steps(sampler)}"
-        self._result = "params" if train["result"] == "params" else "ema"
-        self._folder, self._log = job.folder(stage.name) / "samples", log
-
-    def begin(self) -> None:
-        """Makes the teacher's images, which stay the same.
-
-        Before the first step: what is wrong with them is no matter of the student.
-
-        Raises:
-            NumericsError: If one of them is not finite; names the teacher.
-        """
-        for _, make in self._rows:
-            make()
-
-    def __call__(self, step, state) -> None:
-        images = self._student(getattr(state.nets["student"], self._result))
-        rows = [(title, make()) for title, make in self._rows]
-        picture = grid.side_by_side([*rows, (self._title, images)])
-        if jax.process_index() == 0:
-            grid.save_png(self._folder / f"{step}.png", picture)
-            self._log.image(step, "samples", picture)
-
-
-def _teacher_row(teacher, mesh, keywords, about):
-    """(title, function that makes the teacher's images once)."""
-    sampler = teacher.sampler()
-    make = generate.of_model(teacher, sampler, mesh=mesh, **about)
-    cache = []
-
-    def images():
-        if not cache:
-            cache.append(make.images(teacher.params, **keywords))
-        return cache[0]
-
-    return f"teacher, {_steps(sampler)}", images
-
-
-def _steps(sampler):
-    return "1 step" if sampler.nfe == 1 else f"{sampler.nfe} evaluations"

@@ -89,7 +89,7 @@ def _make(job, folder: pathlib.Path, identity, make, teacher, batch_size) -> Non
         z = np.empty((count, *teacher.image_shape), np.float16)
         x0 = np.empty(z.shape, np.uint8)
         for made in make.batches(
-            teacher.params,
+            teacher.students,
             seed=identity["seed"],
             labels=labels,
             batch_size=batch_size,

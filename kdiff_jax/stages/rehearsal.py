@@ -21,7 +21,7 @@ from kdiff_jax.interop.description import spec_of
 from kdiff_jax.method import Context, Method
 from kdiff_jax.metrics import features
 from kdiff_jax.metrics.moments import check_memory
-from kdiff_jax.stages import Job, before, is_done, train
+from kdiff_jax.stages import Job, before, is_done, roles
 from kdiff_jax.train import inputs, parallel
 
 log = logging.getLogger(__name__)
@@ -83,13 +83,13 @@ class _Case(NamedTuple):
 def _train(job: Job, stage: Stage) -> None:
     options = build.train_options(job.config, stage)
     origin = _origin(job, stage)
-    spec = train.changed(origin, stage.config.get("model", {}))
+    spec = roles.changed(origin, stage.config.get("model", {}))
     specs = [spec, origin] if "teacher" in stage.init else [spec]
     mesh = parallel.student_mesh(job.mesh, before.num_students(job, stage))
     parts = mesh.shape["data"] * options["num_microbatches"]
     names = ("method", "optim", "roles", "sampler")
     case = _Case(
-        [{k: one[k] for k in before.SHAPE if k in one} for one in specs],
+        [interop.defining(one) for one in specs],
         [stage.config.get(name) for name in names],
         stage.config.get("settings", {}),
         options["batch_size"] // parts,
@@ -111,7 +111,7 @@ def _origin(job: Job, stage: Stage) -> dict[str, Any]:
     source = stage.init.get("teacher")
     for other in job.stages:
         if other.name == source:
-            return train.changed(_origin(job, other), other.config.get("model", {}))
+            return roles.changed(_origin(job, other), other.config.get("model", {}))
     if not source or job.names_role(source) or before.is_absent(source):
         return dict(job.config["model"])
     spec = dict(spec_of(source))

@@ -1,4 +1,4 @@
-"""The students of a stage with a partition: who they are, and what each is given."""
+"""The students of a training stage: who they are, and what each is fed."""
 
 import logging
 import os
@@ -16,8 +16,8 @@ from kdiff_jax.data import batches as data_batches
 from kdiff_jax.data.students import StudentBatches
 from kdiff_jax.diffusion import partition as partitions
 from kdiff_jax.diffusion import process as processes
-from kdiff_jax.diffusion.partition import Partition
-from kdiff_jax.errors import CheckpointError, ConfigError
+from kdiff_jax.diffusion.partition import ONE, Partition
+from kdiff_jax.errors import ConfigError
 from kdiff_jax.files import Unreadable
 from kdiff_jax.interop import Model
 from kdiff_jax.models.labels import class_rows
@@ -28,11 +28,12 @@ logger = logging.getLogger(__name__)
 
 
 class Students(NamedTuple):
-    """Those that a run trains.
+    """Those that a run trains; one, who owns all, where the stage has no partition.
 
     Attributes:
-        partition: Of all students of the recipe.
-        ids: Their numbers: all, or the one that `partition.only` names.
+        partition: All students of the stage.
+        ids: The numbers of those of this run: all, or the one that `partition.only`
+            names.
         mesh: The devices, in groups that each train their own.
     """
 
@@ -43,6 +44,16 @@ class Students(NamedTuple):
     @property
     def num_rounds(self) -> int:
         return len(self.ids) // self.mesh.shape["student"]
+
+    @property
+    def is_part(self) -> bool:
+        """Whether others are trained in jobs of their own."""
+        return len(self.ids) < self.partition.num_students
+
+    @property
+    def owners(self) -> Partition:
+        """The owners among the students of this run: one alone answers for all."""
+        return ONE if len(self.ids) == 1 else self.partition
 
     def settings(self, process, common: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Those of each student, on an axis of their own.
@@ -55,7 +66,7 @@ class Students(NamedTuple):
             name: np.broadcast_to(value, (len(ids), *np.shape(value)))
             for name, value in common.items()
         }
-        if "t_range" in common:
+        if "t_range" in common and partition.borders:
             ranges = [partition.t_range(k, process) for k in ids]
             found["t_range"] = np.array(ranges, np.float32)
         if "t_range" in common and "num_steps" in common:
@@ -66,7 +77,7 @@ class Students(NamedTuple):
                     f" of whole steps, with settings.num_steps={common['num_steps']};"
                     " take a divisor of it, and spacing='even'"
                 )
-        if "labels" in common:
+        if "labels" in common and partition.groups:
             num = np.shape(common["labels"])[0]
             found["labels"] = np.stack([partition.labels(k, num) for k in ids])
         return found
@@ -74,6 +85,8 @@ class Students(NamedTuple):
     def root_keys(self, seed: int):
         """Key[n], the root of each student's random numbers."""
         root = jax.random.key(seed)
+        if self.partition.num_students == 1:
+            return root[None]
         return jax.vmap(lambda k: jax.random.fold_in(root, k))(jnp.array(self.ids))
 
     def first_states(self, first, given, own, root_keys):
@@ -102,26 +115,26 @@ class Students(NamedTuple):
 
         return jax.tree.map(stacked, jax.eval_shape(first, *of(0))), begin
 
-    def feed(self, job: Job, stage: Stage, method, source, frozen, batch_size):
-        """(frozen, batches) as `train.feed`, a batch for each student.
+    def feed(self, job: Job, stage: Stage, method, source, batch_size):
+        """(data on the device by role, batches): small sets go to the device whole.
 
-        Examples are those of the student's classes. But pairs to regress on, beside a
-        loss on labels of the student's own, are all of them, unless `filter_data` says
-        otherwise: on a part of them students over-fit and lose modes (Song et al. 2024,
-        arXiv:2410.23274).
+        Examples are those of the student's classes. Exception: every student sees all
+        pairs to regress on, beside a loss on labels of its own, unless `filter_data`
+        says otherwise. Trained on a part of them, students over-fit and lose modes
+        (Song et al. 2024, arXiv:2410.23274).
         """
         groups, num_hosts, host = parallel.part_of_host(self.mesh)
         own = stage.config.get("filter_data")
         if own is None:
             own = "pairs" not in stage.config or "labels" not in method.settings
         own = own and self.partition.num_groups > 1
+        several, rounds = self.partition.num_students > 1, self.num_rounds
         num_classes = job.config["model"]["num_classes"]
-        rounds = self.num_rounds
         here = [self.ids[g * rounds + r] for g in groups for r in range(rounds)]
         batches: list[Any] = [
             data_batches.Batches(
                 source,
-                seed=job.seed(stage.name, student=k),
+                seed=job.seed(stage.name, student=k if several else None),
                 batch_size=batch_size,
                 num_hosts=num_hosts,
                 host=host,
@@ -129,20 +142,20 @@ class Students(NamedTuple):
             )
             for k in here
         ]
-        if (data := data_batches.on_device(source)) is not None:
-            frozen = {**frozen, "data": data}
-            batches = [data_batches.Indices(one) for one in batches]
-        return frozen, StudentBatches(batches, num_rounds=rounds)
+        if (data := data_batches.on_device(source)) is None:
+            return {}, StudentBatches(batches, num_rounds=rounds)
+        batches = [data_batches.Indices(one) for one in batches]
+        return {"data": data}, StudentBatches(batches, num_rounds=rounds)
 
 
-def find(job: Job, stage: Stage, process, teacher) -> Students | None:
-    """The students of a training stage; None where it has one and no partition.
+def find(job: Job, stage: Stage, process, teacher) -> Students:
+    """The students of a training stage; one without a partition.
 
     Raises:
         ConfigError: If the partition is none, or there is no such student.
     """
     if not stage.config.get("partition"):
-        return None
+        return Students(ONE, (0,), job.mesh)
 
     def whole_teacher():
         # That of a round is the round before, a network for each student; the rows are
@@ -243,7 +256,7 @@ def _embeddings(path: str, find_teacher, num_classes: int) -> np.ndarray:
                 "partition.embeddings='': the rows of the classes are the teacher's,"
                 " and there is none; give a .npy file of [classes, D]"
             )
-        if teacher.partition is not None:
+        if teacher.num_students > 1:
             raise ConfigError(
                 f"partition.embeddings='': the teacher is {teacher.num_students}"
                 " students, who differ in the rows of the classes; give a .npy file of"
@@ -262,61 +275,3 @@ def _embeddings(path: str, find_teacher, num_classes: int) -> np.ndarray:
             " a .npy file of [classes, D], finite numbers"
         )
     return rows
-
-
-def given_to_each(
-    students: Students | None,
-    stage: Stage,
-    given: Mapping[str, Any],
-    owners: Mapping[str, Partition | None],
-    nets: Mapping[str, Any],
-) -> tuple[dict[str, Any], set[str]]:
-    """(params by role, the roles of them that have an axis of students).
-
-    One student of many, in a run of its own, gets its own row.
-
-    Args:
-        students: Of the stage; None if it has one.
-        stage: Whose `init` they come from.
-        given: Params by role.
-        owners: The partitions of given models, by role; of others it is not known.
-        nets: By role, of one student.
-
-    Raises:
-        CheckpointError: If what is given is of many students and cannot be.
-    """
-    found, own = dict(given), set()
-    for role, params in given.items():
-        if role not in nets:
-            continue
-        expected = jax.eval_shape(nets[role].init, jax.random.key(0))
-        if not _has_axis(params, expected):
-            continue
-        num = len(jax.tree.leaves(params)[0])
-        what = f"init.{role}={stage.init[role]!r}: holds {num} students"
-        one = "one of them is a model by python -m kdiff_jax.convert --student=K"
-        if students is None:
-            raise CheckpointError(f"{what}, and stage {stage.name!r} has one; {one}")
-        partition, ids = students.partition, students.ids
-        owner = owners.get(role)
-        if owner and not partitions.same_owners(owner.to_spec(), partition.to_spec()):
-            raise CheckpointError(
-                f"{what} of another partition than stage {stage.name!r}; make them"
-                " equal"
-            )
-        if num == partition.num_students > len(ids):
-            rows = np.array(ids)
-            found[role] = jax.tree.map(lambda x, rows=rows: x[rows], params)
-        elif num != len(ids):
-            raise CheckpointError(
-                f"{what}, and stage {stage.name!r} trains {len(ids)}; make their"
-                " partitions equal"
-            )
-        own.add(role)
-    return found, own
-
-
-def _has_axis(params, expected) -> bool:
-    """Whether every leaf has one axis more than expected."""
-    dims = [jax.tree.map(jnp.ndim, tree) for tree in (params, expected)]
-    return dims[0] == jax.tree.map(lambda n: n + 1, dims[1])

@@ -10,12 +10,15 @@ import logging
 import pathlib
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from kdiff_jax import sealed
 from kdiff_jax.errors import CheckpointError
@@ -29,7 +32,8 @@ _AVERAGE = re.compile(r"nets/[^/]+/ema/")
 class Checkpoints:
     """The checkpoints of one stage, in `folder`, one sub-folder per step.
 
-    With `stacked`, the first axis of every leaf is that of the students.
+    The first axis of every leaf is that of the students. The first checkpoints of one
+    student had no such axis, and get it when they are restored.
     """
 
     def __init__(
@@ -38,10 +42,8 @@ class Checkpoints:
         *,
         keep: int = 2,
         asynchronous: bool = True,
-        stacked: bool = False,
     ):
         self.folder = pathlib.Path(folder).absolute()
-        self._digest = _digest_of_rows if stacked else _digest
         self._kept = _Kept(keep)
         self._options = ocp.CheckpointManagerOptions(
             preservation_policy=self._kept,
@@ -62,8 +64,7 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         self._kept.good = good
-        digests = {path: self._digest(leaf) for path, leaf in _leaves(state)}
-        digests = _of_all_hosts(digests)
+        digests = _of_all_hosts({path: _digest(leaf) for path, leaf in _leaves(state)})
         self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -112,6 +113,14 @@ class Checkpoints:
             meta = step_folders.read(folder)
         except sealed.Damaged as error:
             raise _Damaged(f"checkpoint {folder}: {error}") from error
+        if step_folders.without_students(meta.leaves):
+            return _with_axis(
+                self._read(folder, meta, _without_axis(template)), template
+            )
+        return self._read(folder, meta, template)
+
+    def _read(self, folder: pathlib.Path, meta: step_folders.Meta, template):
+        """The leaves of the template, each equal to its digest."""
         other, unused = _compare(meta.leaves, template)
         if other and meta.is_sealed:
             raise CheckpointError(f"checkpoint {folder} {other}")
@@ -121,7 +130,7 @@ class Checkpoints:
             # Orbax wants all that was written; what nobody asks for is dropped later.
             more = _like_stored(unused, jax.tree.leaves(template)[0].sharding)
             restored = self._manager.restore(
-                step,
+                int(folder.name),
                 args=ocp.args.Composite(
                     state=ocp.args.StandardRestore(_abstract(_as_dict(template)) | more)
                 ),
@@ -131,7 +140,9 @@ class Checkpoints:
             raise _Damaged(f"checkpoint {folder}: {text}") from error
         state = _from_dict(restored, template)
         for path, leaf in _leaves(state):
-            if step_folders.differs(self._digest(leaf), meta.leaves[path]):
+            if step_folders.differs(
+                _digest(leaf, meta.leaves[path]), meta.leaves[path]
+            ):
                 raise _Damaged(f"checkpoint {folder}: {path} differs from its checksum")
         return state
 
@@ -230,13 +241,31 @@ def _abstract(tree):
     )
 
 
-def _digest(leaf) -> dict:
-    """Digest of a leaf that is whole on every host."""
-    return step_folders.digest(leaf.addressable_data(0))
+def _without_axis(template):
+    """The template of one student, as its first checkpoints were written."""
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(
+            x.shape[1:], x.dtype, sharding=NamedSharding(x.sharding.mesh, P())
+        ),
+        template,
+    )
 
 
-def _digest_of_rows(leaf) -> dict:
-    """The same with a checksum for each row; None for one that only others hold."""
+def _with_axis(state, template):
+    places = jax.tree.map(lambda x: x.sharding, template)
+    add = jax.jit(
+        lambda tree: jax.tree.map(lambda x: x[None], tree), out_shardings=places
+    )
+    return add(state)
+
+
+def _digest(leaf, stored: Mapping[str, Any] | None = None) -> dict:
+    """Digest of a leaf, with a checksum for each row; None for one not on this host.
+
+    One that was stored with a checksum of the whole is compared as a whole.
+    """
+    if stored and "rows" not in stored:
+        return step_folders.digest(leaf.addressable_data(0))
     rows: list[int | None] = [None] * leaf.shape[0]
     for shard in leaf.addressable_shards:
         first = shard.index[0].start or 0
@@ -248,21 +277,19 @@ def _digest_of_rows(leaf) -> dict:
 
 def _of_all_hosts(digests: dict) -> dict:
     """Every row's checksum, from the hosts that hold it."""
-    split = {path: found for path, found in digests.items() if "rows" in found}
-    if jax.process_count() == 1 or not split:
+    if jax.process_count() == 1:
         return digests
-    rows = [row for found in split.values() for row in found["rows"]]
+    rows = [row for found in digests.values() for row in found["rows"]]
     # Halves: JAX has no integers of 64 bits here. Rows of other hosts are -1.
     halves = np.array(
         [(-1, -1) if r is None else (r >> 16, r & 0xFFFF) for r in rows], np.int32
     )
     known = np.max(multihost_utils.process_allgather(halves), axis=0)
     numbers = iter((known[:, 0].astype(np.int64) << 16 | known[:, 1]).tolist())
-    whole = {
+    return {
         path: found | {"rows": [next(numbers) for _ in found["rows"]]}
-        for path, found in split.items()
+        for path, found in digests.items()
     }
-    return digests | whole
 
 
 def _like_stored(leaves: dict, sharding) -> dict:

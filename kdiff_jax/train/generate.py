@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 
 from kdiff_jax import memory, rng
 from kdiff_jax.data.pixels import to_uint8
-from kdiff_jax.diffusion.partition import Partition
+from kdiff_jax.diffusion.partition import ONE, Partition
 from kdiff_jax.errors import ConfigError, Interrupted, NumericsError
 from kdiff_jax.method import Net
 from kdiff_jax.samplers import Ranges, Sampler
@@ -63,8 +63,8 @@ class Generator:
         net: The network; with a partition, that of one student.
         sampler: How images are made.
         mesh: The devices; a batch is split over all of them.
-        partition: Of the students; parameters have a leading axis of all students then,
-            also where it is of length 1.
+        partition: The students; one who owns all by default. Parameters have a leading
+            axis of all students.
         purpose: See `noise`.
         as_pixels: Function of x0 f32[B, H, W, C], run on the devices as the end of the
             program; `to_uint8` by default.
@@ -75,7 +75,7 @@ class Generator:
     net: Net
     sampler: Sampler
     mesh: Mesh
-    partition: Partition | None = None
+    partition: Partition = ONE
     purpose: str = "sample"
     as_pixels: Callable[[Any], Any] = to_uint8
     name: str = "model"
@@ -109,17 +109,15 @@ class Generator:
             owner = params if i is None else jax.tree.map(lambda x: x[i], params)
             return lambda x_t, t, y: _seen(self.net.apply(owner, x_t, t, y))
 
-        if self.partition is None or self.partition.num_ranges == 1:
+        if self.partition.num_ranges == 1:
             return at(None)
         return Ranges(at, self.partition.range_of)
 
     def of_group(self, params, group: int = 0):
-        """The parameters of a group's students on all devices; all without groups.
+        """The parameters of a group's student on all devices.
 
-        With ranges of time, leaves [num_ranges, ...].
+        With ranges of time, those of all of its students, leaves [num_ranges, ...].
         """
-        if self.partition is None:
-            return parallel.replicate(params, self.mesh)
         num = self.partition.num_ranges
         first = group * num
         if all(_is_on(x, self.mesh) for x in jax.tree.leaves(params)):
@@ -132,7 +130,7 @@ class Generator:
     @functools.cached_property
     def _taken(self):
         """(params, first) -> as `of_group`, of a state that is split over the mesh."""
-        num = self.partition.num_ranges if self.partition else 1
+        num = self.partition.num_ranges
 
         def take(params, first):
             if num == 1:
@@ -149,7 +147,7 @@ class Generator:
         """Images first .. first + len(labels) - 1, group by group; in order of one.
 
         Args:
-            params: Of the network, or of all students.
+            params: Parameters of all students, leaves [num_students, ...].
             seed: Of the noise.
             labels: i32[N], the label of each image.
             batch_size: Rounded up to a multiple of the devices; the last batch of a
@@ -170,9 +168,7 @@ class Generator:
             )
         size = -(-batch_size // self.mesh.size) * self.mesh.size
         labels = np.asarray(labels, np.int32)
-        groups = np.zeros(len(labels), np.int32)
-        if self.partition is not None:
-            groups = self.partition.group_of(labels)
+        groups = self.partition.group_of(labels)
         for group in np.unique(groups).tolist():
             owned, mine = np.flatnonzero(groups == group), self.of_group(params, group)
             for start in range(0, len(owned), size):
@@ -202,7 +198,7 @@ class Generator:
         """Raises NumericsError if there is a bad place."""
         if bad < 0:
             return
-        many = self.partition is not None and self.partition.num_groups > 1
+        many = self.partition.num_groups > 1
         raise NumericsError(
             f"{self.name}{f', students of group {group}' if many else ''}: image"
             f" {positions[bad]} is NaN or infinite (sampler {self.sampler.name},"
@@ -219,7 +215,7 @@ class Generator:
 
 
 def of_model(model: Any, sampler: Sampler, *, mesh: Mesh, **keywords) -> Generator:
-    """The generator of an `interop.Model`, of one network or of many students.
+    """The generator of an `interop.Model`; it takes the model's `students`.
 
     Args:
         model: The model.
@@ -235,15 +231,13 @@ def cycled_labels(num: int, num_classes: int, first: int = 0) -> np.ndarray:
     return (np.arange(first, first + num) % max(num_classes, 1)).astype(np.int32)
 
 
-def shown_labels(
-    num: int, num_classes: int, partition: Partition | None = None
-) -> np.ndarray:
+def shown_labels(num: int, num_classes: int, partition: Partition = ONE) -> np.ndarray:
     """i32[num] for a picture: `cycled_labels`, or of each group of students in turn.
 
     So that no student is missing where there are more classes than images.
     """
     labels = cycled_labels(num, num_classes)
-    if partition is None or partition.num_groups == 1:
+    if partition.num_groups == 1:
         return labels
     groups = partition.groups
     owned = (groups[i % len(groups)] for i in range(num))

@@ -32,8 +32,7 @@ class Programs:
         batch_size: Global.
         inputs: See `inputs.make`.
         num_microbatches: Of gradient accumulation.
-        num_students: Of a stacked state, see `parallel`; None for a state of one.
-        own: The frozen roles of it that have an axis of students too.
+        own: Frozen roles that have an axis of students too.
     """
 
     def __init__(
@@ -45,13 +44,10 @@ class Programs:
         batch_size,
         inputs,
         num_microbatches=1,
-        num_students: int | None = None,
         own=(),
     ):
         parallel.check_batch_size(batch_size, mesh, num_microbatches)
         self.mesh = mesh
-        self.stacked = num_students is not None
-        self._num_rounds = (num_students or 1) // mesh.shape["student"]
         self._method, self._optim = method, optim
         self._batch_size, self._inputs = batch_size, inputs
         self._num_microbatches, self._own = num_microbatches, own
@@ -60,9 +56,9 @@ class Programs:
     def __call__(self, step: int, num_steps: int = 1):
         """The program of the steps step .. step + num_steps - 1, which are `alike`.
 
-        It takes (state, frozen, settings, batch, root_key) and returns the state and,
-        by name, the sum of each metric over these steps. Of several students a metric
-        is a list: an array of numbers, one for each group of devices, for each round.
+        It takes (state, frozen, settings, batch, root_keys), the batch with a part for
+        each round, and returns the state and, by name, the sum of each metric over
+        these steps: for each round an array of numbers, one for each group of devices.
         """
         phases = due(self._method.phases, step)
         key = (tuple(p.name for p in phases), num_steps)
@@ -70,9 +66,14 @@ class Programs:
             program = self._one(phases)
             if num_steps > 1:
                 program = parallel.in_one_dispatch(program)
-            compiled = jax.jit(program, donate_argnums=0)
-            self._compiled[key] = self._rounds(compiled) if self.stacked else compiled
-        return self._compiled[key]
+            # Where the state comes out it goes in again: elsewhere, jit would compile
+            # the program twice.
+            self._compiled[key] = jax.jit(
+                program,
+                donate_argnums=0,
+                out_shardings=parallel.placements(self.mesh),
+            )
+        return self._rounds(self._compiled[key])
 
     def alike(self, step: int, num_steps: int) -> bool:
         """Whether the same phases are due at all of these steps."""
@@ -84,9 +85,9 @@ class Programs:
 
         def program(state, frozen, settings, batch, root_keys):
             rounds = []
-            for place, part in zip(range(self._num_rounds), batch, strict=True):
+            for turn, part in enumerate(batch):
                 state, more = compiled(
-                    state, frozen, settings, part, root_keys, np.int32(place)
+                    state, frozen, settings, part, root_keys, np.int32(turn)
                 )
                 rounds.append(more)
             return state, {name: [one[name] for one in rounds] for name in rounds[0]}
@@ -108,7 +109,6 @@ class Programs:
             self.mesh,
             batch_size=self._batch_size,
             inputs=self._inputs,
-            stacked=self.stacked,
             own=self._own,
         )
 
@@ -120,7 +120,7 @@ def run(
     frozen,
     settings,
     batches: Iterator,
-    root_key,
+    root_keys,
     num_steps: int,
     hooks: Sequence[Hook],
     save: Callable[[int, Any], None],
@@ -141,8 +141,9 @@ def run(
         state: TrainState on the mesh; it is donated.
         frozen: Params that no phase trains, and the data set if it is on the device.
         settings: See `Method.settings`.
-        batches: Yields this host's part of the global batch of each step, in order.
-        root_key: Of all random numbers of this run.
+        batches: Yields this host's part of the global batch of each step, in order; see
+            `StudentBatches`.
+        root_keys: Key[n], the root of each student's random numbers.
         num_steps: Total.
         hooks: In order.
         save: Called with (step, state) before a signal is obeyed.
@@ -166,7 +167,7 @@ def run(
         num = steps_per_dispatch if together else 1
         batch = _stack([next(batches) for _ in range(num)], programs)
         program = programs(step, num)
-        state, sums = program(state, frozen, settings, batch, root_key)
+        state, sums = program(state, frozen, settings, batch, root_keys)
         signals.hold()  # until now a signal ended the process, also while compiling
         step += num
         observe(sums, num)
@@ -188,16 +189,15 @@ def run(
 
 
 def step_of(state) -> int:
-    """How many steps were made; students of one state have made equally many."""
+    """How many steps were made; all students of a state have made equally many."""
     return int(np.ravel(state.step.addressable_data(0))[0])
 
 
 def _stack(batches, programs):
-    place = dict(mesh=programs.mesh, stacked=programs.stacked)
     if len(batches) == 1:
-        return parallel.shard_batch(batches[0], **place)
+        return parallel.shard_batch(batches[0], programs.mesh)
     stacked = jax.tree.map(lambda *x: np.stack(x), *batches)
-    return parallel.shard_batch(stacked, axis=1, **place)
+    return parallel.shard_batch(stacked, programs.mesh, axis=1)
 
 
 def _should_stop(step: int, num: int) -> bool:

@@ -71,14 +71,14 @@ def generated(
     places = np.arange(min(20, num_images)) if places is None else places
     shown = np.zeros((len(places), *model.image_shape), np.uint8)
     for made in make.batches(
-        model.params, seed=seed, labels=labels, batch_size=batch_size
+        model.students, seed=seed, labels=labels, batch_size=batch_size
     ):
         if features is not None:
             moments = moments.update(features.apply(made.x0))
         _, mine, theirs = np.intersect1d(places, made.places, return_indices=True)
         shown[mine] = made.x0[theirs]
     with make.within_memory(batch_size):
-        speed = images_per_second(make, model.params, labels, batch_size=batch_size)
+        speed = images_per_second(make, model.students, labels, batch_size=batch_size)
     latency = latency_ms(model, sampler, int(labels[0]))
     return Generated(moments, speed, latency, shown)
 
@@ -119,7 +119,7 @@ def latency_ms(model: Any, sampler: Sampler, label: int = 0) -> float:
     """
     mesh = parallel.make_mesh(jax.local_devices()[:1])
     make = generate.of_model(model, sampler, mesh=mesh)
-    call, _ = _calls(make, model.params, np.array([label]), 1)
+    call, _ = _calls(make, model.students, np.array([label]), 1)
     jax.block_until_ready(call())
     seconds: list[float] = []
     while len(seconds) < 3 or sum(seconds) < SECONDS / 2:
@@ -132,11 +132,9 @@ def latency_ms(model: Any, sampler: Sampler, label: int = 0) -> float:
 def _calls(make, params, labels, batch_size) -> tuple[Callable[[], Any], int]:
     """(a call for a batch of the first label's group, its size)."""
     size = -(-batch_size // make.mesh.size) * make.mesh.size
-    group = 0
-    if make.partition is not None:
-        owners = make.partition.group_of(labels)
-        group, labels = int(owners[0]), labels[owners == owners[0]]
-    mine = make.of_group(params, group)
+    owners = make.partition.group_of(labels)
+    labels = labels[owners == owners[0]]
+    mine = make.of_group(params, int(owners[0]))
     positions = np.arange(size, dtype=np.int32)
     y = np.resize(labels, size).astype(np.int32)
     return lambda: make.program(mine, np.uint32(0), positions, y), size

@@ -1,13 +1,14 @@
 """One program over many devices: the step, transformed and never rewritten.
 
 The mesh has two axes: "data" splits the batch, "student" gives each group of devices
-its own student. The state is replicated over "data" and donated.
+its own students. Every leaf of the state has a leading axis of students, split over
+"student" and replicated over "data"; one student is an axis of length 1. The state is
+donated.
 
-Several students: every leaf of their state has a leading axis, split over "student". A
-group of devices with more than one trains them one after the other, in rounds: student
-g R + r is the turn of group g in round r of R. So one student at a time is computed,
-by the same program, on any number of devices, and nothing is mapped over parameters:
-convolutions would become grouped ones, which are slow.
+A group of devices with several students trains them one after the other, in rounds:
+student g R + r is the turn of group g in round r of R. So one student at a time is
+computed, by the same program, on any number of devices, and nothing is mapped over
+parameters: convolutions would become grouped ones, which are slow.
 """
 
 import math
@@ -21,6 +22,8 @@ from jax.sharding import PartitionSpec as P
 
 from kdiff_jax import rng
 from kdiff_jax.errors import ConfigError
+
+BY_STUDENT = P("student")  # of the leading axis of a state
 
 
 def make_mesh(devices=None, *, num_students: int = 1) -> Mesh:
@@ -89,16 +92,22 @@ def check_batch_size(batch_size: int, mesh: Mesh, num_microbatches: int = 1) -> 
         )
 
 
-def replicate(tree, mesh: Mesh, *, stacked: bool = False):
-    """Puts a tree of host arrays on every device, also of other hosts.
+def placements(mesh: Mesh) -> tuple[NamedSharding, NamedSharding]:
+    """(that of what has an axis of students, that of what all devices have)."""
+    return NamedSharding(mesh, BY_STUDENT), NamedSharding(mesh, P())
 
-    Args:
-        tree: Arrays, the same on all hosts.
-        mesh: The devices.
-        stacked: Leaves have a leading axis of students; each group gets its own.
-    """
-    sharding = NamedSharding(mesh, state_spec(stacked))
 
+def replicate(tree, mesh: Mesh):
+    """Puts a tree of host arrays, the same on all hosts, on every device."""
+    return _put(tree, placements(mesh)[1])
+
+
+def by_student(tree, mesh: Mesh):
+    """The same of arrays with a leading axis of students; each group gets its own."""
+    return _put(tree, placements(mesh)[0])
+
+
+def _put(tree, sharding: NamedSharding):
     def put(x):
         if isinstance(x, jax.Array) and x.sharding == sharding:
             return x
@@ -110,14 +119,9 @@ def replicate(tree, mesh: Mesh, *, stacked: bool = False):
     return jax.tree.map(put, tree)
 
 
-def state_spec(stacked: bool) -> P:
-    """How a state, or another tree that is the same for a whole batch, is split."""
-    return P("student") if stacked else P()
-
-
-def abstract(tree, mesh: Mesh, *, stacked: bool = False):
-    """Shapes and dtypes, placed as by `replicate`: a template for a checkpoint."""
-    sharding = NamedSharding(mesh, state_spec(stacked))
+def abstract(tree, mesh: Mesh):
+    """Shapes and dtypes, placed as by `by_student`: a template for a checkpoint."""
+    sharding, _ = placements(mesh)
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
     )
@@ -154,84 +158,78 @@ def wait_for_all(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
-def shard_batch(batch, mesh: Mesh, *, axis: int = 0, stacked: bool = False):
-    """Makes global arrays of this host's part of a batch, split along `axis`.
+def shard_batch(batch, mesh: Mesh, *, axis: int = 0):
+    """Makes global arrays of this host's part of a batch, [groups of devices, B, ...].
 
-    Stacked, that is the axis of the groups of devices, and the next one is split.
+    Args:
+        batch: Tree of host arrays.
+        mesh: The devices.
+        axis: Place of the axis of groups; those before it are not split.
     """
-    split = ("student", "data") if stacked else ("data",)
-    sharding = NamedSharding(mesh, P(*[None] * axis, *split))
+    sharding = NamedSharding(mesh, P(*[None] * axis, "student", "data"))
     return jax.tree.map(
         lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch
     )
 
 
-def over_devices(
-    step, mesh: Mesh, *, batch_size: int, inputs, stacked: bool = False, own=()
-):
-    """jit(shard_map(step)): (state, frozen, settings, batch, root_key) -> the same.
+def over_devices(step, mesh: Mesh, *, batch_size: int, inputs, own=()):
+    """shard_map(step): (state, frozen, settings, batch, root_keys, turn) -> (state,
+    metrics).
+
+    State, settings and root keys have an axis of all students; the program changes the
+    students whose turn it is. The batch has an axis of the groups of devices, and so
+    have the metrics.
 
     Keys are made inside, from the root, the step and the place in the global batch, so
     that the result does not depend on the mesh.
-
-    Stacked, there is one more argument, the round: the program changes the students
-    whose turn it is. State, settings and root keys have an axis of all students then,
-    the batch one of the groups of devices, and so have the metrics.
 
     Args:
         step: What `make_train_step` returns, with axis_name "data".
         mesh: See `make_mesh`.
         batch_size: Global; of one student.
         inputs: (frozen, batch, keys) -> batch as the methods read it.
-        stacked: Whether there are several students.
-        own: The frozen roles that have an axis of students then, as teachers that are
+        own: Frozen roles that have an axis of students too, such as teachers that are
             students of an earlier stage.
     """
 
-    def one_device(state, frozen, settings, batch, root_key, positions):
+    def one_student(state, frozen, settings, batch, root_key, positions):
         keys = rng.example_keys(root_key, state.step, positions)
         batch = inputs(frozen, batch, keys)
         return step(state, frozen, settings, batch, keys)
 
-    state_is = state_spec(stacked)
-    batch_is = P("student", "data") if stacked else P("data")
-    body = _over_students(one_device, own) if stacked else one_device
-
-    def program(state, frozen, settings, batch, root_key, *place):
-        frozen_is = {role: state_spec(role in own) for role in frozen}
-        in_specs = (state_is, frozen_is, state_is, batch_is, state_is, P("data"))
-        mapped = jax.shard_map(
-            body,
-            mesh=mesh,
-            in_specs=(*in_specs, P()) if stacked else in_specs,
-            out_specs=(state_is, P()),
-        )
-        positions = jnp.arange(batch_size, dtype=jnp.int32)
-        return mapped(state, frozen, settings, batch, root_key, positions, *place)
-
-    return program
-
-
-def _over_students(one_device, own):
-    """The same for one of the group's students, which is taken out and put back."""
-
-    def one_of_them(state, frozen, settings, batch, root_keys, positions, place):
+    def of_group(state, frozen, settings, batch, root_keys, positions, turn):
+        # With an axis of length 1, XLA removes this slice and the update below.
         def mine(tree):
             return jax.tree.map(
-                lambda x: jax.lax.dynamic_index_in_dim(x, place, keepdims=False), tree
+                lambda x: jax.lax.dynamic_index_in_dim(x, turn, keepdims=False), tree
             )
 
-        def put_back(all_of_them, one):
-            return jax.lax.dynamic_update_index_in_dim(all_of_them, one, place, 0)
+        def put_back(students, one):
+            return jax.lax.dynamic_update_index_in_dim(students, one, turn, 0)
 
         batch = jax.tree.map(lambda x: x[0], batch)
         frozen = {r: mine(tree) if r in own else tree for r, tree in frozen.items()}
-        new, metrics = one_device(
+        new, metrics = one_student(
             mine(state), frozen, mine(settings), batch, mine(root_keys), positions
         )
         return jax.tree.map(put_back, state, new), jax.tree.map(_of_groups, metrics)
 
-    return one_of_them
+    def program(state, frozen, settings, batch, root_keys, turn):
+        frozen_is = {role: BY_STUDENT if role in own else P() for role in frozen}
+        batch_is = P("student", "data")
+        mapped = jax.shard_map(
+            of_group,
+            mesh=mesh,
+            in_specs=(
+                *(BY_STUDENT, frozen_is, BY_STUDENT, batch_is, BY_STUDENT),
+                *(P("data"), P()),
+            ),
+            out_specs=(BY_STUDENT, P()),
+        )
+        positions = jnp.arange(batch_size, dtype=jnp.int32)
+        return mapped(state, frozen, settings, batch, root_keys, positions, turn)
+
+    return program
 
 
 def _of_groups(metric):
@@ -247,9 +245,9 @@ def in_one_dispatch(program):
     gradient in a loop is slow.
     """
 
-    def several(state, frozen, settings, batches, root_key, *place):
+    def several(state, frozen, settings, batches, root_keys, turn):
         def body(state, batch):
-            return program(state, frozen, settings, batch, root_key, *place)
+            return program(state, frozen, settings, batch, root_keys, turn)
 
         state, metrics = jax.lax.scan(body, state, batches)
         return state, jax.tree.map(lambda m: m.sum(axis=0), metrics)

@@ -223,7 +223,7 @@ def test_many_students_are_loaded_bit_for_bit(many, students):
     jax.tree.map(np.testing.assert_array_equal, model.params, students)
     assert model.partition == BOTH and model.num_students == 4
     alone = model.student(3)
-    assert alone.partition is None and alone.num_students == 1
+    assert alone.partition == partition.ONE and alone.num_students == 1
     assert alone.num_params == model.num_params
     assert alone.spec["sha256"] != model.spec["sha256"]
     jax.tree.map(
@@ -291,7 +291,7 @@ def test_one_of_many_students_is_written_where_only_one_fits(many, tmp_path):
     expected = interop.load(many).student(2).params
     one = interop.load(tmp_path / "one")
     jax.tree.map(np.testing.assert_array_equal, one.params, expected)
-    assert one.partition is None
+    assert one.partition == partition.ONE
     convert.run(many, tmp_path / "again")
     assert interop.load(tmp_path / "again").partition == BOTH
     assert "student 3: 2 classes" in (tmp_path / "again" / "README.md").read_text()

@@ -7,6 +7,7 @@ import shutil
 import jax
 import jax.numpy as jnp
 import numpy as np
+import one_student
 import pytest
 
 from kdiff_jax import interop, sealed
@@ -55,7 +56,7 @@ def original(tmp_path_factory):
         ema = average(step)
         net = NetState(jax.tree.map(np.negative, ema), (), ema)
         state = TrainState(jnp.int32(step), {"student": net}, {})
-        checkpoints.save(step, parallel.replicate(state, mesh))
+        checkpoints.save(step, parallel.by_student(one_student.stacked(state), mesh))
     checkpoints.close()
     about = {"spec": SPEC, "role": "student", "result": "ema"}
     (stage / "model.json").write_text(json.dumps(about))
@@ -90,7 +91,7 @@ def cut_data(folder):
 
 
 DAMAGES = {
-    "another crc": lambda d: edit_digest(d, crc32=1),
+    "another crc": lambda d: edit_digest(d, rows=[1]),
     "another dtype": lambda d: edit_digest(d, dtype="bfloat16"),
     "truncated data": cut_data,
     "no state": lambda d: shutil.rmtree(d / "state"),
@@ -143,7 +144,7 @@ def test_a_damaged_step_asked_for_by_name_is_refused_in_one_line(stage, damage):
 
 
 def test_the_leaf_that_differs_is_named(stage):
-    edit_digest(stage / "checkpoints" / "20", crc32=1)
+    edit_digest(stage / "checkpoints" / "20", rows=[1])
     with pytest.raises(CheckpointError, match=f"{PREFIX}.* differs from its checksum"):
         interop.load(stage / "checkpoints" / "20")
 
@@ -197,8 +198,8 @@ def test_a_step_of_many_students_is_a_model_of_them(tmp_path):
     mesh = parallel.make_mesh(jax.devices()[:1])
     ema = jax.tree.map(lambda *x: np.stack(x), average(1), average(2))
     net = NetState(jax.tree.map(np.negative, ema), (), ema)
-    state = TrainState(jnp.int32(7), {"student": net}, {})
-    checkpoints.save(7, parallel.replicate(state, mesh))
+    state = TrainState(np.int32([7, 7]), {"student": net}, {})
+    checkpoints.save(7, parallel.by_student(state, mesh))
     checkpoints.close()
     spec = SPEC | {"partition": owners.to_spec()}
     about = {"spec": spec, "role": "student", "result": "ema"}

@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import one_student
 import optax
 import pytest
 import toy
@@ -16,7 +17,6 @@ from kdiff_jax.diffusion import process as processes
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.method import Context
 from kdiff_jax.methods.dmd2 import bottleneck, simulate
-from kdiff_jax.train import parallel
 from kdiff_jax.train.step import Optim, init_state, make_train_step
 
 EDM, COSINE = processes.edm(), processes.cosine()
@@ -149,14 +149,15 @@ def test_the_mean_weight_is_that_of_the_global_batch():
             axis_name="data",
             num_microbatches=num_microbatches,
         )
-        mesh = parallel.make_mesh(jax.devices()[:num_devices])
-        program = parallel.over_devices(
-            step, mesh, batch_size=8, inputs=lambda frozen, batch, keys: batch
+        return one_student.train(
+            step,
+            jax.devices()[:num_devices],
+            start,
+            frozen=frozen,
+            settings=settings,
+            batch=toy.batch(0),
+            key=jax.random.key(1),
         )
-        args = parallel.replicate((start, frozen, settings), mesh)
-        root = parallel.replicate(jax.random.key(1), mesh)
-        batch = parallel.shard_batch(toy.batch(0), mesh)
-        return jax.device_get(jax.jit(program)(*args, batch, root))
 
     (one, metrics), (other, _) = result(1, 1), result(2, 2)
     assert metrics["weight/mean"] == one.carry["mean_h"] != 1

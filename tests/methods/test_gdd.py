@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import one_student
 import optax
 import pytest
 import torch_resnet
@@ -21,7 +22,6 @@ from kdiff_jax.losses import adversarial
 from kdiff_jax.method import Context, Net
 from kdiff_jax.methods import gdd
 from kdiff_jax.models import deit, projected, resnet, spectral
-from kdiff_jax.train import parallel
 from kdiff_jax.train.checkpoint import Checkpoints
 from kdiff_jax.train.step import Optim, due, init_state, make_train_step
 
@@ -130,13 +130,16 @@ def program():
 
     def run(num_devices):
         step = make_train_step(method, optim, method.phases, axis_name="data")
-        mesh = parallel.make_mesh(jax.devices()[:num_devices])
-        as_they_are = lambda frozen, batch, keys: batch  # noqa: E731
-        whole = parallel.over_devices(step, mesh, batch_size=16, inputs=as_they_are)
-        batch = parallel.shard_batch(toy.batch(0, size=16), mesh)
-        args = parallel.replicate((state, FROZEN, SETTINGS), mesh)
-        root = parallel.replicate(jax.random.key(1), mesh)
-        return jax.device_get(jax.jit(whole)(*args, batch, root))
+        return one_student.train(
+            step,
+            jax.devices()[:num_devices],
+            state,
+            frozen=FROZEN,
+            settings=SETTINGS,
+            batch=toy.batch(0, size=16),
+            key=jax.random.key(1),
+            batch_size=16,
+        )
 
     one = run(1)
     return lambda num_devices: (one, one if num_devices == 1 else run(num_devices))
@@ -158,7 +161,7 @@ def test_the_probability_of_changes_follows_the_real_images(program, tmp_path):
     assert "ada/grad_norm" not in metrics  # it has none
     assert metrics["student/grad_norm"] > 0  # it came through the changes
     checkpoints = Checkpoints(tmp_path)
-    state = jax.tree.map(jnp.asarray, state)
+    state = one_student.stacked(state)
     checkpoints.save(1, state)
     restored, _ = checkpoints.restore_latest(jax.tree.map(jnp.zeros_like, state))
     checkpoints.close()

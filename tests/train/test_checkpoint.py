@@ -8,6 +8,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import one_student
 import pytest
 
 from kdiff_jax import sealed
@@ -23,7 +24,7 @@ def make_state(step, mesh):
     moments = (jnp.int32(step), jax.tree.map(jnp.square, params))
     net = NetState(params, moments, jax.tree.map(jnp.sin, params))
     state = TrainState(jnp.int32(step), {"student": net}, {"p": jnp.float32(0.5)})
-    return parallel.replicate(state, mesh)
+    return parallel.by_student(one_student.stacked(state), mesh)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,8 @@ def template(mesh):
 def make_state_shapes():
     params = {"a": jnp.zeros((64, 32)), "b": {"c": jnp.zeros(5)}}
     net = NetState(params, (jnp.int32(0), params), params)
-    return TrainState(jnp.int32(0), {"student": net}, {"p": jnp.float32(0)})
+    state = TrainState(jnp.int32(0), {"student": net}, {"p": jnp.float32(0)})
+    return one_student.stacked(state)
 
 
 def restore(folder, mesh, like=None):
@@ -181,14 +183,14 @@ ODD_META = {
     "no step": lambda m: m.pop("step"),
     "a text for leaves": lambda m: m.update(leaves="a"),
     "a number for a digest": lambda m: m["leaves"].update({LEAF: 3}),
-    "no crc": lambda m: m["leaves"][LEAF].pop("crc32"),
-    "a text for a crc": lambda m: m["leaves"][LEAF].update(crc32="7"),
+    "no crc": lambda m: m["leaves"][LEAF].pop("rows"),
+    "a text for a crc": lambda m: m["leaves"][LEAF].update(rows=["7"]),
     "rows": lambda m: m["leaves"].update({LEAF: m["leaves"][LEAF] | {"rows": [None]}}),
-    "a shape of texts": lambda m: m["leaves"][LEAF].update(shape=["64", 32]),
+    "a shape of texts": lambda m: m["leaves"][LEAF].update(shape=[1, "64", 32]),
     "a dtype of null": lambda m: m["leaves"][LEAF].update(dtype=None),
     "another step": lambda m: m.update(step=10),
     "a step of text": lambda m: m.update(step="20"),
-    "another shape": lambda m: m["leaves"][LEAF].update(shape=[64, 33]),
+    "another shape": lambda m: m["leaves"][LEAF].update(shape=[1, 64, 33]),
     "another name": lambda m: m["leaves"].update(b=m["leaves"].pop(LEAF)),
 }
 
@@ -240,7 +242,7 @@ def test_another_dtype_is_refused_not_cast(folder, mesh):
     wrong = jax.tree.map(
         lambda x: (
             jax.ShapeDtypeStruct(x.shape, jnp.bfloat16, sharding=x.sharding)
-            if x.shape == (64, 32)
+            if x.shape == (1, 64, 32)
             else x
         ),
         like,
@@ -251,7 +253,7 @@ def test_another_dtype_is_refused_not_cast(folder, mesh):
 
 def test_another_shape_names_the_leaves(folder, mesh):
     like = template(mesh)
-    wider = jax.ShapeDtypeStruct((64, 33), jnp.float32, sharding=like.step.sharding)
+    wider = jax.ShapeDtypeStruct((1, 64, 33), jnp.float32, sharding=like.step.sharding)
     like.nets["student"].params["a"] = wider
     with pytest.raises(
         CheckpointError, match="params/a is .*64, 32.*expected .*64, 33"
@@ -271,7 +273,7 @@ def test_restores_on_another_number_of_devices(folder, num_devices):
 def test_digests_are_in_the_step(folder):
     meta = json.loads((folder / "20" / "meta" / "metadata").read_text())
     assert meta["step"] == 20
-    assert set(meta["leaves"]["nets/student/params/a"]) == {"shape", "dtype", "crc32"}
+    assert set(meta["leaves"]["nets/student/params/a"]) == {"shape", "dtype", "rows"}
 
 
 def test_averages_of_roles_that_keep_none_are_dropped(tmp_path, mesh):

@@ -9,12 +9,13 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import one_student
 import optax
 import pytest
 from tolerance import REORDER
 
 from kdiff_jax import interop, methods
-from kdiff_jax.train import inputs, parallel
+from kdiff_jax.train import inputs
 from kdiff_jax.train.step import Optim, init_state, make_train_step
 
 SPEC = {
@@ -55,18 +56,18 @@ def train():
     batch = {"x0": images, "y": np.arange(8, dtype=np.int32)}
 
     def run(num_devices):
-        mesh = parallel.make_mesh(jax.devices()[:num_devices])
         step = make_train_step(
             method, {"student": SGD}, method.phases, axis_name="data"
         )
-        whole = parallel.over_devices(
-            step, mesh, batch_size=8, inputs=inputs.make(flip=True, augment_prob=0.5)
-        )
-        settings = {"num_train_steps": jnp.int32(100), **method.settings}
-        args = parallel.replicate((state, {}, settings), mesh)
-        root = parallel.replicate(jax.random.key(1), mesh)
-        return jax.device_get(
-            jax.jit(whole)(*args, parallel.shard_batch(batch, mesh), root)
+        return one_student.train(
+            step,
+            jax.devices()[:num_devices],
+            state,
+            frozen={},
+            settings={"num_train_steps": jnp.int32(100), **method.settings},
+            batch=batch,
+            key=jax.random.key(1),
+            inputs=inputs.make(flip=True, augment_prob=0.5),
         )
 
     one = run(1)

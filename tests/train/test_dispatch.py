@@ -4,6 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import one_student
 import optax
 import pytest
 from tolerance import REORDER
@@ -51,7 +52,7 @@ def begin(which, mesh):
     programs = loop.Programs(
         which, optim, mesh, batch_size=4, inputs=lambda frozen, batch, keys: batch
     )
-    return programs, parallel.replicate(state, mesh)
+    return programs, parallel.by_student(one_student.stacked(state), mesh)
 
 
 def run(programs, state, *, hooks=(), per_dispatch=1, observe=None, save=None):
@@ -60,9 +61,9 @@ def run(programs, state, *, hooks=(), per_dispatch=1, observe=None, save=None):
         programs,
         state,
         frozen={},
-        settings=parallel.replicate({"num_train_steps": jnp.int32(NUM_STEPS)}, mesh),
-        batches=iter(lambda: {"x0": np.zeros((4, 1), np.float32)}, None),
-        root_key=parallel.replicate(jax.random.key(1), mesh),
+        settings=parallel.by_student({"num_train_steps": np.int32([NUM_STEPS])}, mesh),
+        batches=iter(lambda: ({"x0": np.zeros((1, 4, 1), np.float32)},), None),
+        root_keys=parallel.by_student(jax.random.key(1)[None], mesh),
         num_steps=NUM_STEPS,
         hooks=list(hooks),
         observe=observe or (lambda sums, num_steps: None),
@@ -77,7 +78,7 @@ def mesh():
 
 
 def at_step(state, step):
-    return state.replace(step=jax.device_put(jnp.int32(step), state.step.sharding))
+    return state.replace(step=jax.device_put(np.int32([step]), state.step.sharding))
 
 
 @pytest.mark.parametrize("student_every", [1, 2, 5])
@@ -119,7 +120,7 @@ def test_stopped_anywhere_the_dispatches_and_so_the_bits_are_the_same(
             save=lambda step, state: kept.append(jax.device_get(state)),
         )
     monkeypatch.undo()
-    state = parallel.replicate(kept[0], mesh)
+    state = parallel.by_student(kept[0], mesh)
     resumed = jax.device_get(run(programs, state, hooks=hooks, per_dispatch=4))
     chex.assert_trees_all_equal(resumed, whole)
 
@@ -133,7 +134,7 @@ def test_means_are_of_every_step_at_which_a_phase_ran(per_dispatch, mesh):
     def one_by_one(sums, num_steps):
         assert num_steps == 1
         for name, value in sums.items():
-            each.setdefault(name, []).append(float(value))
+            each.setdefault(name, []).append(float(value[0][0]))
 
     run(programs, state, observe=one_by_one)
     means, lines = Means(), []
@@ -149,7 +150,7 @@ def test_means_are_of_every_step_at_which_a_phase_ran(per_dispatch, mesh):
     for half, line in enumerate(lines):
         for name in line:
             part = np.split(np.array(each[name]), 2)[half]
-            np.testing.assert_allclose(line[name], part.mean(), rtol=1e-5)
+            np.testing.assert_allclose(line[name][0][0], part.mean(), rtol=1e-5)
 
 
 def test_a_phase_that_did_not_run_has_no_mean():

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import one_student
 import pytest
 import toy
 from jax.sharding import NamedSharding
@@ -31,6 +32,7 @@ PARTITIONS = {
         "neither": dict(),
     }.items()
 }
+ONE = one_student.stacked(PARAMS)
 CALLS = (("ddim", 1), ("ddim", 8), ("heun", 3), ("dpm_solver", 4), ("ancestral", 4))
 # In no order, and more of some than of others.
 LABELS = np.array([7, 7, 0, 3, 9, 1, 1, 1, 4, 2, 8, 7, 5, 6], np.int32)
@@ -40,7 +42,9 @@ def as_they_are(x0):
     return x0
 
 
-def generator(sampler=("ddim", 3), *, devices=1, net=NET, owners=None, **keywords):
+def generator(
+    sampler=("ddim", 3), *, devices=1, net=NET, owners=partition.ONE, **keywords
+):
     name, num_steps = sampler
     mesh = parallel.make_mesh(jax.devices()[:devices])
     made = samplers.make(name, process=cosine(), num_steps=num_steps)
@@ -61,7 +65,7 @@ def in_order(make, params, labels, *, batch_size=4, **keywords):
 def images(num, *, batch_size=4, first=0, **keywords):
     labels = generate.cycled_labels(num, CLASSES, first)
     make = generator(**keywords)
-    return in_order(make, PARAMS, labels, batch_size=batch_size, first=first)
+    return in_order(make, ONE, labels, batch_size=batch_size, first=first)
 
 
 def stacked(num, change=0.0):
@@ -81,7 +85,7 @@ def test_a_picture_has_images_of_every_group():
     assert sorted(PARTITIONS["classes"].group_of(few)) == [0, 1, 2, 3, 4]
     again = generate.shown_labels(13, CLASSES, PARTITIONS["classes"])
     assert sorted(again[:CLASSES]) == list(range(CLASSES)) and again[10] == again[0]
-    for owners in (None, PARTITIONS["time"]):
+    for owners in (partition.ONE, PARTITIONS["time"]):
         assert generate.shown_labels(3, 2, owners).tolist() == [0, 1, 0]
 
 
@@ -117,10 +121,10 @@ def broken(value, *, where=lambda y: y == 9):
 def test_nan_and_infinity_end_with_the_model_and_the_image(sampler, value):
     make = generator(sampler, net=broken(value), name="checkpoint=W/student")
     with pytest.raises(NumericsError) as caught:
-        make.images(PARAMS, seed=0, labels=LABELS, batch_size=4, first=10)
+        make.images(ONE, seed=0, labels=LABELS, batch_size=4, first=10)
     for words in ("checkpoint=W/student: image 14 is NaN or", sampler[0]):
         assert words in str(caught.value)
-    make.images(PARAMS, seed=0, labels=LABELS[LABELS < 9], batch_size=4)
+    make.images(ONE, seed=0, labels=LABELS[LABELS < 9], batch_size=4)
 
 
 def test_an_infinite_evaluation_is_seen_through_a_sampler_that_clips():
@@ -134,7 +138,7 @@ def test_an_infinite_evaluation_is_seen_through_a_sampler_that_clips():
     mesh = parallel.make_mesh(jax.devices()[:4])
     make = Generator(NET._replace(apply=apply), made, mesh)
     with pytest.raises(NumericsError, match="model: image 0 is NaN"):
-        make.images(PARAMS, seed=0, labels=LABELS, batch_size=4)
+        make.images(ONE, seed=0, labels=LABELS, batch_size=4)
 
 
 def test_the_students_that_make_nan_are_named():
@@ -148,29 +152,29 @@ def test_the_students_that_make_nan_are_named():
 def test_every_seed_of_the_range_is_another_set_of_images():
     seeds = (0, 1, 2**31 - 1, 2**31, 2**32 - 1)
     make, labels = generator(), LABELS[:2]
-    firsts = [in_order(make, PARAMS, labels, seed=seed)[0] for seed in seeds]
+    firsts = [in_order(make, ONE, labels, seed=seed)[0] for seed in seeds]
     assert len({z.tobytes() for z in firsts}) == len(seeds)
     wanted = generate.noise(np.uint32(5), np.arange(2), NET.image_shape, "sample")[0]
-    np.testing.assert_array_equal(in_order(make, PARAMS, labels, seed=5)[0], wanted)
+    np.testing.assert_array_equal(in_order(make, ONE, labels, seed=5)[0], wanted)
     for seed in (-1, 2**32, 2**63, 2**64):
         with pytest.raises(ConfigError, match="seed=.*: give an integer from 0 to 42"):
-            in_order(make, PARAMS, labels, seed=seed)
+            in_order(make, ONE, labels, seed=seed)
     for seed in (0.5, True, "1", None):
         with pytest.raises(ConfigError, match="seed=.*: give an integer"):
             rng.checked_seed(seed)
     with pytest.raises(ConfigError, match="image numbers end at 2147483647"):
-        in_order(make, PARAMS, labels, first=2**31 - 1)
+        in_order(make, ONE, labels, first=2**31 - 1)
 
 
 def test_pixels_are_made_by_the_program():
     make = generator()
-    _, x0 = in_order(make, PARAMS, LABELS)
+    _, x0 = in_order(make, ONE, LABELS)
     pixels = dataclasses.replace(make, as_pixels=to_uint8)
-    (made,) = pixels.batches(PARAMS, seed=5, labels=LABELS, batch_size=14)
+    (made,) = pixels.batches(ONE, seed=5, labels=LABELS, batch_size=14)
     assert made.x0.dtype == np.uint8
     # One level where the compiler rounds a product and a sum once instead of twice.
     np.testing.assert_allclose(made.x0, to_uint8(x0).astype(float), atol=1)
-    images = pixels.images(PARAMS, seed=5, labels=LABELS, batch_size=14)
+    images = pixels.images(ONE, seed=5, labels=LABELS, batch_size=14)
     np.testing.assert_array_equal(images[made.places], made.x0)
 
 
@@ -186,7 +190,7 @@ def test_a_signal_stops_between_batches():
 @pytest.mark.parametrize("devices", [1, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("sampler", CALLS, ids=lambda call: f"{call[0]}_{call[1]}")
 def test_copies_as_students_make_the_same_bits(sampler, devices):
-    z, x0 = in_order(generator(sampler, devices=devices), PARAMS, LABELS)
+    z, x0 = in_order(generator(sampler, devices=devices), ONE, LABELS)
     for name, owners in PARTITIONS.items():
         make = generator(sampler, devices=devices, owners=owners)
         got = in_order(make, stacked(owners.num_students), LABELS)
@@ -202,7 +206,7 @@ def test_every_image_is_the_one_that_its_owner_makes_alone(devices):
     z, x0 = in_order(make, params, LABELS)
     by_student = []
     for k in range(5):
-        alone = jax.tree.map(lambda x, k=k: x[k], params)
+        alone = jax.tree.map(lambda x, k=k: x[k : k + 1], params)
         by_student.append(in_order(generator(devices=devices), alone, LABELS))
     for i, owner in enumerate(owners.group_of(LABELS)):
         np.testing.assert_array_equal(z[i], by_student[owner][0][i])
@@ -227,7 +231,7 @@ def test_every_evaluation_is_of_the_owner_of_its_time(name):
         return jax.vmap(one)(x_t, t, y, owners.owner(t, y))
 
     make = generator(("ddim", 8), net=NET._replace(apply=routed))
-    _, expected = in_order(make, params, LABELS)
+    _, expected = in_order(make, one_student.stacked(params), LABELS)
     _, x0 = in_order(generator(("ddim", 8), owners=owners), params, LABELS)
     np.testing.assert_allclose(x0, expected, **REORDER)
 
@@ -282,7 +286,8 @@ def test_copies_of_a_u_net_make_the_same_bits():
         lambda x: x + 0.1 * np.cos(np.arange(x.size)).reshape(x.shape),
         net.init(jax.random.key(0)),
     )
-    _, x0 = in_order(generator(("ddim", 4), net=net), params, LABELS)
+    whole = generator(("ddim", 4), net=net)
+    _, x0 = in_order(whole, one_student.stacked(params), LABELS)
     owners = PARTITIONS["both"]
     copies = jax.tree.map(lambda x: np.stack([x] * owners.num_students), params)
     make = generator(("ddim", 4), net=net, owners=owners)

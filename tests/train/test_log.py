@@ -21,12 +21,12 @@ def log(tmp_path):
 
 def test_a_line_has_the_means_of_the_phases_that_ran_since_the_last(log, tmp_path):
     for step in range(10):
-        sums = {"disc/loss": jnp.float32(step)}
+        sums = {"disc/loss": [jnp.float32([step])]}
         if step % 5 == 0:
-            sums["student/loss"] = jnp.float32(10 + step)
+            sums["student/loss"] = [jnp.float32([10 + step])]
         log.observe(sums, 1)
     log(10, None)
-    log.observe({"disc/loss": jnp.float32(3)}, 2)
+    log.observe({"disc/loss": [jnp.float32([3])]}, 2)
     log(12, None)
     first, second = metrics_log.read(tmp_path / "metrics.jsonl")
     assert (first["disc/loss"], first["student/loss"]) == (4.5, 12.5)
@@ -36,13 +36,15 @@ def test_a_line_has_the_means_of_the_phases_that_ran_since_the_last(log, tmp_pat
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_one_step_that_is_not_finite_stops_the_run_at_the_next_line(log, bad):
     for step in range(10):
-        log.observe({"student/loss": jnp.float32(bad if step == 3 else 1)}, 1)
+        log.observe({"student/loss": [jnp.float32([bad if step == 3 else 1])]}, 1)
     with pytest.raises(NumericsError, match="steps 1 to 10: student/loss is (nan|inf)"):
         log(10, None)
 
 
 def test_metrics_of_students_are_their_means_and_each(tmp_path):
-    log = Log(tmp_path, "student", TRAIN, first_step=0, students=(0, 1, 2, 3))
+    log = Log(
+        tmp_path, "student", TRAIN, first_step=0, num_students=4, students=range(4)
+    )
     rounds = [jnp.float32([1, 3]), jnp.float32([2, 4])]
     log.observe({"kd/loss": rounds}, 1)
     log.observe({"kd/loss": rounds}, 1)

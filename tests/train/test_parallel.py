@@ -3,6 +3,7 @@
 import chex
 import jax
 import jax.numpy as jnp
+import one_student
 import pytest
 import toy
 from tolerance import REORDER
@@ -16,22 +17,19 @@ from kdiff_jax.train.step import init_state
 TEACHER = toy.NETS["teacher"].init(jax.random.key(7))
 
 
-def as_they_are(frozen, batch, keys):
-    del frozen, keys
-    return batch
-
-
 def programs(mesh, name="progressive"):
     method = methods.make(name, nets=toy.NETS, process=cosine())
     adam = {"student": optim.make(lr=1e-2, batch_size=8)}
     state = init_state(method, adam, {"teacher": TEACHER}, jax.random.key(0))
-    made = loop.Programs(method, adam, mesh, batch_size=8, inputs=as_they_are)
-    return made, parallel.replicate(state, mesh)
+    made = loop.Programs(
+        method, adam, mesh, batch_size=8, inputs=one_student.as_they_are
+    )
+    return made, parallel.by_student(one_student.stacked(state), mesh)
 
 
 def run(made, state, num_steps, *, hooks=(), steps_per_dispatch=1, settings=4):
     mesh = made.mesh
-    start = int(state.step)
+    start = loop.step_of(state)
     numbers = {
         "num_train_steps": jnp.int32(num_steps),
         "num_steps": jnp.int32(settings),
@@ -41,9 +39,9 @@ def run(made, state, num_steps, *, hooks=(), steps_per_dispatch=1, settings=4):
         made,
         state,
         frozen=parallel.replicate({"teacher": TEACHER}, mesh),
-        settings=parallel.replicate(numbers, mesh),
-        batches=(toy.batch(i) for i in range(start, num_steps)),
-        root_key=parallel.replicate(jax.random.key(1), mesh),
+        settings=parallel.by_student(one_student.stacked(numbers), mesh),
+        batches=((one_student.stacked(toy.batch(i)),) for i in range(start, num_steps)),
+        root_keys=parallel.by_student(jax.random.key(1)[None], mesh),
         num_steps=num_steps,
         hooks=list(hooks),
         save=lambda step, state: None,

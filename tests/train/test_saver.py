@@ -29,7 +29,7 @@ def test_one_number_that_is_not_finite_stops_the_save(bad):
     kept = Kept()
     saver = Saver(kept, minutes=1e9, watch=Watch(factor=100.0, lines=3))
     first, second = (
-        types.SimpleNamespace(nets=parallel.replicate(nets, mesh, stacked=True))
+        types.SimpleNamespace(nets=parallel.by_student(nets, mesh))
         for nets in (good, spoilt)
     )
     saver.now(1, first)

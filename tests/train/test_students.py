@@ -4,6 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import one_student
 import optax
 import pytest
 import toy
@@ -24,11 +25,6 @@ TEACHER = toy.NETS["teacher"].init(jax.random.key(7))
 NUM, NUM_STEPS = 4, 2
 # A discriminator that moves, and all phases in one program: the compiling is the cost.
 OPTIONS = {"dmd2": dict(student_every=1, gan_weight=1.0, disc_weight=1.0)}
-
-
-def as_they_are(frozen, batch, keys):
-    del frozen, keys
-    return batch
 
 
 class Toy:
@@ -58,8 +54,7 @@ class Run:
             optim,
             mesh,
             batch_size=8,
-            inputs=as_they_are,
-            num_students=len(ids),
+            inputs=one_student.as_they_are,
             own=("teacher",) if teachers else (),
         )
         # With teachers of their own, they do not begin from them.
@@ -91,7 +86,7 @@ class Run:
         return {"teacher": self.put(rows)}
 
     def put(self, tree):
-        return parallel.replicate(tree, self.mesh, stacked=True)
+        return parallel.by_student(tree, self.mesh)
 
     def train(self, steps_per_dispatch=1):
         seen = []
@@ -103,7 +98,7 @@ class Run:
             frozen=self.frozen(),
             settings=self.settings,
             batches=(batches[i] for i in range(NUM_STEPS)),
-            root_key=self.root,
+            root_keys=self.root,
             num_steps=NUM_STEPS,
             hooks=[],
             observe=lambda sums, num_steps: seen.append(sums),
@@ -270,12 +265,12 @@ def test_a_batch_has_the_own_examples_of_each_student():
 @pytest.mark.parametrize("num_devices", [1, 2])
 def test_a_checkpoint_moves_to_other_groups_of_devices(tmp_path, num_devices):
     run = Run("denoise", groups(4, NUM), tuple(range(NUM)))
-    checkpoints = Checkpoints(tmp_path, stacked=True)
+    checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, run.state)
     checkpoints.wait()
     other = Run("denoise", groups(num_devices, NUM), tuple(range(NUM)))
     shapes = jax.eval_shape(lambda: other.state)
-    template = parallel.abstract(shapes, other.mesh, stacked=True)
+    template = parallel.abstract(shapes, other.mesh)
     found, step = checkpoints.restore_latest(template)
     checkpoints.close()
     assert step == 1
@@ -284,7 +279,7 @@ def test_a_checkpoint_moves_to_other_groups_of_devices(tmp_path, num_devices):
 
 def test_a_damaged_row_is_found(tmp_path):
     run = Run("denoise", groups(2, NUM), tuple(range(NUM)))
-    checkpoints = Checkpoints(tmp_path, stacked=True)
+    checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, run.state)
     checkpoints.wait()
     meta = tmp_path / "1" / "meta" / "metadata"
@@ -292,9 +287,7 @@ def test_a_damaged_row_is_found(tmp_path):
     rows = text.index('"rows"')
     first = text.index("[", rows) + 1
     meta.write_text(text[:first] + "1" + text[first:])
-    template = parallel.abstract(
-        jax.eval_shape(lambda: run.state), run.mesh, stacked=True
-    )
+    template = parallel.abstract(jax.eval_shape(lambda: run.state), run.mesh)
     with pytest.raises(Exception, match="no valid checkpoint"):
         checkpoints.restore_latest(template)
     checkpoints.close()

@@ -1,0 +1,124 @@
+"""Grids of images while a stage trains."""
+
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from kdiff_jax import samplers
+from kdiff_jax.build import Stage
+from kdiff_jax.report import grid
+from kdiff_jax.stages import Job
+from kdiff_jax.stages.hooks import Log
+from kdiff_jax.stages.roles import Roles
+from kdiff_jax.stages.students import Students
+from kdiff_jax.train import generate
+
+NUM, SEED = 20, 0
+
+
+class Row(NamedTuple):
+    """Images of one model.
+
+    Attributes:
+        title: What stands above them.
+        make: Function of the state that makes them, uint8[N, H, W, C].
+    """
+
+    title: str
+    make: Callable[[Any], np.ndarray]
+
+
+class SampleGrids:
+    """Images of the teacher, if any, and of the student, as `<step>.png`.
+
+    From the same noise; the student is the last row.
+    """
+
+    def __init__(self, folder: pathlib.Path, rows: Sequence[Row], log: Log):
+        self._folder, self._rows, self._log = folder, rows, log
+
+    def begin(self) -> None:
+        """Makes the teacher's images, which stay the same.
+
+        Before the first step: what is wrong with them is no matter of the student.
+
+        Raises:
+            NumericsError: If one of them is not finite; names the teacher.
+        """
+        for row in self._rows[:-1]:
+            row.make(None)
+
+    def __call__(self, step, state) -> None:
+        picture = grid.side_by_side(
+            [(row.title, row.make(state)) for row in self._rows]
+        )
+        if jax.process_index() == 0:
+            grid.save_png(self._folder / f"{step}.png", picture)
+            self._log.image(step, "samples", picture)
+
+
+def of_stage(
+    job: Job,
+    stage: Stage,
+    roles: Roles,
+    students: Students,
+    options: Mapping[str, Any],
+    log: Log,
+) -> SampleGrids:
+    """The student of a stage, below its teacher; each student at what it owns."""
+    num_classes = roles.spec["num_classes"]
+    labels = generate.shown_labels(NUM, num_classes, students.owners)
+    if students.is_part:  # it answers for all, but is seen at what it learns
+        labels = students.partition.labels(students.ids[0], num_classes)
+    asked: dict[str, Any] = dict(
+        seed=SEED,
+        labels=np.resize(labels, NUM),
+        batch_size=min(NUM, options["batch_size"]),
+    )
+    option = f"{job.section(stage.name)}.train.batch_size"
+    sampler = samplers.make(process=roles.process, **roles.spec["sampler"])
+    make = generate.Generator(
+        roles.nets["student"],
+        sampler,
+        students.mesh,
+        students.owners,
+        name=f"stage {stage.name!r}",
+        batch_option=option,
+    )
+    average = "params" if options["result"] == "params" else "ema"
+
+    def student(state):
+        return make.images(getattr(state.nets["student"], average), **asked)
+
+    rows = [Row(f"{stage.name}, {_steps(sampler)}", student)]
+    if roles.teacher:
+        name = f"stage {stage.name!r}, teacher={stage.init['teacher']}"
+        make = generate.of_model(
+            roles.teacher,
+            roles.teacher.sampler(),
+            mesh=job.mesh,
+            name=name,
+            batch_option=option,
+        )
+        rows.insert(0, _made_once(make, roles.teacher.students, asked))
+    return SampleGrids(job.folder(stage.name) / "samples", rows, log)
+
+
+def _made_once(make: generate.Generator, params, asked: Mapping[str, Any]) -> Row:
+    """The images of a teacher, which stay the same."""
+    made: list[np.ndarray] = []
+
+    def images(state):
+        del state
+        if not made:
+            made.append(make.images(params, **asked))
+        return made[0]
+
+    return Row(f"teacher, {_steps(make.sampler)}", images)
+
+
+def _steps(sampler: samplers.Sampler) -> str:
+    return "1 step" if sampler.nfe == 1 else f"{sampler.nfe} evaluations"

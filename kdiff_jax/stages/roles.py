@@ -1,0 +1,214 @@
+"""The roles of a training stage: their networks, and the weights they begin with."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kdiff_jax import build, interop, models
+from kdiff_jax.build import Stage
+from kdiff_jax.diffusion import partition as partitions
+from kdiff_jax.diffusion.process import Process
+from kdiff_jax.errors import CheckpointError
+from kdiff_jax.interop import Model
+from kdiff_jax.method import Method, Net
+from kdiff_jax.models import channels
+from kdiff_jax.stages import Job
+from kdiff_jax.stages.students import Students
+
+logger = logging.getLogger(__name__)
+
+
+class Roles(NamedTuple):
+    """What a stage is given.
+
+    Attributes:
+        nets: Network of the student, and of the teacher if there is one, by role.
+        process: The forward process.
+        spec: Spec of the student.
+        models: Given models by role.
+        params: Given parameters by role; those of several students have an axis of
+            them.
+    """
+
+    nets: dict[str, Net]
+    process: Process
+    spec: dict[str, Any]
+    models: dict[str, Model]
+    params: dict[str, Any]
+
+    @property
+    def teacher(self) -> Model | None:
+        return self.models.get("teacher")
+
+    def without_params(self) -> "Roles":
+        """The same without what a stage only begins with, so that it is freed."""
+        kept = {"teacher": self.teacher} if self.teacher else {}
+        return self._replace(models=kept, params={})
+
+
+def find(job: Job, stage: Stage) -> Roles:
+    """Networks and parameters of the student and the teacher.
+
+    What else the method has is not known yet, see `trained`.
+
+    Raises:
+        CheckpointError: If a model is missing, damaged or another than needed.
+    """
+    origin = {role: s for role, s in stage.init.items() if s and s != "random"}
+    raw = {role for role, s in origin.items() if job.names_role(s)}
+    given = {role: job.role(origin[role]) for role in raw & {"student", "teacher"}}
+    loaded = {role: job.model(s) for role, s in origin.items() if role not in raw}
+    for role, model in loaded.items():
+        build.check_fits(job.config, role, model.spec)
+    teacher = loaded.get("teacher")
+    base = dict(teacher.spec) if teacher else dict(job.config["model"])
+    for key in ("sha256", "kdiff_jax", "source", "partition"):
+        base.pop(key, None)
+    base["revision"] = models.REVISIONS[base["network"]["name"]]
+    spec = changed(base, stage.config.get("model", {}))
+    spec["sampler"] = stage.config.get("sampler") or spec["sampler"]
+    student, process = interop.build(spec)
+    nets = {"student": student}
+    if teacher:
+        nets["teacher"] = teacher.net
+    given |= {role: model.params for role, model in loaded.items()}
+    if (rule := stage.config.get("channels")) and "student" in given:
+        # Of a wider network, those that this one has.
+        template = jax.eval_shape(student.init, jax.random.key(0))
+        given["student"] = channels.select(given["student"], template, rule)
+    return Roles(nets, process, spec, loaded, given)
+
+
+def begin(stage: Stage, method: Method) -> Method:
+    """The method whose roles begin as the stage says: those of "random" are no copy."""
+
+    copies = {
+        role: source
+        for role, source in method.init_from.items()
+        if stage.init.get(role) != "random"
+    }
+    return method._replace(init_from=copies)
+
+
+def trained(job: Job, stage: Stage, method) -> dict[str, dict]:
+    """Parameters of roles beside student and teacher that begin as another stage's.
+
+    A recipe may name one that this method has with other options only, such as
+    adapters of features.
+    """
+    found = {}
+    for role, source in stage.init.items():
+        if role in ("student", "teacher") or not job.names_role(source):
+            continue
+        if role in method.nets:
+            try:
+                found[role] = job.role(source)
+            except CheckpointError as error:
+                raise CheckpointError(
+                    f"init.{role}={source!r}: {error}; or set init.{role}='random'"
+                ) from error
+        else:
+            name = stage.config["method"]["name"]
+            logger.warning(
+                "%s: init.%s is not used, method %r with these options has no such"
+                " role; it has: %s",
+                *(stage.name, role, name, ", ".join(method.nets)),
+            )
+    return found
+
+
+def to_each(
+    roles: Roles, students: Students, stage: Stage, method: Method
+) -> tuple[dict[str, Any], set[str]]:
+    """(parameters by role, the roles of them that have an axis of students).
+
+    What all students begin with, or the one that a run trains, has none.
+
+    Raises:
+        CheckpointError: If parameters are of other students than the stage's, or of
+            another network.
+    """
+    nets = {**roles.nets, **method.nets}
+    found, own = dict(roles.params), set()
+    for role, params in roles.params.items():
+        if role not in nets or not _has_axis(params, nets[role]):
+            continue
+        num = len(jax.tree.leaves(params)[0])
+        rows: Any = 0
+        if num > 1:
+            model = roles.models.get(role)
+            rows = _rows(students, stage, role, num, model)
+        found[role] = jax.tree.map(lambda x, rows=rows: x[rows], params)
+        if np.ndim(rows):
+            own.add(role)
+    _check_given(stage, method, found, own)
+    return found, own
+
+
+def _rows(students: Students, stage: Stage, role: str, num: int, model: Model | None):
+    """Which of `num` students a role begins as: a number, or one for each student."""
+    what = f"init.{role}={stage.init[role]!r}: holds {num} students"
+    partition, ids = students.partition, students.ids
+    if partition.num_students == 1:
+        raise CheckpointError(
+            f"{what}, and stage {stage.name!r} has one; one of them is a model by"
+            " python -m kdiff_jax.convert --student=K"
+        )
+    specs = (model.partition if model else partition).to_spec(), partition.to_spec()
+    if not partitions.same_owners(*specs):
+        raise CheckpointError(
+            f"{what} of another partition than stage {stage.name!r}; make them equal"
+        )
+    if num != partition.num_students:
+        raise CheckpointError(
+            f"{what}, and stage {stage.name!r} trains {len(ids)}; make their"
+            " partitions equal"
+        )
+    return ids[0] if len(ids) == 1 else np.array(ids)
+
+
+def _has_axis(params, net: Net) -> bool:
+    """Whether every leaf has one axis more than the network's."""
+    expected = jax.eval_shape(net.init, jax.random.key(0))
+    dims = [jax.tree.map(jnp.ndim, tree) for tree in (params, expected)]
+    return dims[0] == jax.tree.map(lambda n: n + 1, dims[1])
+
+
+def _check_given(stage: Stage, method, given, own) -> None:
+    """Refuses weights of another network, of a stage with other options.
+
+    Those of the roles `own` have an axis of students.
+
+    Raises:
+        CheckpointError: Names the role.
+    """
+    for role, net in method.nets.items():
+        source = role if role in given else method.init_from.get(role)
+        if source not in given:
+            continue
+        params = given[source]
+        expected = jax.eval_shape(net.init, jax.random.key(0))
+        one = jax.tree.map(lambda x: x[0], params) if source in own else params
+        shapes = [jax.tree.map(jnp.shape, tree) for tree in (one, expected)]
+        if shapes[0] != shapes[1]:
+            raise CheckpointError(
+                f"init.{role}={stage.init.get(role, source)!r}: is of another network"
+                f" than the {role} of stage {stage.name!r}; make their options equal,"
+                f" or set init.{role} to a stage that made one, or to 'random'"
+            )
+
+
+def changed(spec, changes):
+    """A spec with other values; a section that names nothing changes fields of its own.
+
+    {"network": {"dropout": 0.0}} keeps the network and takes its dropout away.
+    """
+    spec = dict(spec)
+    for key, value in changes.items():
+        fields = isinstance(value, Mapping) and "name" not in value
+        spec[key] = {**spec[key], **value} if fields else value
+    return spec
