@@ -9,6 +9,7 @@ import numpy as np
 
 from kdiff_jax import samplers
 from kdiff_jax.build import Stage
+from kdiff_jax.interop import Model
 from kdiff_jax.report import grid
 from kdiff_jax.stages import Job
 from kdiff_jax.stages.hooks import Log
@@ -94,30 +95,26 @@ def of_stage(
         return make.images(getattr(state.nets["student"], average), **asked)
 
     rows = [Row(f"{stage.name}, {_steps(sampler)}", student)]
-    if roles.teacher:
-        name = f"stage {stage.name!r}, teacher={stage.init['teacher']}"
-        make = generate.of_model(
-            roles.teacher,
-            roles.teacher.sampler(),
-            mesh=job.mesh,
-            name=name,
-            batch_option=option,
-        )
-        rows.insert(0, _made_once(make, roles.teacher.students, asked))
+    if (teacher := roles.teacher) is not None:
+        rows.insert(0, _teacher(job, stage, teacher, asked, batch_option=option))
     return SampleGrids(job.folder(stage.name) / "samples", rows, log)
 
 
-def _made_once(make: generate.Generator, params, asked: Mapping[str, Any]) -> Row:
-    """The images of a teacher, which stay the same."""
-    made: list[np.ndarray] = []
+def _teacher(
+    job: Job, stage: Stage, teacher: Model, asked: Mapping[str, Any], **keywords
+) -> Row:
+    """The images of the teacher, which stay the same."""
+    name = f"stage {stage.name!r}, teacher={stage.init['teacher']}"
+    sampler, made = teacher.sampler(), []
+    make = generate.of_model(teacher, sampler, mesh=job.mesh, name=name, **keywords)
 
     def images(state):
         del state
         if not made:
-            made.append(make.images(params, **asked))
+            made.append(make.images(teacher.students, **asked))
         return made[0]
 
-    return Row(f"teacher, {_steps(make.sampler)}", images)
+    return Row(f"teacher, {_steps(sampler)}", images)
 
 
 def _steps(sampler: samplers.Sampler) -> str:
