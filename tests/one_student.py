@@ -40,21 +40,19 @@ def train(
     Args:
         step: What `make_train_step` returns, with axis_name "data".
         devices: Devices to split the batch over.
-        state, frozen, settings, batch, key: Of the one student, without an axis.
+        state: What `init_state` returns, with an axis of students.
+        frozen, settings, batch, key: Of the one student, without an axis.
         batch_size: Global.
         inputs: See `inputs.make`.
     """
     mesh = parallel.make_mesh(devices)
     whole = parallel.over_devices(step, mesh, batch_size=batch_size, inputs=inputs)
-    return jax.device_get(
-        first(
-            jax.jit(whole)(
-                parallel.by_student(stacked(state), mesh),
-                parallel.replicate(frozen, mesh),
-                parallel.by_student(stacked(settings), mesh),
-                parallel.shard_batch(jax.device_get(stacked(batch)), mesh),
-                parallel.by_student(key[None], mesh),
-                np.int32(0),
-            )
-        )
+    state, metrics = jax.jit(whole)(
+        parallel.by_student(state, mesh),
+        parallel.replicate(frozen, mesh),
+        parallel.by_student(stacked(settings), mesh),
+        parallel.shard_batch(jax.device_get(stacked(batch)), mesh),
+        parallel.by_student(key[None], mesh),
+        np.int32(0),
     )
+    return jax.device_get((state, first(metrics)))

@@ -106,12 +106,12 @@ class Students(NamedTuple):
             return {**given, **mine}, root_keys[i]
 
         def stacked(x):
-            return jax.ShapeDtypeStruct((len(self.ids), *x.shape), x.dtype)
+            return jax.ShapeDtypeStruct((len(self.ids), *x.shape[1:]), x.dtype)
 
         def begin():
             made = jax.jit(first)
             states = [parallel.to_host(made(*of(i))) for i in range(len(self.ids))]
-            return jax.tree.map(lambda *x: np.stack(x), *states)
+            return jax.tree.map(lambda *x: np.concatenate(x), *states)
 
         return jax.tree.map(stacked, jax.eval_shape(first, *of(0))), begin
 

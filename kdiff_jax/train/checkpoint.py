@@ -113,7 +113,7 @@ class Checkpoints:
             meta = step_folders.read(folder)
         except sealed.Damaged as error:
             raise _Damaged(f"checkpoint {folder}: {error}") from error
-        if step_folders.without_students(meta.leaves):
+        if step_folders.without_students(meta.leaves) and _is_of_one(template):
             return _with_axis(
                 self._read(folder, meta, _without_axis(template)), template
             )
@@ -239,6 +239,10 @@ def _abstract(tree):
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree
     )
+
+
+def _is_of_one(template) -> bool:
+    return all(len(x.shape) > 0 and x.shape[0] == 1 for x in jax.tree.leaves(template))
 
 
 def _without_axis(template):

@@ -22,6 +22,7 @@ from jax.sharding import PartitionSpec as P
 
 from kdiff_jax import rng
 from kdiff_jax.errors import ConfigError
+from kdiff_jax.train.step import without_axis
 
 BY_STUDENT = P("student")  # of the leading axis of a state
 
@@ -193,24 +194,29 @@ def over_devices(step, mesh: Mesh, *, batch_size: int, inputs, own=()):
     """
 
     def one_student(state, frozen, settings, batch, root_key, positions):
-        keys = rng.example_keys(root_key, state.step, positions)
+        keys = rng.example_keys(root_key, state.step[0], positions)
         batch = inputs(frozen, batch, keys)
         return step(state, frozen, settings, batch, keys)
 
     def of_group(state, frozen, settings, batch, root_keys, positions, turn):
-        # With an axis of length 1, XLA removes this slice and the update below.
+        # Of an axis of length 1, XLA removes these slices and the update.
         def mine(tree):
             return jax.tree.map(
-                lambda x: jax.lax.dynamic_index_in_dim(x, turn, keepdims=False), tree
+                lambda x: jax.lax.dynamic_slice_in_dim(x, turn, 1), tree
             )
 
         def put_back(students, one):
-            return jax.lax.dynamic_update_index_in_dim(students, one, turn, 0)
+            return jax.lax.dynamic_update_slice_in_dim(students, one, turn, 0)
 
-        batch = jax.tree.map(lambda x: x[0], batch)
-        frozen = {r: mine(tree) if r in own else tree for r, tree in frozen.items()}
+        own_frozen = {role: frozen[role] for role in own}
+        frozen = {**frozen, **without_axis(mine(own_frozen))}
         new, metrics = one_student(
-            mine(state), frozen, mine(settings), batch, mine(root_keys), positions
+            mine(state),
+            frozen,
+            without_axis(mine(settings)),
+            without_axis(batch),
+            without_axis(mine(root_keys)),
+            positions,
         )
         return jax.tree.map(put_back, state, new), jax.tree.map(_of_groups, metrics)
 

@@ -44,9 +44,12 @@ class NetState:
 
 @struct.dataclass
 class TrainState:
-    """All that a step changes, and so all that a checkpoint holds."""
+    """All that a step changes, and so all that a checkpoint holds.
 
-    step: Any  # i32[]
+    Every leaf has a leading axis of students, of length 1 where there is one.
+    """
+
+    step: Any  # i32[students]
     nets: Any  # role -> NetState
     carry: Any  # name -> array tree
 
@@ -54,7 +57,7 @@ class TrainState:
 def init_state(
     method: Method, optim: Mapping[str, Optim], given: Mapping[str, Any], key
 ) -> TrainState:
-    """Builds the first state.
+    """Builds the first state of one student.
 
     Args:
         method: Its `init_from` says which roles start as copies.
@@ -75,7 +78,18 @@ def init_state(
         ema = jax.tree.map(jnp.array, params[role]) if averaged else None
         moving, _ = split(own, method.trainable.get(role))
         nets[role] = NetState(own, optim[role].tx.init(moving), ema)
-    return TrainState(jnp.int32(0), nets, jax.tree.map(jnp.array, dict(method.carry)))
+    carry = jax.tree.map(jnp.array, dict(method.carry))
+    return with_axis(TrainState(jnp.int32(0), nets, carry))
+
+
+def with_axis(tree):
+    """A tree of one student with an axis of students."""
+    return jax.tree.map(lambda x: x[None], tree)
+
+
+def without_axis(tree):
+    """What of a tree with an axis of students belongs to the first of them."""
+    return jax.tree.map(lambda x: x[0], tree)
 
 
 def due(phases: tuple[Phase, ...], step: int) -> tuple[Phase, ...]:
@@ -96,6 +110,10 @@ def make_train_step(
 ):
     """Returns the pure (state, frozen, settings, batch, keys) -> (state, metrics).
 
+    The state is of one student, on its axis. What the losses read, and so the rest, is
+    without that axis; the updates are made on it: XLA copies a donated array whose
+    update comes in another shape.
+
     Args:
         method: What to train.
         optim: How to update each trained role.
@@ -106,10 +124,11 @@ def make_train_step(
     """
 
     def context(state, frozen, settings, batch, keys, stream):
-        params = {role: net.params for role, net in state.nets.items()}
-        ema = {r: net.ema for r, net in state.nets.items() if net.ema is not None}
+        one = without_axis(state)
+        params = {role: net.params for role, net in one.nets.items()}
+        ema = {r: net.ema for r, net in one.nets.items() if net.ema is not None}
         keys = rng.stream(keys, stream)
-        return Context(params, ema, frozen, state.carry, batch, keys, settings)
+        return Context(params, ema, frozen, one.carry, batch, keys, settings)
 
     def update(phase, state, ctx):
         moving, loss = loss_of(phase, ctx, method.trainable)
@@ -129,9 +148,9 @@ def make_train_step(
         new = {
             role: _apply(
                 state.nets[role],
-                grads[role],
+                with_axis(grads[role]),
                 optim[role],
-                state.step,
+                state.step[0],
                 num_steps,
                 method.trainable.get(role),
             )
@@ -140,7 +159,7 @@ def make_train_step(
         metrics = {f"{phase.name}/{k}": v for k, v in aux.metrics.items()}
         if phase.trains:
             metrics[f"{phase.name}/grad_norm"] = optax.tree.norm(grads)
-        carry = {**state.carry, **aux.carry}
+        carry = {**state.carry, **with_axis(dict(aux.carry))}
         return state.replace(nets={**state.nets, **new}, carry=carry), metrics
 
     def train_step(state, frozen, settings, batch, keys):
@@ -154,7 +173,7 @@ def make_train_step(
         # Once a step, however many phases have trained the role.
         for role in dict.fromkeys(role for phase in phases for role in phase.trains):
             moves = method.trainable.get(role)
-            nets[role] = _average(nets[role], optim[role], state.step, moves)
+            nets[role] = _average(nets[role], optim[role], state.step[0], moves)
         return state.replace(step=state.step + 1, nets=nets), metrics
 
     return train_step
@@ -202,11 +221,16 @@ def join(moving, still):
 
 
 def _apply(net: NetState, grads, optim: Optim, step, num_steps, trainable) -> NetState:
-    moving, still = split(net.params, trainable)
-    updates, opt_state = optim.tx.update(grads, net.opt_state, moving)
-    lr = optim.lr(step, num_steps)
-    params = jax.tree.map(lambda p, u: p - lr * u, moving, updates)
-    return NetState(join(params, still), opt_state, net.ema)
+    """The same after one update; the net and its gradients have an axis of students."""
+
+    def one(net, grads):
+        moving, still = split(net.params, trainable)
+        updates, opt_state = optim.tx.update(grads, net.opt_state, moving)
+        lr = optim.lr(step, num_steps)
+        params = jax.tree.map(lambda p, u: p - lr * u, moving, updates)
+        return NetState(join(params, still), opt_state, net.ema)
+
+    return jax.vmap(one)(net, grads)
 
 
 def _average(net: NetState, optim: Optim, step, trainable) -> NetState:

@@ -23,7 +23,7 @@ from kdiff_jax.method import Context, Net
 from kdiff_jax.methods import gdd
 from kdiff_jax.models import deit, projected, resnet, spectral
 from kdiff_jax.train.checkpoint import Checkpoints
-from kdiff_jax.train.step import Optim, due, init_state, make_train_step
+from kdiff_jax.train.step import Optim, due, init_state, make_train_step, without_axis
 
 DATA = pathlib.Path(__file__).parents[1] / "parity" / "data"
 FROZEN = {"teacher": toy.NETS["teacher"].init(jax.random.key(7))}
@@ -65,7 +65,7 @@ def test_losses_are_the_sums_over_a_virtual_local_batch():
     method = make(
         virtual_local_batch=v, r1_weight=0.3, noise_levels=(0.5,), augment=policy
     )
-    _, state = start(method)
+    state = without_axis(start(method)[1])
     params = {role: net.params for role, net in state.nets.items()}
     batch = toy.batch(0)
     ctx = Context(params, params, FROZEN, state.carry, batch, keys())
@@ -126,7 +126,7 @@ def program():
     }
     method = make(nets, virtual_local_batch=2, ada_target=0.1, ada_steps=8)
     optim, state = start(method)
-    state = state.replace(carry=state.carry | {"ada_p": jnp.float32(0.5)})
+    state = state.replace(carry=state.carry | {"ada_p": jnp.float32([0.5])})
 
     def run(num_devices):
         step = make_train_step(method, optim, method.phases, axis_name="data")
@@ -161,7 +161,7 @@ def test_the_probability_of_changes_follows_the_real_images(program, tmp_path):
     assert "ada/grad_norm" not in metrics  # it has none
     assert metrics["student/grad_norm"] > 0  # it came through the changes
     checkpoints = Checkpoints(tmp_path)
-    state = one_student.stacked(state)
+    state = jax.tree.map(jnp.asarray, state)
     checkpoints.save(1, state)
     restored, _ = checkpoints.restore_latest(jax.tree.map(jnp.zeros_like, state))
     checkpoints.close()
@@ -257,7 +257,7 @@ def test_features_of_a_classifier_from_its_file(tmp_path):
     method = methods.make("gdd", nets={"student": rgb()}, process=cosine(), **keywords)
     assert method.frozen == ("resnet56",)  # and no teacher, whom nothing reads
     optim = {role: SGD for role in method.nets}
-    state = init_state(method, optim, {}, jax.random.key(0))
+    state = without_axis(init_state(method, optim, {}, jax.random.key(0)))
     params = {role: net.params for role, net in state.nets.items()}
     ctx = Context(params, params, method.brings, state.carry, rgb_batch(), keys())
     (phase, *_) = method.phases

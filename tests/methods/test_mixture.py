@@ -17,7 +17,7 @@ from kdiff_jax.diffusion.process import left
 from kdiff_jax.losses import distribution
 from kdiff_jax.method import Net
 from kdiff_jax.train import optim
-from kdiff_jax.train.step import due, init_state, make_train_step
+from kdiff_jax.train.step import due, init_state, make_train_step, without_axis
 
 # Neighbours are 4.5 STD apart. A student is a continuous map, so that some of its
 # points lie on bridges; a mixture has a few there as well, and `by_mode` allows them.
@@ -187,14 +187,14 @@ def train(
 
         def run(state):
             keys = rng.example_keys(
-                jax.random.key(seed + 3), state.step, jnp.arange(batch_size)
+                jax.random.key(seed + 3), state.step[0], jnp.arange(batch_size)
             )
             batch = {"y": jnp.zeros(batch_size, jnp.int32)}
             if stored:
                 index = rng.randint(keys, "index", len(stored[0]))
                 batch |= {"z": stored[0][index], "x0": stored[1][index]}
             else:
-                key = jax.random.fold_in(jax.random.key(seed + 4), state.step)
+                key = jax.random.fold_in(jax.random.key(seed + 4), state.step[0])
                 batch["x0"] = draw_mixture(key, batch_size)
             return step(state, frozen, settings, batch, keys)
 
@@ -210,7 +210,8 @@ def train(
         first = first or metrics
     z = jax.random.normal(jax.random.key(99), (50_000, *SHAPE))
     t = jnp.full(len(z), PROCESS.t_max)
-    x = STUDENT.apply(state.nets["student"].ema, PROCESS.z_scale * z, t, None)
+    ema = without_axis(state.nets["student"].ema)
+    x = STUDENT.apply(ema, PROCESS.z_scale * z, t, None)
     return np.asarray(x).reshape(-1, 2), first
 
 

@@ -131,8 +131,8 @@ def test_adapters_are_trained_with_the_student():
     optim = {role: sgd for role in method.nets}
     state = init_state(method, optim, context.frozen, jax.random.key(0))
     assert jax.tree.map(jnp.shape, state.nets["adapters"].params) == {
-        "level_1": {"kernel": (2, 4), "bias": (4,)},
-        "level_2": {"kernel": (8, 16), "bias": (16,)},
+        "level_1": {"kernel": (1, 2, 4), "bias": (1, 4)},
+        "level_2": {"kernel": (1, 8, 16), "bias": (1, 16)},
     }
     step = jax.jit(make_train_step(method, optim, method.phases))
     settings = {"num_train_steps": jnp.int32(10), **method.settings}
@@ -152,7 +152,7 @@ def test_a_student_has_a_network_of_its_own_size():
     method, _, context = build()
     sgd = Optim(optax.identity(), lambda step, n: 0.1, lambda step: jnp.float32(0.9))
     state = init_state(method, {"student": sgd}, context.frozen, jax.random.key(0))
-    assert state.nets["student"].params["v"].shape == (8, toy.DIM)
+    assert state.nets["student"].params["v"].shape == (1, 8, toy.DIM)
 
 
 def test_times_are_those_that_the_student_owns():

@@ -8,14 +8,15 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import one_student
+import orbax.checkpoint as ocp
 import pytest
 
 from kdiff_jax import sealed
 from kdiff_jax.errors import CheckpointError
+from kdiff_jax.interop import steps as step_folders
 from kdiff_jax.train import checkpoint, parallel
 from kdiff_jax.train.checkpoint import Checkpoints
-from kdiff_jax.train.step import NetState, TrainState
+from kdiff_jax.train.step import NetState, TrainState, with_axis, without_axis
 
 
 def make_state(step, mesh):
@@ -24,7 +25,7 @@ def make_state(step, mesh):
     moments = (jnp.int32(step), jax.tree.map(jnp.square, params))
     net = NetState(params, moments, jax.tree.map(jnp.sin, params))
     state = TrainState(jnp.int32(step), {"student": net}, {"p": jnp.float32(0.5)})
-    return parallel.by_student(one_student.stacked(state), mesh)
+    return parallel.by_student(with_axis(state), mesh)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,7 @@ def make_state_shapes():
     params = {"a": jnp.zeros((64, 32)), "b": {"c": jnp.zeros(5)}}
     net = NetState(params, (jnp.int32(0), params), params)
     state = TrainState(jnp.int32(0), {"student": net}, {"p": jnp.float32(0)})
-    return one_student.stacked(state)
+    return with_axis(state)
 
 
 def restore(folder, mesh, like=None):
@@ -315,3 +316,42 @@ def test_the_good_step_moves_on_where_the_newest_go_before_they_are_known(
     checkpoints.close()
     folders = sorted(int(p.name) for p in tmp_path.iterdir() if p.name.isdigit())
     assert folders == there
+
+
+def as_of_old(folder, step, state):
+    """Writes a step of one student as the first versions did: without an axis."""
+    leaves = dict(checkpoint._leaves(without_axis(state)))
+    digests = {path: step_folders.digest(np.asarray(x)) for path, x in leaves.items()}
+    with ocp.CheckpointManager(folder) as manager:
+        manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(leaves),
+                meta=ocp.args.JsonSave(step_folders.seal(step, digests)),
+            ),
+        )
+
+
+def test_a_step_without_an_axis_of_students_gets_one(tmp_path, mesh):
+    as_of_old(tmp_path, 10, make_state(10, mesh))
+    state, step = restore(tmp_path, mesh)
+    assert step == 10
+    chex.assert_trees_all_equal(state, make_state(10, mesh))
+    places = jax.tree.map(lambda a, b: a.sharding == b.sharding, state, template(mesh))
+    assert all(jax.tree.leaves(places))
+    # It goes on as any other, and its damage is found.
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(20, state)
+    checkpoints.close()
+    edit_meta(tmp_path / "10", lambda meta: meta["leaves"][LEAF].update(crc32=7))
+    shutil.rmtree(tmp_path / "20")
+    with pytest.raises(CheckpointError, match=f"{LEAF} differs from its checksum"):
+        restore(tmp_path, mesh)
+
+
+def test_one_student_of_old_is_not_several(tmp_path):
+    mesh = parallel.make_mesh(jax.devices()[:2], num_students=2)
+    as_of_old(tmp_path, 10, make_state(10, parallel.make_mesh()))
+    two = jax.tree.map(lambda x: jnp.concatenate([x, x]), make_state_shapes())
+    with pytest.raises(CheckpointError, match="step is .*expected .*2,"):
+        restore(tmp_path, mesh, parallel.abstract(two, mesh))

@@ -4,7 +4,6 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import one_student
 import optax
 import pytest
 from tolerance import REORDER
@@ -52,7 +51,7 @@ def begin(which, mesh):
     programs = loop.Programs(
         which, optim, mesh, batch_size=4, inputs=lambda frozen, batch, keys: batch
     )
-    return programs, parallel.by_student(one_student.stacked(state), mesh)
+    return programs, parallel.by_student(state, mesh)
 
 
 def run(programs, state, *, hooks=(), per_dispatch=1, observe=None, save=None):

@@ -1,8 +1,11 @@
 """Meshes, batch sizes, and several steps as one program."""
 
+import re
+
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import one_student
 import pytest
 import toy
@@ -24,7 +27,7 @@ def programs(mesh, name="progressive"):
     made = loop.Programs(
         method, adam, mesh, batch_size=8, inputs=one_student.as_they_are
     )
-    return made, parallel.by_student(one_student.stacked(state), mesh)
+    return made, parallel.by_student(state, mesh)
 
 
 def run(made, state, num_steps, *, hooks=(), steps_per_dispatch=1, settings=4):
@@ -77,6 +80,33 @@ def test_rounds_share_one_compiled_program(mesh):
         _, state = programs(mesh)
     assert len(made._compiled) == 1
     assert next(iter(made._compiled.values()))._cache_size() == 1
+
+
+def test_the_axis_of_one_student_costs_nothing(mesh):
+    """Nothing is sliced or put back, and no array of the state is copied."""
+    made, state = programs(mesh)
+    batch = parallel.shard_batch(
+        jax.device_get(one_student.stacked(toy.batch(0))), mesh
+    )
+    settings = one_student.stacked(
+        {"num_train_steps": 9, "num_steps": 4, "t_range": jnp.float32([0, 1])}
+    )
+    made(0)
+    (compiled,) = made._compiled.values()
+    text = compiled.lower(
+        state,
+        parallel.replicate({"teacher": TEACHER}, mesh),
+        parallel.by_student(settings, mesh),
+        batch,
+        parallel.by_student(jax.random.key(1)[None], mesh),
+        np.int32(0),
+    )
+    text = text.compile().as_text()
+    assert "dynamic-update-slice" not in text and "dynamic-slice" not in text
+    shapes = {x.shape for x in jax.tree.leaves(state.nets["student"].params)}
+    copied = re.findall(r"= f32\[([0-9,]*)\]\S* copy\(", text)
+    of_state = [c for c in copied if tuple(map(int, c.split(","))) in shapes]
+    assert not of_state
 
 
 def test_a_batch_that_does_not_split_names_the_nearest(mesh):

@@ -50,9 +50,9 @@ def test_the_average_has_its_half_life_however_often_a_role_moves(every):
     options = dict(ema_half_life=400.0, ema_ramp_up=1e12, steps_per_update=apart)
     optims = {"student": optim.make("sgd", lr=1.0, batch_size=8, **options)}
     state = init_state(method, optims, {}, jax.random.key(0))
-    net = state.nets["student"].replace(ema={"w": jnp.ones(3)})
+    net = state.nets["student"].replace(ema={"w": jnp.ones((1, 3))})
     # Not from 0, where no image is seen yet and the average is that of now.
-    state = state.replace(nets={"student": net}, step=jnp.int32(5))
+    state = state.replace(nets={"student": net}, step=jnp.int32([5]))
     state, _ = advance(method, optims, state, 50)
     np.testing.assert_allclose(state.nets["student"].ema["w"], 0.5, rtol=1e-5)
 
@@ -66,7 +66,7 @@ def test_two_phases_of_a_step_move_an_average_once():
     method = Method(nets={"disc": NET}, phases=phases)
     optims = {"disc": Optim(optax.identity(), lambda *a: 1.0, lambda step: 0.5)}
     state = init_state(method, optims, {}, jax.random.key(0))
-    net = state.nets["disc"].replace(ema={"w": jnp.ones(3)})
+    net = state.nets["disc"].replace(ema={"w": jnp.ones((1, 3))})
     state, _ = advance(method, optims, state.replace(nets={"disc": net}), 3)
     np.testing.assert_array_equal(state.nets["disc"].ema["w"], 0.5**3)
 
@@ -125,7 +125,7 @@ def test_gradients_that_are_not_finite_become_0_where_that_is_asked(
         optims = {"student": optim.make("sgd", **options)}
         state = init_state(method, optims, {}, jax.random.key(0))
         state, (metrics,) = advance(method, optims, state, 1, batch)
-        found = np.asarray(state.nets["student"].params["w"])
+        (found,) = np.asarray(state.nets["student"].params["w"])
         if asked:
             np.testing.assert_array_equal(found, moved)
             assert metrics["student/nonfinite_grads"] == num_bad

@@ -72,7 +72,7 @@ class Run:
             {"num_train_steps": jnp.int32(9), **method.settings, **own(method, k)}
             for k in ids
         ]
-        self.state = self.put(stack(states))
+        self.state = self.put(jax.tree.map(lambda *x: jnp.concatenate(x), *states))
         self.settings = self.put(stack(settings))
         self.root = self.put(stack([jax.random.key(k) for k in ids]))
 
