@@ -17,6 +17,7 @@ from kdiff_jax import build, interop, methods
 from kdiff_jax.build import Stage
 from kdiff_jax.data.images import Images
 from kdiff_jax.errors import DataError, UserError
+from kdiff_jax.interop import training
 from kdiff_jax.interop.description import spec_of
 from kdiff_jax.method import Context, Method
 from kdiff_jax.metrics import features
@@ -30,7 +31,7 @@ _passed: set[str] = set()  # rounds, and runs of one process, often differ in no
 
 
 def check(job: Job, data: Images | None = None) -> None:
-    """Refuses what a stage that is not done would be refused for.
+    """Refuses what a stage would be refused for that has not begun.
 
     Args:
         job: The job; a teacher that is brought is there, or the config describes it.
@@ -40,7 +41,8 @@ def check(job: Job, data: Images | None = None) -> None:
         UserError: As the stage would, with its section of the config.
     """
     for stage in job.stages:
-        if is_done(job.left(stage.name)):
+        folder = job.left(stage.name)
+        if is_done(folder) or training.find(folder):
             continue
         if stage.kind == "train":
             try:
