@@ -9,8 +9,11 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
+from kdiff_jax.domain import Share
 from kdiff_jax.types import Batch, Keys, Metrics, Params
 
 
@@ -38,20 +41,46 @@ class Net(NamedTuple):
     with_features: Callable[..., Any] | None = None
 
 
-class Context(NamedTuple):
-    """Everything a loss may read. No gradient flows into any of it."""
+class Numbers(NamedTuple):
+    """What differs between runs of one compiled program.
 
-    nets: Mapping[str, Params]  # current params of every trained role
-    ema: Mapping[str, Params]  # moving averages of the roles that keep one
-    frozen: Mapping[str, Params]  # teacher, feature extractors
-    carry: Mapping[str, Any]  # non-gradient state: batch statistics, ADA probability
+    Attributes:
+        share: What the student owns.
+        num_steps: i32[], the length of the training in train steps.
+        settings: The method's own numbers by name, such as the sampling steps of a
+            round of progressive distillation.
+    """
+
+    share: Share
+    num_steps: Any
+    settings: Mapping[str, Any] = {}
+
+
+class Context(NamedTuple):
+    """Everything a loss may read. No gradient flows into any of it.
+
+    Attributes:
+        nets: Role -> current parameters, of every trained role.
+        ema: Role -> name -> moving average, of the roles that keep some.
+        frozen: Role -> parameters of teachers and feature extractors.
+        carry: State without a gradient: batch statistics, ADA's probability.
+        batch: See `types`, and what `Method.prepare` has added.
+        keys: Key[B], already specific to this phase.
+        share: What the student owns: conditions to ask it for, times to train it at.
+        step: i32[], the number of steps made before this one.
+        num_steps: i32[], the length of the training.
+        settings: Numbers of the method, see `Method.settings`.
+    """
+
+    nets: Mapping[str, Params]
+    ema: Mapping[str, Mapping[str, Params]]
+    frozen: Mapping[str, Params]
+    carry: Mapping[str, Any]
     batch: Batch
-    keys: Keys  # Key[B], already specific to this phase
-    # Numbers that differ between the runs of one compiled program: name -> array. Some
-    # are a method's own, such as the number of steps of a round of progressive
-    # distillation; those of a student among several have the same names everywhere:
-    # "labels", i32[n], which it may be asked for, and "t_range", f32[2], the times
-    # lo < t <= hi that it owns.
+    keys: Keys
+    share: Share
+    step: Any = 0
+    num_steps: Any = 1
     settings: Mapping[str, Any] = {}
 
 
@@ -95,6 +124,8 @@ class Method(NamedTuple):
         sampler: Keywords of the one sampler that the student is trained for, its name
             among them; {} leaves the choice to the stage.
         settings: Default of every number that `Context.settings` must hold.
+        draws: Fields of `Context.share` that the losses draw from: "conditions" of
+            labels asked of the student, "t_range" of times to train at.
         batch_keys: The entries of the batch that the losses read, see `types`.
         brings: Frozen roles whose params the method has read itself, from files that
             its keywords name.
@@ -110,18 +141,31 @@ class Method(NamedTuple):
     carry: Mapping[str, Any] = {}
     sampler: Mapping[str, Any] = {}
     settings: Mapping[str, Any] = {}
+    draws: tuple[str, ...] = ()
     batch_keys: tuple[str, ...] = ("x0", "y")
     brings: Mapping[str, Params] = {}
     trainable: Mapping[str, Callable[[str], bool]] = {}
 
 
-def steps_per_update(phases: tuple[Phase, ...], role: str) -> float:
-    """Train steps from one update of a role to the next; their mean where they vary.
+def updates_before(phases: tuple[Phase, ...], role: str) -> Callable[[Any], Any]:
+    """step -> the number of updates of a role in the steps before it; traceable.
 
     Phases of one step that train the same role are one update.
     """
     own = [phase for phase in phases if role in phase.trains]
     first = max(phase.offset for phase in own)
-    steps = range(first, first + math.lcm(*(phase.every for phase in own)))
-    updates = [s for s in steps if any((s - p.offset) % p.every == 0 for p in own)]
-    return len(steps) / len(updates)
+    period = math.lcm(*(phase.every for phase in own))
+    updated = [
+        any(s >= p.offset and (s - p.offset) % p.every == 0 for p in own)
+        for s in range(first + period)
+    ]
+    # Up to `first` phases may not have begun; from there on they repeat.
+    counts = np.concatenate([[0], np.cumsum(updated)])
+    per_period = counts[first + period] - counts[first]
+
+    def before(step):
+        periods = jnp.maximum(step - first, 0) // period
+        rest = step - periods * period
+        return periods * per_period + jnp.asarray(counts)[rest]
+
+    return before

@@ -29,7 +29,7 @@ def train(
     state,
     *,
     frozen,
-    settings,
+    numbers,
     batch,
     key,
     batch_size=8,
@@ -41,7 +41,7 @@ def train(
         step: What `make_train_step` returns, with axis_name "data".
         devices: Devices to split the batch over.
         state: What `init_state` returns, with an axis of students.
-        frozen, settings, batch, key: Of the one student, without an axis.
+        frozen, numbers, batch, key: Of the one student, without an axis.
         batch_size: Global.
         inputs: See `inputs.make`.
     """
@@ -50,7 +50,7 @@ def train(
     state, metrics = jax.jit(whole)(
         parallel.by_student(state, mesh),
         parallel.replicate(frozen, mesh),
-        parallel.by_student(stacked(settings), mesh),
+        parallel.by_student(stacked(numbers), mesh),
         parallel.shard_batch(jax.device_get(stacked(batch)), mesh),
         parallel.by_student(key[None], mesh),
         np.int32(0),

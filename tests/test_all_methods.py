@@ -17,7 +17,7 @@ from kdiff_jax.train.step import Optim, due, init_state, make_train_step
 
 FROZEN = {"teacher": toy.NETS["teacher"].init(jax.random.key(7))}
 # Not Adam: it is scale-invariant, and so hides a gradient that is D times too large.
-SGD = Optim(optax.identity(), lambda step, n: 1.0, lambda step: jnp.float32(0.9))
+SGD = Optim(optax.identity(), lambda step, n: 1.0, toy.EMAS)
 MOMENTUM = SGD._replace(tx=optax.trace(0.9))  # the same with a state
 
 every_method = pytest.mark.parametrize("name", methods.names())
@@ -38,8 +38,8 @@ def build(name, seed=0, optimizer=SGD):
     # A fake score that is still the teacher would not move SiD's student.
     given = FROZEN | {"fake_score": toy.NETS["teacher"].init(jax.random.key(8))}
     state = init_state(method, optim, given, jax.random.key(seed))
-    settings = {"num_train_steps": jnp.int32(100), **method.settings}
-    return method, optim, state, settings
+    numbers = toy.numbers(method)
+    return method, optim, state, numbers
 
 
 def keys_of(step, size=8):
@@ -53,13 +53,13 @@ def assert_close(actual, expected):
 @every_method
 def test_the_module_says_whether_the_method_takes_a_range_of_times(name):
     method = methods.make(name, nets=toy.NETS, process=cosine())
-    assert methods.takes_times(name) == ("t_range" in method.settings)
+    assert methods.takes_times(name) == ("t_range" in method.draws)
 
 
 @every_method
 def test_structure_is_kept_and_each_schedule_is_traced_once(name):
     chex.clear_trace_counter()
-    method, optim, state, settings = build(name)
+    method, optim, state, numbers = build(name)
     compiled = {}
     schedules = {due(method.phases, i) for i in range(6)}
     for i in range(6):
@@ -69,7 +69,7 @@ def test_structure_is_kept_and_each_schedule_is_traced_once(name):
             # Chex counts the traces of all of them together.
             compiled[phases] = jax.jit(chex.assert_max_traces(step, n=len(schedules)))
         run = compiled[phases]
-        new, metrics = run(state, FROZEN, settings, toy.batch(i), keys_of(i))
+        new, metrics = run(state, FROZEN, numbers, toy.batch(i), keys_of(i))
         chex.assert_trees_all_equal_shapes_and_dtypes(new, state)
         chex.assert_tree_all_finite((new, metrics))
         state = new
@@ -79,10 +79,10 @@ def test_structure_is_kept_and_each_schedule_is_traced_once(name):
 @every_method
 def test_a_phase_moves_the_roles_it_declares_and_no_other(name):
     """Bit for bit: parameters, optimizer state and moving average."""
-    method, optim, state, settings = build(name, optimizer=MOMENTUM)
+    method, optim, state, numbers = build(name, optimizer=MOMENTUM)
     for phase in method.phases:
         step = jax.jit(make_train_step(method, optim, (phase,)))
-        new, _ = step(state, FROZEN, settings, toy.batch(0), keys_of(0))
+        new, _ = step(state, FROZEN, numbers, toy.batch(0), keys_of(0))
         assert new.nets.keys() == state.nets.keys()
         for role, net in state.nets.items():
             moved = jax.tree.map(lambda a, b: (a != b).any(), net, new.nets[role])
@@ -102,7 +102,7 @@ def test_a_phase_moves_the_roles_it_declares_and_no_other(name):
     ],
 )
 def test_result_does_not_depend_on_the_number_of_devices(name, num_devices):
-    method, optim, state, settings = build(name)
+    method, optim, state, numbers = build(name)
 
     def program(devices):
         step = make_train_step(method, optim, method.phases, axis_name="data")
@@ -111,7 +111,7 @@ def test_result_does_not_depend_on_the_number_of_devices(name, num_devices):
             devices,
             state,
             frozen=FROZEN,
-            settings=settings,
+            numbers=numbers,
             batch=toy.batch(0),
             key=jax.random.key(1),
         )
@@ -136,8 +136,8 @@ def test_result_does_not_depend_on_the_number_of_devices(name, num_devices):
     ],
 )
 def test_microbatches_change_nothing(name, unroll):
-    method, optim, state, settings = build(name)
-    inputs = (state, FROZEN, settings, toy.batch(0), keys_of(0))
+    method, optim, state, numbers = build(name)
+    inputs = (state, FROZEN, numbers, toy.batch(0), keys_of(0))
     whole = jax.jit(make_train_step(method, optim, method.phases))(*inputs)
     step = make_train_step(
         method, optim, method.phases, num_microbatches=4, unroll=unroll
@@ -167,11 +167,11 @@ def test_forty_steps_of_one_phase_lower_its_own_loss(name, phase_name):
     begin = {"student": 3, "fake_score": 8}
     given = {r: toy.NETS["teacher"].init(jax.random.key(k)) for r, k in begin.items()}
     state = init_state(method, optim, FROZEN | given, jax.random.key(0))
-    settings = {"num_train_steps": jnp.int32(100), **method.settings}
+    numbers = toy.numbers(method)
     step = jax.jit(make_train_step(method, optim, (phase,)))
     lines = []
     for _ in range(40):
-        state, metrics = step(state, FROZEN, settings, toy.batch(0), keys_of(0))
+        state, metrics = step(state, FROZEN, numbers, toy.batch(0), keys_of(0))
         lines.append({k.split("/")[1]: float(v) for k, v in metrics.items()})
     first, last = lines[0], lines[-1]
     # Its terms too, but for a GAN's of DMD2, whose weight is 0.003.

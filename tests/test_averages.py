@@ -9,7 +9,8 @@ import toy
 from kdiff_jax import build, methods
 from kdiff_jax.build.objects import _optim
 from kdiff_jax.diffusion import process as processes
-from kdiff_jax.method import steps_per_update
+from kdiff_jax.method import updates_before
+from kdiff_jax.stages import results
 from kdiff_jax.train import optim
 
 SIZES = ("full", "cpu", "cpu_small", "cpu_gddi", "gddi", "small", "smaller", "common")
@@ -24,15 +25,12 @@ def weight_of_the_start(config, stage) -> float:
     process = processes.make(**config["model"]["process"])
     method = methods.make(**tuples, nets=toy.NETS, process=process)
     train = build.train_options(config, stage)
-    every = steps_per_update(method.phases, "student")
-    decay = optim.make(
-        **_optim(stage, "student"),
-        batch_size=train["batch_size"],
-        steps_per_update=every,
-    ).ema_decay
+    emas = optim.make(**_optim(stage, "student"), batch_size=train["batch_size"]).emas
+    decay = emas[results.average(train["result"])]
     (phase,) = (p for p in method.phases if "student" in p.trains)
     steps = jnp.arange(phase.offset, train["num_steps"], phase.every)
-    kept = np.broadcast_to(np.asarray(decay(steps), np.float64), steps.shape)
+    updates = updates_before(method.phases, "student")(steps)
+    kept = np.broadcast_to(np.asarray(decay(updates), np.float64), steps.shape)
     return float(np.exp(np.log(np.maximum(kept, 1e-300)).sum()))
 
 

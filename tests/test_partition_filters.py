@@ -144,24 +144,22 @@ def labels_by_call(name, k, **keywords):
 
     nets = {role: spied(role, net) for role, net in toy.NETS.items()}
     method = methods.make(name, nets=nets, process=cosine(), **keywords)
-    sgd = Optim(optax.identity(), lambda step, n: 1e-3, lambda step: jnp.float32(0.9))
+    sgd = Optim(optax.identity(), lambda step, n: 1e-3, toy.EMAS)
     optim = {role: sgd for role in method.nets}
     frozen = {"teacher": toy.NETS["teacher"].init(jax.random.key(7))}
     state = init_state(method, optim, frozen, jax.random.key(0))
-    settings = students().settings(
-        cosine(), {"num_train_steps": jnp.int32(NUM_STEPS), **method.settings}
-    )
-    settings = jax.tree.map(lambda x: jnp.asarray(x[k]), settings)
+    numbers = students().numbers(cosine(), method, toy.numbers(method, NUM_STEPS))
+    numbers = jax.tree.map(lambda x: jnp.asarray(x[k]), numbers)
     step, read = make_train_step(method, optim, method.phases), inputs.make()
 
     @jax.jit
-    def program(state, frozen, settings, batch, keys):
-        return step(state, frozen, settings, read(frozen, batch, keys), keys)
+    def program(state, frozen, numbers, batch, keys):
+        return step(state, frozen, numbers, read(frozen, batch, keys), keys)
 
     frozen, batches = fed(k, method, frozen)
     for i, batch in enumerate(batches):
         keys = rng.example_keys(jax.random.key(1), i, jnp.arange(BATCH_SIZE))
-        state, _ = program(state, frozen, settings, batch, keys)
+        state, _ = program(state, frozen, numbers, batch, keys)
     jax.effects_barrier()
     return seen
 

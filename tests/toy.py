@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from kdiff_jax.method import Net
+from kdiff_jax import domain
+from kdiff_jax.method import Net, Numbers
 
 NUM_CLASSES = 10
 SHAPE = (4, 4, 1)
@@ -36,6 +37,15 @@ def denoiser(width: int = 8) -> Net:
         return jnp.tanh(jnp.concatenate(columns, axis=1) @ params["w"])
 
     return Net(init, apply, encode, SHAPE, NUM_CLASSES, with_features)
+
+
+EMAS = {"ema": lambda updates: jnp.float32(0.9)}  # moving averages of an `Optim`
+SHARE = domain.whole(NUM_CLASSES, (0.0, 1.0))  # of a process with times in [0, 1]
+
+
+def numbers(method, num_steps: int = 100, share: domain.Share = SHARE) -> Numbers:
+    """What differs between runs of one program, for one student."""
+    return Numbers(share, jnp.int32(num_steps), dict(method.settings))
 
 
 NETS = {"student": denoiser(), "teacher": denoiser()}

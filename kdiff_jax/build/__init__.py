@@ -5,8 +5,8 @@ A config has shared sections (`model`, `data`, `init`, `train`, `evaluate`) and
 """
 
 from kdiff_jax.build.objects import (
+    averages,
     check_fits,
-    keeps_average,
     load_images,
     make_method,
     program,
@@ -22,12 +22,12 @@ from kdiff_jax.build.values import check
 
 __all__ = [
     "Stage",
+    "averages",
     "check",
     "check_fits",
     "complete",
     "evaluate_options",
     "expand",
-    "keeps_average",
     "load_images",
     "make_method",
     "plain",

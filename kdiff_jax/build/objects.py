@@ -10,7 +10,6 @@ from kdiff_jax import methods
 from kdiff_jax.build.stages import Stage
 from kdiff_jax.data import images
 from kdiff_jax.errors import ConfigError
-from kdiff_jax.method import steps_per_update
 from kdiff_jax.train import inputs, optim
 from kdiff_jax.train.loop import Programs
 
@@ -121,28 +120,27 @@ def make_method(stage: Stage, nets, process, batch_size: int) -> tuple[Any, dict
         role: optim.make(
             **_optim(stage, role),
             batch_size=batch_size,
-            steps_per_update=steps_per_update(method.phases, role),
         )
         for role in method.nets
     }
     return method, optimizers
 
 
-def keeps_average(stage: Stage, role: str) -> bool:
-    """Whether a role of a training stage has a moving average."""
-    kinds = ("ema_decay", "ema_half_life")
-    return any(_optim(stage, role).get(kind) is not None for kind in kinds)
+def averages(stage: Stage, role: str) -> tuple[str, ...]:
+    """The names of the moving averages that a role of a training stage keeps."""
+    return tuple(optim.make(**_optim(stage, role), batch_size=1).emas)
 
 
 def _optim(stage: Stage, role: str) -> dict[str, Any]:
     """The optimizer of a role: the stage's, with the changes of the section `roles`.
 
-    The stage's moving average is that of the student. Of others nothing reads it, so
-    that they keep one only where `roles` asks for it.
+    The stage's moving averages are those of the student. Of others nothing reads them,
+    so that they keep some only where `roles` asks for it.
     """
     shared = dict(stage.config["optim"])
     if role != "student":
-        shared |= dict.fromkeys(("ema_decay", "ema_half_life"))
+        shared |= dict.fromkeys(("ema_decay", "ema_half_life", "ema_power"))
+        shared["averages"] = {}
     return {**shared, **stage.config.get("roles", {}).get(role, {})}
 
 

@@ -27,7 +27,8 @@ class Train(NamedTuple):
     Attributes:
         num_steps: Length of the training.
         batch_size: Examples of a step, over all devices.
-        result: What the stage leaves: "params", "ema", or "best" of the ema.
+        result: What the stage leaves: "params", a moving average by its name, such as
+            "ema", or "best", the best of the average "ema".
         log_every: Between two lines of the log.
         sample_every: Between two grids of images.
         save_every: Between two checkpoints.
@@ -45,7 +46,7 @@ class Train(NamedTuple):
 
     num_steps: Count
     batch_size: Count
-    result: Literal["params", "ema", "best"] = "params"
+    result: str = "params"
     log_every: Count = 100
     sample_every: Count = 1000
     save_every: Count = 5000
@@ -270,7 +271,7 @@ def complete(config: Section) -> dict[str, Any]:
     for key, section in config["stages"].items():
         section = dict(section)
         if "optim" in section:
-            own = defaults(optim.make, leave_out=("name", "steps_per_update"))
+            own = defaults(optim.make, leave_out=("name", "averages"))
             section["optim"] = {**own, **section["optim"]}
         if "method" in section:
             function = methods.make_function(section["method"]["name"])

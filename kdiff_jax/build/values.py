@@ -118,7 +118,7 @@ def _optim(section, path) -> None:
         section,
         "an optimizer",
         path,
-        hidden=("batch_size", "steps_per_update"),
+        hidden=("batch_size",),
     )
 
 

@@ -9,6 +9,7 @@ CRC-32 of whole leaves.
 """
 
 import pathlib
+import re
 import zlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -19,18 +20,22 @@ from kdiff_jax import sealed
 
 Digest = Mapping[str, Any]
 
+VERSION = 2
+
 
 class Meta(NamedTuple):
     """What a step says of itself.
 
     Attributes:
         leaves: Path -> digest.
+        version: How the leaves are named, see `stored_name`.
         is_sealed: Whether these digests have been verified by one of their own; those
             of a version before cannot be.
     """
 
     leaves: dict[str, Digest]
     is_sealed: bool
+    version: int = 1
 
 
 def of(folder: pathlib.Path) -> list[int]:
@@ -53,7 +58,7 @@ def number(path: pathlib.Path) -> int | None:
 
 def seal(step: int, leaves: Mapping[str, Digest]) -> dict[str, Any]:
     """The content of a step's metadata."""
-    return sealed.seal({"step": step, "leaves": leaves})
+    return sealed.seal({"step": step, "version": VERSION, "leaves": leaves})
 
 
 def read(folder: pathlib.Path) -> Meta:
@@ -72,7 +77,21 @@ def read(folder: pathlib.Path) -> Meta:
         raise sealed.Damaged(f"it says step {str(step)[:40]}")
     if not isinstance(leaves, dict) or not all(map(_is_digest, leaves.values())):
         raise sealed.Damaged("its metadata holds no digests of leaves")
-    return Meta(leaves, is_sealed=f'"{sealed.KEY}"'.encode() in text)
+    is_sealed = f'"{sealed.KEY}"'.encode() in text
+    version = tree.get("version", 1)
+    if version not in (1, VERSION):
+        raise sealed.Damaged(
+            f"it is of version {str(version)[:20]}, and this is {VERSION}"
+        )
+    return Meta(leaves, is_sealed, version)
+
+
+def stored_name(path: str, version: int) -> str:
+    """The name that a leaf of today has in a checkpoint of this version.
+
+    The first version knew one moving average of a role, which had no name.
+    """
+    return path if version > 1 else re.sub(r"^(nets/[^/]+/ema)/ema/", r"\1/", path)
 
 
 def without_students(leaves: Mapping[str, Digest]) -> bool:

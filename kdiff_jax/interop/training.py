@@ -1,7 +1,7 @@
 """Reads the parameters of a run in progress: a step of a stage's Orbax checkpoints.
 
 A stage folder says in `model.json` what its network is, which role it trains, and
-whether its result is the moving average ("ema") or the raw weights ("params"). Each
+whether its result is a moving average, by its name, or the raw weights ("params"). Each
 step holds a digest of every leaf, and what is read here is checked against it.
 """
 
@@ -96,8 +96,9 @@ def load(
         CheckpointError: If no step is.
     """
     about = description(stage)
-    spec, prefix = about["spec"], f"nets/{about['role']}/{about['result']}/"
-    params = _newest(stage, steps, prefix)
+    spec, result = about["spec"], about["result"]
+    part = "params" if result == "params" else f"ema/{result}"
+    params = _newest(stage, steps, f"nets/{about['role']}/{part}/")
     if "partition" not in spec:  # a model of one student has no axis of them
         params = jax.tree.map(lambda x: x[0], params)
     return spec, params
@@ -148,6 +149,7 @@ def _newest(stage: pathlib.Path, steps: Sequence[int], prefix: str) -> dict[str,
 def _read(folder: pathlib.Path, prefix: str) -> dict[str, np.ndarray]:
     """{"a/b": leaf [students, ...]} below `prefix`, each equal to its digest."""
     meta = step_folders.read(folder)
+    prefix = step_folders.stored_name(prefix, meta.version)
     wanted = {k: v for k, v in meta.leaves.items() if k.startswith(prefix)}
     if not wanted:
         nets = [k.split("/")[1] for k in meta.leaves if k.startswith("nets/")]

@@ -5,8 +5,6 @@ models of Salimans & Ho (2022, arXiv:2202.00512) and EDM (Karras et al. 2022,
 arXiv:2206.00364): they differ in the times that are drawn and in the weight.
 """
 
-import jax.numpy as jnp
-
 from kdiff_jax import rng
 from kdiff_jax.arguments import Positive
 from kdiff_jax.diffusion import noise_levels
@@ -44,7 +42,7 @@ def make(
 
     def loss(params, ctx):
         x0, y = ctx.batch["x0"], ctx.batch["y"]
-        t = draw_time(ctx.keys, ctx.settings["t_range"])
+        t = draw_time(ctx.keys, ctx.share.t_range)
         x_t = process.add_noise(x0, rng.normal(ctx.keys, "eps", x0.shape[1:]), t)
         x0_hat = student.apply(
             params["student"],
@@ -61,5 +59,5 @@ def make(
     return Method(
         nets={"student": student},
         phases=(Phase("denoise", ("student",), loss),),
-        settings={"t_range": jnp.float32([process.t_min, process.t_max])},
+        draws=("t_range",),
     )

@@ -67,7 +67,7 @@ def make(
         except UserError as error:  # which begins with `weights` or `heads`
             raise type(error)(f"lpips_{error}") from error
         brings = {"lpips": params}
-    shape, labels = student.image_shape, jnp.arange(max(student.num_classes, 1))
+    shape = student.image_shape
     inner_time = grids.draw_from(process, low=min_step, high=max_step, spacing=spacing)
     any_time = grids.draw_from(process, spacing=spacing)
 
@@ -77,7 +77,7 @@ def make(
 
     def prepare(ctx):
         z_gen = rng.normal(ctx.keys, "z", shape)
-        y_gen = rng.choice(ctx.keys, "y_gen", ctx.settings["labels"])
+        y_gen = rng.choice(ctx.keys, "y_gen", ctx.share.conditions)
         x_gen = generate(ctx.nets["student"], z_gen, y_gen)
         return {**ctx.batch, "z_gen": z_gen, "y_gen": y_gen, "x_gen": x_gen}
 
@@ -127,5 +127,5 @@ def make(
         prepare=prepare,
         batch_keys=("z", "x0", "y"),
         brings=brings,
-        settings={"labels": labels},
+        draws=("conditions",),
     )

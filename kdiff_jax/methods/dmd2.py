@@ -94,7 +94,7 @@ def make(
         )
     encode: Any = teacher.encode  # None only where there is no discriminator
     head = _head(teacher, head_groups)
-    shape, labels = student.image_shape, jnp.arange(max(student.num_classes, 1))
+    shape = student.image_shape
     inner_time = grids.draw_from(process, low=min_step, high=max_step, spacing=spacing)
     any_time = grids.draw_from(process, spacing=spacing)
     first_time = grids.make(process, process.num_timesteps or 1000, spacing=spacing)[-2]
@@ -102,7 +102,7 @@ def make(
 
     def prepare(ctx):
         z = rng.normal(ctx.keys, "z", shape)
-        y_gen = rng.choice(ctx.keys, "y_gen", ctx.settings["labels"])
+        y_gen = rng.choice(ctx.keys, "y_gen", ctx.share.conditions)
 
         def generate(x_t, t):
             return student.apply(ctx.nets["student"], x_t, t, y_gen)
@@ -209,7 +209,7 @@ def make(
         phases=phases,
         prepare=prepare,
         carry=carry,
-        settings={"labels": labels},
+        draws=("conditions",),
         # With one step all samplers are the network itself.
         sampler=dict(name="renoise", num_steps=num_steps) if num_steps > 1 else {},
     )

@@ -43,7 +43,7 @@ def make(*, nets, process, weight: str = "snr_trunc") -> Method:
     def loss(params, ctx):
         x0, y, n = ctx.batch["x0"], ctx.batch["y"], ctx.settings["num_steps"]
         # lo < t <= hi, and t = (i + 1) / N.
-        first, last = jnp.round(ctx.settings["t_range"] * n).astype(jnp.int32)
+        first, last = jnp.round(ctx.share.t_range * n).astype(jnp.int32)
         i = first + rng.randint(ctx.keys, "i", last - first)
         eps = rng.normal(ctx.keys, "eps", x0.shape[1:])
 
@@ -61,7 +61,8 @@ def make(*, nets, process, weight: str = "snr_trunc") -> Method:
         frozen=("teacher",),
         init_from={"student": "teacher"},
         phases=(Phase("progressive", ("student",), loss),),
-        settings={"num_steps": jnp.int32(1), "t_range": jnp.float32([0, 1])},
+        settings={"num_steps": jnp.int32(1)},
+        draws=("t_range",),
     )
 
 

@@ -52,7 +52,7 @@ def make(
         those of a batch of data, where they are uniform here.
     """
     student, teacher = nets["student"], nets["teacher"]
-    shape, labels = student.image_shape, jnp.arange(max(student.num_classes, 1))
+    shape = student.image_shape
     inner_time = grids.draw_from(process, low=min_step, high=max_step, spacing=spacing)
     fake_time = noise_levels.make(fake_times, process)
     t_init, scale = renoise.start(process, sigma_init)
@@ -60,7 +60,7 @@ def make(
     def generate(params, ctx):
         """(images, their labels) of this phase's own noise."""
         z = rng.normal(ctx.keys, "z", shape)
-        y = rng.choice(ctx.keys, "y_gen", ctx.settings["labels"])
+        y = rng.choice(ctx.keys, "y_gen", ctx.share.conditions)
         t = jnp.full(len(z), t_init, jnp.float32)
         return student.apply(params, scale * z, t, y), y
 
@@ -100,5 +100,5 @@ def make(
             Phase("student", ("student",), student_loss),
         ),
         sampler=dict(name="renoise", num_steps=1, sigma_init=sigma_init),
-        settings={"labels": labels},
+        draws=("conditions",),
     )

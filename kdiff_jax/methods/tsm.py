@@ -59,8 +59,6 @@ def make(
         relation_group: Of "relational": examples whose distances are compared.
         P_mean, P_std: Of log(sigma), for times="edm".
 
-    Settings: `t_range`, the times that the student owns.
-
     Raises:
         ConfigError: If features are asked of networks whose levels differ.
 
@@ -93,7 +91,7 @@ def make(
 
     def loss(params, ctx):
         x0, y = ctx.batch["x0"], ctx.batch["y"]
-        t = draw_time(ctx.keys, ctx.settings["t_range"])
+        t = draw_time(ctx.keys, ctx.share.t_range)
         x_t = process.add_noise(x0, rng.normal(ctx.keys, "eps", x0.shape[1:]), t)
         inputs, augment = (x_t, t, y), ctx.batch.get("augment")
         target, theirs = denoise(
@@ -123,7 +121,7 @@ def make(
         nets=trained,
         frozen=("teacher",),
         phases=(Phase("tsm", tuple(trained), loss),),
-        settings={"t_range": jnp.float32([process.t_min, process.t_max])},
+        draws=("t_range",),
     )
 
 

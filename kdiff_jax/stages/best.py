@@ -21,6 +21,7 @@ from kdiff_jax.interop.model import flatten, unflatten
 from kdiff_jax.method import Context
 from kdiff_jax.stages import pairs
 from kdiff_jax.train import inputs, parallel, watchdog
+from kdiff_jax.train.step import without_axis
 
 AGAIN = (
     "delete it, and the best of the steps that are left is taken; or delete the folder"
@@ -49,7 +50,7 @@ class Best:
             log: Gets the score, `held_out_loss`.
             first_step: Step that the run begins or resumes at. A best of a later one is
                 of an attempt that was given up, or is found again.
-            fed: Frozen roles and settings on the mesh, see `train.Fed`.
+            fed: Frozen roles and numbers on the mesh, see `train.Fed`.
         """
         self._source = pairs.source(job, stage.config["pairs"], pairs.HELD_OUT)
         self._path, self._log = folder / self.FILE, log
@@ -59,17 +60,16 @@ class Best:
         self._size = min(batch_size, self._source.num)
         self._size -= self._size % job.mesh.shape["data"]
         frozen = {role: fed.frozen[role] for role in method.frozen}
-        self._given = frozen, fed.settings
+        self._given = frozen, fed.numbers
         (phase,), as_batch = method.phases, inputs.make()
 
-        def loss(params, frozen, settings, batch, positions):
+        def loss(params, frozen, numbers, batch, positions):
             # There is one student, and one group of devices.
-            params, settings, batch = jax.tree.map(
-                lambda x: x[0], (params, settings, batch)
-            )
+            params, numbers, batch = without_axis((params, numbers, batch))
             keys = rng.example_keys(jax.random.key(0), 0, positions)
             batch = as_batch({}, batch, keys)
-            context = Context({}, {}, frozen, {}, batch, keys, settings)
+            share, _, settings = numbers
+            context = Context({}, {}, frozen, {}, batch, keys, share, settings=settings)
             value, _ = phase.loss(params, context)
             return jax.lax.pmean(value, "data")
 
@@ -96,7 +96,7 @@ class Best:
         return math.inf
 
     def __call__(self, step, state) -> None:
-        params = state.nets["student"].ema
+        params = state.nets["student"].ema["ema"]
         others = {role: net.params for role, net in state.nets.items()}
         value = self.score({**others, "student": params})
         self._log.add(held_out_loss=value)

@@ -11,7 +11,7 @@ from kdiff_jax import samplers
 from kdiff_jax.build import Stage
 from kdiff_jax.interop import Model
 from kdiff_jax.report import grid
-from kdiff_jax.stages import Job
+from kdiff_jax.stages import Job, results
 from kdiff_jax.stages.hooks import Log
 from kdiff_jax.stages.roles import Roles
 from kdiff_jax.stages.students import Students
@@ -89,10 +89,11 @@ def of_stage(
         name=f"stage {stage.name!r}",
         batch_option=option,
     )
-    average = "params" if options["result"] == "params" else "ema"
 
     def student(state):
-        return make.images(getattr(state.nets["student"], average), **asked)
+        return make.images(
+            results.params_of(state.nets["student"], options["result"]), **asked
+        )
 
     rows = [Row(f"{stage.name}, {_steps(sampler)}", student)]
     if (teacher := roles.teacher) is not None:

@@ -13,17 +13,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kdiff_jax import build, interop, methods
+from kdiff_jax import build, domain, interop, methods
 from kdiff_jax.build import Stage
 from kdiff_jax.data.images import Images
 from kdiff_jax.errors import DataError, UserError
 from kdiff_jax.interop import training
 from kdiff_jax.interop.description import spec_of
-from kdiff_jax.method import Context, Method
+from kdiff_jax.method import Method, Numbers
 from kdiff_jax.metrics import features
 from kdiff_jax.metrics.moments import check_memory
 from kdiff_jax.stages import Job, before, is_done, roles
 from kdiff_jax.train import inputs, parallel
+from kdiff_jax.train.step import NetState, TrainState, context_of
 
 log = logging.getLogger(__name__)
 
@@ -148,12 +149,16 @@ def _trace(method: Method, nets, case: _Case) -> None:
     }
     if "z" in method.batch_keys:
         batch["z"] = jax.ShapeDtypeStruct((num, *shape), jnp.float16)
-    settings = {"num_train_steps": 1, **method.settings, **case.settings}
+    settings = {**method.settings, **case.settings}
+    share = domain.whole(nets["student"].num_classes, (0.0, 1.0))
     as_batch = inputs.make(**({} if "z" in batch else case.augmented))
 
     def losses(params, frozen, carry, settings, batch, keys):
         batch = as_batch(frozen, batch, keys)
-        ctx = Context(params, params, frozen, carry, batch, keys, settings)
+        numbers = Numbers(share, jnp.int32(1), settings)
+        nets = {role: NetState(own, (), {"ema": own}) for role, own in params.items()}
+        state = TrainState(jnp.int32(0), nets, carry)
+        ctx = context_of(state, frozen, numbers, batch, keys)
         ctx = ctx._replace(batch=method.prepare(ctx))
         return [p.loss({r: params[r] for r in p.trains}, ctx) for p in method.phases]
 

@@ -6,8 +6,20 @@ from kdiff_jax import build, methods
 from kdiff_jax.build import Stage
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.stages import Job
+from kdiff_jax.train.step import NetState
 
 log = logging.getLogger(__name__)
+
+
+def average(result: str) -> str | None:
+    """Name of the moving average that a result is made of; None for the parameters."""
+    return {"params": None, "best": "ema"}.get(result, result)
+
+
+def params_of(net: NetState, result: str):
+    """What of a role a result is made of."""
+    name = average(result)
+    return net.params if name is None else net.ema[name]
 
 
 def check(job: Job) -> None:
@@ -25,11 +37,15 @@ def check(job: Job) -> None:
 def _check(job: Job, stage: Stage) -> None:
     result = build.train_options(job.config, stage)["result"]
     what = f"stages.{stage.name}.train.result={result!r}"
-    if result != "params" and not build.keeps_average(stage, "student"):
+    kept = build.averages(stage, "student")
+    if average(result) not in (None, *kept):
+        said = (
+            f"those of the student are {', '.join(kept)}" if kept else "there is none"
+        )
         raise ConfigError(
-            f"{what}: the student keeps no moving average; set"
-            f" stages.{stage.name}.optim.ema_decay or .ema_half_life, or"
-            " result='params'"
+            f"{what}: is no moving average, {said}; set"
+            f" stages.{stage.name}.optim.ema_decay or .ema_half_life for one called"
+            " 'ema', or result='params'"
         )
     if result != "best":
         return

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -17,9 +17,11 @@ from kdiff_jax.data.students import StudentBatches
 from kdiff_jax.diffusion import partition as partitions
 from kdiff_jax.diffusion import process as processes
 from kdiff_jax.diffusion.partition import ONE, Partition
+from kdiff_jax.diffusion.process import Process
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.files import Unreadable
 from kdiff_jax.interop import Model
+from kdiff_jax.method import Method, Numbers
 from kdiff_jax.models.labels import class_rows
 from kdiff_jax.stages import Job, idle
 from kdiff_jax.train import parallel
@@ -55,32 +57,39 @@ class Students(NamedTuple):
         """The owners among the students of this run: one alone answers for all."""
         return ONE if len(self.ids) == 1 else self.partition
 
-    def settings(self, process, common: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    def numbers(self, process: Process, method: Method, common: Numbers) -> Numbers:
         """Those of each student, on an axis of their own.
+
+        Args:
+            process: The forward process, whose times are split.
+            method: What trains them.
+            common: What all have, and the share of one student alone.
 
         Raises:
             ConfigError: If a range is not of whole steps, and the method has some.
         """
         partition, ids = self.partition, self.ids
-        found = {
-            name: np.broadcast_to(value, (len(ids), *np.shape(value)))
-            for name, value in common.items()
-        }
-        if "t_range" in common and partition.borders:
+        found = jax.tree.map(
+            lambda x: np.broadcast_to(x, (len(ids), *np.shape(x))), common
+        )
+        share = found.share
+        if partition.borders:
             ranges = [partition.t_range(k, process) for k in ids]
-            found["t_range"] = np.array(ranges, np.float32)
-        if "t_range" in common and "num_steps" in common:
-            ends = found["t_range"] * np.reshape(found["num_steps"], (-1, 1))
+            share = share._replace(t_range=np.array(ranges, np.float32))
+        if partition.groups:
+            num = len(common.share.conditions)
+            owned = [partition.labels(k, num) for k in ids]
+            share = share._replace(conditions=np.stack(owned))
+        if "t_range" in method.draws and "num_steps" in found.settings:
+            ends = share.t_range * np.reshape(found.settings["num_steps"], (-1, 1))
             if np.abs(ends - np.round(ends)).max() > 1e-3:
                 raise ConfigError(
                     f"partition.num_ranges={partition.num_ranges}: the ranges are not"
-                    f" of whole steps, with settings.num_steps={common['num_steps']};"
-                    " take a divisor of it, and spacing='even'"
+                    " of whole steps, with settings.num_steps="
+                    f"{common.settings['num_steps']}; take a divisor of it, and"
+                    " spacing='even'"
                 )
-        if "labels" in common and partition.groups:
-            num = np.shape(common["labels"])[0]
-            found["labels"] = np.stack([partition.labels(k, num) for k in ids])
-        return found
+        return found._replace(share=share)
 
     def root_keys(self, seed: int):
         """Key[n], the root of each student's random numbers."""
@@ -126,7 +135,7 @@ class Students(NamedTuple):
         groups, num_hosts, host = parallel.part_of_host(self.mesh)
         own = stage.config.get("filter_data")
         if own is None:
-            own = "pairs" not in stage.config or "labels" not in method.settings
+            own = "pairs" not in stage.config or "conditions" not in method.draws
         own = own and self.partition.num_groups > 1
         several, rounds = self.partition.num_students > 1, self.num_rounds
         num_classes = job.config["model"]["num_classes"]

@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kdiff_jax import build, interop, rng
+from kdiff_jax import build, domain, interop, rng
 from kdiff_jax.build import Stage
 from kdiff_jax.data import batches as data_batches
 from kdiff_jax.diffusion.partition import same_owners
 from kdiff_jax.errors import CheckpointError, NumericsError
 from kdiff_jax.interop import training
-from kdiff_jax.method import Method
-from kdiff_jax.stages import Job, apart, finish, grids, pairs, roles, students
+from kdiff_jax.method import Method, Numbers
+from kdiff_jax.stages import Job, apart, finish, grids, pairs, results, roles, students
 from kdiff_jax.stages.best import Best
 from kdiff_jax.stages.hooks import Log, Saver
 from kdiff_jax.stages.roles import Roles
@@ -56,7 +56,7 @@ class Fed(NamedTuple):
     """What the step reads beside the state, on the devices; and its batches."""
 
     frozen: Mapping[str, Any]
-    settings: Mapping[str, Any]
+    numbers: Numbers
     root_keys: Any
     batches: Any
 
@@ -100,7 +100,7 @@ def run(job: Job, stage: Stage) -> None:
                 plan.programs,
                 state,
                 frozen=fed.frozen,
-                settings=fed.settings,
+                numbers=fed.numbers,
                 batches=stream,
                 root_keys=fed.root_keys,
                 num_steps=options["num_steps"],
@@ -115,7 +115,8 @@ def run(job: Job, stage: Stage) -> None:
         checkpoints.close()
     signals.release()
     student = state.nets["student"]
-    params = best.params(student.ema) if best else getattr(student, options["result"])
+    params = results.params_of(student, options["result"])
+    params = best.params(params) if best else params
     _leave(job, stage, plan, options, params, log.seconds)
 
 
@@ -171,7 +172,7 @@ def _describe(folder: pathlib.Path, plan: Plan, options: Options) -> None:
         CheckpointError: If the network is defined otherwise, or the partition is
             another.
     """
-    stored = "params" if options["result"] == "params" else "ema"
+    stored = results.average(options["result"]) or "params"
     about = {"spec": plan.roles.spec, "role": "student", "result": stored}
     if plan.students.partition.num_students > 1:
         about["partition"] = plan.students.partition.to_spec()
@@ -215,17 +216,19 @@ def _begin(
     data, batches = many.feed(
         job, stage, method, _source(job, stage), options["batch_size"]
     )
-    settings = {
-        "num_train_steps": jnp.int32(options["num_steps"]),
-        **method.settings,
-        **{k: jnp.int32(v) for k, v in stage.config.get("settings", {}).items()},
-    }
+    process, num_classes = plan.roles.process, plan.roles.spec["num_classes"]
+    own_numbers = stage.config.get("settings", {})
+    numbers = Numbers(
+        domain.whole(num_classes, (process.t_min, process.t_max)),
+        jnp.int32(options["num_steps"]),
+        {**method.settings, **{k: jnp.int32(v) for k, v in own_numbers.items()}},
+    )
     fed = Fed(
         {
             role: (parallel.by_student if role in own else parallel.replicate)(x, mesh)
             for role, x in {**frozen, **data}.items()
         },
-        parallel.by_student(many.settings(plan.roles.process, settings), mesh),
+        parallel.by_student(many.numbers(process, method, numbers), mesh),
         parallel.by_student(root_keys, mesh),
         batches,
     )

@@ -113,14 +113,21 @@ class Checkpoints:
             meta = step_folders.read(folder)
         except sealed.Damaged as error:
             raise _Damaged(f"checkpoint {folder}: {error}") from error
-        if step_folders.without_students(meta.leaves) and _is_of_one(template):
-            return _with_axis(
-                self._read(folder, meta, _without_axis(template)), template
-            )
-        return self._read(folder, meta, template)
 
-    def _read(self, folder: pathlib.Path, meta: step_folders.Meta, template):
-        """The leaves of the template, each equal to its digest."""
+        def stored_as(path):
+            return step_folders.stored_name(path, meta.version)
+
+        expected = {stored_as(path): leaf for path, leaf in _leaves(template)}
+        if step_folders.without_students(meta.leaves) and _is_of_one(template):
+            found = self._read(folder, meta, _without_axis(expected))
+            found = _with_axis(found, expected)
+        else:
+            found = self._read(folder, meta, expected)
+        leaves = [found[stored_as(path)] for path, _ in _leaves(template)]
+        return jax.tree.unflatten(jax.tree.structure(template), leaves)
+
+    def _read(self, folder: pathlib.Path, meta: step_folders.Meta, template: dict):
+        """The leaves of a flat template by path, each equal to its digest."""
         other, unused = _compare(meta.leaves, template)
         if other and meta.is_sealed:
             raise CheckpointError(f"checkpoint {folder} {other}")
@@ -132,19 +139,19 @@ class Checkpoints:
             restored = self._manager.restore(
                 int(folder.name),
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(_abstract(_as_dict(template)) | more)
+                    state=ocp.args.StandardRestore(_abstract(template) | more)
                 ),
             )["state"]
         except Exception as error:  # Orbax raises bare exceptions for damaged files
             text = " ".join(str(error).split())[:200]
             raise _Damaged(f"checkpoint {folder}: {text}") from error
-        state = _from_dict(restored, template)
-        for path, leaf in _leaves(state):
+        leaves = {path: restored[path] for path in template}
+        for path, leaf in leaves.items():
             if step_folders.differs(
                 _digest(leaf, meta.leaves[path]), meta.leaves[path]
             ):
                 raise _Damaged(f"checkpoint {folder}: {path} differs from its checksum")
-        return state
+        return leaves
 
     def set_aside(self, steps: Sequence[int], why: str) -> None:
         """Renames steps to WHY_STEP_k: nothing is lost, and their number is free.
@@ -223,13 +230,6 @@ def _as_dict(state):
     return {path: leaf for path, leaf in _leaves(state)}
 
 
-def _from_dict(leaves, template):
-    structure = jax.tree.structure(template)
-    return jax.tree.unflatten(
-        structure, [leaves[path] for path, _ in _leaves(template)]
-    )
-
-
 def _leaves(tree):
     flat, _ = jax.tree_util.tree_flatten_with_path(tree)
     return [(jax.tree_util.keystr(p, simple=True, separator="/"), x) for p, x in flat]
@@ -303,14 +303,13 @@ def _like_stored(leaves: dict, sharding) -> dict:
     }
 
 
-def _compare(stored: dict, template) -> tuple[str, dict]:
+def _compare(stored: dict, expected: dict) -> tuple[str, dict]:
     """How a checkpoint shows that it is of another model, and what of it is not needed.
 
     Returns:
         The first leaves that differ, in words, or "". And the digests of averages of
         roles that keep none, of which the first checkpoints held one, too.
     """
-    expected = {path: x for path, x in _leaves(template)}
     unused = {
         path: facts
         for path, facts in stored.items()

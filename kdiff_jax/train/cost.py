@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kdiff_jax.method import Context, Method, Phase
+from kdiff_jax import domain
+from kdiff_jax.method import Method, Numbers, Phase
 from kdiff_jax.train import measure
-from kdiff_jax.train.step import TrainState, loss_of
+from kdiff_jax.train.step import TrainState, context_of, loss_of, without_axis
 
 
 class Cost(NamedTuple):
@@ -53,13 +54,13 @@ def of_method(
     )
     labels = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
     entries = {"x0": images, "z": images, "y": labels}
-    inputs = (state, frozen, {k: entries[k] for k in method.batch_keys}, keys)
+    one = jax.eval_shape(without_axis, state)
+    inputs = (one, frozen, {k: entries[k] for k in method.batch_keys}, keys)
 
     def context(state, frozen, batch, keys):
-        params = {role: net.params for role, net in state.nets.items()}
-        ema = {r: net.ema for r, net in state.nets.items() if net.ema is not None}
-        settings = {**method.settings, "num_train_steps": jnp.int32(1)}
-        return Context(params, ema, frozen, state.carry, batch, keys, settings)
+        share = domain.whole(method.nets["student"].num_classes, (0.0, 1.0))
+        numbers = Numbers(share, jnp.int32(1), method.settings)
+        return context_of(state, frozen, numbers, batch, keys)
 
     def prepare(*inputs):
         return method.prepare(context(*inputs))
@@ -76,7 +77,7 @@ def of_method(
             )
             return pull, pull(jnp.ones_like(value))
 
-        macs, bytes_kept = _traced(gradient, state, frozen, batch, keys)
+        macs, bytes_kept = _traced(gradient, one, frozen, batch, keys)
         phases[phase] = macs / batch_size
         kept.append(bytes_kept / batch_size)
     shared = measure.macs_of(jax.make_jaxpr(prepare)(*inputs).jaxpr) / batch_size

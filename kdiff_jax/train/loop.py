@@ -56,7 +56,7 @@ class Programs:
     def __call__(self, step: int, num_steps: int = 1):
         """The program of the steps step .. step + num_steps - 1, which are `alike`.
 
-        It takes (state, frozen, settings, batch, root_keys), the batch with a part for
+        It takes (state, frozen, numbers, batch, root_keys), the batch with a part for
         each round, and returns the state and, by name, the sum of each metric over
         these steps: for each round an array of numbers, one for each group of devices.
         """
@@ -83,11 +83,11 @@ class Programs:
     def _rounds(self, compiled):
         """All students of each group in turn; metrics are those of every round."""
 
-        def program(state, frozen, settings, batch, root_keys):
+        def program(state, frozen, numbers, batch, root_keys):
             rounds = []
             for turn, part in enumerate(batch):
                 state, more = compiled(
-                    state, frozen, settings, part, root_keys, np.int32(turn)
+                    state, frozen, numbers, part, root_keys, np.int32(turn)
                 )
                 rounds.append(more)
             return state, {name: [one[name] for one in rounds] for name in rounds[0]}
@@ -118,7 +118,7 @@ def run(
     state,
     *,
     frozen,
-    settings,
+    numbers,
     batches: Iterator,
     root_keys,
     num_steps: int,
@@ -140,7 +140,7 @@ def run(
         programs: The compiled steps.
         state: TrainState on the mesh; it is donated.
         frozen: Params that no phase trains, and the data set if it is on the device.
-        settings: See `Method.settings`.
+        numbers: See `method.Numbers`; with an axis of students.
         batches: Yields this host's part of the global batch of each step, in order; see
             `StudentBatches`.
         root_keys: Key[n], the root of each student's random numbers.
@@ -167,7 +167,7 @@ def run(
         num = steps_per_dispatch if together else 1
         batch = _stack([next(batches) for _ in range(num)], programs)
         program = programs(step, num)
-        state, sums = program(state, frozen, settings, batch, root_keys)
+        state, sums = program(state, frozen, numbers, batch, root_keys)
         signals.hold()  # until now a signal ended the process, also while compiling
         step += num
         observe(sums, num)

@@ -1,6 +1,7 @@
 """Optimizers, learning-rate schedules and moving averages, from plain arguments."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax.numpy as jnp
 import optax
@@ -8,9 +9,11 @@ import optax
 from kdiff_jax import arguments, models
 from kdiff_jax.arguments import Below1, Count, NotNegative, Positive, Whole
 from kdiff_jax.errors import ConfigError
+from kdiff_jax.train import averages as decays
 from kdiff_jax.train.step import Optim
 
 SCHEDULES = ("constant", "linear", "cosine")
+TAKEN = ("params", "ema", "best")  # what else `train.result` may name
 
 
 def make(
@@ -28,8 +31,9 @@ def make(
     ema_decay: Below1 | None = None,
     ema_half_life: Positive | None = None,
     ema_ramp_up: Positive = 0.05,
+    ema_power: Positive | None = None,
+    averages: Mapping[str, Any] = {},
     zero_nonfinite: bool | None = None,
-    steps_per_update: Positive = 1.0,
 ) -> Optim:
     """Builds the update of one role.
 
@@ -45,42 +49,43 @@ def make(
             the first update has lr 0. As in all schedules, steps are train steps,
             whether or not the role is updated in them.
         ema_decay: Decay of the moving average at each update of the role.
-        ema_half_life: Half-life of the moving average, in images of all train steps; at
-            most `ema_ramp_up` of the images seen so far. Without it and `ema_decay`,
-            the role keeps no average.
-        ema_ramp_up: Part of the images seen (arXiv:2206.00364, Appendix F.2).
+        ema_half_life: Half-life of the moving average, in images of the role's updates.
+        ema_ramp_up: Largest half-life, as a share of the images so far.
+        ema_power: Relative width of a power-function average, see `posthoc`. Without
+            one of these three the role keeps no average called "ema".
+        averages: Name -> keywords of `averages.make`, of further averages.
         zero_nonfinite: Whether entries of the gradient that are not finite count as 0,
             instead of ending the run; the log has their number, `nonfinite_grads`.
-        steps_per_update: Train steps from one update of the role to the next.
 
     Raises:
-        ConfigError: If a name is unknown, or both kinds of average are asked for.
+        ConfigError: If a name is unknown, or an average has two decays.
     """
     arguments.check(make, locals(), what="an optimizer")
     if schedule not in SCHEDULES:
         raise ConfigError(
             f"schedule={schedule!r}; choose one of {', '.join(SCHEDULES)}"
         )
-    if ema_decay is not None and ema_half_life is not None:
-        raise ConfigError(
-            f"ema_decay={ema_decay} and ema_half_life={ema_half_life}; give one of them"
-        )
-    clip = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
     decay = (
         [optax.add_decayed_weights(weight_decay, mask=models.trainable)]
         if weight_decay
         else []
     )
+    # Of the place that clipping had here, older checkpoints have a trace.
+    clip = [optax.identity()] if clip_norm else []
     if name == "adam":
         direction = [optax.scale_by_adam(b1, b2, eps)]
     elif name == "sgd":
         direction = [optax.identity()]
     else:
         raise ConfigError(f"optimizer name={name!r}; choose one of adam, sgd")
+    emas = averages_of(
+        batch_size, ema_decay, ema_half_life, ema_ramp_up, ema_power, averages
+    )
     return Optim(
         optax.chain(*clip, *direction, *decay),
         _learning_rate(lr, schedule, warmup_steps),
-        _ema(ema_decay, ema_half_life, ema_ramp_up, batch_size, steps_per_update),
+        emas,
+        clip_norm=clip_norm or None,
         zero_nonfinite=bool(zero_nonfinite),
     )
 
@@ -99,16 +104,30 @@ def _learning_rate(lr, schedule, warmup_steps) -> Callable:
     return rate
 
 
-def _ema(decay, half_life, ramp_up, batch_size, steps_per_update) -> Callable | None:
-    if decay is not None:
-        return lambda step: jnp.float32(decay)
-    if half_life is None:
-        return None
+def averages_of(
+    batch_size: int,
+    ema_decay: float | None,
+    ema_half_life: float | None,
+    ema_ramp_up: float,
+    ema_power: float | None,
+    more: Mapping[str, Mapping[str, Any]],
+) -> dict[str, decays.Decay]:
+    """Name -> decay, of the average "ema" and of others; {} without any.
 
-    def ramped(step):
-        seen = jnp.float32(step) * batch_size
-        images = jnp.minimum(half_life, ramp_up * seen)
-        # Those until the next update: meanwhile the parameters stay as they are.
-        return 0.5 ** (batch_size * steps_per_update / jnp.maximum(images, 1e-8))
-
-    return ramped
+    Raises:
+        ConfigError: If one of them is none, or has a name of another thing.
+    """
+    found = dict(more)
+    own = {"decay": ema_decay, "half_life": ema_half_life, "power": ema_power}
+    if own := {name: value for name, value in own.items() if value is not None}:
+        found = {"ema": own | {"ramp_up": ema_ramp_up}, **found}
+    for name in more:
+        if name in TAKEN or not name.isidentifier():
+            raise ConfigError(
+                f"averages.{name}: cannot be the name of an average; choose a word"
+                f" other than {', '.join(TAKEN)}"
+            )
+    return {
+        name: decays.make(batch_size=batch_size, **keywords)
+        for name, keywords in found.items()
+    }

@@ -174,10 +174,10 @@ def shard_batch(batch, mesh: Mesh, *, axis: int = 0):
 
 
 def over_devices(step, mesh: Mesh, *, batch_size: int, inputs, own=()):
-    """shard_map(step): (state, frozen, settings, batch, root_keys, turn) -> (state,
+    """shard_map(step): (state, frozen, numbers, batch, root_keys, turn) -> (state,
     metrics).
 
-    State, settings and root keys have an axis of all students; the program changes the
+    State, numbers and root keys have an axis of all students; the program changes the
     students whose turn it is. The batch has an axis of the groups of devices, and so
     have the metrics.
 
@@ -193,12 +193,12 @@ def over_devices(step, mesh: Mesh, *, batch_size: int, inputs, own=()):
             students of an earlier stage.
     """
 
-    def one_student(state, frozen, settings, batch, root_key, positions):
+    def one_student(state, frozen, numbers, batch, root_key, positions):
         keys = rng.example_keys(root_key, state.step[0], positions)
         batch = inputs(frozen, batch, keys)
-        return step(state, frozen, settings, batch, keys)
+        return step(state, frozen, numbers, batch, keys)
 
-    def of_group(state, frozen, settings, batch, root_keys, positions, turn):
+    def of_group(state, frozen, numbers, batch, root_keys, positions, turn):
         # Of an axis of length 1, XLA removes these slices and the update.
         def mine(tree):
             return jax.tree.map(
@@ -213,14 +213,14 @@ def over_devices(step, mesh: Mesh, *, batch_size: int, inputs, own=()):
         new, metrics = one_student(
             mine(state),
             frozen,
-            without_axis(mine(settings)),
+            without_axis(mine(numbers)),
             without_axis(batch),
             without_axis(mine(root_keys)),
             positions,
         )
         return jax.tree.map(put_back, state, new), jax.tree.map(_of_groups, metrics)
 
-    def program(state, frozen, settings, batch, root_keys, turn):
+    def program(state, frozen, numbers, batch, root_keys, turn):
         frozen_is = {role: BY_STUDENT if role in own else P() for role in frozen}
         batch_is = P("student", "data")
         mapped = jax.shard_map(
@@ -233,7 +233,7 @@ def over_devices(step, mesh: Mesh, *, batch_size: int, inputs, own=()):
             out_specs=(BY_STUDENT, P()),
         )
         positions = jnp.arange(batch_size, dtype=jnp.int32)
-        return mapped(state, frozen, settings, batch, root_keys, positions, turn)
+        return mapped(state, frozen, numbers, batch, root_keys, positions, turn)
 
     return program
 
@@ -251,9 +251,9 @@ def in_one_dispatch(program):
     gradient in a loop is slow.
     """
 
-    def several(state, frozen, settings, batches, root_keys, turn):
+    def several(state, frozen, numbers, batches, root_keys, turn):
         def body(state, batch):
-            return program(state, frozen, settings, batch, root_keys, turn)
+            return program(state, frozen, numbers, batch, root_keys, turn)
 
         state, metrics = jax.lax.scan(body, state, batches)
         return state, jax.tree.map(lambda m: m.sum(axis=0), metrics)

@@ -9,23 +9,26 @@ import optax
 from flax import struct
 
 from kdiff_jax import rng
-from kdiff_jax.method import Context, Method, Phase
+from kdiff_jax.method import Context, Method, Numbers, Phase, updates_before
 
 
 class Optim(NamedTuple):
     """How one role is updated.
 
     Attributes:
-        tx: Gradient -> update of unit learning rate (a descent direction is -update).
+        tx: Gradient -> update of unit learning rate (a descent direction is -update);
+            leaf by leaf, as it may see a part of them.
         lr: (step, num_steps) -> learning rate; both may be traced.
-        ema_decay: (step) -> decay of the moving average at an update of the role; None
-            where it keeps none.
+        emas: Name -> decay of a moving average at an update of the role, by the number
+            of its updates before; {} where it keeps none.
+        clip_norm: Largest norm of the gradient, all leaves together; None for any.
         zero_nonfinite: Whether entries of the gradient that are not finite count as 0.
     """
 
     tx: optax.GradientTransformation
     lr: Callable[[Any, Any], Any]
-    ema_decay: Callable[[Any], Any] | None = None
+    emas: Mapping[str, Callable[[Any], Any]] = {}
+    clip_norm: float | None = None
     zero_nonfinite: bool = False
 
 
@@ -39,7 +42,7 @@ class NetState:
 
     params: Any
     opt_state: Any
-    ema: Any  # None where the role keeps no average
+    ema: Any  # name -> moving average; {} where the role keeps none
 
 
 @struct.dataclass
@@ -74,8 +77,7 @@ def init_state(
     nets = {}
     for role in method.nets:
         own = jax.tree.map(jnp.array, params[role])  # copies: the state is donated
-        averaged = optim[role].ema_decay is not None
-        ema = jax.tree.map(jnp.array, params[role]) if averaged else None
+        ema = {name: jax.tree.map(jnp.array, own) for name in optim[role].emas}
         moving, _ = split(own, method.trainable.get(role))
         nets[role] = NetState(own, optim[role].tx.init(moving), ema)
     carry = jax.tree.map(jnp.array, dict(method.carry))
@@ -108,7 +110,7 @@ def make_train_step(
     num_microbatches: int = 1,
     unroll: bool = True,
 ):
-    """Returns the pure (state, frozen, settings, batch, keys) -> (state, metrics).
+    """Returns the pure (state, frozen, numbers, batch, keys) -> (state, metrics).
 
     The state is of one student, on its axis. What the losses read, and so the rest, is
     without that axis; the updates are made on it: XLA copies a donated array whose
@@ -123,12 +125,11 @@ def make_train_step(
         unroll: Unroll that loop; a gradient inside a loop is slow on the CPU.
     """
 
-    def context(state, frozen, settings, batch, keys, stream):
-        one = without_axis(state)
-        params = {role: net.params for role, net in one.nets.items()}
-        ema = {r: net.ema for r, net in one.nets.items() if net.ema is not None}
+    counts = {role: updates_before(method.phases, role) for role in _trained(phases)}
+
+    def context(state, frozen, numbers, batch, keys, stream):
         keys = rng.stream(keys, stream)
-        return Context(params, ema, frozen, one.carry, batch, keys, settings)
+        return context_of(without_axis(state), frozen, numbers, batch, keys)
 
     def update(phase, state, ctx):
         moving, loss = loss_of(phase, ctx, method.trainable)
@@ -144,14 +145,12 @@ def make_train_step(
         )
         grads, aux = _mean((grads, aux), axis_name)
         grads, aux = _without_nonfinite(grads, aux, optim)
-        num_steps = ctx.settings["num_train_steps"]
         new = {
             role: _apply(
                 state.nets[role],
                 with_axis(grads[role]),
                 optim[role],
-                state.step[0],
-                num_steps,
+                optim[role].lr(ctx.step, ctx.num_steps),
                 method.trainable.get(role),
             )
             for role in phase.trains
@@ -162,21 +161,42 @@ def make_train_step(
         carry = {**state.carry, **with_axis(dict(aux.carry))}
         return state.replace(nets={**state.nets, **new}, carry=carry), metrics
 
-    def train_step(state, frozen, settings, batch, keys):
-        batch = method.prepare(context(state, frozen, settings, batch, keys, "prepare"))
+    def train_step(state, frozen, numbers, batch, keys):
+        batch = method.prepare(context(state, frozen, numbers, batch, keys, "prepare"))
         metrics = {}
         for phase in phases:
-            ctx = context(state, frozen, settings, batch, keys, phase.name)
+            ctx = context(state, frozen, numbers, batch, keys, phase.name)
             state, more = update(phase, state, ctx)
             metrics |= more
         nets = dict(state.nets)
         # Once a step, however many phases have trained the role.
-        for role in dict.fromkeys(role for phase in phases for role in phase.trains):
-            moves = method.trainable.get(role)
-            nets[role] = _average(nets[role], optim[role], state.step[0], moves)
+        for role, count in counts.items():
+            updates, moves = count(state.step[0]), method.trainable.get(role)
+            nets[role] = _average(nets[role], optim[role], updates, moves)
         return state.replace(step=state.step + 1, nets=nets), metrics
 
     return train_step
+
+
+def context_of(state: TrainState, frozen, numbers: Numbers, batch, keys) -> Context:
+    """What the losses read of one student's state, without its axis."""
+    return Context(
+        nets={role: net.params for role, net in state.nets.items()},
+        ema={role: net.ema for role, net in state.nets.items()},
+        frozen=frozen,
+        carry=state.carry,
+        batch=batch,
+        keys=keys,
+        share=numbers.share,
+        step=state.step,
+        num_steps=numbers.num_steps,
+        settings=numbers.settings,
+    )
+
+
+def _trained(phases: tuple[Phase, ...]) -> tuple[str, ...]:
+    """The roles that some of these phases train, once each."""
+    return tuple(dict.fromkeys(role for phase in phases for role in phase.trains))
 
 
 def loss_of(phase: Phase, ctx: Context, trainable: Mapping[str, Any]):
@@ -220,28 +240,40 @@ def join(moving, still):
     )
 
 
-def _apply(net: NetState, grads, optim: Optim, step, num_steps, trainable) -> NetState:
+def _apply(net: NetState, grads, optim: Optim, lr, trainable) -> NetState:
     """The same after one update; the net and its gradients have an axis of students."""
 
     def one(net, grads):
         moving, still = split(net.params, trainable)
+        grads = _clipped(grads, optim.clip_norm)
         updates, opt_state = optim.tx.update(grads, net.opt_state, moving)
-        lr = optim.lr(step, num_steps)
         params = jax.tree.map(lambda p, u: p - lr * u, moving, updates)
         return NetState(join(params, still), opt_state, net.ema)
 
     return jax.vmap(one)(net, grads)
 
 
-def _average(net: NetState, optim: Optim, step, trainable) -> NetState:
-    """The same with its average moved towards the parameters."""
-    if optim.ema_decay is None:
-        return net
-    decay = optim.ema_decay(step)
+def _clipped(grads, clip_norm: float | None):
+    """Gradients whose norm, of all leaves together, is at most `clip_norm`."""
+    if clip_norm is None:
+        return grads
+    norm = optax.tree.norm(grads)
+    return jax.tree.map(
+        lambda g: jnp.where(norm < clip_norm, g, g / norm * clip_norm), grads
+    )
+
+
+def _average(net: NetState, optim: Optim, updates, trainable) -> NetState:
+    """The same with its averages moved towards the parameters."""
     params, _ = split(net.params, trainable)
-    average, still = split(net.ema, trainable)
-    ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, average, params)
-    return NetState(net.params, net.opt_state, join(ema, still))
+
+    def moved(name, ema):
+        decay = optim.emas[name](updates)
+        average, still = split(ema, trainable)
+        new = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, average, params)
+        return join(new, still)
+
+    return net.replace(ema={name: moved(name, ema) for name, ema in net.ema.items()})
 
 
 def _without_nonfinite(grads, aux, optim: Mapping[str, Optim]):

@@ -23,7 +23,7 @@ def half(params, x_t, t, y, *, dropout_keys=None, augment=None):
 def loss_of(process, **keywords):
     nets = {"student": Net(lambda key: {}, half)}
     method = methods.make("denoise", nets=nets, process=process, **keywords)
-    context = Context({}, {}, {}, {}, BATCH, KEYS, method.settings)
+    context = Context({}, {}, {}, {}, BATCH, KEYS, toy.SHARE)
     return method.phases[0].loss({"student": {"w": jnp.float32(0.5)}}, context)[0]
 
 

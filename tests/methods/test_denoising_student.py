@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toy
 
 from kdiff_jax import denoiser, methods, rng
 from kdiff_jax.diffusion import process as processes
@@ -26,7 +27,7 @@ def value(net, process, loss):
     method = methods.make(
         "denoising_student", nets={"student": net}, process=process, loss=loss
     )
-    context = Context({}, {}, {}, {}, batch(), KEYS)
+    context = Context({}, {}, {}, {}, batch(), KEYS, toy.SHARE)
     return method.phases[0].loss({"student": {"w": jnp.float32(0.5)}}, context)[0]
 
 

@@ -26,7 +26,7 @@ def build(process=EDM, **keywords):
     student, fake_score, teacher = jax.random.split(jax.random.key(0), 3)
     params = {"student": NET.init(student), "fake_score": NET.init(fake_score)}
     frozen = {"teacher": NET.init(teacher)}
-    context = Context(params, params, frozen, {}, toy.batch(0), KEYS, method.settings)
+    context = Context(params, params, frozen, {}, toy.batch(0), KEYS, toy.SHARE)
     context = context._replace(batch=method.prepare(context))
     return {phase.name: phase for phase in method.phases}, context
 
@@ -124,7 +124,7 @@ def test_regression_by_lpips_moves_the_student(tmp_path, monkeypatch):
     batch = {"x0": x0, "z": z, "y": jnp.zeros(2, jnp.int32)}
     params = {role: net.init(KEYS[0]) for role in method.nets}  # so that dm is 0
     frozen = {"teacher": net.init(KEYS[0]), **method.brings}
-    context = Context(params, params, frozen, {}, batch, KEYS[:2], method.settings)
+    context = Context(params, params, frozen, {}, batch, KEYS[:2], toy.SHARE)
     context = context._replace(batch=method.prepare(context))
     distance, apart = lpips.load("vgg", weights, heads)
 

@@ -33,7 +33,7 @@ def build(process=COSINE, seed=0, **keywords):
         for (role, net), key in zip(method.nets.items(), keys, strict=False)
     }
     frozen = {"teacher": toy.NETS["teacher"].init(keys[3])}
-    context = Context(params, params, frozen, {}, toy.batch(0), KEYS, method.settings)
+    context = Context(params, params, frozen, {}, toy.batch(0), KEYS, toy.SHARE)
     context = context._replace(batch=method.prepare(context))
     return {phase.name: phase for phase in method.phases}, context, method
 
@@ -131,7 +131,7 @@ def test_the_mean_weight_is_that_of_the_global_batch():
     method = methods.make(
         "dmd2", nets=toy.NETS, process=COSINE, f_divergence="forward_kl"
     )
-    sgd = Optim(optax.identity(), lambda step, n: 1.0, lambda step: jnp.float32(0.9))
+    sgd = Optim(optax.identity(), lambda step, n: 1.0, toy.EMAS)
     optim = {role: sgd for role in method.nets}
     frozen = {"teacher": toy.NETS["teacher"].init(jax.random.key(7))}
     others = {
@@ -139,7 +139,7 @@ def test_the_mean_weight_is_that_of_the_global_batch():
         for i, role in enumerate(("student", "fake_score"))
     }
     start = init_state(method, optim, frozen | others, jax.random.key(0))
-    settings = {"num_train_steps": jnp.int32(100), **method.settings}
+    numbers = toy.numbers(method, 100)
 
     def result(num_devices, num_microbatches):
         step = make_train_step(
@@ -154,7 +154,7 @@ def test_the_mean_weight_is_that_of_the_global_batch():
             jax.devices()[:num_devices],
             start,
             frozen=frozen,
-            settings=settings,
+            numbers=numbers,
             batch=toy.batch(0),
             key=jax.random.key(1),
         )

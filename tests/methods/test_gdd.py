@@ -19,7 +19,7 @@ from kdiff_jax.diffusion.diffaugment import diffaugment
 from kdiff_jax.diffusion.process import cosine
 from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.losses import adversarial
-from kdiff_jax.method import Context, Net
+from kdiff_jax.method import Context, Net, Numbers
 from kdiff_jax.methods import gdd
 from kdiff_jax.models import deit, projected, resnet, spectral
 from kdiff_jax.train.checkpoint import Checkpoints
@@ -27,8 +27,8 @@ from kdiff_jax.train.step import Optim, due, init_state, make_train_step, withou
 
 DATA = pathlib.Path(__file__).parents[1] / "parity" / "data"
 FROZEN = {"teacher": toy.NETS["teacher"].init(jax.random.key(7))}
-SGD = Optim(optax.identity(), lambda step, n: 1.0, lambda step: jnp.float32(0.9))
-SETTINGS = {"num_train_steps": jnp.int32(100)}
+SGD = Optim(optax.identity(), lambda step, n: 1.0, toy.EMAS)
+NUMBERS = Numbers(toy.SHARE, jnp.int32(100))
 SMALL = dict(width=2)
 
 
@@ -68,7 +68,7 @@ def test_losses_are_the_sums_over_a_virtual_local_batch():
     state = without_axis(start(method)[1])
     params = {role: net.params for role, net in state.nets.items()}
     batch = toy.batch(0)
-    ctx = Context(params, params, FROZEN, state.carry, batch, keys())
+    ctx = Context(params, params, FROZEN, state.carry, batch, keys(), toy.SHARE)
     module = projected.Discriminator(2, toy.NUM_CLASSES, v)
 
     t = jnp.full(8, process.time_of_logsnr(2 * np.log(2)), jnp.float32)
@@ -135,7 +135,7 @@ def program():
             jax.devices()[:num_devices],
             state,
             frozen=FROZEN,
-            settings=SETTINGS,
+            numbers=NUMBERS,
             batch=toy.batch(0, size=16),
             key=jax.random.key(1),
             batch_size=16,
@@ -179,7 +179,7 @@ def test_a_group_larger_than_a_devices_batch_is_refused():
     optim, state = start(method)
     step = make_train_step(method, optim, method.phases[:1])
     with pytest.raises(ConfigError, match="does not divide the 8 images"):
-        jax.eval_shape(step, state, FROZEN, SETTINGS, toy.batch(0), keys())
+        jax.eval_shape(step, state, FROZEN, NUMBERS, toy.batch(0), keys())
 
 
 def test_frozen_leaves_stay_bit_for_bit_and_have_no_optimizer_state():
@@ -202,21 +202,21 @@ def test_frozen_leaves_stay_bit_for_bit_and_have_no_optimizer_state():
 
         nets[role] = net._replace(init=init, apply=apply, encode=encode)
     method = methods.make("gdd", nets=nets, process=cosine(), freeze=True, **SMALL)
-    adam = Optim(optax.scale_by_adam(), lambda step, n: 1e-2, lambda step: 0.9)
+    adam = Optim(optax.scale_by_adam(), lambda step, n: 1e-2, toy.EMAS)
     optim = {role: adam for role in method.nets}
     frozen = {"teacher": nets["teacher"].init(jax.random.key(7))}
     state = init_state(method, optim, frozen, jax.random.key(0))
     step = jax.jit(make_train_step(method, optim, method.phases))
     new = state
     for i in range(2):
-        new, _ = step(new, frozen, SETTINGS, toy.batch(i), keys())
+        new, _ = step(new, frozen, NUMBERS, toy.batch(i), keys())
     for role in ("student", "disc"):
         old_leaves = jax.tree.leaves_with_path(state.nets[role].params)
         kept = new.nets[role]
         for (path, old), now, ema in zip(
             old_leaves,
             jax.tree.leaves(kept.params),
-            jax.tree.leaves(kept.ema),
+            jax.tree.leaves(kept.ema["ema"]),
             strict=True,
         ):
             name = jax.tree_util.keystr(path, simple=True, separator="/")
@@ -259,7 +259,9 @@ def test_features_of_a_classifier_from_its_file(tmp_path):
     optim = {role: SGD for role in method.nets}
     state = without_axis(init_state(method, optim, {}, jax.random.key(0)))
     params = {role: net.params for role, net in state.nets.items()}
-    ctx = Context(params, params, method.brings, state.carry, rgb_batch(), keys())
+    ctx = Context(
+        params, params, method.brings, state.carry, rgb_batch(), keys(), toy.SHARE
+    )
     (phase, *_) = method.phases
 
     def again(params):
@@ -320,7 +322,9 @@ def test_the_authors_classifiers_of_64_pixels(monkeypatch):
     frozen, carry = {name: shapes}, method.carry
 
     def loss(params, frozen):
-        ctx = Context({"disc": params}, {}, frozen, carry, rgb_batch(), keys())
+        ctx = Context(
+            {"disc": params}, {}, frozen, carry, rgb_batch(), keys(), toy.SHARE
+        )
         return phase.loss(student, ctx)[0]
 
     assert jax.eval_shape(loss, {name: params}, frozen).shape == ()

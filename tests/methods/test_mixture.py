@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toy
 
-from kdiff_jax import methods, rng, samplers
+from kdiff_jax import domain, methods, rng, samplers
 from kdiff_jax.diffusion import process as processes
 from kdiff_jax.diffusion.process import left
 from kdiff_jax.losses import distribution
@@ -179,7 +180,8 @@ def train(
     frozen = {"teacher": teacher.init(jax.random.key(seed))}
     given = frozen | {"student": STUDENT.init(jax.random.key(seed + 1))}
     state = init_state(method, updates, given, jax.random.key(seed + 2))
-    settings = {**method.settings, "num_train_steps": jnp.int32(num_steps)}
+    share = domain.whole(0, (PROCESS.t_min, PROCESS.t_max))
+    numbers = toy.numbers(method, num_steps, share)
     stored = pairs() if "z" in method.batch_keys else None
 
     def program(phases):
@@ -196,7 +198,7 @@ def train(
             else:
                 key = jax.random.fold_in(jax.random.key(seed + 4), state.step[0])
                 batch["x0"] = draw_mixture(key, batch_size)
-            return step(state, frozen, settings, batch, keys)
+            return step(state, frozen, numbers, batch, keys)
 
         return jax.jit(run, compiler_options=FAST)
 
@@ -210,7 +212,7 @@ def train(
         first = first or metrics
     z = jax.random.normal(jax.random.key(99), (50_000, *SHAPE))
     t = jnp.full(len(z), PROCESS.t_max)
-    ema = without_axis(state.nets["student"].ema)
+    ema = without_axis(state.nets["student"].ema["ema"])
     x = STUDENT.apply(ema, PROCESS.z_scale * z, t, None)
     return np.asarray(x).reshape(-1, 2), first
 

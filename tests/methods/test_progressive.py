@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tolerance import REORDER
 
-from kdiff_jax import methods, rng
+from kdiff_jax import domain, methods, rng
 from kdiff_jax.diffusion import process as processes
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.method import Context, Net
@@ -110,9 +110,12 @@ def test_a_student_of_a_range_and_its_teacher_are_asked_in_it_alone(lo, hi):
     method = methods.make("progressive", nets=nets, process=COSINE)
     keys = rng.example_keys(jax.random.key(0), 0, jnp.arange(64))
     batch = {"x0": jnp.ones((64, 2, 2, 1)), "y": jnp.zeros(64, jnp.int32)}
-    settings = {"num_steps": jnp.int32(8), "t_range": jnp.float32([lo, hi])}
+    settings = {"num_steps": jnp.int32(8)}
+    share = domain.Share(jnp.arange(1), jnp.float32([lo, hi]))
     params = {"w": jnp.float32(1)}
-    context = Context({}, {}, {"teacher": params}, {}, batch, keys, settings)
+    context = Context(
+        {}, {}, {"teacher": params}, {}, batch, keys, share, settings=settings
+    )
     method.phases[0].loss({"student": params}, context)
     grid = np.arange(1, 9) / 8
     owned = grid[(grid > lo) & (grid <= hi)]

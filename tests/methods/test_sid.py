@@ -23,7 +23,7 @@ def build(process=EDM, **keywords):
     student, fake_score, teacher = jax.random.split(jax.random.key(0), 3)
     params = {"student": NET.init(student), "fake_score": NET.init(fake_score)}
     frozen = {"teacher": NET.init(teacher)}
-    context = Context(params, params, frozen, {}, toy.batch(0), KEYS, method.settings)
+    context = Context(params, params, frozen, {}, toy.batch(0), KEYS, toy.SHARE)
     return {phase.name: phase for phase in method.phases}, context, method
 
 

@@ -29,7 +29,7 @@ def build(nets=WIDE, process=COSINE, **keywords):
         for (role, net), key in zip(method.nets.items(), keys, strict=False)
     }
     frozen = {"teacher": nets["teacher"].init(keys[2])}
-    context = Context(params, {}, frozen, {}, BATCH, KEYS, method.settings)
+    context = Context(params, {}, frozen, {}, BATCH, KEYS, toy.SHARE)
     return method, method.phases[0].loss, context
 
 
@@ -49,7 +49,7 @@ def test_loss_by_hand(weight, task_weight):
         task_weight=task_weight,
     )
     frozen = {"teacher": {"w": jnp.float32(0.8)}}
-    context = Context({}, {}, frozen, {}, BATCH, KEYS, method.settings)
+    context = Context({}, {}, frozen, {}, BATCH, KEYS, toy.SHARE)
     found, aux = method.phases[0].loss({"student": {"w": jnp.float32(0.5)}}, context)
     x0 = np.asarray(BATCH["x0"], np.float64)
     eps = np.asarray(rng.normal(KEYS, "eps", toy.SHAPE), np.float64)
@@ -127,7 +127,7 @@ def test_features_of_every_level_are_compared(name):
 
 def test_adapters_are_trained_with_the_student():
     method, _, context = build(features="fitnet")
-    sgd = Optim(optax.identity(), lambda step, n: 0.1, lambda step: jnp.float32(0.9))
+    sgd = Optim(optax.identity(), lambda step, n: 0.1, toy.EMAS)
     optim = {role: sgd for role in method.nets}
     state = init_state(method, optim, context.frozen, jax.random.key(0))
     assert jax.tree.map(jnp.shape, state.nets["adapters"].params) == {
@@ -135,8 +135,8 @@ def test_adapters_are_trained_with_the_student():
         "level_2": {"kernel": (1, 8, 16), "bias": (1, 16)},
     }
     step = jax.jit(make_train_step(method, optim, method.phases))
-    settings = {"num_train_steps": jnp.int32(10), **method.settings}
-    new, metrics = step(state, context.frozen, settings, BATCH, KEYS)
+    numbers = toy.numbers(method, 10)
+    new, metrics = step(state, context.frozen, numbers, BATCH, KEYS)
     for role in ("student", "adapters"):
         moved = jax.tree.map(
             lambda a, b: bool((a != b).any()),
@@ -144,13 +144,13 @@ def test_adapters_are_trained_with_the_student():
             state.nets[role].params,
         )
         assert all(jax.tree.leaves(moved)), role
-    later = step(new, context.frozen, settings, BATCH, KEYS)[1]
+    later = step(new, context.frozen, numbers, BATCH, KEYS)[1]
     assert later["tsm/features"] < metrics["tsm/features"]
 
 
 def test_a_student_has_a_network_of_its_own_size():
     method, _, context = build()
-    sgd = Optim(optax.identity(), lambda step, n: 0.1, lambda step: jnp.float32(0.9))
+    sgd = Optim(optax.identity(), lambda step, n: 0.1, toy.EMAS)
     state = init_state(method, {"student": sgd}, context.frozen, jax.random.key(0))
     assert state.nets["student"].params["v"].shape == (1, 8, toy.DIM)
 
@@ -165,9 +165,9 @@ def test_times_are_those_that_the_student_owns():
     net = Net(lambda key: {}, spy)
     nets = {"student": net, "teacher": net}
     method = methods.make("tsm", nets=nets, process=COSINE)
-    settings = {"t_range": jnp.float32([0.25, 0.5])}
+    share = toy.SHARE._replace(t_range=jnp.float32([0.25, 0.5]))
     params = {"w": jnp.float32(1)}
-    context = Context({}, {}, {"teacher": params}, {}, BATCH, KEYS, settings)
+    context = Context({}, {}, {"teacher": params}, {}, BATCH, KEYS, share)
     method.phases[0].loss({"student": params}, context)
     whole = np.asarray(rng.uniform(KEYS, "t"))
     for t in seen:

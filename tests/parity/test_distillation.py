@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from tolerance import LOSS, UNET
 
-from kdiff_jax import denoiser, methods
+from kdiff_jax import denoiser, domain, methods
 from kdiff_jax.diffusion import predict, process
 from kdiff_jax.losses import regression
 from kdiff_jax.method import Context
@@ -78,8 +78,10 @@ def test_the_methods_loss_is_the_weighted_error_of_its_own_draws():
     x0 = jnp.asarray(data["x"])
     keys = rng.example_keys(jax.random.key(0), 0, jnp.arange(len(x0)))
     batch = {"x0": x0, "y": jnp.zeros(len(x0), jnp.int32)}
-    settings = {"num_steps": jnp.int32(8), "t_range": jnp.float32([0, 1])}
-    context = Context({}, {}, {"teacher": {}}, {}, batch, keys, settings)
+    settings, share = {"num_steps": jnp.int32(8)}, domain.whole(0, (0.0, 1.0))
+    context = Context(
+        {}, {}, {"teacher": {}}, {}, batch, keys, share, settings=settings
+    )
     found, _ = method.phases[0].loss({"student": {}}, context)
 
     i = rng.randint(keys, "i", 8)

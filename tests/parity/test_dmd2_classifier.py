@@ -14,13 +14,15 @@ import numpy as np
 import pytest
 from test_dmd2_parity import head_params, unets
 
-from kdiff_jax import methods, rng
+from kdiff_jax import domain, methods, rng
 from kdiff_jax.diffusion import grids
 from kdiff_jax.method import Context, Net
 
 HEAD = ("conv_0", "norm_0", None, "conv_1", "norm_1", None, "conv_2")
 LOSSES, GRADIENTS = 3e-5, 1e-3
 unets = unets
+
+SHARE = domain.whole(10, (0.0, 1.0))  # nothing is drawn from it
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +79,7 @@ def phases(data, unets, monkeypatch, request):
     nets |= {"disc": head_params()}
     frozen = {"teacher": unets["teacher"].params}
     keys = rng.example_keys(jax.random.key(0), 0, jnp.arange(4))
-    context = Context(nets, {}, frozen, {}, batch, keys)
+    context = Context(nets, {}, frozen, {}, batch, keys, SHARE)
     return {p.name: p for p in method.phases}, context, f"dg{int(request.param)}"
 
 

@@ -14,7 +14,7 @@ from flax import traverse_util
 from safetensors.numpy import load_file
 from tolerance import LOSS
 
-from kdiff_jax import interop, methods, rng
+from kdiff_jax import domain, interop, methods, rng
 from kdiff_jax.diffusion import grids
 from kdiff_jax.method import Context, Net
 from kdiff_jax.methods.dmd2 import bottleneck
@@ -22,6 +22,8 @@ from kdiff_jax.models.gan_head import GanHead
 
 HEAD = {"0": "conv_0", "1": "norm_0", "3": "conv_1", "4": "norm_1", "6": "conv_2"}
 KEYS = rng.example_keys(jax.random.key(0), 0, jnp.arange(4))
+
+SHARE = domain.whole(10, (0.0, 1.0))  # nothing is drawn from it
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +74,7 @@ def dmd2(data, unets, monkeypatch):
         trained = {"student": x, "fake_score": unets["fake_score"].params}
         trained |= {"disc": head_params()} if "disc" in method.nets else {}
         frozen = {"teacher": unets["teacher"].params}
-        context = Context(trained, {}, frozen, {}, batch, KEYS)
+        context = Context(trained, {}, frozen, {}, batch, KEYS, SHARE)
         return {phase.name: phase for phase in method.phases}, context
 
     return make

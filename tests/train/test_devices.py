@@ -12,9 +12,10 @@ import numpy as np
 import one_student
 import optax
 import pytest
+import toy
 from tolerance import REORDER
 
-from kdiff_jax import interop, methods
+from kdiff_jax import domain, interop, methods
 from kdiff_jax.train import inputs
 from kdiff_jax.train.step import Optim, init_state, make_train_step
 
@@ -33,7 +34,7 @@ SPEC = {
     "num_classes": 10,
     "augment_dim": 9,
 }
-SGD = Optim(optax.scale(-1.0), lambda step, n: 1.0, lambda step: jnp.float32(0.9))
+SGD = Optim(optax.scale(-1.0), lambda step, n: 1.0, toy.EMAS)
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,7 @@ def train():
     method = methods.make(
         "denoise", nets={"student": net}, process=process, times="edm", weight="edm"
     )
+    share = domain.whole(10, (process.t_min, process.t_max))
     state = init_state(method, {"student": SGD}, {}, jax.random.key(0))
     # All-zero leaves, as after a network's start, would hide what lies behind them.
     nets = jax.tree.map(
@@ -64,7 +66,7 @@ def train():
             jax.devices()[:num_devices],
             state,
             frozen={},
-            settings={"num_train_steps": jnp.int32(100), **method.settings},
+            numbers=toy.numbers(method, 100, share),
             batch=batch,
             key=jax.random.key(1),
             inputs=inputs.make(flip=True, augment_prob=0.5),

@@ -4,19 +4,22 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import one_student
 import optax
 import pytest
+import toy
 from tolerance import REORDER
 
 from kdiff_jax import rng
 from kdiff_jax.errors import Interrupted
-from kdiff_jax.method import Aux, Method, Net, Phase
+from kdiff_jax.method import Aux, Method, Net, Numbers, Phase
 from kdiff_jax.train import loop, parallel
 from kdiff_jax.train.means import Means
 from kdiff_jax.train.step import Optim, due, init_state
 
 NUM_STEPS = 40
-SGD = Optim(optax.trace(0.9), lambda step, n: 0.1, lambda step: jnp.float32(0.9))
+NUMBERS = one_student.stacked(Numbers(toy.SHARE, jnp.int32(NUM_STEPS)))
+SGD = Optim(optax.trace(0.9), lambda step, n: 0.1, toy.EMAS)
 
 
 def towards_noise(role, other):
@@ -60,7 +63,7 @@ def run(programs, state, *, hooks=(), per_dispatch=1, observe=None, save=None):
         programs,
         state,
         frozen={},
-        settings=parallel.by_student({"num_train_steps": np.int32([NUM_STEPS])}, mesh),
+        numbers=parallel.by_student(NUMBERS, mesh),
         batches=iter(lambda: ({"x0": np.zeros((1, 4, 1), np.float32)},), None),
         root_keys=parallel.by_student(jax.random.key(1)[None], mesh),
         num_steps=NUM_STEPS,

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from kdiff_jax.errors import ConfigError
-from kdiff_jax.train import optim
+from kdiff_jax.train import optim, step
 
 
 def make(**keywords):
@@ -31,34 +31,22 @@ def test_cosine_decay_is_half_in_the_middle():
 
 
 def test_half_life_counts_images_and_ramps_up():
-    decay = make(ema_half_life=1000.0, ema_ramp_up=0.5).ema_decay
-    # Step 0 has seen nothing: the average is the parameters themselves.
+    decay = make(ema_half_life=1000.0, ema_ramp_up=0.5).emas["ema"]
+    # Update 0 has seen nothing: the average is the parameters themselves.
     assert float(decay(jnp.int32(0))) == 0.0
-    # Step 10 has seen 80 images: half-life 0.5 * 80 = 40, decay 0.5^(8/40).
+    # Update 10 has seen 80 images: half-life 0.5 * 80 = 40, decay 0.5^(8/40).
     np.testing.assert_allclose(float(decay(jnp.int32(10))), 0.5**0.2, rtol=1e-6)
-    # Step 1000 has seen 8000: the half-life is 1000, decay 0.5^(8/1000).
+    # Update 1000 has seen 8000: the half-life is 1000, decay 0.5^(8/1000).
     np.testing.assert_allclose(float(decay(jnp.int32(1000))), 0.5**0.008, rtol=1e-6)
 
 
-def test_half_life_counts_the_images_between_updates_of_a_role():
-    """The same half-life, whether a role moves at every step or at every fifth."""
-    often = make(ema_half_life=400.0, ema_ramp_up=1e9).ema_decay
-    seldom = make(ema_half_life=400.0, ema_ramp_up=1e9, steps_per_update=5.0).ema_decay
-    # 400 images are 50 steps of 8: 50 updates of 0.5^(8/400), 10 of 0.5^(40/400).
-    np.testing.assert_allclose(float(often(jnp.int32(100))) ** 50, 0.5, rtol=1e-5)
-    np.testing.assert_allclose(float(seldom(jnp.int32(100))) ** 10, 0.5, rtol=1e-5)
-    # The ramp counts images seen, not updates: 80 at step 10, of which a half are 40.
-    ramp = make(ema_half_life=1e9, ema_ramp_up=0.5, steps_per_update=5.0).ema_decay
-    np.testing.assert_allclose(float(ramp(jnp.int32(10))), 0.5 ** (40 / 40), rtol=1e-6)
-
-
 def test_a_constant_decay_is_that_of_an_update():
-    decay = make(ema_decay=0.9, steps_per_update=5.0).ema_decay
+    decay = make(ema_decay=0.9).emas["ema"]
     np.testing.assert_allclose(float(decay(jnp.int32(7))), 0.9, rtol=1e-6)
 
 
 def test_without_decay_and_half_life_there_is_no_average():
-    assert make().ema_decay is None
+    assert make().emas == {}
 
 
 def test_the_first_adam_update_is_the_sign_of_the_gradient():
@@ -78,10 +66,15 @@ def test_weight_decay_is_decoupled_and_spares_buffers():
 
 
 def test_clipping_is_by_the_norm_of_all_parameters_together():
-    tx = make(name="sgd", clip_norm=1.0).tx
+    """Before the update, and not by it: an update may see a part of the leaves."""
+    assert (
+        make(clip_norm=1.0).clip_norm == 1.0 and make(clip_norm=0.0).clip_norm is None
+    )
     grads = {"a": jnp.array([3.0]), "b": jnp.array([4.0])}
-    update, _ = tx.update(grads, tx.init(grads), grads)
-    np.testing.assert_allclose([update["a"][0], update["b"][0]], [0.6, 0.8], rtol=1e-6)
+    clipped = step._clipped(grads, 1.0)
+    found = [clipped["a"][0], clipped["b"][0]]
+    np.testing.assert_allclose(found, [0.6, 0.8], rtol=1e-6)
+    assert step._clipped(grads, 6.0) == grads
 
 
 @pytest.mark.parametrize(
@@ -89,7 +82,14 @@ def test_clipping_is_by_the_norm_of_all_parameters_together():
     [
         ({"schedule": "linar"}, "choose one of constant, linear, cosine"),
         ({"name": "adma"}, "choose one of adam, sgd"),
-        ({"ema_decay": 0.9, "ema_half_life": 5.0}, "give one of them"),
+        (
+            {"ema_decay": 0.9, "ema_half_life": 5.0},
+            "decay=0.9 and half_life=5.0; give one",
+        ),
+        ({"averages": {"a": {}}}, "a moving average has no decay; give one of"),
+        ({"averages": {"best": {"decay": 0.9}}}, "averages.best: cannot be the name"),
+        ({"averages": {"a": {"decay": 1.5}}}, r"decay=1.5: must lie in \\[0, 1\\)"),
+        ({"ema_power": 0.4}, "sigma_rel=0.4: must be above 0 and below 0.288"),
     ],
 )
 def test_errors_name_the_way_out(keywords, text):

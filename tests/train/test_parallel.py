@@ -14,6 +14,7 @@ from tolerance import REORDER
 from kdiff_jax import methods
 from kdiff_jax.diffusion.process import cosine
 from kdiff_jax.errors import ConfigError
+from kdiff_jax.method import Numbers
 from kdiff_jax.train import loop, optim, parallel
 from kdiff_jax.train.step import init_state
 
@@ -30,19 +31,15 @@ def programs(mesh, name="progressive"):
     return made, parallel.by_student(state, mesh)
 
 
-def run(made, state, num_steps, *, hooks=(), steps_per_dispatch=1, settings=4):
+def run(made, state, num_steps, *, hooks=(), steps_per_dispatch=1, halved=4):
     mesh = made.mesh
     start = loop.step_of(state)
-    numbers = {
-        "num_train_steps": jnp.int32(num_steps),
-        "num_steps": jnp.int32(settings),
-        "t_range": jnp.float32([0, 1]),
-    }
+    numbers = Numbers(toy.SHARE, jnp.int32(num_steps), {"num_steps": jnp.int32(halved)})
     return loop.run(
         made,
         state,
         frozen=parallel.replicate({"teacher": TEACHER}, mesh),
-        settings=parallel.by_student(one_student.stacked(numbers), mesh),
+        numbers=parallel.by_student(one_student.stacked(numbers), mesh),
         batches=((one_student.stacked(toy.batch(i)),) for i in range(start, num_steps)),
         root_keys=parallel.by_student(jax.random.key(1)[None], mesh),
         num_steps=num_steps,
@@ -76,7 +73,7 @@ def test_hooks_fall_between_dispatches(mesh):
 def test_rounds_share_one_compiled_program(mesh):
     made, state = programs(mesh)
     for num_steps in (1024, 8, 1):
-        run(made, state, 2, settings=num_steps)
+        run(made, state, 2, halved=num_steps)
         _, state = programs(mesh)
     assert len(made._compiled) == 1
     assert next(iter(made._compiled.values()))._cache_size() == 1
@@ -88,15 +85,13 @@ def test_the_axis_of_one_student_costs_nothing(mesh):
     batch = parallel.shard_batch(
         jax.device_get(one_student.stacked(toy.batch(0))), mesh
     )
-    settings = one_student.stacked(
-        {"num_train_steps": 9, "num_steps": 4, "t_range": jnp.float32([0, 1])}
-    )
+    numbers = Numbers(toy.SHARE, jnp.int32(9), {"num_steps": jnp.int32(4)})
     made(0)
     (compiled,) = made._compiled.values()
     text = compiled.lower(
         state,
         parallel.replicate({"teacher": TEACHER}, mesh),
-        parallel.by_student(settings, mesh),
+        parallel.by_student(one_student.stacked(numbers), mesh),
         batch,
         parallel.by_student(jax.random.key(1)[None], mesh),
         np.int32(0),

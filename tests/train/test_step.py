@@ -5,13 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import toy
 
-from kdiff_jax.method import Aux, Method, Net, Phase, steps_per_update
+from kdiff_jax.method import Aux, Method, Net, Numbers, Phase, updates_before
 from kdiff_jax.train import optim
 from kdiff_jax.train.step import Optim, due, init_state, make_train_step
 
 NET = Net(lambda key: {"w": jnp.zeros(3)}, lambda *args: args[0])
-SETTINGS = {"num_train_steps": jnp.int32(100)}
+NUMBERS = Numbers(toy.SHARE, jnp.int32(100))
 KEYS = jax.random.split(jax.random.key(0), 4)
 
 
@@ -35,26 +36,51 @@ def advance(method, optims, state, num_steps, batch=None):
         phases = due(method.phases, i)
         if phases not in programs:
             programs[phases] = jax.jit(make_train_step(method, optims, phases))
-        state, metrics = programs[phases](state, {}, SETTINGS, batch or {}, KEYS)
+        state, metrics = programs[phases](state, {}, NUMBERS, batch or {}, KEYS)
         seen.append(metrics)
     return state, seen
 
 
 @pytest.mark.parametrize("every", [1, 5])
-def test_the_average_has_its_half_life_however_often_a_role_moves(every):
-    """400 images are 50 steps of 8: then half of the first average is left."""
+def test_the_average_has_its_half_life_in_images_of_its_role(every):
+    """400 images are 50 updates of 8: then half of the first average is left."""
     phases = (phase("student", "student", still, every=every),)
     method = Method(nets={"student": NET}, phases=phases)
-    apart = steps_per_update(method.phases, "student")
-    assert apart == every
-    options = dict(ema_half_life=400.0, ema_ramp_up=1e12, steps_per_update=apart)
+    options = dict(ema_half_life=400.0, ema_ramp_up=1e12)
     optims = {"student": optim.make("sgd", lr=1.0, batch_size=8, **options)}
     state = init_state(method, optims, {}, jax.random.key(0))
-    net = state.nets["student"].replace(ema={"w": jnp.ones((1, 3))})
+    net = state.nets["student"].replace(ema={"ema": {"w": jnp.ones((1, 3))}})
     # Not from 0, where no image is seen yet and the average is that of now.
     state = state.replace(nets={"student": net}, step=jnp.int32([5]))
-    state, _ = advance(method, optims, state, 50)
-    np.testing.assert_allclose(state.nets["student"].ema["w"], 0.5, rtol=1e-5)
+    state, _ = advance(method, optims, state, 50 * every)
+    average = state.nets["student"].ema["ema"]["w"]
+    np.testing.assert_allclose(average, 0.5, rtol=1e-5)
+
+
+def test_averages_of_other_names_are_kept_beside_it():
+    phases = (phase("student", "student", lambda w, batch: -w.sum()),)
+    method = Method(nets={"student": NET}, phases=phases)
+    more = {"slow": {"decay": 0.9}, "wide": {"power": 0.1}}
+    options = dict(ema_decay=0.5, averages=more)
+    optims = {"student": optim.make("sgd", lr=1.0, batch_size=8, **options)}
+    state = init_state(method, optims, {}, jax.random.key(0))
+    first = np.asarray(state.nets["student"].params["w"])
+    new, _ = advance(method, optims, state, 3)
+    found = new.nets["student"].ema
+    assert set(found) == {"ema", "slow", "wide"}
+    for name, decays in (("ema", [0.5] * 3), ("slow", [0.9] * 3)):
+        expected = first
+        for i, decay in enumerate(decays):
+            expected = decay * expected + (1 - decay) * (first + i + 1)
+        np.testing.assert_allclose(found[name]["w"], expected, rtol=1e-6)
+    # Of a power function, weights s^gamma; gamma of 0.1 is 6.94.
+    mean = sum((first + s) * _share(s) for s in (1, 2, 3))
+    np.testing.assert_allclose(found["wide"]["w"], mean, rtol=1e-4)
+
+
+def _share(s, gamma=6.94):
+    """The weight of step s of 3 in the average: s^(gamma + 1) - (s - 1)^(gamma + 1)."""
+    return (s ** (gamma + 1) - (s - 1) ** (gamma + 1)) / 3 ** (gamma + 1)
 
 
 def test_two_phases_of_a_step_move_an_average_once():
@@ -64,31 +90,37 @@ def test_two_phases_of_a_step_move_an_average_once():
         phase("r1", "disc", still, every=2, offset=2),
     )
     method = Method(nets={"disc": NET}, phases=phases)
-    optims = {"disc": Optim(optax.identity(), lambda *a: 1.0, lambda step: 0.5)}
+    optims = {
+        "disc": Optim(optax.identity(), lambda *a: 1.0, {"ema": lambda updates: 0.5})
+    }
     state = init_state(method, optims, {}, jax.random.key(0))
-    net = state.nets["disc"].replace(ema={"w": jnp.ones((1, 3))})
+    net = state.nets["disc"].replace(ema={"ema": {"w": jnp.ones((1, 3))}})
     state, _ = advance(method, optims, state.replace(nets={"disc": net}), 3)
-    np.testing.assert_array_equal(state.nets["disc"].ema["w"], 0.5**3)
+    np.testing.assert_array_equal(state.nets["disc"].ema["ema"]["w"], 0.5**3)
 
 
 @pytest.mark.parametrize(
-    ("schedules", "expected"),
+    "schedules",
     [
-        ([(1, 0)], 1),
-        ([(5, 0)], 5),
-        ([(1, 0), (16, 16)], 1),
-        ([(2, 0), (2, 1)], 1),
-        ([(2, 0), (3, 0)], 1.5),  # 0, 2, 3, 4 of six
-        ([(4, 0), (4, 8)], 4),
+        [(1, 0)],
+        [(5, 0)],
+        [(1, 0), (16, 16)],
+        [(2, 0), (2, 1)],
+        [(2, 0), (3, 0)],
+        [(4, 0), (4, 8)],
+        [(3, 7)],
     ],
 )
-def test_steps_from_one_update_to_the_next(schedules, expected):
+def test_updates_before_a_step(schedules):
     phases = tuple(
         phase(str(i), "disc", still, every=every, offset=offset)
         for i, (every, offset) in enumerate(schedules)
     )
-    other = phase("other", "student", still)
-    assert steps_per_update((*phases, other), "disc") == expected
+    count = updates_before((*phases, phase("other", "student", still)), "disc")
+    updated = [any(p in due(phases, s) for p in phases) for s in range(100)]
+    expected = np.concatenate([[0], np.cumsum(updated)])
+    found = jax.jit(jax.vmap(count))(jnp.arange(101))
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_a_role_without_an_average_holds_none():
@@ -101,7 +133,7 @@ def test_a_role_without_an_average_holds_none():
     state = init_state(method, optims, {}, jax.random.key(0))
     new, _ = advance(method, optims, state, 2)
     assert jax.tree.structure(new) == jax.tree.structure(state)
-    assert state.nets["disc"].ema is None and state.nets["student"].ema is not None
+    assert state.nets["disc"].ema == {} and set(state.nets["student"].ema) == {"ema"}
 
 
 def sum_with_a_root(w, batch):

@@ -11,7 +11,7 @@ import toy
 from jax.sharding import Mesh
 from tolerance import REORDER
 
-from kdiff_jax import methods
+from kdiff_jax import domain, methods
 from kdiff_jax.data.batches import Batches
 from kdiff_jax.data.students import StudentBatches
 from kdiff_jax.diffusion.process import cosine
@@ -20,7 +20,7 @@ from kdiff_jax.train.checkpoint import Checkpoints
 from kdiff_jax.train.step import Optim, init_state
 
 # Not Adam, which hides a gradient that is too large by a factor.
-SGD = Optim(optax.trace(0.9), lambda step, n: 0.1, lambda step: jnp.float32(0.9))
+SGD = Optim(optax.trace(0.9), lambda step, n: 0.1, toy.EMAS)
 TEACHER = toy.NETS["teacher"].init(jax.random.key(7))
 NUM, NUM_STEPS = 4, 2
 # A discriminator that moves, and all phases in one program: the compiling is the cost.
@@ -68,12 +68,9 @@ class Run:
             )
             for k in ids
         ]
-        settings = [
-            {"num_train_steps": jnp.int32(9), **method.settings, **own(method, k)}
-            for k in ids
-        ]
+        numbers = [own(method, k) for k in ids]
         self.state = self.put(jax.tree.map(lambda *x: jnp.concatenate(x), *states))
-        self.settings = self.put(stack(settings))
+        self.numbers = self.put(stack(numbers))
         self.root = self.put(stack([jax.random.key(k) for k in ids]))
 
     def teacher(self, k):
@@ -96,7 +93,7 @@ class Run:
             self.programs,
             self.state,
             frozen=self.frozen(),
-            settings=self.settings,
+            numbers=self.numbers,
             batches=(batches[i] for i in range(NUM_STEPS)),
             root_keys=self.root,
             num_steps=NUM_STEPS,
@@ -110,12 +107,10 @@ class Run:
 
 def own(method, k):
     """What differs between the students, where the method asks for it."""
-    found = {
-        "labels": jnp.array([2 * k, 2 * k + 1]),
-        "t_range": jnp.array([k / NUM, (k + 1) / NUM]),
-        "num_steps": jnp.int32(2 * NUM),
-    }
-    return {name: value for name, value in found.items() if name in method.settings}
+    labels, times = [2 * k, 2 * k + 1], [k / NUM, (k + 1) / NUM]
+    share = domain.Share(jnp.int32(labels), jnp.float32(times))
+    found = toy.numbers(method, 9, share)
+    return found._replace(settings={n: jnp.int32(2 * NUM) for n in found.settings})
 
 
 def stack(trees):
