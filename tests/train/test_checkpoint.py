@@ -23,7 +23,8 @@ def make_state(step, mesh):
     key = jax.random.key(step)
     params = {"a": jax.random.normal(key, (64, 32)), "b": {"c": jnp.arange(5.0)}}
     moments = (jnp.int32(step), jax.tree.map(jnp.square, params))
-    net = NetState(params, moments, jax.tree.map(jnp.sin, params))
+    average = {"ema": jax.tree.map(jnp.sin, params)}
+    net = NetState(params, moments, average)
     state = TrainState(jnp.int32(step), {"student": net}, {"p": jnp.float32(0.5)})
     return parallel.by_student(with_axis(state), mesh)
 
@@ -55,7 +56,7 @@ def template(mesh):
 
 def make_state_shapes():
     params = {"a": jnp.zeros((64, 32)), "b": {"c": jnp.zeros(5)}}
-    net = NetState(params, (jnp.int32(0), params), params)
+    net = NetState(params, (jnp.int32(0), params), {"ema": params})
     state = TrainState(jnp.int32(0), {"student": net}, {"p": jnp.float32(0)})
     return with_axis(state)
 
@@ -282,7 +283,7 @@ def test_averages_of_roles_that_keep_none_are_dropped(tmp_path, mesh):
 
     def state(fake_score_has_one):
         student = make_state(10, mesh).nets["student"]
-        fake = student if fake_score_has_one else student.replace(ema=None)
+        fake = student if fake_score_has_one else student.replace(ema={})
         nets = {"student": student, "fake_score": fake}
         return make_state(10, mesh).replace(nets=nets)
 
@@ -298,7 +299,7 @@ def test_averages_of_roles_that_keep_none_are_dropped(tmp_path, mesh):
     without.save(10, state(False))
     without.close()
     like = parallel.abstract(state(True), mesh)
-    with pytest.raises(CheckpointError, match="fake_score/ema/a is missing"):
+    with pytest.raises(CheckpointError, match="fake_score/ema/ema/a is missing"):
         restore(tmp_path / "without", mesh, like)
 
 
@@ -318,16 +319,25 @@ def test_the_good_step_moves_on_where_the_newest_go_before_they_are_known(
     assert folders == there
 
 
+def old_meta(step, digests):
+    return sealed.seal({"step": step, "leaves": digests})
+
+
 def as_of_old(folder, step, state):
-    """Writes a step of one student as the first versions did: without an axis."""
-    leaves = dict(checkpoint._leaves(without_axis(state)))
+    """Writes a step of one student as the first version did.
+
+    Without an axis of students, and with one average, which has no name.
+    """
+    leaves = checkpoint._leaves(without_axis(state))
+    leaves = {step_folders.stored_name(path, 1): leaf for path, leaf in leaves}
+    assert "nets/student/ema/a" in leaves
     digests = {path: step_folders.digest(np.asarray(x)) for path, x in leaves.items()}
     with ocp.CheckpointManager(folder) as manager:
         manager.save(
             step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(leaves),
-                meta=ocp.args.JsonSave(step_folders.seal(step, digests)),
+                meta=ocp.args.JsonSave(old_meta(step, digests)),
             ),
         )
 

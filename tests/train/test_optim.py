@@ -84,7 +84,7 @@ def test_clipping_is_by_the_norm_of_all_parameters_together():
         ({"name": "adma"}, "choose one of adam, sgd"),
         (
             {"ema_decay": 0.9, "ema_half_life": 5.0},
-            "decay=0.9 and half_life=5.0; give one",
+            "decay=0.9 and half_life=5.0",
         ),
         ({"averages": {"a": {}}}, "a moving average has no decay; give one of"),
         ({"averages": {"best": {"decay": 0.9}}}, "averages.best: cannot be the name"),
