@@ -31,6 +31,7 @@ COLUMNS = (
     "latency_ms",  # of one image, alone
     "train_steps",
     "train_seconds",
+    "average",  # of which weights: a moving average by its name, or "params"
 )
 ROLES = ("teacher", "student")
 STUDENTS = {"students": "num_students", "all students'": "num_params_total"}

@@ -209,6 +209,7 @@ def row_of(
         "latency_ms": found.latency_ms,
         "train_steps": about.get("train_steps"),
         "train_seconds": about.get("train_seconds"),
+        "average": about.get("average"),
     }
     return row, found.shown
 

@@ -285,6 +285,7 @@ def _leave(
         "train_images": num_images,
         "train_seconds": seconds,
         "method": stage.config["method"]["name"],
+        "average": results.average(options["result"]) or "params",
     }
     if many.partition.num_students > 1:
         facts["num_students"] = len(many.ids)

@@ -273,7 +273,8 @@ def _average(net: NetState, optim: Optim, updates, trainable) -> NetState:
         new = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, average, params)
         return join(new, still)
 
-    return net.replace(ema={name: moved(name, ema) for name, ema in net.ema.items()})
+    emas = {name: moved(name, ema) for name, ema in net.ema.items()}
+    return NetState(net.params, net.opt_state, emas)
 
 
 def _without_nonfinite(grads, aux, optim: Mapping[str, Optim]):

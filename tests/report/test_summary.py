@@ -26,6 +26,7 @@ def row(**changes):
         "latency_ms": 12.345,
         "train_steps": 2500,
         "train_seconds": 145.3,
+        "average": "ema",
     }
     return {**base, **changes}
 
@@ -64,6 +65,7 @@ def test_the_file_has_the_schema_that_scripts_rely_on(tmp_path):
         "latency_ms",
         "train_steps",
         "train_seconds",
+        "average",
     ]
     assert report["rows"][0] == row()
     assert report["rows"][1]["metrics"] == {"fd_pixels": None, "accuracy": 0.99}

@@ -12,7 +12,6 @@ from kdiff_jax.train import optim
 from kdiff_jax.train.step import Optim, due, init_state, make_train_step
 
 NET = Net(lambda key: {"w": jnp.zeros(3)}, lambda *args: args[0])
-HALF = {"ema": lambda updates: 0.5}
 NUMBERS = Numbers(toy.SHARE, jnp.int32(100))
 KEYS = jax.random.split(jax.random.key(0), 4)
 
