@@ -18,15 +18,15 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from kdiff_jax import build, command, recipe, rng
+from kdiff_jax import build, command, domain, recipe, rng
 from kdiff_jax.build import Stage
-from kdiff_jax.method import Context
+from kdiff_jax.method import Numbers
 from kdiff_jax.report import environment
-from kdiff_jax.stages import train as train_stage
+from kdiff_jax.stages import roles, students
 from kdiff_jax.train import inputs, parallel
 from kdiff_jax.train.loop import Programs
 from kdiff_jax.train.means import Means
-from kdiff_jax.train.step import due, init_state, join, split
+from kdiff_jax.train.step import context_of, due, init_state, join, split, without_axis
 
 CONFIG = config_flags.DEFINE_config_file("config")
 STAGE = flags.DEFINE_string("stage", "student", "Of the recipe.")
@@ -39,7 +39,8 @@ def main():
     stage = next(s for s in job.stages if s.name == STAGE.value)
     one = Stage(stage.name, "train", stage.config, {})
     options = build.train_options(config, one)
-    nets, process, spec, *_ = train_stage.networks(job, one)
+    found = roles.find(job, one)
+    nets, process, spec = found.nets, found.process, found.spec
     nets["teacher"] = nets["student"]
     method, optim, programs = build.program(
         one, options, nets, process, [spec], config=config, mesh=job.mesh
@@ -48,30 +49,34 @@ def main():
     batch_size = stage.config["train"]["batch_size"]
     given = {"teacher": nets["teacher"].init(jax.random.key(0))}
     frozen = {"teacher": given["teacher"], **method.brings}
-    settings = {"num_train_steps": np.int32(1000), **method.settings}
+    many = students.find(job, one, process, None)
+    share = domain.whole(spec["num_classes"], (process.t_min, process.t_max))
+    numbers = Numbers(share, np.int32(1000), method.settings)
+    of_one = without_axis(many.numbers(process, method, numbers))
     source = build.load_images(config)
-    fed, batches = train_stage.feed(job, one, source, dict(frozen), batch_size)
-    fed, settings, root = (
-        parallel.replicate(x, job.mesh) for x in (fed, settings, jax.random.key(0))
+    data, batches = many.feed(job, one, method, source, batch_size)
+    fed = parallel.replicate({**frozen, **data}, job.mesh)
+    root = jax.random.key(0)
+    numbers, roots = (
+        parallel.by_student(x, job.mesh)
+        for x in (many.numbers(process, method, numbers), root[None])
     )
     raw = parallel.shard_batch(batches[0], job.mesh)
     print(json.dumps({"versions": environment.versions()} | environment.hardware()))
 
     def fresh():
         state = init_state(method, optim, given, jax.random.key(1))
-        return parallel.replicate(state, job.mesh)
+        return parallel.by_student(state, job.mesh)
 
     def context(state, frozen, batch, keys):
-        params = {role: net.params for role, net in state.nets.items()}
-        ema = {r: net.ema for r, net in state.nets.items() if net.ema is not None}
-        return Context(params, ema, frozen, state.carry, batch, keys, settings)
+        return context_of(without_axis(state), frozen, of_one, batch, keys)
 
     feed = inputs.make()  # without flips, which cost next to nothing
 
     @jax.jit
     def prepare(state, frozen, raw):
-        keys = rng.example_keys(root, state.step, np.arange(batch_size))
-        batch = feed(frozen, raw, keys)
+        keys = rng.example_keys(root, state.step[0], np.arange(batch_size))
+        batch = feed(frozen, without_axis(raw[0]), keys)
         return method.prepare(context(state, frozen, batch, keys)), keys
 
     def gradient(phase):
@@ -109,7 +114,7 @@ def main():
             return result
 
         for _ in range(STEPS.value + 2):
-            state, sums = timed("step", programs(step), state, fed, settings, raw, root)
+            state, sums = timed("step", programs(step), state, fed, numbers, raw, roots)
             timed("log", means.add, sums, 1)
             batch, keys = timed("prepare", prepare, still, fed, raw)
             for name in names:

@@ -16,12 +16,19 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from kdiff_jax import build, command, interop, recipe, rng
+from kdiff_jax import build, command, domain, interop, recipe, rng
+from kdiff_jax.method import Numbers
 from kdiff_jax.report import environment
 from kdiff_jax.stages import students
 from kdiff_jax.train import parallel
 from kdiff_jax.train.loop import Programs
-from kdiff_jax.train.step import due, init_state, make_train_step
+from kdiff_jax.train.step import (
+    due,
+    init_state,
+    make_train_step,
+    with_axis,
+    without_axis,
+)
 
 CONFIG = config_flags.DEFINE_config_file("config")
 STAGE = flags.DEFINE_string("stage", "dm", "Of the recipe, with a partition.")
@@ -34,14 +41,14 @@ def main():
     stage = next(s for s in job.stages if s.name == STAGE.value)
     net, process = interop.build(job.config["model"])
     many = students.find(job, stage, process, None)
-    assert many is not None
     batch_size, num = stage.config["train"]["batch_size"], len(many.ids)
     nets = {"student": net, "teacher": net}
     method, optim = build.make_method(stage, nets, process, batch_size)
     teacher = {"teacher": net.init(jax.random.key(0))}
     roots = many.root_keys(0)
-    settings = many.settings(
-        process, {"num_train_steps": np.int32(1000), **method.settings}
+    share = domain.whole(net.num_classes, (process.t_min, process.t_max))
+    numbers = many.numbers(
+        process, method, Numbers(share, np.int32(1000), method.settings)
     )
     batch = random_batch(batch_size, num, net)
 
@@ -55,16 +62,16 @@ def main():
         many.mesh,
         batch_size=batch_size,
         inputs=as_it_is,
-        num_students=num,
     )
     one_step = make_train_step(method, optim, due(method.phases, 0))
 
-    def mapped(state, frozen, settings, batch, roots):
-        def one(state, settings, batch, root):
+    def mapped(state, frozen, numbers, batch, roots):
+        def one(state, numbers, batch, root):
             keys = rng.example_keys(root, state.step, np.arange(batch_size))
-            return one_step(state, frozen, settings, batch, keys)
+            state, metrics = one_step(with_axis(state), frozen, numbers, batch, keys)
+            return without_axis(state), metrics
 
-        return jax.vmap(one)(state, settings, batch, roots)
+        return jax.vmap(one)(state, numbers, batch, roots)
 
     def fresh():
         _, begin = many.first_states(
@@ -73,7 +80,7 @@ def main():
             set(),
             roots,
         )
-        return parallel.replicate(begin(), many.mesh, stacked=True)
+        return parallel.by_student(begin(), many.mesh)
 
     turns = tuple({k: v[i : i + 1] for k, v in batch.items()} for i in range(num))
     designs = {
@@ -86,7 +93,7 @@ def main():
     for _ in range(STEPS.value + 2):
         for name, (program, fed) in designs.items():
             began = time.perf_counter()
-            args = (states[name], frozen, settings, fed, roots)
+            args = (states[name], frozen, numbers, fed, roots)
             states[name], _ = jax.block_until_ready(program(*args))
             seconds[name].append(time.perf_counter() - began)
     row = {name: 1e3 * statistics.median(s[2:]) for name, s in seconds.items()}

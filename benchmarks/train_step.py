@@ -17,10 +17,11 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from kdiff_jax import build, command, recipe
+from kdiff_jax import build, command, domain, recipe
 from kdiff_jax.build import Stage
+from kdiff_jax.method import Numbers
 from kdiff_jax.report import environment
-from kdiff_jax.stages import train as train_stage
+from kdiff_jax.stages import roles, students
 from kdiff_jax.train import parallel
 from kdiff_jax.train.loop import Programs
 from kdiff_jax.train.step import init_state
@@ -42,26 +43,26 @@ def main():
         parts = dict(stage.config["train"], num_microbatches=num_microbatches)
         one = Stage(stage.name, "train", dict(stage.config, train=parts), {})
         options = build.train_options(config, one)
-        nets, process, spec, *_ = train_stage.networks(job, one)
+        found = roles.find(job, one)
+        nets, process, spec = found.nets, found.process, found.spec
         nets["teacher"] = nets["student"]
         method, optim, programs = build.program(
             one, options, nets, process, [spec], config=config, mesh=job.mesh
         )
         assert isinstance(programs, Programs)
         given = {"teacher": nets["student"].init(jax.random.key(0))}
-        state = parallel.replicate(
+        state = parallel.by_student(
             init_state(method, optim, given, jax.random.key(1)), job.mesh
         )
         frozen = {role: given[role] for role in method.frozen}
-        if on_device:
-            frozen, batches = train_stage.feed(job, one, source, frozen, batch_size)
-        else:
-            hidden = source._replace(in_memory=None)
-            frozen, batches = train_stage.feed(job, one, hidden, frozen, batch_size)
-        frozen = parallel.replicate(frozen, job.mesh)
-        settings = {"num_train_steps": np.int32(1000), **method.settings}
-        settings = parallel.replicate(settings, job.mesh)
-        root = parallel.replicate(jax.random.key(0), job.mesh)
+        many = students.find(job, one, process, None)
+        fed = source if on_device else source._replace(in_memory=None)
+        data, batches = many.feed(job, one, method, fed, batch_size)
+        frozen = parallel.replicate({**frozen, **data}, job.mesh)
+        share = domain.whole(spec["num_classes"], (process.t_min, process.t_max))
+        numbers = Numbers(share, np.int32(1000), method.settings)
+        numbers = parallel.by_student(many.numbers(process, method, numbers), job.mesh)
+        root = parallel.by_student(many.root_keys(0), job.mesh)
         seconds = []
         for i in range(STEPS.value + 2):
             began = time.perf_counter()
@@ -71,7 +72,7 @@ def main():
             else:
                 stacked = jax.tree.map(lambda *x: np.stack(x), *parts)
                 batch = parallel.shard_batch(stacked, job.mesh, axis=1)
-            state, metrics = programs(0, dispatch)(state, frozen, settings, batch, root)
+            state, metrics = programs(0, dispatch)(state, frozen, numbers, batch, root)
             jax.block_until_ready(metrics)
             seconds.append((time.perf_counter() - began) / dispatch)
         median = statistics.median(seconds[2:])

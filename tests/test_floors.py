@@ -13,7 +13,7 @@ import pytest
 import kdiff_jax
 
 FLOORS = (
-    "types rng errors files arguments sealed shards storage ending arrays zips"
+    "types domain rng errors files arguments sealed shards storage ending arrays zips"
     " memory lock"
     " interop.containers interop.lazy"
     " interop.msgpack_files interop.pickle_objects interop.pickles interop.raw"

@@ -9,8 +9,13 @@ import pytest
 import recipes
 
 from kdiff_jax import command, interop, memory, recipe, storage
+from kdiff_jax.build import Stage
+from kdiff_jax.diffusion import partition
 from kdiff_jax.errors import ConfigError
-from kdiff_jax.stages.hooks import SampleGrids
+from kdiff_jax.stages import Job, grids
+from kdiff_jax.stages.hooks import Log
+from kdiff_jax.stages.roles import Roles
+from kdiff_jax.stages.students import Students
 from kdiff_jax.train import generate, parallel
 
 FULL = "RESOURCE_EXHAUSTED: Out of memory allocating 99 bytes.\n[tf-allocator]"
@@ -46,10 +51,10 @@ def test_samples_name_the_option_of_their_command(model, full):
     mesh = parallel.make_mesh(jax.devices()[:2])
     make = generate.of_model(model, model.sampler(), mesh=mesh, name="--checkpoint=x")
     about = dict(seed=0, labels=np.zeros(9, np.int32))
-    line = refused(lambda: make.images(model.params, batch_size=5, **about))
+    line = refused(lambda: make.images(model.students, batch_size=5, **about))
     assert line.startswith("--batch_size=6: out of memory; lower it, --checkpoint=x")
     assert "99 bytes" in line
-    line = refused(lambda: make.images(model.params, batch_size=1, **about))
+    line = refused(lambda: make.images(model.students, batch_size=1, **about))
     assert "does not fit: take a larger device" in line
 
 
@@ -79,26 +84,24 @@ def test_stages_name_their_own_batch(model, full, tmp_path, stage, start):
 
 
 def test_pictures_during_training_are_no_larger_than_its_batches(model, full, tmp_path):
-    job = types.SimpleNamespace(mesh=parallel.make_mesh(jax.devices()[:1]))
-    job.folder = lambda stage: tmp_path
-    job.section = lambda stage: f"--config.stages.{stage}"
-    hook = SampleGrids(
-        job,
-        types.SimpleNamespace(name="student", init={"teacher": "t"}),
-        {"student": model.net},
-        model.process,
-        model.spec,
-        teacher=model,
-        train={"result": "params", "batch_size": 4},
-        log=None,
-        mesh=job.mesh,
-        partition=None,
-        labels=np.arange(8),
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    options = dict(batch_size=4, num_steps=9, spike_factor=0.0, spike_lines=3)
+    log = Log(tmp_path, "student", options, first_step=0)
+    hook = grids.of_stage(
+        Job({"stages": {"student": {}}}, [], tmp_path, mesh),
+        Stage("student", "train", {}, {"teacher": "t"}),
+        Roles(
+            {"student": model.net}, model.process, model.spec, {"teacher": model}, {}
+        ),
+        Students(partition.ONE, (0,), mesh),
+        options | {"result": "params"},
+        log,
     )
     with pytest.raises(
         ConfigError, match="^--config.stages.student.train.batch_size=4"
     ):
         hook.begin()
+    log.close()
 
 
 def test_elsewhere_the_command_says_what_it_has(monkeypatch):

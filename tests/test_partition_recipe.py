@@ -8,17 +8,20 @@ import shutil
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 import recipes
+import toy
 from points import Features2x2, config, with_discriminators, with_rounds
 
-from kdiff_jax import build, interop, plan, recipe
+from kdiff_jax import build, domain, interop, methods, plan, recipe
 from kdiff_jax.diffusion import partition as partitions
 from kdiff_jax.diffusion import process as processes
 from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.interop import training, trees
+from kdiff_jax.method import Numbers
 from kdiff_jax.models import channels, mlp
 from kdiff_jax.report import metrics_log
 from kdiff_jax.stages import evaluate, students, train
@@ -273,7 +276,7 @@ def test_students_begin_with_the_adapters_of_their_common_student(
     last = training.role(tmp_path / "common", "adapters")
     same = np.testing.assert_array_equal
     for k in range(2):
-        mine = jax.tree.map(lambda x, k=k: x[k], after["adapters"].params)
+        mine = jax.tree.map(lambda x, k=k: x[k : k + 1], after["adapters"].params)
         jax.tree.map(same, mine, last)
     assert any(
         (a != b).any()
@@ -446,14 +449,16 @@ def test_each_student_is_given_its_own_labels_and_range_of_the_times(
         num_groups=num_groups,
         num_ranges=4 // num_groups,
     )
-    whole = {"t_range": np.float32([0, 1]), "num_steps": np.int32(8)}
-    whole["labels"] = np.arange(4, dtype=np.int32)
+    method = methods.make("progressive", nets=toy.NETS, process=process)
+    share = domain.whole(4, (0.0, 1.0))
+    common = Numbers(share, jnp.int32(3), {"num_steps": np.int32(8)})
     mesh = parallel.make_mesh(jax.devices()[:1])
     for ids in ((0, 1, 2, 3), (2,)):
-        found = Students(split, ids, mesh).settings(process, whole)
-        assert found["t_range"].tolist() == [ranges[k] for k in ids]
-        assert found["labels"].tolist() == [labels[k] for k in ids]
-        assert found["num_steps"].tolist() == [8] * len(ids)
+        found = Students(split, ids, mesh).numbers(process, method, common)
+        assert found.share.t_range.tolist() == [ranges[k] for k in ids]
+        assert found.share.conditions.tolist() == [labels[k] for k in ids]
+        assert found.settings["num_steps"].tolist() == [8] * len(ids)
+        assert found.num_steps.tolist() == [3] * len(ids)
 
 
 def test_students_of_classes_and_times_are_one_model(together, tmp_path):

@@ -71,7 +71,7 @@ class Best:
             share, _, settings = numbers
             context = Context({}, {}, frozen, {}, batch, keys, share, settings=settings)
             value, _ = phase.loss(params, context)
-            return jax.lax.pmean(value, "data")
+            return jax.lax.pmean(value, ("student", "data"))
 
         self._loss = jax.jit(
             jax.shard_map(

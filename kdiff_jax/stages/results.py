@@ -39,13 +39,15 @@ def _check(job: Job, stage: Stage) -> None:
     what = f"stages.{stage.name}.train.result={result!r}"
     kept = build.averages(stage, "student")
     if average(result) not in (None, *kept):
-        said = (
-            f"those of the student are {', '.join(kept)}" if kept else "there is none"
-        )
+        if kept:
+            raise ConfigError(
+                f"{what}: is no moving average of the student, which has"
+                f" {', '.join(kept)}; choose one of them, or params"
+            )
         raise ConfigError(
-            f"{what}: is no moving average, {said}; set"
-            f" stages.{stage.name}.optim.ema_decay or .ema_half_life for one called"
-            " 'ema', or result='params'"
+            f"{what}: the student keeps no moving average; set"
+            f" stages.{stage.name}.optim.ema_decay or .ema_half_life, or"
+            " result='params'"
         )
     if result != "best":
         return

@@ -48,7 +48,10 @@ def beta(sigma_rel: float, t_next: Any, t_delta: Any = 1) -> Any:
 
 
 def coefficients(
-    in_t: Sequence[float], in_s: Sequence[float], out_t: float, out_s: float
+    in_t: Sequence[int | float],
+    in_s: Sequence[float],
+    out_t: int | float,
+    out_s: float,
 ) -> np.ndarray:
     """Weights of snapshots whose sum is closest to another average.
 
@@ -69,7 +72,7 @@ def coefficients(
     return found / found.sum()
 
 
-def combined(snapshots: Sequence[Any], weights: Sequence[float]) -> Any:
+def combined(snapshots: Sequence[Any], weights: Any) -> Any:
     """The weighted sum of parameter trees, added in float64, as float32."""
 
     def add(*leaves):

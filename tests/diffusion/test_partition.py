@@ -81,7 +81,7 @@ def test_what_is_not_split_has_one_owner():
     assert whole.t_range(0, edm()) == (0.002, 80.0)
     by_time = make(num_groups=1, num_ranges=2)
     np.testing.assert_array_equal(by_time.owner(np.array([0.1, 0.9]), None), [0, 1])
-    assert Partition.from_spec(None) is None
+    assert Partition.from_spec(None) == whole
     assert Partition.from_spec(whole.to_spec()) == whole
 
 

@@ -27,6 +27,8 @@ from gdd_tiny import (
 )
 
 import configs.gdd
+from kdiff_jax import domain
+from kdiff_jax.method import Numbers
 from kdiff_jax.train import optim, step
 
 THEIRS = {"student": "G", "disc": "D", "r1": "R1"}
@@ -75,7 +77,7 @@ def test_two_iterations_of_their_loop(case, theirs, loss, last, monkeypatch, tmp
     roles = {"student": dict(lr=1e-4, b1=0.0, b2=0.99)} | configs.gdd.roles(4e-5)
     optims = {k: kept(optim.make(batch_size=BATCH, **v)) for k, v in roles.items()}
     state = step.init_state(own, optims, params, jax.random.key(0))
-    state = state.replace(carry={"spectral": states(arrays, "u0/")})
+    state = state.replace(carry=step.with_axis({"spectral": states(arrays, "u0/")}))
     frozen = {name: features_of(weights, NAMES[k]) for k, name in enumerate(OURS)}
     run = {p.name: jax.jit(step.make_train_step(own, optims, (p,))) for p in own.phases}
     draws = iter(nhwc(z) for z in arrays["z"])
@@ -86,20 +88,20 @@ def test_two_iterations_of_their_loop(case, theirs, loss, last, monkeypatch, tmp
             "y": jnp.asarray(arrays["labels"][iteration - 15], jnp.int32),
         }
         for phase in step.due(own.phases, iteration):
-            state = state.replace(step=jnp.int32(iteration))
-            settings = {"num_train_steps": jnp.int32(17)}
-            state, metrics = run[phase.name](
-                state, frozen, settings, batch, next(draws)
-            )
+            state = state.replace(step=jnp.int32([iteration]))
+            numbers = Numbers(domain.whole(0, (0.0, 1.0)), jnp.int32(17))
+            state, metrics = run[phase.name](state, frozen, numbers, batch, next(draws))
             at = f"{theirs}/it{iteration}/{THEIRS[phase.name]}"
             value = metrics[f"{phase.name}/loss"]
             close(value, arrays[f"{at}/loss64"], LOSS, at=f"{at}/loss64")
             (role,) = phase.trains
-            check_gradients(arrays, at, state.nets[role].opt_state[0], case)
+            grads = step.without_axis(state.nets[role].opt_state[0])
+            check_gradients(arrays, at, grads, case)
             seen.append(at.removeprefix(f"{theirs}/"))
             if seen[-1] == last:
                 return
     assert seen == ["it15/G", "it15/D", "it16/G", "it16/D", "it16/R1"]
+    state = step.without_axis(state)
     change = jax.tree.map(np.subtract, state.nets["disc"].params, params["disc"])
     for network in change.values():
         assert not any(np.any(leaf) for leaf in jax.tree.leaves(network["projection"]))

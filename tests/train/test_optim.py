@@ -88,7 +88,7 @@ def test_clipping_is_by_the_norm_of_all_parameters_together():
         ),
         ({"averages": {"a": {}}}, "a moving average has no decay; give one of"),
         ({"averages": {"best": {"decay": 0.9}}}, "averages.best: cannot be the name"),
-        ({"averages": {"a": {"decay": 1.5}}}, r"decay=1.5: must lie in \\[0, 1\\)"),
+        ({"averages": {"a": {"decay": 1.5}}}, "decay=1.5: must lie in"),
         ({"ema_power": 0.4}, "sigma_rel=0.4: must be above 0 and below 0.288"),
     ],
 )
