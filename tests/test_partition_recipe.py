@@ -172,7 +172,7 @@ def test_jobs_of_several_stages_are_joined_by_the_same_command(tmp_path, monkeyp
     # The second stage begins with the first's average, and its fake score as it was.
     for workdir, nets in ((together, adm), (apart, adms)):
         left = last_state(workdir / "dm")
-        for role, kind in (("student", "ema"), ("fake_score", "params")):
+        for role, kind in (("student", "ema/ema"), ("fake_score", "params")):
             for path, rows in trees.flatten(nets[role].params).items():
                 same = left[f"nets/{role}/{kind}/{path}"]
                 np.testing.assert_array_equal(rows, same, err_msg=path)

@@ -32,7 +32,7 @@ SPEC = {
     "num_classes": 0,
     "sampler": {"name": "ddim", "num_steps": 2},
 }
-PREFIX = "nets/student/ema/"
+PREFIX = "nets/student/ema/ema/"
 
 
 def average(step):
@@ -54,7 +54,7 @@ def original(tmp_path_factory):
     mesh = parallel.make_mesh(jax.devices()[:1])
     for step in (10, 20):
         ema = average(step)
-        net = NetState(jax.tree.map(np.negative, ema), (), ema)
+        net = NetState(jax.tree.map(np.negative, ema), (), {"ema": ema})
         state = TrainState(jnp.int32(step), {"student": net}, {})
         checkpoints.save(step, parallel.by_student(one_student.stacked(state), mesh))
     checkpoints.close()
@@ -197,7 +197,7 @@ def test_a_step_of_many_students_is_a_model_of_them(tmp_path):
     checkpoints = Checkpoints(stage / "checkpoints")
     mesh = parallel.make_mesh(jax.devices()[:1])
     ema = jax.tree.map(lambda *x: np.stack(x), average(1), average(2))
-    net = NetState(jax.tree.map(np.negative, ema), (), ema)
+    net = NetState(jax.tree.map(np.negative, ema), (), {"ema": ema})
     state = TrainState(np.int32([7, 7]), {"student": net}, {})
     checkpoints.save(7, parallel.by_student(state, mesh))
     checkpoints.close()

@@ -4,9 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import toy
 
-from kdiff_jax import methods, rng
+from kdiff_jax import domain, methods, rng
 from kdiff_jax.diffusion import process as processes
 from kdiff_jax.method import Context, Net
 
@@ -23,7 +22,8 @@ def half(params, x_t, t, y, *, dropout_keys=None, augment=None):
 def loss_of(process, **keywords):
     nets = {"student": Net(lambda key: {}, half)}
     method = methods.make("denoise", nets=nets, process=process, **keywords)
-    context = Context({}, {}, {}, {}, BATCH, KEYS, toy.SHARE)
+    share = domain.whole(0, (process.t_min, process.t_max))
+    context = Context({}, {}, {}, {}, BATCH, KEYS, share)
     return method.phases[0].loss({"student": {"w": jnp.float32(0.5)}}, context)[0]
 
 
