@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toy
 
 from kdiff_jax import domain, methods, rng
 from kdiff_jax.diffusion import process as processes
