@@ -38,7 +38,7 @@ def config(name: str, *, order, **sections) -> ConfigDict:
     values = {"name": name, "seed": 0, "order": tuple(order), **sections}
     values = _unshared(build.complete(values))
     found = ConfigDict(values, convert_dict=True)
-    found.lock()
+    build.lock(found)
     return found
 
 

@@ -90,9 +90,9 @@ def check(
         return  # it checks them itself
     for key, value in given.items():
         if key not in known:
-            place = f"{prefix}{key}={_shown(value)}: " if prefix else ""
             raise ConfigError(
-                f"{place}{what} has no keyword {key!r}; it has: {', '.join(known)}"
+                f"{prefix}{key}={_shown(value)}: {what} has no keyword {key!r}; it has:"
+                f" {', '.join(known)}"
             )
         if wrong := _wrong(value, known[key].annotation):
             default = known[key].default

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from absl import flags
 
-from kdiff_jax import ending, memory, start, storage
+from kdiff_jax import ending, memory, options, start, storage
 from kdiff_jax.errors import ConfigError, Interrupted, UserError
 from kdiff_jax.train import watchdog
 
@@ -122,11 +122,13 @@ def _help(module: str) -> str:
 def _parse(argv) -> None:
     """Flags, with every mistake in one line."""
     try:
-        rest = flags.FLAGS(_with_recipe(argv))
+        rest = flags.FLAGS(_with_recipe(options.take(argv)))
     except (AttributeError, KeyError) as error:
         # The name, and on a second line one that is like it.
         name, *like = str(next(iter(error.args), error)).splitlines() or [""]
         hint = f" ({' '.join(like)})" if like else ""
+        if found := re.match(r'Key "(.+?)" does not exist', name):
+            name = found[1]
         name = name.strip("'\"")
         raise ConfigError(
             f"command line: {name!r} is not in the config{hint};"

@@ -12,7 +12,7 @@ import time
 
 from absl import flags
 
-from kdiff_jax import command, output, rng
+from kdiff_jax import command, options, output, rng
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.files import json_text, write_atomically
 
@@ -23,10 +23,18 @@ WEIGHTS = flags.DEFINE_string("weights", None, "The file of the feature network.
 NUM = flags.DEFINE_integer(
     "num_images", 10_000, "How many images.", lower_bound=2, upper_bound=2**31 - 1
 )
-SAMPLER = flags.DEFINE_string("sampler", None, "Default: the model's own.")
-STEPS = flags.DEFINE_integer(
-    "num_steps", None, "Default: the model's own.", lower_bound=1
+SAMPLER = flags.DEFINE_string(
+    "sampler",
+    None,
+    "Default: the model's own. --sampler.KEY=VALUE sets any of its keywords.",
 )
+STEPS = flags.DEFINE_integer(
+    "num_steps",
+    None,
+    "As --sampler.num_steps; default: the model's own.",
+    lower_bound=1,
+)
+OPTIONS = options.section("sampler")
 SEED = flags.DEFINE_integer(
     "seed", 1, "Of the noise.", lower_bound=0, upper_bound=rng.MAX_SEED
 )
@@ -49,7 +57,10 @@ def main() -> None:
 
     features = extractors.make(FEATURES.value, weights=weights or None)
     model = interop.load(checkpoint)
-    sampler = model.sampler(SAMPLER.value, STEPS.value)
+    with options.placed("sampler"):
+        sampler = model.sampler(
+            **options.beside(OPTIONS, name=SAMPLER.value, num_steps=STEPS.value)
+        )
     dim = extractors.dim_of(features, model.image_shape)
     moments.check_memory(f"--features={features.name}", dim)
     mu, sigma = reference.of(wanted, data, features, model.image_shape)
@@ -72,6 +83,7 @@ def main() -> None:
         "checkpoint": output.printable(checkpoint),
         "reference": output.printable(wanted),
         "sampler": sampler.name,
+        "sampler_options": dict(sampler.options),
         "nfe": sampler.nfe,
         "num_params": model.num_params,
         "num_students": model.num_students,

@@ -12,7 +12,11 @@ from ml_collections import config_flags
 from kdiff_jax import command, start
 from kdiff_jax.errors import ConfigError
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, FILE.py[:ARG].")
+# A recipe locks itself, all but what takes keywords that it does not name.
+OPEN = dict(lock_config=False, accept_new_attributes=True)
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "The recipe, FILE.py[:ARG].", **OPEN
+)
 WORKDIR = flags.DEFINE_string("workdir", None, "Default: runs/<name of the config>.")
 STAGE = flags.DEFINE_string("stage", None, "Run this stage alone.")
 DRYRUN = flags.DEFINE_bool("dryrun", False, "Print the plan and what it needs; end.")

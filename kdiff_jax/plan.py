@@ -186,7 +186,7 @@ def _pairs(job, stage: Stage, facts):
     config = stage.config
     shape = tuple(job.config["model"]["image_shape"])
     size = pair_files.disk_need(config["num_pairs"] + config["num_held_out"], shape)
-    sampler = _sampler(job.config["model"], config.get("sampler"))
+    sampler = _sampler(build.spec_of(stage, before.origin(job, stage)))
     num = config["num_pairs"] + config["num_held_out"]
     flops = facts["flops"] * sampler.nfe * num
     line = (
@@ -202,13 +202,11 @@ def _evaluate(job: Job, stage: Stage) -> str:
     stages = {s.name: s for s in job.stages}
     for name in evaluate.listed(job, options["models"]):
         source, _, steps = name.partition("@")
-        found, override = dict(job.config["model"]), {}
+        found = dict(job.config["model"])
         if source in stages:
             found = before.spec(job, stages[source])
-            override = stages[source].config.get("sampler") or {}
-        sampler = {**(override or found["sampler"])}
-        sampler |= {"num_steps": int(steps)} if steps else {}
-        nfe = _sampler(found, sampler).nfe
+        steps = {"sampler": {"num_steps": int(steps)}} if steps else {}
+        nfe = _sampler(build.changed(found, steps)).nfe
         flops += options["num_images"] * nfe * _model_facts(found)["flops"]
     models = ", ".join(options["models"])
     return (
@@ -217,9 +215,9 @@ def _evaluate(job: Job, stage: Stage) -> str:
     )
 
 
-def _sampler(spec, override):
+def _sampler(spec):
     _, process = interop.build(spec)
-    return samplers.make(process=process, **(override or spec["sampler"]))
+    return samplers.make(process=process, **spec["sampler"])
 
 
 def _model_facts(spec) -> dict[str, float | int]:

@@ -13,7 +13,7 @@ import re
 import numpy as np
 from absl import flags
 
-from kdiff_jax import command, files, memory, output, rng
+from kdiff_jax import command, files, memory, options, output, rng
 from kdiff_jax.errors import ConfigError
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A model, see above.")
@@ -21,10 +21,18 @@ OUTPUT = flags.DEFINE_string("output", None, "FILE.png, FILE.npz, or a folder.")
 NUM = flags.DEFINE_integer(
     "num_images", 64, "How many images.", lower_bound=1, upper_bound=2**31 - 1
 )
-SAMPLER = flags.DEFINE_string("sampler", None, "Default: the model's own.")
-STEPS = flags.DEFINE_integer(
-    "num_steps", None, "Default: the model's own.", lower_bound=1
+SAMPLER = flags.DEFINE_string(
+    "sampler",
+    None,
+    "Default: the model's own. --sampler.KEY=VALUE sets any of its keywords.",
 )
+STEPS = flags.DEFINE_integer(
+    "num_steps",
+    None,
+    "As --sampler.num_steps; default: the model's own.",
+    lower_bound=1,
+)
+OPTIONS = options.section("sampler")
 SEED = flags.DEFINE_integer(
     "seed",
     0,
@@ -119,7 +127,10 @@ def sample_images(model, labels) -> np.ndarray:
     from kdiff_jax.train import generate, parallel
 
     mesh = parallel.make_mesh()
-    sampler = model.sampler(SAMPLER.value, STEPS.value)
+    with options.placed("sampler"):
+        sampler = model.sampler(
+            **options.beside(OPTIONS, name=SAMPLER.value, num_steps=STEPS.value)
+        )
     name = f"--checkpoint={CHECKPOINT.value}"
     make = generate.of_model(model, sampler, mesh=mesh, name=name)
     size = min(BATCH.value, len(labels))

@@ -23,7 +23,7 @@ FLOORS = (
     "methods metrics data report interop",
     "train",
     "build",
-    "stages start",
+    "stages start options",
     "recipe plan command output",
     "main sample evaluate convert export doctor",
 )

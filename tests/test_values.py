@@ -8,10 +8,13 @@ import random
 import jax
 import pytest
 import recipes
+from absl import flags
+from ml_collections import config_flags
 
-from kdiff_jax import plan, recipe
+from kdiff_jax import build, main, plan, recipe
 from kdiff_jax.build import plain
 from kdiff_jax.errors import ConfigError
+from kdiff_jax.stages import rehearsal
 
 RECIPES = ("toy2d_msd", "digits_student", "digits_gdd", "digits_progressive")
 VALUES = (
@@ -122,6 +125,66 @@ def test_what_does_not_fit_together_is_refused(path, value, text, tmp_path):
     config = plain(recipes.load("digits_student"))
     with pytest.raises(ConfigError, match=text):
         job_of(changed(config, path.split("."), value), tmp_path)
+
+
+def parsed(recipe_name, *words):
+    """The config of a command line, as `kdiff_jax.main` reads it."""
+    values = flags.FlagValues()
+    path = recipes.ROOT / "configs" / f"{recipe_name}.py"
+    argv = ["main", f"--config={path}:tiny", *words]
+    config_flags.DEFINE_config_file(
+        "config", flag_values=values, sys_argv=argv, **main.OPEN
+    )
+    values(argv)
+    return values.config
+
+
+def test_every_keyword_of_a_sampler_is_an_option_of_the_command_line(tmp_path):
+    config = parsed(
+        "digits_student",
+        "--config.model.sampler.eta=0.5",  # of the teacher; the recipe names none
+        "--config.model.sampler.clip=1.5",  # a number, where False is the default
+        "--config.stages.pairs.sampler.name=heun",
+        "--config.stages.pairs.sampler.num_steps=2",
+        "--config.stages.pairs.sampler.S_churn=3",
+        "--config.stages.student.sampler.spacing=karras",
+    )
+    stages = {stage.name: stage for stage in job_of(config, tmp_path).stages}
+    pairs = {"name": "heun", "num_steps": 2, "S_churn": 3}
+    student = {"name": "ddim", "num_steps": 1, "spacing": "karras"}
+    assert stages["pairs"].config["sampler"] == pairs
+    assert stages["student"].config["sampler"] == student
+    teacher = build.spec_of(stages["teacher"], plain(config)["model"])["sampler"]
+    assert teacher == {"name": "ddim", "num_steps": 4, "eta": 0.5, "clip": 1.5}
+
+
+def test_a_sampler_section_without_a_name_changes_the_teachers(tmp_path):
+    config = parsed(
+        "digits_teacher",
+        "--config.stages.teacher.sampler.eta=0.5",
+    )
+    (teacher, _) = job_of(config, tmp_path).stages
+    spec = build.spec_of(teacher, plain(config)["model"])
+    assert spec["sampler"] == {"name": "ddim", "num_steps": 4, "eta": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("option", "rule"),
+    [
+        ("stages.teacher.sampler.etta=1", "'ddim' has no keyword 'etta'; it has: num"),
+        ("stages.teacher.sampler.eta=2", "must lie in [0, 1]; the default is 0.0"),
+        ("stages.teacher.sampler.S_churn=2", "'ddim' has no keyword 'S_churn'; it has"),
+        ("model.sampler.num_steps=many", "must be a whole number"),
+        ("model.sampler.clip=some", "must be True or False, or must be a number"),
+        ("model.sampler.spacing=quad", "does not fit this process; leave it out"),
+        ("model.sampler.even=True", "is for a discrete process; leave it out"),
+    ],
+)
+def test_an_option_that_a_sampler_does_not_have_is_refused(option, rule, tmp_path):
+    with pytest.raises(ConfigError) as error:
+        job = job_of(parsed("digits_teacher", f"--config.{option}"), tmp_path)
+        rehearsal.check(job)
+    assert f"--config.{option}: {rule}" in str(error.value).replace("'quad'", "quad")
 
 
 @pytest.mark.parametrize("name", RECIPES)

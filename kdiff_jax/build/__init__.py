@@ -11,11 +11,13 @@ from kdiff_jax.build.objects import (
     make_method,
     program,
 )
-from kdiff_jax.build.sections import complete, plain
+from kdiff_jax.build.sections import complete, lock, plain
 from kdiff_jax.build.stages import (
     Stage,
     evaluate_options,
+    changed,
     expand,
+    spec_of,
     train_options,
 )
 from kdiff_jax.build.values import check
@@ -23,14 +25,17 @@ from kdiff_jax.build.values import check
 __all__ = [
     "Stage",
     "averages",
+    "changed",
     "check",
     "check_fits",
     "complete",
     "evaluate_options",
     "expand",
     "load_images",
+    "lock",
     "make_method",
     "plain",
     "program",
+    "spec_of",
     "train_options",
 ]

@@ -154,7 +154,8 @@ class TrainStage(NamedTuple):
         kind: "train".
         roles: Role -> keywords of `optim.make` that differ for it.
         model: What the student's network has otherwise than the model.
-        sampler: How the student is sampled; by default as the model.
+        sampler: How the student is sampled; by default as its teacher, else as the
+            model. Without a name it changes keywords of that default.
         pairs: Stage whose pairs are trained on, in place of the data.
         init: Role -> where its parameters come from, see `Stage`.
         rounds: The keywords of `stages.rounds`: one stage per halving of the steps.
@@ -189,7 +190,8 @@ class PairsStage(NamedTuple):
         shard_size: Pairs of one shard on disk.
         batch_size: Pairs made at once, over all devices.
         kind: "pairs".
-        sampler: Of the teacher; by default the model's.
+        sampler: How the teacher is sampled; by default as its own stage says, else as
+            the model. Without a name it changes keywords of that default.
         init: See `TrainStage`.
     """
 
@@ -251,7 +253,11 @@ def plain(config) -> dict[str, Any]:
     """A ConfigDict as plain, JSON-able values."""
     if isinstance(config, ml_collections.ConfigDict):
         config = config.to_dict()
-    return json.loads(json.dumps(config))
+    config = json.loads(json.dumps(config))
+    for section in config.get("stages", {}).values():
+        if isinstance(section, dict) and section.get("sampler") == {}:
+            del section["sampler"]  # one that changes nothing
+    return config
 
 
 def complete(config: Section) -> dict[str, Any]:
@@ -268,8 +274,11 @@ def complete(config: Section) -> dict[str, Any]:
     model["network"] = {**fields, **model["network"]}
     model = {"augment_dim": 0, **model}
     stages = {}
+    model["sampler"] = _open(model["sampler"])
     for key, section in config["stages"].items():
         section = dict(section)
+        if section.get("kind", "train") in ("train", "pairs"):
+            section["sampler"] = _open(section.get("sampler") or {})
         if "optim" in section:
             own = defaults(optim.make, leave_out=("name", "averages"))
             section["optim"] = {**own, **section["optim"]}
@@ -292,6 +301,26 @@ def complete(config: Section) -> dict[str, Any]:
         "train": {**defaults(Train), **config["train"]},
         "evaluate": {**defaults(Evaluate), **config["evaluate"]},
     }
+
+
+def _open(sampler: Section) -> dict[str, Any]:
+    """The keywords of a sampler as fields of any type: see `lock`."""
+    return {
+        key: config_dict.FieldReference(value, field_type=object)
+        for key, value in sampler.items()
+    }
+
+
+def lock(config: ml_collections.ConfigDict) -> None:
+    """Locks a config, so that misspelt options are refused; all but samplers.
+
+    Which keywords a sampler has depends on its name, which may change too: what is not
+    one of them is refused by `values.check`.
+    """
+    config.lock()
+    for section in (config.model, *config.stages.values()):
+        if "sampler" in section:
+            section.sampler.unlock()
 
 
 def defaults(function: Callable[..., Any], leave_out=()) -> dict[str, Any]:

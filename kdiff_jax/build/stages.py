@@ -62,6 +62,24 @@ def expand(config: Mapping[str, Any]) -> list[Stage]:
     return stages
 
 
+def spec_of(stage: Stage, base: Mapping[str, Any]) -> dict[str, Any]:
+    """Spec of what a stage makes or asks: `base` with the stage's model and sampler."""
+    sampler = stage.config.get("sampler") or {}
+    return changed(base, {**stage.config.get("model", {}), "sampler": sampler})
+
+
+def changed(spec, changes) -> dict[str, Any]:
+    """A spec with other values; a section that names nothing changes fields of its own.
+
+    {"network": {"dropout": 0.0}} keeps the network and takes its dropout away.
+    """
+    spec = dict(spec)
+    for key, value in changes.items():
+        fields = isinstance(value, Mapping) and "name" not in value
+        spec[key] = {**spec[key], **value} if fields else value
+    return spec
+
+
 def _check_ranges(rounds: list[Stage], partition: Mapping[str, Any]) -> None:
     """Refuses rounds in which a student's step would leave its range of the time.
 

@@ -58,12 +58,13 @@ def _stage(config, name, path) -> None:
     _check(STAGES[kind], section, f"a stage of kind {kind!r}", path)
     _init(section.get("init", {}), f"{path}init.")
     if kind == "train":
-        _training(config, section, path)
+        _training(config, name, path)
     elif kind == "pairs" and section.get("sampler"):
-        _named(samplers, section["sampler"], f"{path}sampler.", hidden=("process",))
+        _sampler(config, name, {}, f"{path}sampler.")
 
 
-def _training(config, section, path) -> None:
+def _training(config, stage, path) -> None:
+    section = config["stages"][stage]
     given_by_build = ("nets", "process")
     _named(methods, section["method"], f"{path}method.", hidden=given_by_build)
     _roles(section, path)
@@ -80,8 +81,7 @@ def _training(config, section, path) -> None:
         _check(halvings, rounds, "the section rounds", f"{path}rounds.")
     if section.get("sampler"):
         of_round = {"num_steps": 1} if rounds else {}
-        sampler = {**section["sampler"], **of_round}
-        _named(samplers, sampler, f"{path}sampler.", hidden=("process",))
+        _sampler(config, stage, of_round, f"{path}sampler.")
     elif rounds:
         raise ConfigError(f"{path}sampler: is missing, and rounds need it")
     changes = section.get("model", {})
@@ -89,6 +89,28 @@ def _training(config, section, path) -> None:
     for key, value in section.get("settings", {}).items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ConfigError(f"{path}settings.{key}={value!r}: must be 1 or more")
+
+
+def _sampler(config, stage, changes, path) -> None:
+    """The sampler of a stage; one without a name changes that of the teacher."""
+    sampler = {**config["stages"][stage]["sampler"], **changes}
+    seen = {stage}
+    while "name" not in sampler:
+        section = config["stages"].get(stage) or {}
+        source = {**config.get("init", {}), **section.get("init", {})}.get("teacher")
+        stage = source if source in config["stages"] else _of_round(source)
+        above = config["stages"].get(stage)
+        if stage in seen or not isinstance(above, Mapping):
+            above = {"sampler": {"name": None, **config["model"]["sampler"]}}
+        seen.add(stage)
+        if isinstance(base := above.get("sampler"), Mapping):
+            sampler = {**base, **sampler}
+    _named(samplers, sampler, path, hidden=("process",))
+
+
+def _of_round(stage: str | None) -> str:
+    """The section that a stage of rounds is written out from."""
+    return (stage or "").rpartition("_")[0]
 
 
 def _roles(section, path) -> None:

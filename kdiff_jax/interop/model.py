@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdiff_jax import __version__, models, samplers, sealed
+from kdiff_jax import __version__, arguments, models, samplers, sealed
 from kdiff_jax.diffusion.partition import Partition
 from kdiff_jax.diffusion.process import Process, left
 from kdiff_jax.errors import CheckpointError, ConfigError
@@ -128,13 +128,23 @@ class Model:
                 f" {self.num_students - 1}, or Model.student(k)"
             )
 
-    def sampler(self, name: str | None = None, num_steps: int | None = None) -> Sampler:
-        """The model's own sampler, another one, or its own with other steps.
+    def sampler(
+        self, name: str | None = None, num_steps: int | None = None, **options
+    ) -> Sampler:
+        """The model's own sampler, another one, or its own with other keywords.
+
+        Args:
+            name: Name of the sampler; None for the model's own.
+            num_steps: Number of its steps; None for the model's own.
+            **options: Other keywords of the sampler.
 
         Raises:
-            ConfigError: If the model has none of its own, and none is named.
+            ConfigError: If the model has none of its own and none is named, or a
+                keyword is not one of the sampler's.
         """
         keywords = dict(self.spec.get("sampler") or {})
+        if num_steps is not None:
+            options["num_steps"] = num_steps
         if not (name or keywords):
             raise ConfigError(
                 "sampler=None: this model has none of its own; give --sampler=NAME and"
@@ -144,9 +154,15 @@ class Model:
             kept = {k: v for k, v in keywords.items() if k in ("num_steps", "clip")}
             takes = inspect.signature(samplers.make_function(name)).parameters
             keywords = {"name": name} | {k: v for k, v in kept.items() if k in takes}
-        if num_steps:
-            keywords["num_steps"] = num_steps
-        return samplers.make(process=self.process, **keywords)
+        name = keywords["name"]
+        arguments.check(
+            samplers.make_function(name),
+            options,
+            what=f"sampler {name!r}",
+            hidden=("process",),
+            partial=True,
+        )
+        return samplers.make(process=self.process, **keywords | options)
 
     def _check_labels(self, y, batch: int) -> None:
         if np.shape(y) != (batch,) or not jnp.issubdtype(

@@ -19,6 +19,7 @@ COLUMNS = (
     "role",
     "method",
     "sampler",
+    "sampler_options",  # its keywords, as num_steps
     "nfe",
     "num_params",  # of one student
     "num_students",

@@ -6,7 +6,7 @@ network is compiled once inside one loop over it, see `walk`.
 
 import importlib
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -31,11 +31,13 @@ class Sampler(NamedTuple):
             ignore both.
         nfe: Network evaluations per image.
         name: The name given to `make`.
+        options: The keywords given to `make`.
     """
 
     sample: Callable[..., Any]
     nfe: int
     name: str
+    options: Mapping[str, Any] = {}
 
 
 class Ranges(NamedTuple):
@@ -135,13 +137,13 @@ def make(name: str, *, process: Process, **keywords) -> Sampler:
         ConfigError: If there is no such sampler, a keyword is not one of its, or
             num_steps is too large.
     """
-    function, given = make_function(name), {"process": process, **keywords}
-    arguments.check(function, given, what=f"sampler {name!r}")
+    function, what = make_function(name), f"sampler {name!r}"
+    arguments.check(function, keywords, what=what, hidden=("process",))
     if keywords["num_steps"] > MAX_STEPS:
         raise ConfigError(
             f"num_steps={keywords['num_steps']}: must be at most {MAX_STEPS}"
         )
-    return function(**given)
+    return function(process=process, **keywords)._replace(options=keywords)
 
 
 def make_function(name: str) -> Callable[..., Sampler]:

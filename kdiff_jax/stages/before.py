@@ -11,7 +11,7 @@ from kdiff_jax import build, interop
 from kdiff_jax.build import Stage
 from kdiff_jax.errors import ConfigError, UserError
 from kdiff_jax.metrics import features
-from kdiff_jax.stages import Job, evaluate, is_done, roles
+from kdiff_jax.stages import Job, evaluate, is_done
 from kdiff_jax.train import parallel
 
 
@@ -65,7 +65,7 @@ def origin(job: Job, stage: Stage) -> dict[str, Any]:
 
 def spec(job: Job, stage: Stage) -> dict[str, Any]:
     """The spec of a stage's student."""
-    return roles.changed(origin(job, stage), stage.config.get("model", {}))
+    return build.spec_of(stage, origin(job, stage))
 
 
 def num_students(job: Job, stage: Stage) -> int:

@@ -197,6 +197,7 @@ def row_of(
         "role": "teacher" if is_teacher else "student",
         "method": about.get("method"),
         "sampler": sampler.name,
+        "sampler_options": dict(sampler.options),
         "nfe": sampler.nfe,
         "num_params": model.num_params,
         "num_students": model.num_students,

@@ -46,7 +46,7 @@ def run(job: Job, stage: Stage) -> None:
     need = pairs.disk_need(sum(counts.values()), teacher.image_shape)
     log.info("%s: the pairs take %.3g GB", folder, need / 1e9)
     pairs.check_disk(folder, sum(counts.values()), teacher.image_shape)
-    keywords = config.get("sampler") or teacher.spec["sampler"]
+    keywords = build.spec_of(stage, teacher.spec)["sampler"]
     sampler = samplers.make(process=teacher.process, **keywords)
     make = generate.of_model(
         teacher,

@@ -13,16 +13,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kdiff_jax import build, domain, interop, methods
+from kdiff_jax import build, domain, interop, methods, samplers
 from kdiff_jax.build import Stage
 from kdiff_jax.data.images import Images
-from kdiff_jax.errors import DataError, UserError
+from kdiff_jax.diffusion import process as processes
+from kdiff_jax.errors import ConfigError, DataError, UserError
 from kdiff_jax.interop import training
 from kdiff_jax.interop.description import spec_of
 from kdiff_jax.method import Method, Numbers
 from kdiff_jax.metrics import features
 from kdiff_jax.metrics.moments import check_memory
-from kdiff_jax.stages import Job, before, is_done, roles
+from kdiff_jax.stages import Job, before, is_done
 from kdiff_jax.train import inputs, parallel
 from kdiff_jax.train.step import NetState, TrainState, context_of
 
@@ -45,6 +46,8 @@ def check(job: Job, data: Images | None = None) -> None:
         folder = job.left(stage.name)
         if is_done(folder) or training.find(folder):
             continue
+        if stage.kind != "evaluate":
+            _sampler(job, stage)
         if stage.kind == "train":
             try:
                 _train(job, stage)
@@ -52,6 +55,23 @@ def check(job: Job, data: Images | None = None) -> None:
                 raise type(error)(_placed(str(error), job, stage)) from error
         elif stage.kind == "evaluate":
             _evaluate(job, stage, data)
+
+
+def _sampler(job: Job, stage: Stage) -> None:
+    """Makes the sampler of a stage: its grid may not be one of the process.
+
+    Raises:
+        ConfigError: Names the keyword as the command line does.
+    """
+    spec = build.spec_of(stage, _origin(job, stage))
+    process = processes.make(**spec["process"])
+    try:
+        samplers.make(process=process, **spec["sampler"])
+    except ConfigError as error:
+        key = str(error).partition("=")[0]
+        own = key in (stage.config.get("sampler") or {})
+        place = job.section(stage.name) if own else "--config.model"
+        raise ConfigError(f"{place}.sampler.{error}") from error
 
 
 def _placed(text: str, job: Job, stage: Stage) -> str:
@@ -86,7 +106,7 @@ class _Case(NamedTuple):
 def _train(job: Job, stage: Stage) -> None:
     options = build.train_options(job.config, stage)
     origin = _origin(job, stage)
-    spec = roles.changed(origin, stage.config.get("model", {}))
+    spec = build.spec_of(stage, origin)
     specs = [spec, origin] if "teacher" in stage.init else [spec]
     mesh = parallel.student_mesh(job.mesh, before.num_students(job, stage))
     parts = mesh.shape["data"] * options["num_microbatches"]
@@ -114,12 +134,12 @@ def _origin(job: Job, stage: Stage) -> dict[str, Any]:
     source = stage.init.get("teacher")
     for other in job.stages:
         if other.name == source:
-            return roles.changed(_origin(job, other), other.config.get("model", {}))
+            return build.spec_of(other, _origin(job, other))
     if not source or job.names_role(source) or before.is_absent(source):
         return dict(job.config["model"])
     spec = dict(spec_of(source))
     build.check_fits(job.config, "teacher", spec)
-    return spec
+    return {**spec, "sampler": job.config["model"]["sampler"]}
 
 
 def _say_unused(stage: Stage, method: Method) -> None:

@@ -1,7 +1,6 @@
 """The roles of a training stage: their networks, and the weights they begin with."""
 
 import logging
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -69,8 +68,7 @@ def find(job: Job, stage: Stage) -> Roles:
     for key in ("sha256", "kdiff_jax", "source", "partition"):
         base.pop(key, None)
     base["revision"] = models.REVISIONS[base["network"]["name"]]
-    spec = changed(base, stage.config.get("model", {}))
-    spec["sampler"] = stage.config.get("sampler") or spec["sampler"]
+    spec = build.spec_of(stage, base)
     student, process = interop.build(spec)
     nets = {"student": student}
     if teacher:
@@ -200,15 +198,3 @@ def _check_given(stage: Stage, method, given, own) -> None:
                 f" than the {role} of stage {stage.name!r}; make their options equal,"
                 f" or set init.{role} to a stage that made one, or to 'random'"
             )
-
-
-def changed(spec, changes):
-    """A spec with other values; a section that names nothing changes fields of its own.
-
-    {"network": {"dropout": 0.0}} keeps the network and takes its dropout away.
-    """
-    spec = dict(spec)
-    for key, value in changes.items():
-        fields = isinstance(value, Mapping) and "name" not in value
-        spec[key] = {**spec[key], **value} if fields else value
-    return spec

@@ -251,8 +251,8 @@ def _warn_of_idle(job: Job, partition: Partition, process) -> None:
     for stage in job.stages:
         # Those of rounds take the steps of their round, and have whole ones.
         if stage.config.get("partition") and "settings" not in stage.config:
-            spec = stage.config.get("sampler") or job.config["model"]["sampler"]
-            sampler = samplers.make(process=process, **spec)
+            spec = build.spec_of(stage, job.config["model"])
+            sampler = samplers.make(process=process, **spec["sampler"])
             if line := idle.line(sampler, partition):
                 logger.warning("%s: %s", stage.name, line)
 

@@ -73,6 +73,42 @@ def models(tmp_path_factory):
     return folder
 
 
+def test_every_keyword_of_a_sampler_is_an_option(models, tmp_path):
+    def case(output, *more, code=0, words=""):
+        arguments = [f"--checkpoint={models / 'good'}", f"--output={tmp_path / output}"]
+        return [*arguments, "--num_images=3", *more], code, words
+
+    def refused(option, words):
+        return case("none.npz", option, code=2, words=f"{option}: {words}")
+
+    ends = ("--sampler.num_steps=2", "--num_steps=3")
+    cases = [
+        case("own.npz"),
+        case("again.npz", "--sampler.eta=0.0"),
+        case("drawn.npz", "--sampler.eta", "0.9", "-sampler.clip=true"),
+        case("churn.npz", "--sampler=heun", "--sampler.S_churn=3", "--num_steps=2"),
+        case("churn.npz", "--sampler.name=heun", "--sampler.S_max=9", ends[0]),
+        refused("--sampler.etta=1", "sampler 'ddim' has no keyword 'etta'; it has: nu"),
+        refused("--sampler.process=1", "sampler 'ddim' has no keyword 'process'; it"),
+        refused("--sampler.eta=2", "must lie in [0, 1]; the default is 0.0"),
+        refused("--sampler.eta=nan", "must be a number"),
+        refused("--sampler.clip=some", "must be True or False, or must be a number"),
+        refused("--sampler.num_steps=0", "must be 1 or more"),
+        case("none.npz", *ends, code=2, words="--sampler.num_steps=2: was also"),
+        case(
+            "none.npz", "--sampler.spacing=no", code=2, words="--sampler.spacing='no'"
+        ),
+        case("none.npz", "--samplr.eta=1", code=2, words="'samplr.eta'"),
+        case(
+            "none.npz", "--sampler=ddim", "--sampler.name=heun", code=2, words="name="
+        ),
+    ]
+    check("sample", cases)
+    images = {k: np.load(tmp_path / f"{k}.npz")["images"] for k in ("own", "again")}
+    np.testing.assert_array_equal(images["own"], images["again"])
+    assert (images["own"] != np.load(tmp_path / "drawn.npz")["images"]).any()
+
+
 def test_sample(models, tmp_path):
     former = b"what was there"
     for name in ("kept.npz", "kept.png"):
