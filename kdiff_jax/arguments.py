@@ -117,7 +117,7 @@ def plain_type(annotation) -> Any:
         if len(kinds) != 1:
             raise TypeError(f"{annotation} allows several types")
         return plain_type(kinds[0])
-    return annotation
+    return get_origin(annotation) or annotation  # tuple of tuple[int, ...]
 
 
 def _wrong(value, annotation) -> str:

@@ -7,8 +7,10 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from kdiff_jax.diffusion import guidance
 from kdiff_jax.diffusion import precondition as preconditions
 from kdiff_jax.diffusion.process import Process, left
+from kdiff_jax.errors import ConfigError
 from kdiff_jax.method import Net
 
 
@@ -66,3 +68,49 @@ def make(
         return run(params, x_t, scalings_at(t), y, method="encode")
 
     return Net(init, apply, encode, tuple(image_shape), num_classes, with_features)
+
+
+def guided(
+    net: Net,
+    process: Process,
+    scale: float | int,
+    interval: guidance.Levels | None = None,
+) -> Net:
+    """A network with classifier-free guidance, as the teacher of a method.
+
+    Its encoder and features are those of the label.
+
+    Args:
+        net: A denoiser that was trained with and without labels.
+        process: Its forward process.
+        scale: See `guidance.guide`; 1 is the network itself.
+        interval: See `guidance.within`.
+
+    Raises:
+        ConfigError: If the network has no labels.
+    """
+    if scale == 1:
+        return net
+    if not net.num_classes:
+        raise ConfigError(
+            f"guidance={scale}: a network without classes has no label to be guided by;"
+            " set guidance=1"
+        )
+    options = dict(scale=scale, process=process, interval=interval)
+
+    def apply(params, x_t, t, y, **keywords):
+        def denoise(x_t, t, y, **keywords):
+            return net.apply(params, x_t, t, y, **keywords)
+
+        return guidance.guide(denoise, **options)(x_t, t, y, **keywords)
+
+    def with_features(params, x_t, t, y, **keywords):
+        found: Any = net.with_features
+        labelled, features = found(params, x_t, t, y, **keywords)
+        free = net.apply(params, x_t, t, guidance.null(y), **keywords)
+        return guidance.mix(labelled, free, t, **options), features
+
+    has_features = net.with_features is not None
+    return net._replace(
+        apply=apply, with_features=with_features if has_features else None
+    )

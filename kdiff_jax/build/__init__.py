@@ -14,8 +14,8 @@ from kdiff_jax.build.objects import (
 from kdiff_jax.build.sections import complete, lock, plain
 from kdiff_jax.build.stages import (
     Stage,
-    evaluate_options,
     changed,
+    evaluate_options,
     expand,
     spec_of,
     train_options,

@@ -63,9 +63,24 @@ def expand(config: Mapping[str, Any]) -> list[Stage]:
 
 
 def spec_of(stage: Stage, base: Mapping[str, Any]) -> dict[str, Any]:
-    """Spec of what a stage makes or asks: `base` with the stage's model and sampler."""
+    """Spec of what a stage makes or asks: `base` with the stage's model and sampler.
+
+    A student answers without a label only where it was trained to, `null_prob`: only
+    then it inherits the guidance of its teacher's sampler.
+    """
     sampler = stage.config.get("sampler") or {}
-    return changed(base, {**stage.config.get("model", {}), "sampler": sampler})
+    found = changed(base, {**stage.config.get("model", {}), "sampler": sampler})
+    if stage.kind != "train":
+        return found
+    found.pop("null_prob", None)
+    if null_prob := stage.config["method"].get("null_prob"):
+        found["null_prob"] = null_prob
+    elif "teacher" in stage.init:
+        own = found["sampler"].items()
+        found["sampler"] = {
+            k: v for k, v in own if k in sampler or not k.startswith("guidance")
+        }
+    return found
 
 
 def changed(spec, changes) -> dict[str, Any]:
@@ -131,12 +146,16 @@ def halvings(
 def _rounds(name, section, init, rounds) -> list[Stage]:
     """A stage for each round; the first one's teacher is the stage's."""
     stages = []
-    for num_steps, train_steps in rounds:
+    for i, (num_steps, train_steps) in enumerate(rounds):
+        method = dict(section["method"])
+        if i and method.get("guidance", 1) != 1:
+            method["guidance"] = 1.0  # the teacher is a student of the guided one
         train = dict(section["train"])
         if train_steps:
             train["num_steps"] = train_steps
         config = {
             **section,
+            "method": method,
             "train": train,
             "settings": {**section.get("settings", {}), "num_steps": num_steps},
             "sampler": {**section["sampler"], "num_steps": num_steps},

@@ -6,7 +6,13 @@ x0_hat = model.apply(x_t, t, y)
 
 from kdiff_jax.interop.model import Model, load, save
 from kdiff_jax.interop.source import Facts
-from kdiff_jax.interop.spec import build, check_revision, defining
+from kdiff_jax.interop.spec import (
+    build,
+    check_guidance,
+    check_revision,
+    defining,
+    sampler_of,
+)
 from kdiff_jax.interop.training import STAGE
 
 __all__ = [
@@ -14,8 +20,10 @@ __all__ = [
     "Facts",
     "Model",
     "build",
+    "check_guidance",
     "check_revision",
     "defining",
     "load",
+    "sampler_of",
     "save",
 ]

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdiff_jax import __version__, arguments, models, samplers, sealed
+from kdiff_jax.diffusion import guidance
 from kdiff_jax.diffusion.partition import Partition
 from kdiff_jax.diffusion.process import Process, left
 from kdiff_jax.errors import CheckpointError, ConfigError
@@ -29,7 +30,7 @@ from kdiff_jax.files import write_atomically
 from kdiff_jax.interop import foreign, lazy, tensors, training
 from kdiff_jax.interop.lazy import Lazy
 from kdiff_jax.interop.source import Facts, Source
-from kdiff_jax.interop.spec import built, check_sampler
+from kdiff_jax.interop.spec import built, check_sampler, sampler_of
 from kdiff_jax.interop.trees import flatten, unflatten
 from kdiff_jax.method import Net
 from kdiff_jax.samplers import Sampler
@@ -76,8 +77,7 @@ class Model:
         """
         x_t = jnp.asarray(x_t, jnp.float32)
         t = jnp.broadcast_to(jnp.asarray(t, jnp.float32), (len(x_t),))
-        # -1 is no label, to networks with classes as well.
-        y = np.full(len(x_t), -1) if y is None else y
+        y = np.full(len(x_t), guidance.NULL) if y is None else y
         self._check_labels(y, len(x_t))
         y = jnp.asarray(y, jnp.int32)
         apply = jax.jit(self.net.apply)  # op by op takes seconds; traced once a shape
@@ -151,7 +151,8 @@ class Model:
                 " --num_steps=N"
             )
         if name and name != keywords.get("name"):
-            kept = {k: v for k, v in keywords.items() if k in ("num_steps", "clip")}
+            shared = ("num_steps", "clip", "guidance", "guidance_interval")
+            kept = {k: v for k, v in keywords.items() if k in shared}
             takes = inspect.signature(samplers.make_function(name)).parameters
             keywords = {"name": name} | {k: v for k, v in kept.items() if k in takes}
         name = keywords["name"]
@@ -162,7 +163,7 @@ class Model:
             hidden=("process",),
             partial=True,
         )
-        return samplers.make(process=self.process, **keywords | options)
+        return sampler_of(self.spec, self.process, keywords | options)
 
     def _check_labels(self, y, batch: int) -> None:
         if np.shape(y) != (batch,) or not jnp.issubdtype(

@@ -51,6 +51,8 @@ def make(spec: Mapping[str, Any], num_steps: int | None = None) -> Scheduler:
     sampler = dict(spec["sampler"])
     if num_steps is not None:
         sampler["num_steps"] = num_steps
+    if (scale := sampler.get("guidance", 1)) != 1:
+        raise refused("guidance", scale, "none for these networks, guidance=1")
     name = spec["precondition"]["name"]
     if name == "boundary":
         return _consistency(spec, sampler)

@@ -1,5 +1,7 @@
 """What the spec of a model describes, and whether leaves are those of its network."""
 
+import functools
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,10 +12,12 @@ from kdiff_jax import denoiser, models, samplers
 from kdiff_jax.diffusion import process as processes
 from kdiff_jax.diffusion.partition import Partition
 from kdiff_jax.diffusion.process import Process
-from kdiff_jax.errors import CheckpointError
+from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.interop import spec_check
 from kdiff_jax.interop.trees import flatten
 from kdiff_jax.method import Net
+
+log = logging.getLogger(__name__)
 
 
 def build(spec: Mapping[str, Any]) -> tuple[Net, Process]:
@@ -118,6 +122,45 @@ def check_sampler(spec: Mapping[str, Any], process: Process, where) -> None:
     except Exception as error:  # as above
         why = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{where} has a spec that is no model: {why}") from error
+
+
+def sampler_of(
+    spec: Mapping[str, Any], process: Process, keywords: Mapping[str, Any] | None = None
+) -> samplers.Sampler:
+    """The sampler of a model, or one of these keywords, its name among them.
+
+    Raises:
+        ConfigError: If there is no such sampler, or it asks for guidance by labels of a
+            model that has none.
+    """
+    keywords = spec["sampler"] if keywords is None else keywords
+    check_guidance(spec, keywords.get("guidance", 1))
+    return samplers.make(process=process, **keywords)
+
+
+def check_guidance(spec: Mapping[str, Any], scale: Any) -> None:
+    """Refuses guidance of a model without labels; warns of one that always had them.
+
+    Raises:
+        ConfigError: If the model has no labels.
+    """
+    if scale == 1:
+        return
+    if not spec["num_classes"]:
+        raise ConfigError(
+            f"guidance={scale}: this model has no labels to be guided by; leave it out"
+        )
+    if not spec.get("null_prob"):
+        _warn_once(
+            f"guidance={scale}: this model does not say that it was trained without"
+            " labels as well (method.null_prob), so that its answers without one may"
+            " mean nothing"
+        )
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+    log.warning("%s", text)
 
 
 def _check_partition(

@@ -6,8 +6,8 @@ arXiv:2206.00364): they differ in the times that are drawn and in the weight.
 """
 
 from kdiff_jax import rng
-from kdiff_jax.arguments import Positive
-from kdiff_jax.diffusion import noise_levels
+from kdiff_jax.arguments import Positive, Share
+from kdiff_jax.diffusion import guidance, noise_levels
 from kdiff_jax.losses import regression
 from kdiff_jax.method import Aux, Method, Phase
 
@@ -23,6 +23,7 @@ def make(
     weight: str = "snr_trunc",
     P_mean: float = -1.2,
     P_std: Positive = 1.2,
+    null_prob: Share = 0.0,
 ) -> Method:
     """E[ weight(logsnr_t) ||x0 - x0_hat(x_t, t, y)||^2 ].
 
@@ -33,15 +34,18 @@ def make(
             noise levels of EDM: "edm", "vp", "ve" (arXiv:2206.00364, Table 1).
         weight: "constant", "snr" (the loss on eps: DDPM), "snr_trunc", "v_mse", "edm".
         P_mean, P_std: Of log(sigma), for times="edm".
+        null_prob: Share of examples whose label is dropped, so that the network can be
+            guided; 0.1 to 0.2 in the paper of guidance (arXiv:2207.12598).
 
     Source: arXiv:2006.11239 Eq. 14; arXiv:2202.00512 Section 4; arXiv:2206.00364 Eq. 8.
     """
     student = nets["student"]
+    guidance.check_null_prob(null_prob, student.num_classes)
     parameters = {"P_mean": P_mean, "P_std": P_std} if times == "edm" else {}
     draw_time = noise_levels.make(times, process, **parameters)
 
     def loss(params, ctx):
-        x0, y = ctx.batch["x0"], ctx.batch["y"]
+        x0, y = ctx.batch["x0"], guidance.drop(ctx.keys, ctx.batch["y"], null_prob)
         t = draw_time(ctx.keys, ctx.share.t_range)
         x_t = process.add_noise(x0, rng.normal(ctx.keys, "eps", x0.shape[1:]), t)
         x0_hat = student.apply(

@@ -7,9 +7,10 @@ sampler keep it from dropping modes.
 
 import jax.numpy as jnp
 
-from kdiff_jax import rng
+from kdiff_jax import denoiser, rng
 from kdiff_jax.arguments import NotNegative, Share
 from kdiff_jax.diffusion import grids
+from kdiff_jax.diffusion.guidance import Interval
 from kdiff_jax.errors import ConfigError, UserError
 from kdiff_jax.losses import distribution, regression
 from kdiff_jax.method import Aux, Method, Phase
@@ -31,6 +32,8 @@ def make(
     min_step: Share = 0.02,
     max_step: Share = 0.98,
     spacing: str | None = None,
+    guidance: NotNegative = 1.0,
+    guidance_interval: Interval | None = None,
 ) -> Method:
     """Distribution matching + regression_weight * distance(G(z, y), x0), in turns with
     the fake score's own update.
@@ -49,6 +52,9 @@ def make(
         fake_weight: See `regression.weight`; that of the teacher's training.
         min_step, max_step: Part of the time grid on which the two scores are compared.
         spacing: Of that grid, see `grids.make`; None for the process' own.
+        guidance: Classifier-free guidance of the teacher, see `denoiser.guided`;
+            the fake score has none. Make the pairs with the same (the sampler's).
+        guidance_interval: Noise levels at which it acts; None for all.
 
     Raises:
         ConfigError: If there is no such distance, or LPIPS lacks a file.
@@ -56,6 +62,7 @@ def make(
     Source: arXiv:2311.18828, Algorithms 1 and 2.
     """
     student, teacher = nets["student"], nets["teacher"]
+    guided = denoiser.guided(teacher, process, guidance, guidance_interval)
     if distance not in ("l2", "lpips"):
         raise ConfigError(f"distance={distance!r}; choose l2 or lpips")
     perceptual, brings = None, {}
@@ -85,7 +92,7 @@ def make(
         batch, y = ctx.batch, ctx.batch["y_gen"]
 
         def real(x_t, t):
-            return teacher.apply(ctx.frozen["teacher"], x_t, t, y)
+            return guided.apply(ctx.frozen["teacher"], x_t, t, y)
 
         def fake(x_t, t):
             return teacher.apply(ctx.nets["fake_score"], x_t, t, y)

@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from kdiff_jax import rng
+from kdiff_jax import denoiser, rng
 from kdiff_jax.arguments import Count, NotNegative, Share
 from kdiff_jax.diffusion import grids
+from kdiff_jax.diffusion.guidance import Interval
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.losses import adversarial, distribution
 from kdiff_jax.method import Aux, Method, Net, Phase
@@ -43,6 +44,8 @@ def make(
     f_divergence: str = "reverse_kl",
     features: str = "fake_score",
     head_groups: Count = 32,
+    guidance: NotNegative = 1.0,
+    guidance_interval: Interval | None = None,
 ) -> Method:
     """A few-step student; `fake_score` and `disc` are trained five times as often.
 
@@ -68,6 +71,9 @@ def make(
         features: Whose encoder it reads: "fake_score", which then learns from its loss
             too, or "teacher".
         head_groups: See `GanHead`.
+        guidance: Classifier-free guidance of the teacher, see `denoiser.guided`;
+            1.75 for Stable Diffusion 1.5. The fake score has none.
+        guidance_interval: Noise levels at which it acts; None for all.
 
     Raises:
         ConfigError: If an option is unknown.
@@ -75,6 +81,7 @@ def make(
     Source: arXiv:2405.14867, Section 4 and released code (ImageNet: the defaults).
     """
     student, teacher = nets["student"], nets["teacher"]
+    guided = denoiser.guided(teacher, process, guidance, guidance_interval)
     if features not in ("fake_score", "teacher"):
         raise ConfigError(f"features={features!r}; choose fake_score or teacher")
     if gan_weight and teacher.encode is None:
@@ -140,7 +147,7 @@ def make(
         batch, y = ctx.batch, ctx.batch["y_gen"]
 
         def real(x_t, t):
-            return teacher.apply(ctx.frozen["teacher"], x_t, t, y)
+            return guided.apply(ctx.frozen["teacher"], x_t, t, y)
 
         def fake(x_t, t):
             return teacher.apply(ctx.nets["fake_score"], x_t, t, y)
@@ -253,7 +260,7 @@ def simulate(generate, z, keys, steps, *, process):
     return x_t, jnp.asarray(steps, jnp.float32)[chosen]
 
 
-def _head(denoiser: Net, num_groups: int) -> Net:
+def _head(teacher: Net, num_groups: int) -> Net:
     """The discriminator's head as pure functions on the encoder's last output."""
     module = GanHead(num_groups)
 
@@ -261,11 +268,11 @@ def _head(denoiser: Net, num_groups: int) -> Net:
         return module.apply({"params": params}, h)  # type: ignore[return-value]
 
     def features(key):
-        x, t = jnp.zeros((1, *denoiser.image_shape)), jnp.ones(1)
+        x, t = jnp.zeros((1, *teacher.image_shape)), jnp.ones(1)
         y = jnp.zeros(1, jnp.int32)
         # Nobody asks for a head on a network without encoder: `make` refuses it.
-        encode: Any = denoiser.encode
-        return bottleneck(encode(denoiser.init(key), x, t, y))
+        encode: Any = teacher.encode
+        return bottleneck(encode(teacher.init(key), x, t, y))
 
     def init(key):
         found = jax.eval_shape(features, key)

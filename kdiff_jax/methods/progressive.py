@@ -8,7 +8,9 @@ Students that own ranges of the time (O2MKD) are halved each in its own range.
 import jax
 import jax.numpy as jnp
 
-from kdiff_jax import rng
+from kdiff_jax import denoiser, rng
+from kdiff_jax.arguments import NotNegative
+from kdiff_jax.diffusion.guidance import Interval
 from kdiff_jax.diffusion.process import left
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.losses import regression
@@ -18,13 +20,23 @@ TAKES_TIMES = True  # see `methods.takes_times`
 SCORES_PAIRS = True  # see `methods.scores_pairs`
 
 
-def make(*, nets, process, weight: str = "snr_trunc") -> Method:
+def make(
+    *,
+    nets,
+    process,
+    weight: str = "snr_trunc",
+    guidance: NotNegative = 1.0,
+    guidance_interval: Interval | None = None,
+) -> Method:
     """E[ weight(logsnr_t) ||x0_target - x0_hat(x_t, t)||^2 ], t = (i + 1) / N.
 
     Args:
         nets: {"student": Net, "teacher": Net}.
         process: A variance preserving process with times in [0, 1].
         weight: "constant", "snr", "snr_trunc" or "v_mse".
+        guidance: Classifier-free guidance of the teacher, see `denoiser.guided`. Of
+            several rounds the first has it alone, as its student needs no more.
+        guidance_interval: Noise levels at which it acts; None for all.
 
     Settings: `num_steps`, the N of the student that this round makes; `t_range`, the
         times that it owns, whose ends are multiples of 1 / N. Its two teacher steps
@@ -34,6 +46,7 @@ def make(*, nets, process, weight: str = "snr_trunc") -> Method:
         ConfigError: If the process has no continuous time in [0, 1].
     """
     student, teacher = nets["student"], nets["teacher"]
+    guided = denoiser.guided(teacher, process, guidance, guidance_interval)
     if process.num_timesteps or (process.t_min, process.t_max) != (0.0, 1.0):
         raise ConfigError(
             f"process has times from {process.t_min} to {process.t_max};"
@@ -48,7 +61,7 @@ def make(*, nets, process, weight: str = "snr_trunc") -> Method:
         eps = rng.normal(ctx.keys, "eps", x0.shape[1:])
 
         def denoise(x_t, t):
-            return teacher.apply(ctx.frozen["teacher"], x_t, t, y)
+            return guided.apply(ctx.frozen["teacher"], x_t, t, y)
 
         x_t, t, target = make_target(denoise, x0, eps, i, n, process=process)
         x0_hat = student.apply(params["student"], x_t, t, y)

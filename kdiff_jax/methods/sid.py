@@ -6,9 +6,10 @@ but here the student's gradient flows through both score networks.
 
 import jax.numpy as jnp
 
-from kdiff_jax import rng
-from kdiff_jax.arguments import Positive, Share
+from kdiff_jax import denoiser, rng
+from kdiff_jax.arguments import NotNegative, Positive, Share
 from kdiff_jax.diffusion import grids, noise_levels
+from kdiff_jax.diffusion.guidance import Interval
 from kdiff_jax.losses import distribution
 from kdiff_jax.method import Aux, Method, Phase
 from kdiff_jax.samplers import renoise
@@ -27,6 +28,8 @@ def make(
     spacing: str | None = None,
     fake_times: str = "process",
     fake_weight: str = "edm",
+    guidance: NotNegative = 1.0,
+    guidance_interval: Interval | None = None,
 ) -> Method:
     """The fake score's update, then the student's, each with images of its own.
 
@@ -42,6 +45,9 @@ def make(
         fake_times: Of the fake score's training, see `noise_levels.make`; "edm" in the
             paper.
         fake_weight: See `regression.weight`; that of the teacher's training.
+        guidance: Classifier-free guidance of the teacher, see `denoiser.guided`;
+            the fake score has none.
+        guidance_interval: Noise levels at which it acts; None for all.
 
     Raises:
         ConfigError: If a time is none of the process.
@@ -52,6 +58,7 @@ def make(
         those of a batch of data, where they are uniform here.
     """
     student, teacher = nets["student"], nets["teacher"]
+    guided = denoiser.guided(teacher, process, guidance, guidance_interval)
     shape = student.image_shape
     inner_time = grids.draw_from(process, low=min_step, high=max_step, spacing=spacing)
     fake_time = noise_levels.make(fake_times, process)
@@ -80,7 +87,7 @@ def make(
         x, y = generate(params["student"], ctx)
 
         def real(x_t, t):
-            return teacher.apply(ctx.frozen["teacher"], x_t, t, y)
+            return guided.apply(ctx.frozen["teacher"], x_t, t, y)
 
         def fake(x_t, t):
             return teacher.apply(ctx.nets["fake_score"], x_t, t, y)

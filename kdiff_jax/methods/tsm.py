@@ -10,9 +10,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kdiff_jax import rng
-from kdiff_jax.arguments import Count, NotNegative, Positive
+from kdiff_jax import denoiser, rng
+from kdiff_jax.arguments import Count, NotNegative, Positive, Share
+from kdiff_jax.diffusion import guidance as guidances
 from kdiff_jax.diffusion import noise_levels
+from kdiff_jax.diffusion.guidance import Interval
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.losses import features as distances
 from kdiff_jax.losses import regression
@@ -39,6 +41,9 @@ def make(
     relation_group: Count = 4,
     P_mean: float = -1.2,
     P_std: Positive = 1.2,
+    guidance: NotNegative = 1.0,
+    guidance_interval: Interval | None = None,
+    null_prob: Share = 0.0,
 ) -> Method:
     """E[ weight(logsnr_t) (||x0_hat - x0_teacher||^2 + task_weight ||x0_hat - x0||^2) ]
     + feature_weight * sum over levels of a distance of features.
@@ -58,6 +63,11 @@ def make(
         feature_weight: Of their sum; None for that of `WEIGHTS`.
         relation_group: Of "relational": examples whose distances are compared.
         P_mean, P_std: Of log(sigma), for times="edm".
+        guidance: Classifier-free guidance of the teacher's prediction, see
+            `denoiser.guided`; its features are those of the label.
+        guidance_interval: Noise levels at which it acts; None for all.
+        null_prob: Share of examples whose label is dropped, for both networks, so that
+            the student can be guided in turn.
 
     Raises:
         ConfigError: If features are asked of networks whose levels differ.
@@ -66,6 +76,8 @@ def make(
         open (weights, where features are read) are arguments or stand here.
     """
     student, teacher = nets["student"], nets["teacher"]
+    guidances.check_null_prob(null_prob, student.num_classes)
+    guided = denoiser.guided(teacher, process, guidance, guidance_interval)
     if features not in FEATURES:
         raise ConfigError(f"features={features!r}: unknown; choose one of {FEATURES}")
     parameters = {"P_mean": P_mean, "P_std": P_std} if times == "edm" else {}
@@ -90,12 +102,12 @@ def make(
         return net.with_features(params, *args, **keywords)
 
     def loss(params, ctx):
-        x0, y = ctx.batch["x0"], ctx.batch["y"]
+        x0, y = ctx.batch["x0"], guidances.drop(ctx.keys, ctx.batch["y"], null_prob)
         t = draw_time(ctx.keys, ctx.share.t_range)
         x_t = process.add_noise(x0, rng.normal(ctx.keys, "eps", x0.shape[1:]), t)
         inputs, augment = (x_t, t, y), ctx.batch.get("augment")
         target, theirs = denoise(
-            teacher, ctx.frozen["teacher"], *inputs, augment=augment
+            guided, ctx.frozen["teacher"], *inputs, augment=augment
         )
         x0_hat, ours = denoise(
             student,

@@ -4,9 +4,11 @@ A sampler is built once, with its time grid; the grid has a fixed length, and th
 network is compiled once inside one loop over it, see `walk`.
 """
 
+import functools
 import importlib
+import inspect
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdiff_jax import arguments, rng
+from kdiff_jax.arguments import NotNegative
+from kdiff_jax.diffusion import guidance
+from kdiff_jax.diffusion.guidance import Interval
 from kdiff_jax.diffusion.process import Process
 from kdiff_jax.errors import ConfigError
 
@@ -147,7 +152,85 @@ def make(name: str, *, process: Process, **keywords) -> Sampler:
 
 
 def make_function(name: str) -> Callable[..., Sampler]:
-    """What `make` calls; its keywords and defaults are the sampler's settings."""
+    """What `make` calls; its keywords and defaults are the sampler's settings.
+
+    Those of its file, and `guidance` and `guidance_interval`, see `guided`.
+    """
     if name not in names():
         raise ConfigError(f"sampler={name!r}: unknown; choose one of {names()}")
-    return importlib.import_module(f"kdiff_jax.samplers.{name}").make
+    own = importlib.import_module(f"kdiff_jax.samplers.{name}").make
+
+    @functools.wraps(own)
+    def function(*, guidance=1.0, guidance_interval=None, **keywords):
+        sampler = own(**keywords)
+        return guided(sampler, keywords["process"], guidance, guidance_interval)
+
+    signatures = inspect.signature(own), inspect.signature(_shared)
+    parameters = [p for one in signatures for p in one.parameters.values()]
+    whole = signatures[0].replace(parameters=parameters)
+    setattr(function, "__signature__", whole)  # noqa: B010
+    return function
+
+
+def _shared(
+    *, guidance: NotNegative = 1.0, guidance_interval: Interval | None = None
+) -> None:
+    """The keywords that every sampler has beside its own; a signature alone."""
+
+
+def guided(
+    sampler: Sampler,
+    process: Process,
+    scale: float | int,
+    interval: Sequence[float | int] | None = None,
+) -> Sampler:
+    """A sampler that asks for classifier-free guidance of the denoiser.
+
+    Its `nfe` counts both branches: two at a guided time, one outside the interval.
+
+    Args:
+        sampler: Any.
+        process: Its forward process.
+        scale: See `guidance.guide`; 1 is the sampler itself.
+        interval: See `guidance.within`; None for all levels.
+
+    Raises:
+        ConfigError: If the interval is empty.
+    """
+    if scale == 1:
+        return sampler
+    num_guided = sampler.nfe
+    if interval is not None:
+        times = jnp.asarray(asked_times(sampler), jnp.float32)
+        num_guided = int(guidance.within(times, process, interval).sum())
+    options = dict(scale=scale, process=process, interval=interval, skip=True)
+
+    def sample(denoise, z, y=None, **keywords):
+        if y is None:
+            raise ConfigError(f"guidance={scale}: needs labels; give y, or set 1")
+        if isinstance(denoise, Ranges):
+            at, range_of = denoise
+            denoise = Ranges(lambda i: guidance.guide(at(i), **options), range_of)
+        else:
+            denoise = guidance.guide(denoise, **options)
+        return sampler.sample(denoise, z, y, **keywords)
+
+    return sampler._replace(sample=sample, nfe=sampler.nfe + num_guided)
+
+
+def asked_times(sampler: Sampler) -> np.ndarray:
+    """f64[nfe], the times that a denoiser is asked at; nothing is computed."""
+    found = []
+
+    def range_of(times):
+        found.append(np.asarray(times, np.float64))
+        return np.zeros(len(times), int)
+
+    denoise = Ranges(lambda i: lambda x_t, t, y: x_t, range_of)
+
+    def sample(z, keys):
+        return sampler.sample(denoise, z, np.zeros(1, np.int32), keys=keys)
+
+    z = jax.ShapeDtypeStruct((1, 1, 1, 1), np.float32)
+    jax.eval_shape(sample, z, jax.random.split(jax.random.key(0), 1))
+    return np.concatenate(found)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from kdiff_jax import samplers
+from kdiff_jax import interop, samplers
 from kdiff_jax.build import Stage
 from kdiff_jax.interop import Model
 from kdiff_jax.report import grid
@@ -80,7 +80,7 @@ def of_stage(
         batch_size=min(NUM, options["batch_size"]),
     )
     option = f"{job.section(stage.name)}.train.batch_size"
-    sampler = samplers.make(process=roles.process, **roles.spec["sampler"])
+    sampler = interop.sampler_of(roles.spec, roles.process)
     make = generate.Generator(
         roles.nets["student"],
         sampler,

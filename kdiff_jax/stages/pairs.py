@@ -11,7 +11,7 @@ import time
 import jax
 import numpy as np
 
-from kdiff_jax import build, samplers
+from kdiff_jax import build, interop
 from kdiff_jax.build import Stage
 from kdiff_jax.data import pairs
 from kdiff_jax.data.pixels import truncate_to_uint8
@@ -47,7 +47,7 @@ def run(job: Job, stage: Stage) -> None:
     log.info("%s: the pairs take %.3g GB", folder, need / 1e9)
     pairs.check_disk(folder, sum(counts.values()), teacher.image_shape)
     keywords = build.spec_of(stage, teacher.spec)["sampler"]
-    sampler = samplers.make(process=teacher.process, **keywords)
+    sampler = interop.sampler_of(teacher.spec, teacher.process, keywords)
     make = generate.of_model(
         teacher,
         sampler,

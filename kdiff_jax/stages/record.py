@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from kdiff_jax import sealed
+from kdiff_jax import methods, sealed
 from kdiff_jax.build import Stage, sections
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.interop import steps as step_folders
@@ -196,10 +196,21 @@ def _with_later_options(before, now):
     kinds = {"data": sections.Data, "train": sections.Train}
     for name, kind in (kinds | {"evaluate": sections.Evaluate}).items():
         had, has = before.get(name, {}), now.get(name, {})
-        defaults = sections.defaults(kind).items()
-        later = {k: v for k, v in defaults if k in has and k not in had}
-        before = {**before, name: {**had, **later}}
-    return before
+        before = {**before, name: _with_defaults(had, has, kind)}
+    stages = dict(before.get("stages", {}))
+    for name, section in stages.items():
+        had = section.get("method", {})
+        has = now["stages"].get(name, {}).get("method", {})
+        if had and had.get("name") == has.get("name"):
+            whole = _with_defaults(had, has, methods.make_function(had["name"]))
+            stages[name] = {**section, "method": whole}
+    return {**before, "stages": stages}
+
+
+def _with_defaults(had, has, function) -> dict[str, Any]:
+    """A section with the keywords that came later, at their defaults."""
+    defaults = sections.defaults(function).items()
+    return {**had, **{k: v for k, v in defaults if k in has and k not in had}}
 
 
 def _identity(tree):

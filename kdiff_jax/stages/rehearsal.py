@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kdiff_jax import build, domain, interop, methods, samplers
+from kdiff_jax import build, domain, interop, methods
 from kdiff_jax.build import Stage
 from kdiff_jax.data.images import Images
 from kdiff_jax.diffusion import process as processes
@@ -66,7 +66,7 @@ def _sampler(job: Job, stage: Stage) -> None:
     spec = build.spec_of(stage, _origin(job, stage))
     process = processes.make(**spec["process"])
     try:
-        samplers.make(process=process, **spec["sampler"])
+        interop.sampler_of({"num_classes": 0, **spec}, process)
     except ConfigError as error:
         key = str(error).partition("=")[0]
         own = key in (stage.config.get("sampler") or {})

@@ -65,6 +65,8 @@ def find(job: Job, stage: Stage) -> Roles:
         build.check_fits(job.config, role, model.spec)
     teacher = loaded.get("teacher")
     base = dict(teacher.spec) if teacher else dict(job.config["model"])
+    if teacher:
+        interop.check_guidance(teacher.spec, stage.config["method"].get("guidance", 1))
     for key in ("sha256", "kdiff_jax", "source", "partition"):
         base.pop(key, None)
     base["revision"] = models.REVISIONS[base["network"]["name"]]

@@ -119,6 +119,7 @@ REFUSED = [
     (dict(precondition={"name": "both"}), "precondition='both'"),
     (dict(augment_dim=9), "augment_dim=9"),
     (dict(process={"name": "cosine"}), "process='cosine'"),
+    (dict(sampler=dict(name="ddim", num_steps=50, guidance=2.0)), "guidance=2.0"),
     (dict(network=dict(channel_mult=[2, 2])), r"channel_mult=\(2, 2\)"),
 ]
 

@@ -14,6 +14,7 @@ def row(**changes):
         "role": "teacher",
         "method": "denoise",
         "sampler": "ddim",
+        "sampler_options": {"num_steps": 4},
         "nfe": 64,
         "num_params": 426_123,
         "num_students": 1,
