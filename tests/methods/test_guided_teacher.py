@@ -50,11 +50,12 @@ def student_update(name, teacher, wrap, **keywords):
     params = {role: params[role] for role in method.nets}
     ctx = Context(
         nets=params,
-        ema=params,
+        ema={},
         frozen={"teacher": wrap(made["teacher"], 2.5)},
         carry=method.carry,
         batch=toy.batch(0),
         keys=KEYS,
+        share=toy.SHARE,
         settings=method.settings,
     )
     ctx = ctx._replace(batch=method.prepare(ctx))
@@ -113,6 +114,7 @@ def test_labels_are_dropped_while_a_network_learns(name):
             carry={},
             batch=toy.batch(0),
             keys=KEYS,
+            share=toy.SHARE,
             settings=method.settings,
         )
         return method.phases[0].loss({"student": params}, ctx)[0]
