@@ -67,7 +67,15 @@ def make(
     def encode(params, x_t, t, y=None):
         return run(params, x_t, scalings_at(t), y, method="encode")
 
-    return Net(init, apply, encode, tuple(image_shape), num_classes, with_features)
+    return Net(
+        init,
+        apply,
+        encode,
+        tuple(image_shape),
+        num_classes,
+        with_features,
+        getattr(module, "dtype", "float32"),
+    )
 
 
 def guided(

@@ -39,6 +39,12 @@ SEED = flags.DEFINE_integer(
     "seed", 1, "Of the noise.", lower_bound=0, upper_bound=rng.MAX_SEED
 )
 BATCH = flags.DEFINE_integer("batch_size", 250, "Images a call.", lower_bound=1)
+PRECISION = flags.DEFINE_enum(
+    "precision",
+    None,
+    ["float32", "bfloat16"],
+    "Type that the network computes in; default: the model's own.",
+)
 OUTPUT = flags.DEFINE_string("output", None, "Also write the row to this .json.")
 
 
@@ -56,7 +62,7 @@ def main() -> None:
     from kdiff_jax.train import generate, measure, parallel, reference
 
     features = extractors.make(FEATURES.value, weights=weights or None)
-    model = interop.load(checkpoint)
+    model = interop.load(checkpoint, precision=PRECISION.value)
     with options.placed("sampler"):
         sampler = model.sampler(
             **options.beside(OPTIONS, name=SAMPLER.value, num_steps=STEPS.value)
@@ -88,6 +94,7 @@ def main() -> None:
         "num_params": model.num_params,
         "num_students": model.num_students,
         "num_params_total": model.num_params * model.num_students,
+        "precision": model.net.precision,
         "macs": measure.macs(model.net),
         "num_images": NUM.value,
         "seed": SEED.value,

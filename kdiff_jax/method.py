@@ -31,6 +31,8 @@ class Net(NamedTuple):
         num_classes: Of its labels; 0 without.
         with_features: As `apply`, but gives (x0_hat, features): those of `encode`, and
             one for each level on the way back; None without levels.
+        precision: Type that it computes in, "float32" or "bfloat16", as do the networks
+            that a method makes beside it; parameters and x0_hat are float32.
     """
 
     init: Callable[..., Params]
@@ -39,6 +41,7 @@ class Net(NamedTuple):
     image_shape: tuple[int, ...] = ()
     num_classes: int = 0
     with_features: Callable[..., Any] | None = None
+    precision: str = "float32"
 
 
 class Numbers(NamedTuple):

@@ -108,10 +108,12 @@ def held(job: Job, stage: Stage) -> Held:
 
 def _shapes(job: Job, stage: Stage):
     """(method, its first state, its frozen parameters) of a stage, as shapes."""
-    student, process = _network(json.dumps(before.spec(job, stage)))
+    precision = build.precision(job.config, stage)
+    student, process = _network(json.dumps(before.spec(job, stage)), precision)
     nets = {"student": student}
     if "teacher" in stage.init:
-        nets["teacher"], _ = _network(json.dumps(before.origin(job, stage)))
+        origin = json.dumps(before.origin(job, stage))
+        nets["teacher"], _ = _network(origin, precision)
     batch_size = build.train_options(job.config, stage)["batch_size"]
     method, optim = build.make_method(stage, nets, process, batch_size)
     key = jax.random.key(0)
@@ -139,9 +141,9 @@ def _held(method, state, frozen) -> Held:
 
 
 @functools.lru_cache
-def _network(spec: str):
+def _network(spec: str, precision: str):
     """(Net, process) of a spec; a network that is met again is not traced again."""
-    net, process = interop.build(json.loads(spec))
+    net, process = interop.build(json.loads(spec), precision)
     calls = (net.apply, net.encode, net.with_features)
     apply, encode, with_features = (f and jax.jit(f) for f in calls)
     jitted = net._replace(apply=apply, encode=encode, with_features=with_features)

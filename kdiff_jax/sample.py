@@ -50,6 +50,12 @@ STUDENT = flags.DEFINE_integer(
     lower_bound=0,
 )
 BATCH = flags.DEFINE_integer("batch_size", 250, "Images a call.", lower_bound=1)
+PRECISION = flags.DEFINE_enum(
+    "precision",
+    None,
+    ["float32", "bfloat16"],
+    "Type that the network computes in; default: the model's own.",
+)
 
 PICTURE = re.compile(r"\d{6,}\.png")  # of a folder; others in it are not ours
 
@@ -63,7 +69,7 @@ def main() -> None:
 
     from kdiff_jax import interop
 
-    model = interop.load(checkpoint)
+    model = interop.load(checkpoint, precision=PRECISION.value)
     wanted, k, partition = LABELS.value, STUDENT.value, model.partition
     if k is not None:
         model = model.student(k)

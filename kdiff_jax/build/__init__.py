@@ -17,6 +17,7 @@ from kdiff_jax.build.stages import (
     changed,
     evaluate_options,
     expand,
+    precision,
     spec_of,
     train_options,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "lock",
     "make_method",
     "plain",
+    "precision",
     "program",
     "spec_of",
     "train_options",

@@ -87,6 +87,7 @@ def program(
         [
             stage.config["method"],
             specs,
+            {role: net.precision for role, net in nets.items()},
             stage.config["optim"],
             stage.config.get("roles", {}),
             batch_size,

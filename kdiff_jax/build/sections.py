@@ -17,6 +17,7 @@ from kdiff_jax import arguments, methods, models
 from kdiff_jax.arguments import Count, NotNegative, Positive, Seed, Share, Whole
 from kdiff_jax.train import optim
 
+Precision = Literal["float32", "bfloat16"]
 Section = Mapping[str, Any]
 GIVEN_BY_BUILD = ("out_channels", "num_classes", "augment_dim")  # of a network
 
@@ -162,6 +163,7 @@ class TrainStage(NamedTuple):
         settings: Numbers that the method reads while it trains.
         partition: Whether there is a student for each part of the partition.
         filter_data: See `Partition`.
+        precision: See `Config`.
         channels: Which channels a narrower student begins with.
     """
 
@@ -178,6 +180,7 @@ class TrainStage(NamedTuple):
     settings: Section = {}
     partition: bool = False
     filter_data: bool | None = None
+    precision: Precision | None = None
     channels: Literal["", "even", "first"] = ""
 
 
@@ -193,6 +196,7 @@ class PairsStage(NamedTuple):
         sampler: How the teacher is sampled; by default as its own stage says, else as
             the model. Without a name it changes keywords of that default.
         init: See `TrainStage`.
+        precision: See `Config`.
     """
 
     num_pairs: Count
@@ -202,10 +206,15 @@ class PairsStage(NamedTuple):
     kind: Literal["pairs"] = "pairs"
     sampler: Section | None = None
     init: Section = {}
+    precision: Precision | None = None
 
 
 class EvaluateStage(NamedTuple):
-    """The stage that measures `models`; its other keywords are those of `Evaluate`."""
+    """The stage that measures `models`.
+
+    `precision` is that of the models, see `Config`; the other keywords are those of
+    `Evaluate`.
+    """
 
     models: tuple[str, ...]
     kind: Literal["evaluate"] = "evaluate"
@@ -215,6 +224,7 @@ class EvaluateStage(NamedTuple):
     weights: str = ""
     batch_size: Count = 250
     seed: Seed = 1
+    precision: Precision | None = None
 
 
 class Config(NamedTuple):
@@ -231,6 +241,11 @@ class Config(NamedTuple):
         init: Role -> where parameters come from, in all stages.
         seed: Of all random numbers.
         cpu_devices: A CPU taken for so many devices, see `start.split_cpu`.
+        precision: Type that every network computes in: students, teachers, fake
+            scores, discriminators and what they read, LPIPS. None is
+            `model.network.dtype`, the older name, which is float32. A stage may say
+            another. Parameters, norms, losses, optimizers and averages are float32, as
+            is the network of `evaluate.features`.
         partition: See `Partition`.
         teacher_hint: What is said where the teacher is missing.
     """
@@ -245,6 +260,7 @@ class Config(NamedTuple):
     init: Section = {}
     seed: Seed = 0
     cpu_devices: Annotated[int, arguments.Range(1)] = 1
+    precision: Precision | None = None
     partition: Section | None = None
     teacher_hint: str = ""
 
@@ -276,7 +292,7 @@ def complete(config: Section) -> dict[str, Any]:
     stages = {}
     model["sampler"] = _open(model["sampler"])
     for key, section in config["stages"].items():
-        section = dict(section)
+        section = {"precision": config_dict.placeholder(str), **section}
         if section.get("kind", "train") in ("train", "pairs"):
             section["sampler"] = _open(section.get("sampler") or {})
         if "optim" in section:
@@ -294,6 +310,7 @@ def complete(config: Section) -> dict[str, Any]:
         config = {**config, "partition": {**defaults(Partition), **config["partition"]}}
     return {
         "cpu_devices": 1,
+        "precision": config_dict.placeholder(str),
         **config,
         "model": model,
         "stages": stages,

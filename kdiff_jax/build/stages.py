@@ -165,6 +165,17 @@ def _rounds(name, section, init, rounds) -> list[Stage]:
     return stages
 
 
+def precision(config: Mapping[str, Any], stage: Stage) -> str:
+    """The type that the networks of a stage compute in; see `sections.Config`."""
+    networks = [
+        section.get("network", {})
+        for section in (stage.config.get("model", {}), config["model"])
+    ]
+    said = [s.get("precision") for s in (stage.config, config)]
+    said += [network.get("dtype") for network in networks]
+    return next((value for value in said if value), "float32")
+
+
 def train_options(config: Mapping[str, Any], stage: Stage) -> dict[str, Any]:
     """The section `train` of a stage over that of the whole config over the defaults.
 

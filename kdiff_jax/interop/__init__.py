@@ -12,6 +12,7 @@ from kdiff_jax.interop.spec import (
     check_revision,
     defining,
     sampler_of,
+    without_precision,
 )
 from kdiff_jax.interop.training import STAGE
 
@@ -26,4 +27,5 @@ __all__ = [
     "load",
     "sampler_of",
     "save",
+    "without_precision",
 ]

@@ -30,7 +30,7 @@ from kdiff_jax.files import write_atomically
 from kdiff_jax.interop import foreign, lazy, tensors, training
 from kdiff_jax.interop.lazy import Lazy
 from kdiff_jax.interop.source import Facts, Source
-from kdiff_jax.interop.spec import built, check_sampler, sampler_of
+from kdiff_jax.interop.spec import build, built, check_sampler, sampler_of
 from kdiff_jax.interop.trees import flatten, unflatten
 from kdiff_jax.method import Net
 from kdiff_jax.samplers import Sampler
@@ -93,6 +93,11 @@ class Model:
             own = apply(self._of_student(k), x_t, t, y)
             x0_hat = jnp.where(left(owner == k, own), own, x0_hat)
         return x0_hat
+
+    def computing_in(self, precision: str | None) -> "Model":
+        """The same model in "float32" or "bfloat16"; None is that of its spec."""
+        net, _ = build(self.spec, precision)
+        return dataclasses.replace(self, net=net)
 
     def student(self, k: int) -> "Model":
         """Student k alone, as if there were no other.
@@ -255,7 +260,12 @@ def write(
     return folder
 
 
-def load(path, source: str | None = None, facts: Facts | None = None) -> Model:
+def load(
+    path,
+    source: str | None = None,
+    facts: Facts | None = None,
+    precision: str | None = None,
+) -> Model:
     """Reads a model, ours or another project's; what it is shows in its content.
 
     Ours are a model folder, a stage folder of a workdir, or a step in it. A stage
@@ -266,11 +276,17 @@ def load(path, source: str | None = None, facts: Facts | None = None) -> Model:
         path: A file or a folder.
         source: One of `foreign.FAMILIES`, to be sure of it.
         facts: What the file does not say.
+        precision: Type that the network computes in, "float32" or "bfloat16"; None is
+            what the file says, which is float32 unless a recipe made it otherwise.
 
     Raises:
         CheckpointError: If nothing loadable is there, or it is damaged. One line.
     """
-    path = located(path)
+    found = _load(located(path), source, facts)
+    return found.computing_in(precision) if precision else found
+
+
+def _load(path: pathlib.Path, source: str | None, facts: Facts | None) -> Model:
     if source is None and is_own(path):
         return _load_own(path)
     model, origin = foreign.read(path, facts, source)

@@ -20,7 +20,7 @@ from kdiff_jax.method import Net
 log = logging.getLogger(__name__)
 
 
-def build(spec: Mapping[str, Any]) -> tuple[Net, Process]:
+def build(spec: Mapping[str, Any], precision: str | None = None) -> tuple[Net, Process]:
     """The network (as pure functions) and the process that a spec describes.
 
     Args:
@@ -28,6 +28,8 @@ def build(spec: Mapping[str, Any]) -> tuple[Net, Process]:
             {"name", ...}, "image_shape": [H, W, C], "num_classes": int,
             "augment_dim": int}. "revision" is that of the network's definition. With
             "partition" it is one student of many.
+        precision: Type that the network computes in, "float32" or "bfloat16"; None for
+            that of the spec, which is float32 unless it has a `network.dtype`.
 
     Raises:
         CheckpointError: If the network has been defined otherwise since.
@@ -39,6 +41,8 @@ def build(spec: Mapping[str, Any]) -> tuple[Net, Process]:
     fields: dict[str, Any] = {
         k: tuple(v) if isinstance(v, list) else v for k, v in network.items()
     }
+    if precision:
+        fields["dtype"] = precision
     module = models.make(
         **fields,
         out_channels=channels * (2 if precondition["name"] in ("both", "iddpm") else 1),
@@ -57,6 +61,14 @@ def build(spec: Mapping[str, Any]) -> tuple[Net, Process]:
         **precondition,
     )
     return net, process
+
+
+def without_precision(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """A spec that leaves it to its reader what the network computes in."""
+    network = dict(spec["network"])
+    if "dtype" in network:
+        network["dtype"] = "float32"
+    return {**spec, "network": network}
 
 
 def defining(spec: Mapping[str, Any]) -> dict[str, Any]:

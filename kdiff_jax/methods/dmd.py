@@ -69,7 +69,9 @@ def make(
     if distance == "lpips":
         try:
             perceptual, params = lpips.load(
-                weights=lpips_weights or None, heads=lpips_heads or None
+                weights=lpips_weights or None,
+                heads=lpips_heads or None,
+                dtype=student.precision,
             )
         except UserError as error:  # which begins with `weights` or `heads`
             raise type(error)(f"lpips_{error}") from error

@@ -28,7 +28,7 @@ class Classifier(NamedTuple):
     """A frozen network of others.
 
     Attributes:
-        features: (params, images in [-1, 1]) -> [f32[B, H_i, W_i, C_i], ...].
+        features: (params, images in [-1, 1], dtype) -> [[B, H_i, W_i, C_i], ...].
         load: (path) -> params.
         pyramid: See `projected.Discriminator`.
     """
@@ -127,9 +127,12 @@ def make(
             teacher = nets.get("teacher")
             extractors |= _teacher_features(teacher, process, noise_levels)
         else:
-            extractors[name] = _classifier(name, brings[name], student.image_shape)
+            extractors[name] = _classifier(name, brings[name], student)
     heads = dict(
-        width=width, num_classes=student.num_classes, group=virtual_local_batch
+        width=width,
+        num_classes=student.num_classes,
+        group=virtual_local_batch,
+        dtype=student.precision,
     )
     disc, state = _discriminators(
         extractors, **heads, **_embedding(class_embedding, student.num_classes)
@@ -220,7 +223,7 @@ class Extractor(NamedTuple):
     """A frozen feature network: images in [-1, 1] -> its maps.
 
     Attributes:
-        maps: (frozen, images, y, keys) -> [f32[B, H_i, W_i, C_i], ...].
+        maps: (frozen, images, y, keys) -> [[B, H_i, W_i, C_i], ...].
         shapes: (batch size) -> their shapes.
         pyramid: See `projected.Discriminator`.
     """
@@ -254,16 +257,16 @@ def _load(features, files) -> dict[str, Any]:
     return found
 
 
-def _classifier(name, params, image_shape) -> Extractor:
+def _classifier(name, params, student: Net) -> Extractor:
     """The feature maps of a classifier, which sees no label and no noise."""
     classifier = CLASSIFIERS[name]
 
     def maps(frozen, images, y, keys):
         del y, keys
-        return classifier.features(frozen[name], images)
+        return classifier.features(frozen[name], images, student.precision)
 
     def shapes(batch):
-        x = jax.ShapeDtypeStruct((batch, *image_shape), jnp.float32)
+        x = jax.ShapeDtypeStruct((batch, *student.image_shape), jnp.float32)
         return jax.eval_shape(classifier.features, params, x)
 
     return Extractor(maps, shapes, classifier.pyramid)

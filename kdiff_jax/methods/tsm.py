@@ -88,7 +88,7 @@ def make(
     if features != "none":
         widths = _check_levels(features, student, teacher)
         if features == "fitnet" and any(a != b for a, b in widths):
-            trained["adapters"] = _adapters(widths)
+            trained["adapters"] = _adapters(widths, student.precision)
     distance = {
         "fitnet": distances.mse,
         "attention": distances.attention,
@@ -166,11 +166,12 @@ def _shapes(net):
     return [h.shape for h in jax.eval_shape(run, jax.random.key(0))]
 
 
-def _adapters(widths) -> Net:
+def _adapters(widths, precision: str) -> Net:
     """1x1 convolutions from a student's channels to the teacher's, where they differ.
 
     Args:
         widths: [(student's channels, teacher's)].
+        precision: Type of the products.
     """
     start = jax.nn.initializers.lecun_normal()
 
@@ -188,8 +189,8 @@ def _adapters(widths) -> Net:
         adapted = list(features)
         for name, leaf in params.items():
             i = int(name.removeprefix("level_"))
-            h = features[i].astype(jnp.float32)
-            adapted[i] = h @ leaf["kernel"] + leaf["bias"][None, None, None]
+            h = features[i].astype(precision) @ leaf["kernel"].astype(precision)
+            adapted[i] = h.astype(jnp.float32) + leaf["bias"][None, None, None]
         return adapted
 
     return Net(init, apply)

@@ -87,8 +87,9 @@ class AdmUNet(Network):
             ups.append(h)
 
         h = nn.silu(group_norm(h, "out_norm", ADM))
-        out = conv(h, self.out_channels, "out_conv", ADM, scale=ADM.scale_last)
-        return out, features, ups
+        last = dict(scale=ADM.scale_last, dtype=self.dtype)
+        out = conv(h, self.out_channels, "out_conv", ADM, **last)
+        return out.astype(jnp.float32), features, ups
 
     def embed(self, c_noise, rows, augment):
         """f32[B, E]; the class enters between the second Dense layer and its silu."""

@@ -21,8 +21,13 @@ IGNORED = ("classifier.",)
 class AlexNet(nn.Module):
     """Five convolutions, 2,469,696 parameters.
 
+    Attributes:
+        dtype: Type of the activations and products.
+
     Source: Krizhevsky 2014, arXiv:1404.5997, as in torchvision.
     """
+
+    dtype: str = "float32"
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W 3"]) -> list[Float[Array, "B _H _W _C"]]:
@@ -32,9 +37,8 @@ class AlexNet(nn.Module):
             if layer in POOLED:
                 x = nn.max_pool(x, (3, 3), (2, 2))
             name = f"features.{layer}"
-            conv = frozen.conv(
-                num_channels, size, stride=stride, padding=padding, name=name
-            )
+            fields = dict(stride=stride, padding=padding, dtype=self.dtype)
+            conv = frozen.conv(num_channels, size, **fields, name=name)
             x = nn.relu(conv(x))
             outputs.append(x)
         return outputs

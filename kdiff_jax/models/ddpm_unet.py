@@ -154,14 +154,8 @@ class DdpmUNet(Network):
             num_groups=self.num_groups,
             eps=self.norm_eps,
         )(h)
-        out = conv(
-            nn.silu(h),
-            "conv_out",
-            self.out_channels,
-            kernel_init=SMALL,
-            dtype="float32",
-        )
-        return out, features, ups
+        out = conv(nn.silu(h), "conv_out", self.out_channels, kernel_init=SMALL)
+        return out.astype(jnp.float32), features, ups
 
     def embed(self, t, rows, augment):
         """f32[B, E]: Dense, silu, Dense of the time; plus the labels."""

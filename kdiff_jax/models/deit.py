@@ -27,34 +27,40 @@ IGNORED = ("norm.", "head.", "head_dist.")
 class Attention(nn.Module):
     """Self-attention of all tokens; q, k and v come from one matrix, in this order."""
 
+    dtype: str = "float32"
+
     @nn.compact
     def __call__(self, x: Float[Array, "B N C"]) -> Float[Array, "B N C"]:
         batch, num_tokens, width = x.shape
-        qkv = _dense(3 * width, "qkv")(x)
+        qkv = _dense(3 * width, "qkv", self.dtype)(x)
         shape = (batch, num_tokens, 3, NUM_HEADS, width // NUM_HEADS)
         q, k, v = jnp.moveaxis(qkv.reshape(shape), 2, 0)
-        logits = jnp.einsum("bnhc,bmhc->bhnm", q, k, precision=PRECISION)
-        weights = jax.nn.softmax(logits / jnp.sqrt(q.shape[-1]), axis=-1)
-        out = jnp.einsum("bhnm,bmhc->bnhc", weights, v, precision=PRECISION)
-        return _dense(width, "proj")(out.reshape(batch, num_tokens, width))
+        with jax.default_matmul_precision("highest"):  # see `frozen.PRECISION`
+            out = jax.nn.dot_product_attention(q, k, v)
+        out = out.reshape(batch, num_tokens, width)
+        return _dense(width, "proj", self.dtype)(out)
 
 
 class Mlp(nn.Module):
     """Four times wider in between; GELU with the error function, not tanh."""
 
+    dtype: str = "float32"
+
     @nn.compact
     def __call__(self, x: Float[Array, "B N C"]) -> Float[Array, "B N C"]:
-        h = nn.gelu(_dense(4 * x.shape[-1], "fc1")(x), approximate=False)
-        return _dense(x.shape[-1], "fc2")(h)
+        h = _dense(4 * x.shape[-1], "fc1", self.dtype)(x)
+        return _dense(x.shape[-1], "fc2", self.dtype)(nn.gelu(h, approximate=False))
 
 
 class Block(nn.Module):
     """Attention and an MLP, each normalised before and added after."""
 
+    dtype: str = "float32"
+
     @nn.compact
     def __call__(self, x: Float[Array, "B N C"]) -> Float[Array, "B N C"]:
-        x = x + Attention(name="attn")(_norm("norm1")(x))
-        return x + Mlp(name="mlp")(_norm("norm2")(x))
+        x = x + Attention(self.dtype, name="attn")(_norm("norm1")(x))
+        return x + Mlp(self.dtype, name="mlp")(_norm("norm2")(x))
 
 
 class DistilledDeiT(nn.Module):
@@ -63,8 +69,13 @@ class DistilledDeiT(nn.Module):
     85,798,656 parameters. The last norm and the two classifiers are not in it: the
     features do not need them.
 
+    Attributes:
+        dtype: Type of the activations and products; norms and softmax are float32.
+
     Source: Touvron et al. 2021, arXiv:2012.12877, Section 4, DeiT-B distilled.
     """
+
+    dtype: str = "float32"
 
     @nn.compact
     def __call__(
@@ -77,14 +88,15 @@ class DistilledDeiT(nn.Module):
             for name in ("cls_token", "dist_token")
         ]
         position = self.param("pos_embed", zeros, (1, 2 + SIDE**2, WIDTH))
-        x = frozen.conv(WIDTH, PATCH, stride=PATCH, name="patch_embed.proj")(x)
+        fields = dict(stride=PATCH, dtype=self.dtype, name="patch_embed.proj")
+        x = frozen.conv(WIDTH, PATCH, **fields)(x)
         batch = x.shape[0]
         tokens = [jnp.broadcast_to(token, (batch, 1, WIDTH)) for token in tokens]
         x = jnp.concatenate([*tokens, x.reshape(batch, SIDE**2, WIDTH)], axis=1)
-        x = x + position
+        x = (x + position).astype(self.dtype)
         outputs = []
         for i in range(NUM_BLOCKS):
-            x = Block(name=f"blocks.{i}")(x)
+            x = Block(self.dtype, name=f"blocks.{i}")(x)
             if i in TAPS:
                 outputs.append(x[:, 2:].reshape(batch, SIDE, SIDE, WIDTH))
         return outputs
@@ -94,7 +106,7 @@ BASE = DistilledDeiT()
 
 
 def features(
-    params: Params, images: Float[Array, "B H W C"]
+    params: Params, images: Float[Array, "B H W C"], dtype: str = "float32"
 ) -> list[Float[Array, "B 14 14 768"]]:
     """Four maps of 14 pixels and 768 channels, after the blocks 2, 5, 8 and 11.
 
@@ -103,12 +115,14 @@ def features(
     Args:
         params: Of `load`.
         images: In [-1, 1], of any size; they are resized to 224.
+        dtype: Type of the products; the images are prepared in float32.
 
     Source: Zheng & Yang 2024, arXiv:2405.20750, released code.
     """
     frozen.check_rgb(images, "DeiT")
     x = frozen.normalise(images, frozen.IMAGENET_MEAN, frozen.IMAGENET_STD)
-    return BASE.apply({"params": params}, frozen.resize(x, frozen.SIZE))  # type: ignore[return-value]
+    network = BASE.clone(dtype=dtype)
+    return network.apply({"params": params}, frozen.resize(x, frozen.SIZE))  # type: ignore[return-value]
 
 
 def load(path: str | os.PathLike) -> Params:
@@ -118,9 +132,10 @@ def load(path: str | os.PathLike) -> Params:
     )
 
 
-def _dense(num_features, name):
-    return nn.Dense(num_features, precision=PRECISION, name=name)
+def _dense(num_features, name, dtype):
+    return nn.Dense(num_features, precision=PRECISION, dtype=dtype, name=name)
 
 
 def _norm(name):
-    return nn.LayerNorm(epsilon=NORM_EPS, use_fast_variance=False, name=name)
+    fields = dict(dtype=jnp.float32, use_fast_variance=False)
+    return nn.LayerNorm(epsilon=NORM_EPS, **fields, name=name)

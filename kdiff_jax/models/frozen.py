@@ -46,6 +46,7 @@ def conv(
     padding: int | str = 0,
     groups: int = 1,
     bias: bool = True,
+    dtype: str,
     name: str,
 ) -> nn.Conv:
     """A convolution with PyTorch's padding, or "SAME" for TensorFlow's."""
@@ -57,6 +58,7 @@ def conv(
         feature_group_count=groups,
         use_bias=bias,
         precision=PRECISION,
+        dtype=dtype,
         name=name,
     )
 

@@ -13,7 +13,7 @@ KERNEL = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class GanHead(nn.Module):
-    """One logit per example, high for real; float32 whatever the features are.
+    """One logit per example, high for real; a float32 whatever it computes in.
 
     A 4x4 convolution of stride 2, one over all that remains (4x4 for the paper's 8x8
     features), and a linear layer, with norm and silu between.
@@ -21,11 +21,13 @@ class GanHead(nn.Module):
     Attributes:
         num_groups: Number of groups of each GroupNorm. Fewer where it does not divide
             the channels, or leaves a group one channel, which its norm would cancel.
+        dtype: Type of the convolutions' operands.
 
     Source: Yin et al. 2024, arXiv:2405.14867, and its released code.
     """
 
     num_groups: int = 32
+    dtype: str = "float32"
 
     @nn.compact
     def __call__(self, features: Float[Array, "B H W C"]) -> Float[Array, " B"]:
@@ -43,6 +45,7 @@ class GanHead(nn.Module):
             layer = nn.GroupNorm(
                 groups,
                 epsilon=1e-5,
+                dtype=jnp.float32,
                 # A group of the second norm may have two values, nearly the same.
                 use_fast_variance=False,
                 name=name,
@@ -50,11 +53,11 @@ class GanHead(nn.Module):
             return nn.silu(layer(h))
 
         def conv(h, width, size, name, **keywords):
-            layer = nn.Conv(width, size, kernel_init=KERNEL, name=name, **keywords)
-            return layer(h)
+            fields = dict(kernel_init=KERNEL, dtype=self.dtype, name=name)
+            return nn.Conv(width, size, **fields, **keywords)(h)
 
-        h = features.astype(jnp.float32)
+        h = features
         h = norm(conv(h, channels, (4, 4), "conv_0", strides=2, padding=1), "norm_0")
         h = conv(h, channels, h.shape[1:3], "conv_1", padding=0)
         h = conv(norm(h, "norm_1"), 1, (1, 1), "conv_2", padding=0)
-        return h.reshape(len(h))
+        return h.reshape(len(h)).astype(jnp.float32)

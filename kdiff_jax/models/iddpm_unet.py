@@ -143,8 +143,14 @@ class IddpmUNet(Network):
                 h = block(h, f"up_{level}.upsample", h.shape[-1], "up")
 
         h = nn.silu(layers.group_norm(h.shape[-1], name="norm_out")(h))
-        out = nn.Conv(self.out_channels, (3, 3), kernel_init=ZEROS, name="conv_out")(h)
-        return out, features, ups
+        out = nn.Conv(
+            self.out_channels,
+            (3, 3),
+            kernel_init=ZEROS,
+            dtype=self.dtype,
+            name="conv_out",
+        )(h)
+        return out.astype(jnp.float32), features, ups
 
     def embed(self, logsnr, rows, augment):
         """f32[B, E]: Dense, silu, Dense of the time; plus the labels."""

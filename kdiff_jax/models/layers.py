@@ -1,7 +1,8 @@
 """Pieces that the networks share: embeddings, norm, dropout, attention, resampling.
 
-Networks compute in their `dtype`; parameters, embeddings, the statistics of norms and
-softmax are float32 always.
+Networks compute in their `dtype`. Parameters, norms, softmax, outputs and embeddings of
+time and label are float32 always: embeddings are less than 0.1 % of the work, and
+neighbouring times would share one in bfloat16.
 """
 
 import math

@@ -66,6 +66,7 @@ def load(
     weights: str | os.PathLike | None = None,
     heads: str | os.PathLike | None = None,
     resize: int | None = frozen.SIZE,
+    dtype: str = "float32",
 ) -> tuple[Callable[..., Float[Array, " B"]], Params]:
     """(distance, params); distance(params, x, target) -> f32[B].
 
@@ -79,6 +80,8 @@ def load(
             or an .npz of several with the net in front (vgg/lin0.model.1.weight).
         resize: Side to which images are resized first, as distillation of 32 and 64
             pixels does; None takes them as they are.
+        dtype: Type of the backbone's activations and products; the distance between
+            features is float32.
 
     Raises:
         ConfigError: If there is no such net, or a file is not named.
@@ -107,7 +110,7 @@ def load(
     def distance(
         params: Params, x: Float[Array, "B H W C"], target: Float[Array, "B H W C"]
     ) -> Float[Array, " B"]:
-        return layers(net, params, x, target, resize).sum(axis=1)
+        return layers(net, params, x, target, resize, dtype).sum(axis=1)
 
     return distance, params
 
@@ -118,6 +121,7 @@ def layers(
     x: Float[Array, "B H W C"],
     target: Float[Array, "B H W C"],
     resize: int | None = frozen.SIZE,
+    dtype: str = "float32",
 ) -> Float[Array, "B L"]:
     """What each layer adds to the distance; see `load`.
 
@@ -131,12 +135,13 @@ def layers(
         images = frozen.normalise(images, frozen.IMAGENET_MEAN, frozen.IMAGENET_STD)
         if resize is not None:
             images = frozen.resize(images, resize)
-        found: Any = backbone.module.apply({"params": params["backbone"]}, images)
+        network = backbone.module.clone(dtype=dtype)
+        found: Any = network.apply({"params": params["backbone"]}, images)
         if any(feature.size == 0 for feature in found):
             raise ConfigError(
                 f"images={x.shape}: too small for {backbone.name}; set resize=224"
             )
-        return [_unit(feature) for feature in found]
+        return [_unit(feature.astype(jnp.float32)) for feature in found]
 
     return jnp.stack(
         [

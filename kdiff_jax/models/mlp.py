@@ -36,9 +36,9 @@ class Mlp(Network):
         h = jnp.concatenate([x[:, 0, 0], times, rows], axis=-1)
         for i in range(self.num_blocks):
             h = nn.silu(nn.Dense(self.channels, dtype=self.dtype, name=f"dense_{i}")(h))
-        out = nn.Dense(self.out_channels, name="dense_out")(h)
+        out = nn.Dense(self.out_channels, dtype=self.dtype, name="dense_out")(h)
         features = [h[:, None, None]] * 2
-        return out[:, None, None], features, features[:1]
+        return out[:, None, None].astype(jnp.float32), features, features[:1]
 
 
 make = Mlp

@@ -25,7 +25,8 @@ class Network(nn.Module):
         out_channels: The image's channels; twice that for two outputs.
         num_classes: 0 ignores labels.
         augment_dim: Length of the augmentation label, 9 in EDM; 0 ignores it.
-        dtype: Of the computation, "float32" or "bfloat16"; parameters are float32.
+        dtype: Type of the activations and products; parameters are float32. A recipe
+            sets it by its `precision`.
         remat: Recompute the blocks in the backward pass, to save memory.
     """
 

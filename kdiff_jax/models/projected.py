@@ -49,6 +49,7 @@ class Discriminator(nn.Module):
             as they are.
         embedding_dim: Numbers of a class; those of a table, if there is one.
         embedding_init: (key, shape, dtype) -> the table that each head starts from.
+        dtype: Type of the convolutions' operands; norms and logits are float32.
     """
 
     width: int = 64
@@ -57,6 +58,7 @@ class Discriminator(nn.Module):
     pyramid: tuple[int, ...] = ()
     embedding_dim: int = EMBEDDING_DIM
     embedding_init: Callable[..., Any] = nn.initializers.normal(1.0)
+    dtype: str = "float32"
 
     @nn.compact
     def __call__(
@@ -65,7 +67,8 @@ class Discriminator(nn.Module):
         """Every logit of every head, in float32; see `SpectralConv` for the state."""
         if self.pyramid:
             # Under the projection: it is random and never trains, as that.
-            features = Pyramid(self.pyramid, name="projection_pyramid")(features)
+            pyramid = Pyramid(self.pyramid, self.dtype, name="projection_pyramid")
+            features = pyramid(features)
         maps = by_size(features)
         batch = maps[0].shape[0]
         if batch % self.group:
@@ -74,7 +77,7 @@ class Discriminator(nn.Module):
                 " of one device and microbatch; take a divisor, or fewer devices"
             )
         widths = tuple(self.width * 2**i for i in range(len(maps)))
-        inputs = Projection(widths, name="projection")(maps)
+        inputs = Projection(widths, self.dtype, name="projection")(maps)
         logits = []
         for i, x in enumerate(inputs):
             head = Head(
@@ -83,6 +86,7 @@ class Discriminator(nn.Module):
                 self.group,
                 self.embedding_dim,
                 self.embedding_init,
+                dtype=self.dtype,
                 name=f"head_{i}",
             )
             logits.append(head(x, y))
@@ -157,13 +161,14 @@ class Pyramid(nn.Module):
     """
 
     widths: tuple[int, ...]
+    dtype: str = "float32"
 
     @nn.compact
     def __call__(
         self, maps: Sequence[Float[Array, "B H W C"]]
     ) -> list[Float[Array, "B _H _W _C"]]:
         x, y, z, w = (
-            _conv(x, width, f"to_{i}")
+            _conv(x, width, f"to_{i}", self.dtype)
             for i, (x, width) in enumerate(zip(maps, self.widths, strict=True))
         )
         init = torch_uniform(9 * w.shape[-1])
@@ -174,9 +179,11 @@ class Pyramid(nn.Module):
             padding=((1, 1), (1, 1)),
             kernel_init=init,
             bias_init=init,
+            dtype=self.dtype,
             name="down_3",
         )
-        return [_times(x, 4, "up_0"), _times(y, 2, "up_1"), z, halve(w)]
+        enlarged = _times(x, 4, "up_0", self.dtype), _times(y, 2, "up_1", self.dtype)
+        return [*enlarged, z, halve(w)]
 
 
 class Projection(nn.Module):
@@ -187,19 +194,21 @@ class Projection(nn.Module):
     """
 
     widths: tuple[int, ...]
+    dtype: str = "float32"
 
     @nn.compact
     def __call__(self, maps: Sequence[Array]) -> list[Array]:
         mixed = [
-            _conv(x.astype(jnp.float32), width, f"ccm_{i}")
+            _conv(x, width, f"ccm_{i}", self.dtype)
             for i, (x, width) in enumerate(zip(maps, self.widths, strict=True))
         ]
         outs, y = [], None
         for i in reversed(range(len(mixed))):
             y = mixed[i] if y is None else y + mixed[i]
-            height, width = y.shape[1:3]
-            size = mixed[i - 1].shape[1:3] if i else (2 * height, 2 * width)
-            y = _conv(enlarge(y, size), self.widths[max(i - 1, 0)], f"csm_{i}")
+            twice = (2 * y.shape[1], 2 * y.shape[2])
+            size = mixed[i - 1].shape[1:3] if i else twice
+            width = self.widths[max(i - 1, 0)]
+            y = _conv(enlarge(y, size), width, f"csm_{i}", self.dtype)
             outs.append(y)
         return outs[::-1]
 
@@ -217,6 +226,7 @@ class Head(nn.Module):
     embedding_dim: int
     embedding_init: Callable[..., Any]
     condition_dim: int = 64
+    dtype: str = "float32"
 
     @nn.compact
     def __call__(
@@ -225,12 +235,14 @@ class Head(nn.Module):
         for i, width in enumerate(self.widths):
             halves = min(x.shape[1:3]) >= 8
             size, stride = (4, 2) if halves else (3, 1)
-            x = SpectralConv(width, size, stride, padding=1, name=f"conv_{i}")(x)
+            fields = dict(padding=1, dtype=self.dtype, name=f"conv_{i}")
+            x = SpectralConv(width, size, stride, **fields)(x)
             x = GroupedBatchNorm(self.group, name=f"norm_{i}")(x)
             x = nn.leaky_relu(x, SLOPE)
         width = self.condition_dim if self.num_classes else 1
         size = min(4, *x.shape[1:3])
-        x = SpectralConv(width, size, use_bias=False, name="last")(x)
+        last = SpectralConv(width, size, use_bias=False, dtype=self.dtype, name="last")
+        x = last(x).astype(jnp.float32)
         if self.num_classes:
             table = nn.Embed(
                 self.num_classes,
@@ -262,6 +274,7 @@ class GroupedBatchNorm(nn.Module):
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        x = x.astype(jnp.float32)
         parts = x.reshape(-1, self.group, *x.shape[1:])
         mean = parts.mean(axis=(1, 2, 3), keepdims=True)
         var = jnp.mean((parts - mean) ** 2, axis=(1, 2, 3), keepdims=True)
@@ -272,7 +285,8 @@ class GroupedBatchNorm(nn.Module):
 def enlarge(x: Float[Array, "B H W C"], size) -> Float[Array, "B H2 W2 C"]:
     """Bilinear interpolation to (height, width); corners stay corners."""
     rows, columns = (
-        _interpolation(old, new) for old, new in zip(x.shape[1:3], size, strict=True)
+        _interpolation(old, new).astype(x.dtype)
+        for old, new in zip(x.shape[1:3], size, strict=True)
     )
     exact = jax.lax.Precision.HIGHEST
     x = jnp.einsum("ih,bhwc->biwc", rows, x, precision=exact)
@@ -285,17 +299,16 @@ def _interpolation(old: int, new: int) -> Float[Array, "new old"]:
     return jnp.asarray(np.maximum(1 - distance, 0), jnp.float32)
 
 
-def _times(x, factor, name):
+def _times(x, factor, name, dtype):
     width = x.shape[-1]
     # PyTorch takes the channels that come out for the fan-in of a transposed one.
     init = torch_uniform(factor**2 * width)
     size = (factor, factor)
-    conv = nn.ConvTranspose(
-        width, size, size, padding="VALID", kernel_init=init, bias_init=init, name=name
-    )
-    return conv(x)
+    fields: dict[str, Any] = dict(kernel_init=init, bias_init=init, dtype=dtype)
+    return nn.ConvTranspose(width, size, size, "VALID", **fields, name=name)(x)
 
 
-def _conv(x, width, name):
+def _conv(x, width, name, dtype):
     init = torch_uniform(x.shape[-1])
-    return nn.Conv(width, (1, 1), kernel_init=init, bias_init=init, name=name)(x)
+    fields: dict[str, Any] = dict(kernel_init=init, bias_init=init, dtype=dtype)
+    return nn.Conv(width, (1, 1), **fields, name=name)(x)

@@ -46,12 +46,14 @@ class BasicBlock(nn.Module):
 
     num_channels: int
     stride: int = 1
+    dtype: str = "float32"
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w c"]:
-        h = _conv(self.num_channels, self.stride, "conv1")(x)
+        h = _conv(self.num_channels, self.stride, "conv1", self.dtype)(x)
         h = nn.relu(FixedBatchNorm(name="bn1")(h))
-        h = FixedBatchNorm(name="bn2")(_conv(self.num_channels, 1, "conv2")(h))
+        h = _conv(self.num_channels, 1, "conv2", self.dtype)(h)
+        h = FixedBatchNorm(name="bn2")(h)
         missing = self.num_channels - x.shape[-1]
         edges = (missing // 2, missing - missing // 2)
         shortcut = x[:, :: self.stride, :: self.stride]
@@ -64,11 +66,15 @@ class ResNet(nn.Module):
     9 blocks a stage are ResNet-56: 6 * 9 + 2 layers, 853,018 parameters with the stored
     statistics not counted.
 
+    Attributes:
+        dtype: Type of the products; norms are float32, and the sums between blocks too.
+
     Source: He et al. 2016, arXiv:1512.03385, section 4.2.
     """
 
     num_blocks: int = 9
     num_classes: int = 10
+    dtype: str = "float32"
 
     @nn.compact
     def __call__(
@@ -81,12 +87,14 @@ class ResNet(nn.Module):
         Args:
             x: Images as the weights expect them (usually (x / 255 - mean) / std).
         """
-        x = nn.relu(FixedBatchNorm(name="bn1")(_conv(16, 1, "conv1")(x)))
+        x = _conv(16, 1, "conv1", self.dtype)(x)
+        x = nn.relu(FixedBatchNorm(name="bn1")(x))
         maps = []
         for stage, num_channels in enumerate((16, 32, 64), start=1):
             for i in range(self.num_blocks):
                 stride = 2 if i == 0 and stage > 1 else 1
-                x = BasicBlock(num_channels, stride, name=f"layer{stage}.{i}")(x)
+                name = f"layer{stage}.{i}"
+                x = BasicBlock(num_channels, stride, self.dtype, name=name)(x)
             maps.append(x)
         features = x.mean(axis=(1, 2))
         linear = nn.Dense(self.num_classes, precision=PRECISION, name="linear")
@@ -94,17 +102,19 @@ class ResNet(nn.Module):
 
 
 def features(
-    params: Params, images: Float[Array, "B H W C"]
+    params: Params, images: Float[Array, "B H W C"], dtype: str = "float32"
 ) -> list[Float[Array, "B _H _W _C"]]:
     """ResNet-56's at 32, 16 and 8 pixels: 16, 32 and 64 channels.
 
     Args:
         params: Of `load`.
         images: In [-1, 1], of any size; they are resized to 32.
+        dtype: Type of the products; the images are prepared in float32.
     """
     frozen.check_rgb(images, "ResNet-56")
     x = frozen.normalise(images, frozen.IMAGENET_MEAN, frozen.IMAGENET_STD)
-    outputs: Any = ResNet().apply({"params": params}, frozen.resize(x, SIZE))
+    network = ResNet(dtype=dtype)
+    outputs: Any = network.apply({"params": params}, frozen.resize(x, SIZE))
     return outputs[2]
 
 
@@ -113,7 +123,7 @@ def load(path: str | os.PathLike) -> Params:
     return frozen.load(ResNet(), path, network="a CIFAR-10 ResNet-56", wanted=WANTED)
 
 
-def _conv(num_channels, stride, name):
+def _conv(num_channels, stride, name, dtype):
     return nn.Conv(
         num_channels,
         (3, 3),
@@ -122,5 +132,6 @@ def _conv(num_channels, stride, name):
         padding=((1, 1), (1, 1)),
         use_bias=False,
         precision=PRECISION,
+        dtype=dtype,
         name=name,
     )

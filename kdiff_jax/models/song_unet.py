@@ -127,7 +127,8 @@ class SongUNet(Network):
                     f"{dec}_aux_conv",
                     SONG,
                     scale=SONG.scale_last,
-                )
+                    dtype=self.dtype,
+                ).astype(jnp.float32)
                 outs.append(
                     part + layers.upsample(outs[-1], self.taps) if outs else part
                 )

@@ -33,6 +33,7 @@ class SpectralConv(nn.Module):
     v = W u / |W u|, u = W^T v / |W^T v|
 
     and no gradient flows into u and v. Call with mutable=["spectral"] to get the new u.
+    All of this is float32; the images are convolved in `dtype`.
 
     Source: Miyato et al. 2018, arXiv:1802.05957, Algorithm 1.
     """
@@ -42,6 +43,7 @@ class SpectralConv(nn.Module):
     stride: int = 1
     padding: int = 0
     use_bias: bool = True
+    dtype: str = "float32"
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H2 W2 C2"]:
@@ -58,15 +60,15 @@ class SpectralConv(nn.Module):
             old.value = u
         pad = (self.padding, self.padding)
         x = lax.conv_general_dilated(
-            x,
-            kernel / (v @ matrix @ u),
+            x.astype(self.dtype),
+            (kernel / (v @ matrix @ u)).astype(self.dtype),
             window_strides=(self.stride, self.stride),
             padding=(pad, pad),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
         if self.use_bias:
             bias = self.param("bias", torch_uniform(fan_in), (self.width,))
-            x = x + bias[None, None, None]
+            x = x + bias.astype(self.dtype)[None, None, None]
         return x
 
 

@@ -30,30 +30,40 @@ class Fire(nn.Module):
 
     squeezed: int
     expanded: int
+    dtype: str = "float32"
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C2"]:
-        x = nn.relu(frozen.conv(self.squeezed, 1, name="squeeze")(x))
-        small = frozen.conv(self.expanded, 1, name="expand1x1")(x)
-        large = frozen.conv(self.expanded, 3, padding=1, name="expand3x3")(x)
+        dtype = self.dtype
+        x = nn.relu(frozen.conv(self.squeezed, 1, dtype=dtype, name="squeeze")(x))
+        small = frozen.conv(self.expanded, 1, dtype=dtype, name="expand1x1")(x)
+        large = frozen.conv(self.expanded, 3, padding=1, dtype=dtype, name="expand3x3")(
+            x
+        )
         return nn.relu(jnp.concatenate([small, large], axis=-1))
 
 
 class SqueezeNet(nn.Module):
     """A convolution and eight Fire modules, 722,496 parameters.
 
+    Attributes:
+        dtype: Type of the activations and products.
+
     Source: Iandola et al. 2016, arXiv:1602.07360; version 1.1 as in torchvision.
     """
+
+    dtype: str = "float32"
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W 3"]) -> list[Float[Array, "B _H _W _C"]]:
         """Seven outputs, of images normalised by ImageNet's mean and std."""
-        x = nn.relu(frozen.conv(64, 3, stride=2, name="features.0")(x))
+        first = frozen.conv(64, 3, stride=2, dtype=self.dtype, name="features.0")
+        x = nn.relu(first(x))
         outputs = [x]
         for layer, (squeezed, expanded) in PLAN.items():
             if layer in POOLED:
                 x = _pool(x)
-            x = Fire(squeezed, expanded, name=f"features.{layer}")(x)
+            x = Fire(squeezed, expanded, self.dtype, name=f"features.{layer}")(x)
             if layer in TAPS:
                 outputs.append(x)
         return outputs

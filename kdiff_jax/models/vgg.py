@@ -30,12 +30,14 @@ class VGG16(nn.Module):
         taps: The layers whose outputs are returned, as numbered in torchvision's
             `features` (which counts batch norms and ReLUs); each is a ReLU.
         batch_norm: VGG16-BN.
+        dtype: Type of the products; norms are float32.
 
     Source: Simonyan & Zisserman 2015, arXiv:1409.1556, Table 1, D.
     """
 
     taps: tuple[int, ...]
     batch_norm: bool = False
+    dtype: str = "float32"
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W 3"]) -> list[Float[Array, "B _H _W _C"]]:
@@ -46,7 +48,8 @@ class VGG16(nn.Module):
                 x = nn.max_pool(x, (2, 2), (2, 2))
                 layer += 1
                 continue
-            x = frozen.conv(num_channels, 3, padding=1, name=f"features.{layer}")(x)
+            name = f"features.{layer}"
+            x = frozen.conv(num_channels, 3, padding=1, dtype=self.dtype, name=name)(x)
             if self.batch_norm:
                 layer += 1
                 x = FixedBatchNorm(name=f"features.{layer}")(x)
@@ -62,20 +65,22 @@ BN = VGG16(taps=(12, 22, 32, 42), batch_norm=True)
 
 
 def features(
-    params: Params, images: Float[Array, "B H W C"]
+    params: Params, images: Float[Array, "B H W C"], dtype: str = "float32"
 ) -> list[Float[Array, "B _H _W _C"]]:
     """VGG16-BN's at 112, 56, 28 and 14 pixels: 128, 256, 512 and 512 channels.
 
     Args:
         params: Of `load`.
         images: In [-1, 1], of any size; they are resized to 224.
+        dtype: Type of the products; the images are prepared in float32.
 
     Source: Zheng & Yang 2024, arXiv:2405.20750, released code: the outputs before
         layers 13, 23, 33 and 43.
     """
     frozen.check_rgb(images, "VGG16-BN")
     x = frozen.normalise(images, frozen.IMAGENET_MEAN, frozen.IMAGENET_STD)
-    return BN.apply({"params": params}, frozen.resize(x, frozen.SIZE))  # type: ignore[return-value]
+    network = BN.clone(dtype=dtype)
+    return network.apply({"params": params}, frozen.resize(x, frozen.SIZE))  # type: ignore[return-value]
 
 
 def load(path: str | os.PathLike) -> Params:

@@ -24,6 +24,7 @@ COLUMNS = (
     "num_params",  # of one student
     "num_students",
     "num_params_total",  # of all students
+    "precision",  # type that the networks computed in
     "macs",  # multiply-adds of one network evaluation of one image
     "num_images",
     "seed",

@@ -72,14 +72,15 @@ class Job:
         name += "" if student is None else f"/{student}"
         return zlib.crc32(name.encode()) >> 1
 
-    def model(self, source: str) -> interop.Model:
+    def model(self, source: str, precision: str) -> interop.Model:
         """The result of the stage `source`, or the model at the path `source`.
 
+        It computes in the precision of the stage that asks, see `build.precision`.
         A model that is brought is sampled as the recipe says, not as its file does: a
         DDPM's own 1000 steps are not what a recipe of DDIM-100 means.
         """
         if source not in {stage.name for stage in self.stages}:
-            model = interop.load(source)
+            model = interop.load(source, precision=precision)
             spec = {**model.spec, "sampler": self.config["model"]["sampler"]}
             return dataclasses.replace(model, spec=spec)
         folder = self.left(source) / "model"
@@ -88,7 +89,7 @@ class Job:
                 f"stage {source!r} has no model in {folder}; run it first: the same"
                 " command without --stage"
             )
-        return interop.load(folder)
+        return interop.load(folder, precision=precision)
 
     def names_role(self, source: str) -> bool:
         """Whether `source` is "stage/role", of a stage of this recipe."""

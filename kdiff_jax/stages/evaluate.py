@@ -43,7 +43,8 @@ def run(job: Job, stage: Stage) -> None:
         found = _measured(path)
         if not parallel.from_first_host(found is not None):
             reference = reference or Reference(job, options, folder)
-            found = row_of(job, name, reference, options, places, option)
+            precision = build.precision(job.config, stage)
+            found = row_of(job, name, precision, reference, options, places, option)
             if jax.process_index() == 0:
                 _keep(path, *found)
         if found is not None and jax.process_index() == 0:
@@ -169,12 +170,19 @@ def shown_places(job: Job, names: Sequence[str], num_images: int) -> np.ndarray:
 
 
 def row_of(
-    job: Job, name: str, reference: Reference, options, places, batch_option: str
+    job: Job,
+    name: str,
+    precision: str,
+    reference: Reference,
+    options,
+    places,
+    batch_option: str,
 ):
     """(one row of the report, the images at the places)."""
     stage, _, num_steps = name.partition("@")
     imported = stage not in {s.name for s in job.stages}
-    model = job.model(job.config["init"]["teacher"] if imported else stage)
+    source = job.config["init"]["teacher"] if imported else stage
+    model = job.model(source, precision)
     sampler = model.sampler(num_steps=int(num_steps) if num_steps else None)
     num = options["num_images"]
     found = measure.generated(
@@ -202,6 +210,7 @@ def row_of(
         "num_params": model.num_params,
         "num_students": model.num_students,
         "num_params_total": model.num_params * model.num_students,
+        "precision": precision,
         "macs": measure.macs(model.net),
         "num_images": num,
         "seed": options["seed"],

@@ -40,7 +40,8 @@ def run(job: Job, stage: Stage) -> None:
     """
     folder, config = job.folder(stage.name), stage.config
     counts = {TRAIN: config["num_pairs"], HELD_OUT: config["num_held_out"]}
-    teacher = job.model(stage.init["teacher"])
+    precision = build.precision(job.config, stage)
+    teacher = job.model(stage.init["teacher"], precision)
     build.check_fits(job.config, "teacher", teacher.spec)
     # What is there counts, so both parts are looked at before either is made.
     need = pairs.disk_need(sum(counts.values()), teacher.image_shape)

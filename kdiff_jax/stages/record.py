@@ -147,7 +147,7 @@ def concerns(key: str, stage: Stage) -> bool:
         return stage.kind == "evaluate" or (
             stage.kind == "train" and not stage.config.get("pairs")
         )
-    return section in ("model", "seed")
+    return section in ("model", "precision", "seed")
 
 
 def reached(job: Job, stage: Stage) -> int:

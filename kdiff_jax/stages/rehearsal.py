@@ -90,6 +90,7 @@ class _Case(NamedTuple):
 
     Attributes:
         specs: Of the student and, if there is one, the teacher.
+        precision: Type that the networks compute in.
         sections: Of the config: method, optim, roles, sampler.
         settings: Numbers that the method reads.
         batch_size: Images of a device and microbatch.
@@ -97,6 +98,7 @@ class _Case(NamedTuple):
     """
 
     specs: list[dict[str, Any]]
+    precision: str
     sections: list[Any]
     settings: dict[str, int]
     batch_size: int
@@ -113,6 +115,7 @@ def _train(job: Job, stage: Stage) -> None:
     names = ("method", "optim", "roles", "sampler")
     case = _Case(
         [interop.defining(one) for one in specs],
+        build.precision(job.config, stage),
         [stage.config.get(name) for name in names],
         stage.config.get("settings", {}),
         options["batch_size"] // parts,
@@ -120,7 +123,9 @@ def _train(job: Job, stage: Stage) -> None:
     )
     if (key := json.dumps([*case, bool(stage.config.get("pairs"))])) in _passed:
         return
-    built = [interop.build({"num_classes": 0, **one}) for one in case.specs]
+    built = [
+        interop.build({"num_classes": 0, **one}, case.precision) for one in case.specs
+    ]
     nets = dict(zip(("student", "teacher"), (net for net, _ in built), strict=False))
     method, _ = build.make_method(stage, nets, built[0][1], options["batch_size"])
     _say_unused(stage, method)

@@ -60,7 +60,10 @@ def find(job: Job, stage: Stage) -> Roles:
     origin = {role: s for role, s in stage.init.items() if s and s != "random"}
     raw = {role for role, s in origin.items() if job.names_role(s)}
     given = {role: job.role(origin[role]) for role in raw & {"student", "teacher"}}
-    loaded = {role: job.model(s) for role, s in origin.items() if role not in raw}
+    precision = build.precision(job.config, stage)
+    loaded = {
+        role: job.model(s, precision) for role, s in origin.items() if role not in raw
+    }
     for role, model in loaded.items():
         build.check_fits(job.config, role, model.spec)
     teacher = loaded.get("teacher")
@@ -70,8 +73,8 @@ def find(job: Job, stage: Stage) -> Roles:
     for key in ("sha256", "kdiff_jax", "source", "partition"):
         base.pop(key, None)
     base["revision"] = models.REVISIONS[base["network"]["name"]]
-    spec = build.spec_of(stage, base)
-    student, process = interop.build(spec)
+    spec = interop.without_precision(build.spec_of(stage, base))
+    student, process = interop.build(spec, precision)
     nets = {"student": student}
     if teacher:
         nets["teacher"] = teacher.net

@@ -175,7 +175,7 @@ def find(job: Job, stage: Stage, process, teacher) -> Students:
             return teacher
         while job.split(source):
             source = inits[source]["teacher"]
-        return job.model(source)
+        return job.model(source, build.precision(job.config, stage))
 
     partition = partition_of(job, process, whole_teacher)
     num, ids = partition.num_students, tuple(range(partition.num_students))

@@ -74,7 +74,8 @@ def conv(x, kernel, bias, pad):
 def feature_network(k):
     """(params, images in [-1, 1]) -> four maps."""
 
-    def features(params, images):
+    def features(params, images, dtype="float32"):
+        assert dtype == "float32"
         x, maps = frozen.normalise(images, *NORMS[k]), []
         for i in range(4):
             if i:

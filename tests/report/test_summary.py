@@ -19,6 +19,7 @@ def row(**changes):
         "num_params": 426_123,
         "num_students": 1,
         "num_params_total": 426_123,
+        "precision": "float32",
         "macs": 5_678_900,
         "num_images": 1797,
         "seed": 0,
@@ -58,6 +59,7 @@ def test_the_file_has_the_schema_that_scripts_rely_on(tmp_path):
         "num_params",
         "num_students",
         "num_params_total",
+        "precision",
         "macs",
         "num_images",
         "seed",
@@ -113,7 +115,7 @@ def test_students_are_counted_where_there_are_several():
 
 
 def test_a_report_of_before_a_column_existed_is_still_read():
-    added = ("num_students", "num_params_total", "macs", "latency_ms")
+    added = ("num_students", "num_params_total", "macs", "latency_ms", "precision")
     old = {name: value for name, value in row().items() if name not in added}
     head, cells = summary.table([old])
     assert cells[head.index("MACs")] == "" and cells[head.index("images")] == "1,797"
