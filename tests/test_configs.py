@@ -22,16 +22,16 @@ ALIKE = {
     *("cifar10_dmd", "imagenet64_dmd2", "lsun128_progressive", "digits_teacher"),
     *("cifar10_dmd2", "cifar10_gdd", "imagenet64_gddi", "imagenet64_edm"),
     *("cifar10_progressive", "cifar10_student", "digits_sid", "digits_msd"),
-    *("cifar10_msd2", "digits_dmd"),
+    *("cifar10_msd2", "digits_dmd", "digits_dmd2"),
     *("imagenet64_msd", "cifar10_o2mkd", "lsun256_o2mkd", "celebahq256_o2mkd"),
     *("imagenet64_msd_small", "imagenet64_progressive", "cifar10_edm"),
     "lsun256_student",
 }
 # By default one of each family: an EDM network (cifar10_teacher), Progressive
-# Distillation, Denoising Student, DMD2, GDD and O2MKD on digits, MSD in the plane.
+# Distillation, Denoising Student, GDD and O2MKD on digits, MSD by DMD2 in the plane.
 FAMILIES = {
     *("cifar10_teacher", "digits_progressive", "digits_student"),
-    *("digits_dmd2", "digits_gdd", "digits_o2mkd", "toy2d_msd"),
+    *("digits_gdd", "digits_o2mkd", "toy2d_msd"),
 }
 # The same of their plans, which take seconds where the networks are large.
 PLANNED_ALIKE = {
@@ -42,7 +42,8 @@ PLANNED_ALIKE = {
     *("imagenet64_progressive", "imagenet64_dmd2", "cifar10_gddi", "cifar10_dmd"),
     *("cifar10_dmd2", "cifar10_msd2", "digits_dmd", "toy2d_msd"),
     *("imagenet64_edm", "cifar10_o2mkd", "cifar10_progressive", "digits_msd"),
-    *("digits_sid", "digits_student", "digits_teacher"),
+    *("digits_sid", "digits_student", "digits_teacher", "lsun256_student"),
+    *("cifar10_edm",),
 }
 
 

@@ -64,6 +64,7 @@ TINY = {  # name -> (wrapper, label_dim, keywords handed on)
 }
 FORM = dict(model_channels=8, channel_mult_emb=2, num_blocks=1, attn_resolutions=[4])
 SMOOTH = [1, 3, 3, 1]
+FEW = ("standard_skip_vp", "adm_iddpm")  # of the forms, by default
 FORMS = {
     "skip_skip_ve": (
         "VEPrecond",
@@ -246,7 +247,14 @@ def test_a_pickle_samples_as_the_reference_does(name):
     np.testing.assert_allclose(got, data["heun18"], **bound)
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        # Each takes seconds to compile; two have all the parts.
+        pytest.param(name, marks=() if name in FEW else pytest.mark.slow)
+        for name in FORMS
+    ],
+)
 def test_other_forms_are_the_denoisers_of_the_definition(name):
     data, model = form(name)
     y = data["y"] if model.num_classes else np.zeros(4, int)

@@ -267,6 +267,7 @@ def test_a_state_that_is_split_over_devices_makes_the_same_images(name):
     np.testing.assert_array_equal(x0, host[1])
 
 
+@pytest.mark.slow
 def test_copies_of_a_u_net_make_the_same_bits():
     spec = {
         "network": {

@@ -145,11 +145,10 @@ def separate():
 # The step is the same code for all: two of them show it, and the others with --all.
 ALL = [
     *(("denoise", n) for n in (1, 2, 4, 8)),
-    ("dmd2", 4),
     *(
         pytest.param(name, 4, marks=pytest.mark.slow)
         for name in methods.names()
-        if name not in ("denoise", "dmd2")
+        if name != "denoise"
     ),
 ]
 
