@@ -145,7 +145,7 @@ def program():
     return lambda num_devices: (one, one if num_devices == 1 else run(num_devices))
 
 
-@pytest.mark.slow  # a minute of compiling; gradients of groups have a test of one device
+@pytest.mark.slow  # a minute of compiling; one device has a test of its own
 @pytest.mark.parametrize("num_devices", [4, 8])
 def test_groups_make_results_independent_of_devices(program, num_devices):
     (one, metrics_one), (many, metrics_many) = program(num_devices)
