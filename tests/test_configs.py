@@ -168,11 +168,15 @@ def test_full_size_plans_without_data(name, tmp_path):
     ("name", "size", "lines"),
     [
         ("digits_msd", "small", ["tsm: tsm, 5 students", "dm: dmd, 5 students"]),
-        ("cifar10_msd2", "cpu_gddi", ["student: gdd, 2 students"]),
-        (
+        pytest.param(
+            *("cifar10_msd2", "cpu_gddi", ["student: gdd, 2 students"]),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
             "cifar10_msd2",
             "cpu_small",
             ["tsm: tsm, 2 students of 0.28 M", "student: dmd2, 2 students of 0.28 M"],
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             *("cifar10_msd2", "gddi", ["student: gdd, 2 students of 56.40 M"]),

@@ -17,6 +17,7 @@ from kdiff_jax.stages.hooks import Log, Saver
 from kdiff_jax.stages.roles import Roles
 from kdiff_jax.stages.students import Students
 from kdiff_jax.train import loop, parallel
+from kdiff_jax.train.step import NetState
 
 LOGGED = dict(batch_size=8, num_steps=20, spike_factor=100.0, spike_lines=3)
 
@@ -91,8 +92,8 @@ def test_of_a_picture_during_training(teacher, tmp_path):
         {"result": "params", "batch_size": 20},
         log,
     )
-    params = types.SimpleNamespace(params=model.students)
-    state = types.SimpleNamespace(nets={"student": params})
+    net = NetState(model.students, (), {})
+    state = types.SimpleNamespace(nets={"student": net})
     with pytest.raises(NumericsError, match="stage 'student': image 0 is NaN"):
         hook(3, state)
     log.close()
