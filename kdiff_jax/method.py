@@ -129,6 +129,7 @@ class Method(NamedTuple):
         settings: Default of every number that `Context.settings` must hold.
         draws: Fields of `Context.share` that the losses draw from: "conditions" of
             labels asked of the student, "t_range" of times to train at.
+        averages: Names of moving averages of the student that the losses read.
         batch_keys: The entries of the batch that the losses read, see `types`.
         brings: Frozen roles whose params the method has read itself, from files that
             its keywords name.
@@ -145,6 +146,7 @@ class Method(NamedTuple):
     sampler: Mapping[str, Any] = {}
     settings: Mapping[str, Any] = {}
     draws: tuple[str, ...] = ()
+    averages: tuple[str, ...] = ()
     batch_keys: tuple[str, ...] = ("x0", "y")
     brings: Mapping[str, Params] = {}
     trainable: Mapping[str, Callable[[str], bool]] = {}

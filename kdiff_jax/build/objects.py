@@ -124,6 +124,14 @@ def make_method(stage: Stage, nets, process, batch_size: int) -> tuple[Any, dict
         )
         for role in method.nets
     }
+    for name in method.averages:
+        if name not in optimizers["student"].emas:
+            raise ConfigError(
+                f"stages.{stage.name}.optim.averages: the method"
+                f" {stage.config['method']['name']!r} reads the moving average"
+                f" {name!r} of the student, and there is none; add averages="
+                f"dict({name}=dict(decay=0.95))"
+            )
     return method, optimizers
 
 

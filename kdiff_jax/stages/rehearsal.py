@@ -127,9 +127,9 @@ def _train(job: Job, stage: Stage) -> None:
         interop.build({"num_classes": 0, **one}, case.precision) for one in case.specs
     ]
     nets = dict(zip(("student", "teacher"), (net for net, _ in built), strict=False))
-    method, _ = build.make_method(stage, nets, built[0][1], options["batch_size"])
+    method, optim = build.make_method(stage, nets, built[0][1], options["batch_size"])
     _say_unused(stage, method)
-    _trace(method, nets, case)
+    _trace(method, optim, nets, case)
     if not method.brings:  # files may be others the next time
         _passed.add(key)
 
@@ -158,7 +158,7 @@ def _say_unused(stage: Stage, method: Method) -> None:
             )
 
 
-def _trace(method: Method, nets, case: _Case) -> None:
+def _trace(method: Method, optim, nets, case: _Case) -> None:
     """Raises what a loss says of the shapes of its batch."""
     root, shape = jax.random.key(0), nets["student"].image_shape
     params = {r: jax.eval_shape(net.init, root) for r, net in method.nets.items()}
@@ -181,7 +181,10 @@ def _trace(method: Method, nets, case: _Case) -> None:
     def losses(params, frozen, carry, settings, batch, keys):
         batch = as_batch(frozen, batch, keys)
         numbers = Numbers(share, jnp.int32(1), settings)
-        nets = {role: NetState(own, (), {"ema": own}) for role, own in params.items()}
+        nets = {
+            role: NetState(own, (), dict.fromkeys(optim[role].emas, own))
+            for role, own in params.items()
+        }
         state = TrainState(jnp.int32(0), nets, carry)
         ctx = context_of(state, frozen, numbers, batch, keys)
         ctx = ctx._replace(batch=method.prepare(ctx))

@@ -1,0 +1,86 @@
+"""The example of docs/add_a_method.md does what the page says."""
+
+import pathlib
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import points
+import pytest
+import toy
+
+from kdiff_jax import interop, methods, recipe, rng
+from kdiff_jax.diffusion import grids
+from kdiff_jax.diffusion.process import cosine
+from kdiff_jax.errors import ConfigError
+from kdiff_jax.method import Context
+from kdiff_jax.report import metrics_log
+
+PAGE = pathlib.Path(__file__).resolve().parents[1] / "docs" / "add_a_method.md"
+
+
+@pytest.fixture
+def page(tmp_path, monkeypatch):
+    """The method is in the package; the section of the config."""
+    module, config = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.S)
+    assert len(module.splitlines()) < 50
+    (tmp_path / "consistency.py").write_text(module)
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
+    found: dict = {}
+    exec(config, found)
+    return found["student"]
+
+
+def loss_at(step, num_steps, levels):
+    """(value, the same by hand) with parameters that are not those of the average."""
+    process, net = cosine(), toy.NETS["student"]
+    method = methods.make(
+        "consistency", nets=toy.NETS, process=process, first_levels=2, last_levels=8
+    )
+    params, target = (net.init(jax.random.key(k)) for k in (1, 2))
+    keys, batch = rng.example_keys(jax.random.key(0), 0, jnp.arange(8)), toy.batch(0)
+    ema = {"student": {"target": target}}
+    ctx = Context({}, ema, {}, {}, batch, keys, toy.SHARE, step, num_steps)
+    value, aux = method.phases[0].loss({"student": params}, ctx)
+    assert aux.metrics["levels"] == levels
+
+    grid = grids.make(process, 8)[::-1][:: 8 // levels]
+    i = np.asarray(rng.randint(keys, "i", levels))
+    s, t = (jnp.float32(grid[i + k]) for k in (0, 1))
+    eps = rng.normal(keys, "eps", toy.SHAPE)
+    now, before = (
+        net.apply(p, process.add_noise(batch["x0"], eps, u), u, batch["y"])
+        for p, u in ((params, t), (target, s))
+    )
+    return value, np.mean((np.asarray(now) - before) ** 2)
+
+
+@pytest.mark.parametrize(("step", "levels"), [(0, 2), (35, 4), (99, 8)])
+def test_the_loss_is_that_of_neighbours_on_the_grid_of_the_step(page, step, levels):
+    found, expected = loss_at(jnp.int32(step), jnp.int32(100), levels)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_it_trains_with_its_average(page, tmp_path):
+    points.recipes.load("digits_student", "tiny")
+    from configs import common
+
+    page["method"] |= dict(first_levels=2, last_levels=8)
+    page["train"] |= dict(num_steps=40, batch_size=16, log_every=10)
+    config = common.config(
+        "consistency",
+        order=("student",),
+        stages=dict(student=page),
+        init={},
+        **points.sections(),
+    )
+    recipe.run(config, tmp_path / "run", devices=jax.devices()[:1])
+    lines = metrics_log.read(tmp_path / "run" / "student" / "metrics.jsonl")
+    assert [line["consistency/levels"] for line in lines][-1] == 8
+    model = interop.load(tmp_path / "run" / "student")
+    assert model.sampler().nfe == 1
+
+    config.stages.student.optim.averages = {}
+    with pytest.raises(ConfigError, match="'consistency' reads the moving average"):
+        recipe.run(config, tmp_path / "other", devices=jax.devices()[:1])
