@@ -1,5 +1,7 @@
 """`precision`: every network of a step in bfloat16, and training that is the same."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,8 @@ from models import tiny_networks as tiny
 
 from kdiff_jax import denoiser, domain, methods, rng
 from kdiff_jax.diffusion.process import cosine
+from kdiff_jax.methods import gdd
+from kdiff_jax.models import deit, efficientnet, lpips, resnet, vgg
 from kdiff_jax.train.step import Optim, init_state, make_train_step
 
 BFLOAT16 = "bfloat16"
@@ -25,7 +29,13 @@ KEYWORDS = {
     # Of two numbers, and no image, the norm of the default may be next to nothing.
     "dmd": dict(dm_weight="sigma"),
 }
-SLOW = ("dmd2", "gdd")  # ten seconds of compiling each
+CLASSIFIERS = {
+    "resnet56": resnet.ResNet(),
+    "vgg16_bn": vgg.BN,
+    "efficientnet_lite0": efficientnet.LITE0,
+    "deit_base_distilled": deit.BASE,
+}
+SLOW = ("dmd2", "gdd", "sid")  # five to ten seconds of compiling each
 PHASES = {"gdd": 2}  # the penalty takes as long to compile as all the rest
 
 
@@ -153,3 +163,61 @@ def test_twenty_steps_in_bfloat16_have_the_losses_of_float32(name):
         # Measured: 0.0004 to 0.009, and where a loss is of the difference of two scores
         # 0.019 (SiD's student) and 0.027 (DMD2's).
         assert 1e-5 < error < 0.05, (phase, error)
+
+
+@pytest.mark.parametrize(
+    ("name", "whole"),
+    [
+        ("resnet56", False),
+        *(pytest.param(name, True, marks=pytest.mark.slow) for name in CLASSIFIERS),
+    ],
+)
+def test_classifiers_have_no_product_in_float32(name, whole, monkeypatch):
+    """As GDD calls them; also gradients, and its discriminators of such maps."""
+    size = 32 if name == "resnet56" else 224  # so that nothing is resized
+    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    shapes = jax.eval_shape(CLASSIFIERS[name].init, ROOT, images)["params"]
+    given, asked = gdd.CLASSIFIERS[name], []
+
+    def features(params, images, dtype):
+        asked.append(dtype)
+        return given.features(params, images, dtype)
+
+    mine = given._replace(load=lambda path: shapes, features=features)
+    monkeypatch.setitem(gdd.CLASSIFIERS, name, mine)
+    student = network(BFLOAT16)._replace(image_shape=(size, size, 3))
+    files = dict(features=(name,), feature_files=("none",))
+    method = methods.make("gdd", nets={"student": student}, process=cosine(), **files)
+    assert set(asked) == {BFLOAT16}
+
+    def maps(params, images):
+        return given.features(params, images, BFLOAT16)
+
+    def logits(disc, images, params):
+        apply: Any = method.nets["disc"].apply
+        found, _ = apply(
+            disc, method.carry["spectral"], {name: maps(params, images)}, None
+        )
+        return found[name].sum()
+
+    if whole:
+        disc = jax.eval_shape(method.nets["disc"].init, ROOT)
+        found = products.of(jax.grad(logits, argnums=(0, 1)), disc, images, shapes)
+    else:
+        found = products.of(maps, shapes, images)
+    assert len(found) > 10 and not wide(found, 2)
+
+
+@pytest.mark.parametrize("net", sorted(lpips.BACKBONES))
+def test_lpips_has_no_product_in_float32(net):
+    images = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
+    backbone = lpips.BACKBONES[net]
+    shapes = jax.eval_shape(backbone.module.init, ROOT, images)["params"]
+    heads = [jax.ShapeDtypeStruct((c,), jnp.float32) for c in backbone.channels]
+    params = {"backbone": shapes, "heads": heads}
+
+    def distance(x, target, params):
+        return lpips.layers(net, params, x, target, None, BFLOAT16).sum()
+
+    found = products.of(jax.grad(distance), images, images, params)
+    assert len(found) > 10 and not wide(found, 1)

@@ -262,7 +262,7 @@ def simulate(generate, z, keys, steps, *, process):
 
 def _head(teacher: Net, num_groups: int) -> Net:
     """The discriminator's head as pure functions on the encoder's last output."""
-    module = GanHead(num_groups, denoiser.precision)
+    module = GanHead(num_groups, teacher.precision)
 
     def apply(params, h) -> Array:
         return module.apply({"params": params}, h)  # type: ignore[return-value]

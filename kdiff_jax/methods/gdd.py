@@ -261,13 +261,16 @@ def _classifier(name, params, student: Net) -> Extractor:
     """The feature maps of a classifier, which sees no label and no noise."""
     classifier = CLASSIFIERS[name]
 
+    def features(params, images):
+        return classifier.features(params, images, student.precision)
+
     def maps(frozen, images, y, keys):
         del y, keys
-        return classifier.features(frozen[name], images, student.precision)
+        return features(frozen[name], images)
 
     def shapes(batch):
         x = jax.ShapeDtypeStruct((batch, *student.image_shape), jnp.float32)
-        return jax.eval_shape(classifier.features, params, x)
+        return jax.eval_shape(features, params, x)
 
     return Extractor(maps, shapes, classifier.pyramid)
 

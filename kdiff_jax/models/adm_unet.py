@@ -87,8 +87,14 @@ class AdmUNet(Network):
             ups.append(h)
 
         h = nn.silu(group_norm(h, "out_norm", ADM))
-        last = dict(scale=ADM.scale_last, dtype=self.dtype)
-        out = conv(h, self.out_channels, "out_conv", ADM, **last)
+        out = conv(
+            h,
+            self.out_channels,
+            "out_conv",
+            ADM,
+            scale=ADM.scale_last,
+            dtype=self.dtype,
+        )
         return out.astype(jnp.float32), features, ups
 
     def embed(self, c_noise, rows, augment):

@@ -1,5 +1,7 @@
 """The convolutions of AlexNet in torchvision's one-tower form, frozen."""
 
+from typing import Any
+
 import flax.linen as nn
 from jax import Array
 from jaxtyping import Float
@@ -37,7 +39,9 @@ class AlexNet(nn.Module):
             if layer in POOLED:
                 x = nn.max_pool(x, (3, 3), (2, 2))
             name = f"features.{layer}"
-            fields = dict(stride=stride, padding=padding, dtype=self.dtype)
+            fields: dict[str, Any] = dict(
+                stride=stride, padding=padding, dtype=self.dtype
+            )
             conv = frozen.conv(num_channels, size, **fields, name=name)
             x = nn.relu(conv(x))
             outputs.append(x)

@@ -1,6 +1,7 @@
 """The features of DeiT-B distilled, 16-pixel patches of 224-pixel images, frozen."""
 
 import os
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -88,7 +89,9 @@ class DistilledDeiT(nn.Module):
             for name in ("cls_token", "dist_token")
         ]
         position = self.param("pos_embed", zeros, (1, 2 + SIDE**2, WIDTH))
-        fields = dict(stride=PATCH, dtype=self.dtype, name="patch_embed.proj")
+        fields: dict[str, Any] = dict(
+            stride=PATCH, dtype=self.dtype, name="patch_embed.proj"
+        )
         x = frozen.conv(WIDTH, PATCH, **fields)(x)
         batch = x.shape[0]
         tokens = [jnp.broadcast_to(token, (batch, 1, WIDTH)) for token in tokens]
@@ -137,5 +140,5 @@ def _dense(num_features, name, dtype):
 
 
 def _norm(name):
-    fields = dict(dtype=jnp.float32, use_fast_variance=False)
+    fields: dict[str, Any] = dict(dtype=jnp.float32, use_fast_variance=False)
     return nn.LayerNorm(epsilon=NORM_EPS, **fields, name=name)

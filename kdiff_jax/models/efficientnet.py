@@ -1,6 +1,7 @@
 """The features of EfficientNet-Lite0 in timm's TensorFlow port, frozen."""
 
 import os
+from typing import Any
 
 import flax.linen as nn
 from jax import Array
@@ -73,7 +74,9 @@ class EfficientNetLite0(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B H W 3"]) -> list[Float[Array, "B _H _W _C"]]:
         """Four features of images in [-1, 1]."""
-        fields = dict(stride=2, padding="SAME", bias=False, dtype=self.dtype)
+        fields: dict[str, Any] = dict(
+            stride=2, padding="SAME", bias=False, dtype=self.dtype
+        )
         stem = frozen.conv(32, 3, **fields, name="conv_stem")
         x = nn.relu6(_norm("bn1")(stem(x)))
         x = SeparableBlock(self.dtype, name="blocks.0.0")(x)

@@ -1,6 +1,7 @@
 """DMD2's discriminator: a small head on the features of a denoiser's encoder."""
 
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -53,7 +54,9 @@ class GanHead(nn.Module):
             return nn.silu(layer(h))
 
         def conv(h, width, size, name, **keywords):
-            fields = dict(kernel_init=KERNEL, dtype=self.dtype, name=name)
+            fields: dict[str, Any] = dict(
+                kernel_init=KERNEL, dtype=self.dtype, name=name
+            )
             return nn.Conv(width, size, **fields, **keywords)(h)
 
         h = features

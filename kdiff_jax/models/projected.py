@@ -235,7 +235,7 @@ class Head(nn.Module):
         for i, width in enumerate(self.widths):
             halves = min(x.shape[1:3]) >= 8
             size, stride = (4, 2) if halves else (3, 1)
-            fields = dict(padding=1, dtype=self.dtype, name=f"conv_{i}")
+            fields: dict[str, Any] = dict(padding=1, dtype=self.dtype, name=f"conv_{i}")
             x = SpectralConv(width, size, stride, **fields)(x)
             x = GroupedBatchNorm(self.group, name=f"norm_{i}")(x)
             x = nn.leaky_relu(x, SLOPE)

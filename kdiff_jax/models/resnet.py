@@ -97,8 +97,11 @@ class ResNet(nn.Module):
                 x = BasicBlock(num_channels, stride, self.dtype, name=name)(x)
             maps.append(x)
         features = x.mean(axis=(1, 2))
-        linear = nn.Dense(self.num_classes, precision=PRECISION, name="linear")
-        return features, linear(features), maps
+        fields: dict[str, Any] = dict(
+            precision=PRECISION, dtype=self.dtype, name="linear"
+        )
+        logits = nn.Dense(self.num_classes, **fields)(features)
+        return features, logits.astype(jnp.float32), maps
 
 
 def features(
