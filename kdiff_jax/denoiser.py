@@ -104,7 +104,7 @@ def guided(
             f"guidance={scale}: a network without classes has no label to be guided by;"
             " set guidance=1"
         )
-    options = dict(scale=scale, process=process, interval=interval)
+    options: dict[str, Any] = dict(scale=scale, process=process, interval=interval)
 
     def apply(params, x_t, t, y, **keywords):
         def denoise(x_t, t, y, **keywords):

@@ -5,6 +5,7 @@ config is changed by --config.section.key=value.
 """
 
 import pathlib
+from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
@@ -13,7 +14,7 @@ from kdiff_jax import command, start
 from kdiff_jax.errors import ConfigError
 
 # A recipe locks itself, all but what takes keywords that it does not name.
-OPEN = dict(lock_config=False, accept_new_attributes=True)
+OPEN: dict[str, Any] = dict(lock_config=False, accept_new_attributes=True)
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The recipe, FILE.py[:ARG].", **OPEN
 )

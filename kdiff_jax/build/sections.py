@@ -335,7 +335,8 @@ def lock(config: ml_collections.ConfigDict) -> None:
     one of them is refused by `values.check`.
     """
     config.lock()
-    for section in (config.model, *config.stages.values()):
+    whole: Any = config
+    for section in (whole.model, *whole.stages.values()):
         if "sampler" in section:
             section.sampler.unlock()
 

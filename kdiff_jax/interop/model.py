@@ -160,11 +160,11 @@ class Model:
             kept = {k: v for k, v in keywords.items() if k in shared}
             takes = inspect.signature(samplers.make_function(name)).parameters
             keywords = {"name": name} | {k: v for k, v in kept.items() if k in takes}
-        name = keywords["name"]
+        chosen: str = keywords["name"]
         arguments.check(
-            samplers.make_function(name),
+            samplers.make_function(chosen),
             options,
-            what=f"sampler {name!r}",
+            what=f"sampler {chosen!r}",
             hidden=("process",),
             partial=True,
         )

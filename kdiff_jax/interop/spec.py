@@ -145,9 +145,9 @@ def sampler_of(
         ConfigError: If there is no such sampler, or it asks for guidance by labels of a
             model that has none.
     """
-    keywords = spec["sampler"] if keywords is None else keywords
-    check_guidance(spec, keywords.get("guidance", 1))
-    return samplers.make(process=process, **keywords)
+    chosen: dict[str, Any] = dict(spec["sampler"] if keywords is None else keywords)
+    check_guidance(spec, chosen.get("guidance", 1))
+    return samplers.make(process=process, **chosen)
 
 
 def check_guidance(spec: Mapping[str, Any], scale: Any) -> None:

@@ -203,7 +203,8 @@ def guided(
     if interval is not None:
         times = jnp.asarray(asked_times(sampler), jnp.float32)
         num_guided = int(guidance.within(times, process, interval).sum())
-    options = dict(scale=scale, process=process, interval=interval, skip=True)
+    options: dict[str, Any] = dict(scale=scale, process=process, interval=interval)
+    options["skip"] = True
 
     def sample(denoise, z, y=None, **keywords):
         if y is None:
