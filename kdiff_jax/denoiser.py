@@ -29,12 +29,12 @@ def make(
     Args:
         module: F, called as module.apply({"params": params}, x, c_noise, y, *, augment,
             dropout_keys); images NHWC.
-        process: Whose time `t` the denoiser is asked at.
+        process: Forward process that defines the time `t`.
         precondition: A name of `diffusion.precondition`.
         image_shape: (H, W, C) of one image.
-        num_classes: 0 hides the labels from the network.
+        num_classes: Number of classes; 0 hides the labels from the network.
         augment_dim: Length of the augmentation label; 0 for a network without.
-        keywords: Those of the preconditioning.
+        keywords: Keywords of the preconditioning.
     """
     scalings_at = preconditions.make(precondition, process, **keywords)
 

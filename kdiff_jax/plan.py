@@ -22,7 +22,7 @@ class Held(NamedTuple):
     Attributes:
         state: All trained roles: parameters, optimizer state and moving average; and
             the carry. Also what a checkpoint takes.
-        gradients: Those of the phase that has most.
+        gradients: Gradients of the phase that has most.
         frozen: Networks that only give: the teacher, and those that the method brings.
     """
 
@@ -98,7 +98,7 @@ def needs(job: Job, stage: Stage) -> Needs:
 
 
 def held(job: Job, stage: Stage) -> Held:
-    """From shapes; files are read of networks that the method brings, if any.
+    """What a stage holds, from shapes; files of pretrained networks are read, if any.
 
     Raises:
         CheckpointError: If such a file is missing, or of another network.

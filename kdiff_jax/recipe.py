@@ -54,9 +54,9 @@ def run(
         config: A ConfigDict, or plain values.
         workdir: Holds everything; made where it does not exist.
         only: Run this stage alone.
-        force: Go on in a workdir of another config.
+        force: Continue although the config has changed.
         overrides: What the command line changed, for the record.
-        devices: Over which to run; None for all.
+        devices: Devices to run on; None for all.
 
     Raises:
         UserError: What a user can mend, in one line.

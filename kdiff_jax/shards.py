@@ -41,9 +41,9 @@ def write(
     """Writes one shard, or writes it anew.
 
     Args:
-        folder: Made if need be.
-        number: Of the shard.
-        arrays: By name.
+        folder: Folder to write to; made if need be.
+        number: Number of the shard.
+        arrays: Arrays of the shard, by name.
         facts: Plain JSON values that tell what the shard is; `missing` compares them.
 
     Raises:
@@ -83,10 +83,11 @@ def missing(
     """The shards that are not there, damaged, or others: every byte is read and summed.
 
     Args:
-        folder: That of all shards.
-        names: Of the arrays of each shard.
-        facts: Of each shard, what must be as it was written; a shard may know more.
-        numbers: Of the shards to look at, so that hosts can share them; None for all.
+        folder: Folder of all shards.
+        names: Names of the arrays of each shard.
+        facts: For each shard, the facts that must be as written; a shard may have more.
+        numbers: Numbers of the shards to check, so that hosts can share the work; None
+            for all.
     """
     numbers = range(len(facts)) if numbers is None else list(numbers)
     names = tuple(names)

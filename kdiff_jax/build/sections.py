@@ -30,19 +30,21 @@ class Train(NamedTuple):
         batch_size: Examples of a step, over all devices.
         result: What the stage leaves: "params", a moving average by its name, such as
             "ema", or "best", the best of the average "ema".
-        log_every: Between two lines of the log.
-        sample_every: Between two grids of images.
-        save_every: Between two checkpoints.
-        save_minutes: The same in minutes, whichever comes first.
-        validate_every: Between two scores on held-out pairs, for "best".
+        log_every: Steps between two lines of the log.
+        sample_every: Steps between two grids of images.
+        save_every: Steps between two checkpoints.
+        save_minutes: Minutes between two checkpoints; whichever comes first saves.
+        validate_every: Steps between two scores on held-out pairs, for "best".
         num_microbatches: Parts of a batch whose gradients are accumulated.
         steps_per_dispatch: Steps of one program; 0 is 1 on the CPU, 10 on accelerators.
-        keep: Newest checkpoints that are kept; the newest that is known to be good, and
-            the next that may be, are kept beside them.
-        spike_factor: Times its usual size that a loss or a norm of gradients has where
-            it diverges; 0 is never.
-        spike_lines: Lines of the log in turn for which it has, or the last alone.
-        hang_minutes: Without a sign of life, the run ends; 0 is never.
+        keep: Number of newest checkpoints that are kept; the newest that is known to be
+            good, and the next that may be, are kept beside them.
+        spike_factor: A loss or gradient norm this many times its usual size is a spike;
+            0 is never.
+        spike_lines: Number of consecutive lines of the log with a spike that count as
+            divergence; the last line of the training counts alone.
+        hang_minutes: Minutes without a sign of life after which the run ends; 0 is
+            never.
     """
 
     num_steps: Count
@@ -66,10 +68,10 @@ class Evaluate(NamedTuple):
 
     Attributes:
         num_images: Images made by each model.
-        features: Of the distance; "" compares nothing: speed and pictures alone.
+        features: Features that the distance compares; "" for speed and pictures alone.
         weights: File of the feature network.
         batch_size: Images made at once, over all devices.
-        seed: Of the noise.
+        seed: Seed of the noise.
     """
 
     num_images: Count = 10_000
@@ -83,15 +85,16 @@ class Data(NamedTuple):
     """The section `data`; a source may take more.
 
     Attributes:
-        name: Of the source, see `data.images.load`.
-        path: Of its file or folder.
-        split: Part of the set.
+        name: Name of the source, see `data.images.load`.
+        path: Path of the source's file or folder.
+        split: Split of the data set, as the set itself names it.
         size: Side in pixels that images are resized to; 0 keeps them as they are.
-        use_labels: Whether labels count.
+        use_labels: Whether labels are used.
         channels: 1 or 3, that images are converted to; 0 keeps them.
         background: Colour below transparent pixels.
         flip: Whether images are flipped, with probability 1/2.
-        augment_prob: Of each transform of EDM's augmentation.
+        augment_prob: Probability of each transform of EDM's augmentation; 0 turns it
+            off.
     """
 
     name: str
@@ -113,13 +116,13 @@ class Partition(NamedTuple):
     pairs beside a loss on labels.
 
     Attributes:
-        num_groups: Of classes.
+        num_groups: Number of groups of classes.
         rule: How the classes are split, see `partition.make`.
         table: The group of each class, for the rule "table".
-        seed: Of the rules "random" and "kmeans".
+        seed: Seed of the rules "random" and "kmeans".
         embeddings: .npy of [classes, D], for "kmeans" and "pca"; "": the teacher's.
-        num_ranges: Of the time.
-        spacing: Of the borders of the ranges.
+        num_ranges: Number of ranges of the time.
+        spacing: Spacing of the borders of the ranges.
         only: The one student to train, beside other jobs; None for all.
     """
 
@@ -160,7 +163,7 @@ class TrainStage(NamedTuple):
         pairs: Stage whose pairs are trained on, in place of the data.
         init: Role -> where its parameters come from, see `Stage`.
         rounds: The keywords of `stages.rounds`: one stage per halving of the steps.
-        settings: Numbers that the method reads while it trains.
+        settings: Numbers that the method reads during training.
         partition: Whether there is a student for each part of the partition.
         filter_data: See `Partition`.
         precision: See `Config`.
@@ -231,15 +234,15 @@ class Config(NamedTuple):
     """The whole config.
 
     Attributes:
-        name: Of the recipe.
+        name: Name of the recipe.
         order: The stages to run, in order.
         stages: Name -> section.
         data: See `Data`.
         model: See `Model`.
-        train: What all stages share of `Train`.
-        evaluate: What all stages share of `Evaluate`.
+        train: Settings of `Train` that all stages share.
+        evaluate: Settings of `Evaluate` that all stages share.
         init: Role -> where parameters come from, in all stages.
-        seed: Of all random numbers.
+        seed: Seed of all random numbers.
         cpu_devices: A CPU taken for so many devices, see `start.split_cpu`.
         precision: Type that every network computes in: students, teachers, fake
             scores, discriminators and what they read, LPIPS. None is
@@ -247,7 +250,7 @@ class Config(NamedTuple):
             another. Parameters, norms, losses, optimizers and averages are float32, as
             is the network of `evaluate.features`.
         partition: See `Partition`.
-        teacher_hint: What is said where the teacher is missing.
+        teacher_hint: Message shown if the teacher is missing.
     """
 
     name: str

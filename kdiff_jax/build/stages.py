@@ -14,7 +14,7 @@ class Stage:
     """One part of a recipe, with everything that it needs to know as plain values.
 
     Attributes:
-        name: Of its folder.
+        name: Name of the stage and of its folder.
         kind: "train", "pairs" or "evaluate".
         config: Its section of the config.
         init: role -> stage name or path that the role's parameters come from, or
@@ -123,8 +123,8 @@ def halvings(
     """(sampling steps, train steps) of each round start_steps/2, ..., end_steps.
 
     Args:
-        start_steps: Of the teacher, a power of two.
-        end_steps: Of the last student.
+        start_steps: Sampling steps of the teacher, a power of two.
+        end_steps: Sampling steps of the last student.
         last_train_steps: Train steps of the rounds that make 2- and 1-step students;
             None for as many as the others have. Those are None in the result.
 

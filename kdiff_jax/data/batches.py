@@ -53,7 +53,7 @@ def order(
     epoch = position // num; index = permutation(seed, epoch, num)[position % num]
 
     Args:
-        seed: At least 0.
+        seed: Seed of the order; at least 0.
         positions: step * batch_size + place in the global batch.
         num: Examples in the set.
         permutation: The function above, or itself with a memory.
@@ -86,10 +86,10 @@ class Batches:
         """Batches of `source`.
 
         Args:
-            seed: Of the order; at least 0.
-            batch_size: Of the global batch, over all hosts.
+            seed: Seed of the order; at least 0.
+            batch_size: Global batch size, over all hosts.
             num_hosts: Processes that share a global batch.
-            host: Which of them this is, from 0; it gets the examples
+            host: Index of this process, from 0; it gets the examples
                 host * b .. (host + 1) * b - 1 of each global batch.
             labels: Only examples with one of these labels; None takes all.
 

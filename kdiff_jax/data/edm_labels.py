@@ -16,7 +16,7 @@ def find(names: Sequence[str], images: Sequence[str], *, where: str) -> str | No
 
     Args:
         names: Paths of all files that are not hidden.
-        images: Those of images.
+        images: Paths of the images among them.
         where: The folder or archive, for messages.
 
     Raises:

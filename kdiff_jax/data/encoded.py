@@ -78,9 +78,9 @@ def from_encoded(
     Args:
         fetch: (number) -> (name, content); called from several threads.
         labels: One for each image.
-        num_classes: 0 when there are no labels.
-        name: Of the set.
-        prefix: Of the names of images, for messages: where the set lies.
+        num_classes: Number of classes; 0 when there are no labels.
+        name: Name of the set.
+        prefix: Prefix of the images' names in messages: where the set lies.
         look: How they become arrays.
 
     Raises:

@@ -41,11 +41,11 @@ class Images(NamedTuple):
     Attributes:
         read: (int64[n] indices) -> uint8[n, H, W, C]; safe to call from many threads.
         labels: int32[num], zeros when there are none.
-        num: How many images.
+        num: Number of images.
         shape: (H, W, C).
         num_classes: 0 when the data has no labels.
         in_memory: uint8[num, H, W, C] when the set is small enough, else None.
-        name: For messages and reports.
+        name: Name for messages and reports.
         encoded: (number) -> (name, content) of the file of an image, as it lies on
             disk; None of sets that have no such files.
     """
@@ -82,7 +82,7 @@ def load(
             TFDS_NAMES, or "tfds:NAME".
         path: The file or folder of `npz`, `folder`, `edm_zip`; the data_dir of tfds.
             `~` is the home folder.
-        split: Which part of the set, in the words of the set itself.
+        split: Split of the data set, as the set itself names it.
         size: Side in pixels that images are cropped and resized to; None keeps them.
         use_labels: False reads no labels: zeros, and num_classes 0.
         channels: 1 or 3, that images are converted to; None keeps them.

@@ -29,7 +29,7 @@ def checked(
     Args:
         labels: Integers of any size and type, at least one.
         where: The file, for messages.
-        num_classes: How many there are; None takes one more than the largest label.
+        num_classes: Number of classes; None takes one more than the largest label.
         names: The names of the classes, if known.
 
     Raises:

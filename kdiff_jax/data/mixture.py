@@ -28,7 +28,7 @@ def load(
         path: None; there is no file.
         split: Only "train".
         size: 0 or 1: a point has one pixel.
-        num_images: How many points.
+        num_images: Number of points.
         num_classes: Mixtures; at least 1.
     """
     refuse("mixture", path=path, split=split)

@@ -38,9 +38,9 @@ class Pairs(NamedTuple):
         read: (int64[n] indices) -> (z float16[n, H, W, C], x0 uint8[n, H, W, C],
             y int32[n]); maps the files into memory, and is safe to call from threads.
         labels: int32[num].
-        num: How many pairs.
+        num: Number of pairs.
         shape: (H, W, C).
-        name: For messages and reports.
+        name: Name for messages and reports.
     """
 
     read: Callable[[Any], tuple[np.ndarray, np.ndarray, np.ndarray]]
@@ -85,7 +85,7 @@ def begin(folder: Folder, identity: Mapping[str, Any]) -> None:
     A note that is damaged is written anew: each shard knows whose it is.
 
     Args:
-        folder: Made if need be.
+        folder: Folder to write to; made if need be.
         identity: What the pairs depend on, as JSON: num_pairs, shard_size and shape,
             which `open_pairs` reads, and teacher (a digest), sampler, seed.
 
@@ -114,8 +114,9 @@ def missing(folder: Folder, numbers: Iterable[int] | None = None) -> list[int]:
     """The shards that are not there, or damaged: every byte is read and summed.
 
     Args:
-        folder: With the note that `begin` writes.
-        numbers: Of the shards to look at, so that hosts can share them; None for all.
+        folder: Folder with the note that `begin` writes.
+        numbers: Numbers of the shards to check, so that hosts can share the work; None
+            for all.
 
     Raises:
         DataError: If the note is missing or damaged.

@@ -27,7 +27,7 @@ def load(
         path: None; there is no file.
         split: Only "train".
         size: Side in pixels; None takes 32.
-        num_images: How many.
+        num_images: Number of images.
         channels: 1 or 3.
         num_classes: 0 gives images of all hues without labels.
     """

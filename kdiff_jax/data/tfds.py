@@ -103,7 +103,7 @@ def _entry(source, dataset, number, key):
 
 
 def _builder(dataset, path) -> tuple[Any, Any]:
-    """Of the newest version on disk, found without the code that prepares it."""
+    """(builder, tfds) of the newest version on disk; needs no preparing code."""
     data_dir = path or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     where = pathlib.Path(data_dir).expanduser() / dataset
     found = sorted(where.glob("*/dataset_info.json"), key=_version)

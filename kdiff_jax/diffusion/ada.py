@@ -28,11 +28,11 @@ def next_prob(
     """prob + sign(r - target) / num_steps, in [0, 1].
 
     Args:
-        prob: Of each change until now.
-        r: E[sign(D(x0))] over the real images of the whole global batch: 0 of an
-            undecided discriminator, 1 of one that has learned them by heart.
-        target: What r is led to; 0.6 in the paper.
-        num_steps: From 0 to 1.
+        prob: Probability of each transform before the update.
+        r: E[sign(D(x0))] over the real images of the global batch: 0 for an undecided
+            discriminator, 1 for one that has memorised them.
+        target: Value of r that the updates aim at; 0.6 in the paper.
+        num_steps: Number of updates in which prob can go from 0 to 1.
 
     Source: arXiv:2006.06676, Section 3.1, which moves after every fourth batch, by four
         times as much, with r from all four.

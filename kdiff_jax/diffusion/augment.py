@@ -44,8 +44,8 @@ def augment(
         x0: Images in [-1, 1].
         keys: Key[B].
         prob: p of the paper: 0.12 for CIFAR-10, 0.15 for FFHQ and AFHQ. May be traced.
-        xflip_prob: For the left-right flip alone; None for `prob`. EDM's own runs use
-            1: mirroring is part of their data.
+        xflip_prob: Probability of the left-right flip; None for `prob`. EDM's own runs
+            use 1: mirroring is part of their data.
         scale_std: Standard deviation of log2 of the scale.
         aniso_std: The same of the anisotropic scale.
         translate_std: Standard deviation of the shift, in images.
@@ -137,7 +137,7 @@ def resample(
 
 
 def _cubic_weights(f):
-    """Of the four neighbours at distances 1 + f, f, 1 - f, 2 - f; they sum to 1."""
+    """Weights of the neighbours at distances 1 + f, f, 1 - f, 2 - f; their sum is 1."""
     return (
         ((-0.5 * f + 1.0) * f - 0.5) * f,
         (1.5 * f - 2.5) * f * f + 1,

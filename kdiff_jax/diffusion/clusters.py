@@ -73,7 +73,7 @@ class MedianSplits(NamedTuple):
 
 
 def _splits(mean, axes, thresholds) -> MedianSplits:
-    """Of arrays."""
+    """The splits as plain tuples, from arrays."""
     return MedianSplits(
         tuple(mean.tolist()),
         tuple(map(tuple, axes.tolist())),
@@ -151,7 +151,7 @@ def balanced_kmeans(vectors, num_groups: int, *, seed: int = 0) -> np.ndarray:
         vectors: f32[N, D]; N is a multiple of num_groups. Time grows as N^3: for
             classes, not for prompts.
         num_groups: Number of clusters.
-        seed: Of the first centres.
+        seed: Seed of the initial centres.
     """
     from scipy.optimize import linear_sum_assignment
     from scipy.spatial.distance import cdist

@@ -22,9 +22,9 @@ def diffaugment(
     Args:
         x: Images in [-1, 1]; the result is not clipped.
         keys: Key[B].
-        policy: Of "color" (brightness, saturation, contrast), "translation" (up to an
-            eighth of the image, zeros come in) and "cutout" (zeros in a square of half
-            the side). The paper's full policy is all three in this order.
+        policy: Names among "color" (brightness, saturation, contrast), "translation"
+            (up to an eighth of the image, zero padding) and "cutout" (zeros in a square
+            of half the side). The paper's full policy is all three in this order.
 
     Raises:
         ConfigError: If a change is unknown.

@@ -134,9 +134,10 @@ def make(
     """The grid of `process` with N steps: N + 1 times of its own, float64.
 
     Args:
-        process: Any. All take "karras" and "uniform_logsnr", which are even in a
-            function of sigma / alpha between t_max and t_min; a discrete one also takes
-            the spacings of `subsequence`, one with t in [0, 1] also "uniform".
+        process: Any forward process. All take "karras" and "uniform_logsnr", which are
+            even in a function of sigma / alpha between t_max and t_min; a discrete one
+            also takes the spacings of `subsequence`, one with t in [0, 1] also
+            "uniform".
         num_steps: N, the denoiser calls of a first-order sampler.
         spacing: None for the process' own.
         rho: Curvature of "karras".
@@ -184,8 +185,9 @@ def draw_from(
     index 0 is the data end. Drawn are the indices low T .. min(high T, T - 1).
 
     Args:
-        process: Whose time.
-        low, high: Part of the grid, 0 <= low < high <= 1.
+        process: Forward process that defines the time.
+        low, high: Range of the grid that is drawn from, as fractions of its length;
+            0 <= low < high <= 1.
         spacing: See `make`; None for the process' own.
 
     Source: Yin et al. 2024, arXiv:2311.18828 and arXiv:2405.14867, released code.

@@ -179,17 +179,17 @@ def make(
     """num_groups * num_ranges students, groups of equal size.
 
     Args:
-        process: Whose time is split.
-        num_classes: 0 without.
-        num_groups: Of classes; a divisor of num_classes.
+        process: Forward process whose time is split.
+        num_classes: Number of classes; 0 if unconditional.
+        num_groups: Number of groups of classes; a divisor of num_classes.
         rule: "consecutive" labels, "random", "kmeans" and "pca" (see `clusters`; near
             ones by their embeddings), or "table".
         table: The group of each class, for "table".
-        seed: Of "random" and "kmeans".
+        seed: Seed of the rules "random" and "kmeans".
         embeddings: f32[num_classes, D], for "kmeans" and "pca".
-        num_ranges: Of time.
-        spacing: Of their borders: "even" in the process' own uniform draw of times, or
-            even in "logsnr".
+        num_ranges: Number of ranges of the time.
+        spacing: Spacing of the ranges' borders: "even" in the process' own uniform
+            draw of times, or even in "logsnr".
 
     Raises:
         ConfigError: If groups or ranges cannot be equal, disjoint and complete.

@@ -56,7 +56,7 @@ def edm(process: Process, *, sigma_data: Positive = 0.5) -> Preconditioning:
     1 / sqrt(sigma^2 + d^2), c_noise = log(sigma) / 4.
 
     Args:
-        process: Any; one with alpha != 1 is rescaled to x_t / alpha.
+        process: Any forward process; one with alpha != 1 is rescaled to x_t / alpha.
         sigma_data: Standard deviation of the data.
 
     Source: Karras et al. 2022, arXiv:2206.00364, Table 1.

@@ -165,9 +165,10 @@ def discrete(
         beta_min: beta_0.
         beta_max: beta_{T-1}.
         num_timesteps: T.
-        told: What a network is told between two indices: "time", "log" (interpolated
-            in the logarithm of sigma / alpha) or "nearest" (the nearer index in that
-            logarithm); the last two as in diffusers' schedulers with such grids.
+        told: Timestep passed to the network between two indices: "time", "log"
+            (interpolated in the logarithm of sigma / alpha) or "nearest" (the nearer
+            index in that logarithm); the last two as in diffusers' schedulers with
+            such grids.
 
     Source: Ho et al. 2020, arXiv:2006.11239, Section 4; Nichol & Dhariwal 2021,
         arXiv:2102.09672, Eq. 17.

@@ -55,7 +55,7 @@ def choose(networks: Sequence[Network]) -> tuple[Network, list[str]]:
 
 
 def _averages(networks: Sequence[Network]) -> list[Network]:
-    """Those that are averages by the names in which they differ; [] if all or none."""
+    """Networks that are averages by where their names differ; [] if all or none."""
     parts = [network.where.split(".") for network in networks]
     common = os.path.commonprefix(parts)
     found = [

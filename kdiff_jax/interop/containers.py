@@ -33,7 +33,7 @@ class Container:
         content: Dicts, lists and plain values with `Lazy` arrays; from pickles also
             `pickle_objects.Stub` and `torch_files.Persistent`. Safetensors:
             {name: array}. Names are without those of `wrappers`.
-        metadata: That of safetensors, else empty.
+        metadata: Metadata of a safetensors file; {} for other kinds.
     """
 
     path: pathlib.Path

@@ -33,7 +33,7 @@ def run(
         output: A folder.
         target: "kdiff" (a model folder), "diffusers" or "safetensors".
         family: See `foreign.read`.
-        facts: Those of `Facts`.
+        facts: Keywords of `Facts`; None for none.
         student: One of many, to be written alone.
 
     Raises:

@@ -74,7 +74,8 @@ def save(folder, model, *, num_steps: int | None = None) -> pathlib.Path:
     Args:
         folder: Made where it does not exist; a model in it is replaced.
         model: An `interop.Model`.
-        num_steps: Of the sampler, in place of its own; 1 for a one-step student.
+        num_steps: Number of sampling steps; 1 for a one-step student, None for those
+            of the model's sampler.
 
     Raises:
         CheckpointError: If diffusers cannot express the network or the sampler. One

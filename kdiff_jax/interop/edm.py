@@ -141,7 +141,7 @@ def _source(name, wrapper, config, leaves, levels, facts, assumed) -> Source:
     """Puts a checkpoint's parts together.
 
     Args:
-        name: Of the preconditioning.
+        name: Name of the preconditioning.
         wrapper: The preconditioning's keywords in the reference's names.
         config: The network's, likewise.
         leaves: {"enc.16x16_conv.weight": array} with buffers.

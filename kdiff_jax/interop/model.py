@@ -384,7 +384,7 @@ def _load_folder(folder: pathlib.Path) -> Model:
 
 
 def _own(model: Model, where) -> Model:
-    """One of ours, whose sampler is in its file and no wish of the caller."""
+    """Returns a model of ours after a check of its sampler, which is its file's."""
     check_sampler(model.spec, model.process, where)
     return model
 

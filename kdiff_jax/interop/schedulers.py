@@ -212,7 +212,7 @@ def read(
     """({"process", "precondition", "sampler"} of a model's spec, what was assumed).
 
     Args:
-        config: Of a scheduler_config.json; {} is diffusers' DDPMScheduler.
+        config: Content of a scheduler_config.json; {} is diffusers' DDPMScheduler.
         facts: `sampler` and `num_steps` stand before the file's.
         where: Name of the file, for errors.
 

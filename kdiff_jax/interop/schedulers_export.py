@@ -28,7 +28,7 @@ class Scheduler(NamedTuple):
     """A scheduler of diffusers.
 
     Attributes:
-        config: Of scheduler_config.json.
+        config: Content of scheduler_config.json.
         pipeline: The class of diffusers that uses it.
         call: Keywords of that pipeline's call.
     """

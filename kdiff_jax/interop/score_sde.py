@@ -141,7 +141,7 @@ def _process(content, fourier: bool, facts: Facts, assumed) -> dict[str, Any]:
 
 
 def _layout(blocks, channels: int) -> tuple[list[int], int]:
-    """(width of each level, blocks per level on the way down).
+    """(width of each level, encoder blocks per level).
 
     L levels of n blocks have L (2 n + 3) residual blocks in all, counting those that
     resample and the two in the middle; the widths tell which L it is.
@@ -192,7 +192,7 @@ def _channels(widths, num_blocks: int, channels: int) -> list[tuple[int, int, bo
 
 
 def _attention_levels(attentions, widths, num_blocks: int, size: int, assumed):
-    """The levels with attention: n on the way down, one on the way up, in each."""
+    """The levels with attention: n blocks each in the encoder, one in the decoder."""
     given = [a["NIN_0"]["W"].shape[0] for a in attentions]
     num_levels, rest = divmod(len(given) - 1, num_blocks + 1)
     fitting = [

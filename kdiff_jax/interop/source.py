@@ -21,7 +21,7 @@ class Facts:
         precondition: A name of `diffusion.precondition`.
         image_size: Height and width of the images, pixels.
         sampler: A name of `samplers`.
-        num_steps: Of that sampler.
+        num_steps: Number of sampling steps.
     """
 
     precondition: str | None = None

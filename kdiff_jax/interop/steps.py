@@ -100,7 +100,7 @@ def without_students(leaves: Mapping[str, Digest]) -> bool:
 
 
 def digest(leaf, *, by_rows: bool = False) -> dict[str, Any]:
-    """That of a leaf which is here as a whole."""
+    """Digest of a leaf of which every row is on this host."""
     if by_rows:
         return facts(leaf) | {"rows": [checksum(row) for row in leaf]}
     return facts(leaf) | {"crc32": checksum(leaf)}

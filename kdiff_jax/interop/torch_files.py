@@ -70,7 +70,7 @@ class Storage:
     """Numbers in a file that tensors are views of.
 
     Attributes:
-        num: How many.
+        num: Number of elements.
         data: Gives their bytes.
     """
 

@@ -77,7 +77,7 @@ def description(stage: pathlib.Path) -> dict[str, Any]:
 
 
 def _check_owners(partition) -> None:
-    """Of a partition, what tells the owners."""
+    """Refuses a partition without the lists of its groups and borders."""
     lists = isinstance(partition, dict) and all(
         isinstance(partition.get(name), list) for name in ("groups", "borders")
     )

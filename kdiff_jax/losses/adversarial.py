@@ -23,7 +23,7 @@ def generator(name: str, logits_fake: Float[Array, "B ..."]) -> Float[Array, " B
 
     Args:
         name: One of the names above.
-        logits_fake: Of generated images.
+        logits_fake: Discriminator logits of generated images.
 
     Source: Goodfellow et al. 2014, arXiv:1406.2661, Section 3; Lim & Ye 2017,
         arXiv:1705.02894.
@@ -45,8 +45,9 @@ def discriminator(
 
     Args:
         name: One of the names above.
-        logits_real: Of images of the data.
-        logits_fake: Of generated images; as many examples, as their sum is by example.
+        logits_real: Discriminator logits of real images.
+        logits_fake: Discriminator logits of generated images; as many examples as
+            `logits_real`, since the two terms are added per example.
 
     Source: see `generator`.
     """

@@ -52,7 +52,7 @@ def gradient(
         x: Those images.
         t: Time to compare at, in the process' own.
         eps: Noise.
-        process: Of both denoisers.
+        process: Forward process of both denoisers.
         weight: One of the names above.
 
     Source: arXiv:2311.18828, Eq. 7 and 8; the weights are compared in its ablation.
@@ -88,8 +88,8 @@ def divergence_weight(name: str, logits: Float[Array, " B"]) -> Float[Array, " B
 
     Args:
         name: One of the names above.
-        logits: Of a discriminator of x_t, log r where it is the best one; r is clipped
-            to [RATIO_MIN, RATIO_MAX].
+        logits: Logits of a discriminator of x_t; they equal log r where it is optimal.
+            r is clipped to [RATIO_MIN, RATIO_MAX].
 
     Source: Xu et al. 2025, arXiv:2502.15681, Theorem 1 and Table 1.
     """
@@ -126,7 +126,7 @@ def score_identity(
         x: Those images.
         t: Time to compare at.
         eps: Noise.
-        process: Of both denoisers.
+        process: Forward process of both denoisers.
         alpha: Weight of d^2.
 
     Source: Zhou et al. 2024, arXiv:2404.04057, Section 3, and released code.
@@ -166,7 +166,7 @@ def fake_score(
         x: The student's images.
         t: Time.
         eps: Noise.
-        process: Of the denoiser.
+        process: Forward process of the denoiser.
         weight: See `regression.weight`; that of the teacher's own training.
 
     Source: arXiv:2311.18828, Eq. 6.

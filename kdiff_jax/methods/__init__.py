@@ -49,7 +49,7 @@ def roles(name: str) -> tuple[str, ...]:
 
 
 def keywords(name: str) -> tuple[str, ...]:
-    """Those of the method's `make`."""
+    """Names of the keywords of the method's `make`."""
     return tuple(inspect.signature(make_function(name)).parameters)
 
 

@@ -44,7 +44,8 @@ def make(
     Args:
         nets: {"student": Net, "teacher": Net}.
         process: The forward process; its t_max is the student's only time.
-        regression_weight: 0.25 in the paper; 0.5 for its unconditional CIFAR-10.
+        regression_weight: Weight of the regression loss; 0.25 in the paper, 0.5 for its
+            unconditional CIFAR-10.
         distance: "l2", the mean square, or "lpips" of VGG (the paper's).
         lpips_weights: File of the VGG network, for "lpips"; see `lpips.load`.
         lpips_heads: File of its heads.

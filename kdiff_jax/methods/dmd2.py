@@ -53,23 +53,26 @@ def make(
         nets: {"student": Net, "teacher": Net}.
         process: The forward process.
         student_every: Updates of the guidance (fake score and head) per student update.
-        num_steps: Of the student, whose sampler is `renoise` with as many. Above 1, it
-            is trained on its own intermediate results, made without a gradient
-            ("backward simulation").
+        num_steps: Number of sampling steps of the student, whose sampler is `renoise`
+            with as many. Above 1, it is trained on its own intermediate results, made
+            without a gradient ("backward simulation").
         dm_weight: See `distribution.gradient`.
         fake_weight: See `regression.weight`; that of the teacher's training.
-        min_step, max_step: Part of the time grid on which the two scores are compared.
-        spacing: Of that grid, see `grids.make`; None for the process' own.
-        gan_weight: Of the GAN's loss for the student; 0 leaves the discriminator out.
-        disc_weight: Of the discriminator's own loss beside the fake score's.
+        min_step, max_step: Range of the time grid on which the two scores are compared,
+            as fractions of its length.
+        spacing: Spacing of that grid, see `grids.make`; None for the process' own.
+        gan_weight: Weight of the generator's adversarial loss; 0 leaves the
+            discriminator out.
+        disc_weight: Weight of the discriminator's loss, which is added to that of the
+            fake score.
         gan_loss: "nonsaturating" or "hinge".
         diffusion_gan: The discriminator sees noised images, at times of the whole grid.
-        f_divergence: What distribution matching lowers, see
+        f_divergence: Divergence that distribution matching lowers, see
             `distribution.divergence_weight`; the weight's mean over the global batch is
             1. All but "reverse_kl" read the discriminator's logit of the very x_t at
             which the scores are compared, so it must be one of noised images.
-        features: Whose encoder it reads: "fake_score", which then learns from its loss
-            too, or "teacher".
+        features: Network whose encoder the discriminator reads: "fake_score", which
+            then learns from the discriminator's loss too, or "teacher".
         head_groups: See `GanHead`.
         guidance: Classifier-free guidance of the teacher, see `denoiser.guided`;
             1.75 for Stable Diffusion 1.5. The fake score has none.

@@ -82,14 +82,15 @@ def make(
         nets: {"student": Net, "teacher": Net}.
         process: The forward process; its t_max is the student's only time.
         loss: "nonsaturating" (above), or "hinge".
-        features: What the discriminator reads: "teacher", the teacher's encoder, and
-            classifiers: "vgg16_bn" and "efficientnet_lite0" (the authors' for
-            CIFAR-10), "deit_base_distilled" (theirs for 64x64, in place of the first),
-            and the small "resnet56". Of several the terms are summed.
+        features: Networks that the discriminator reads: "teacher", the teacher's
+            encoder, and classifiers: "vgg16_bn" and "efficientnet_lite0" (the authors'
+            for CIFAR-10), "deit_base_distilled" (theirs for 64x64, in place of the
+            first), and the small "resnet56". The terms of several are summed.
         feature_files: The weights of the classifiers among them, in their order.
-        noise_levels: Of "teacher": sigma / alpha of the noise that images get before
+        noise_levels: For "teacher": sigma / alpha of the noise added to images before
             the encoder sees them; each is a feature network with a discriminator.
-        width: Of the discriminator, see `projected.Discriminator`; 64 in the paper.
+        width: Channels of the discriminator's finest map, see
+            `projected.Discriminator`; 64 in the paper.
         virtual_local_batch: V; also the images that share the statistics of a batch
             norm. Must divide the images of a device (and microbatch); 1 always does.
         r1_weight: gamma of the penalty.
@@ -98,13 +99,14 @@ def make(
         class_embedding: File of the table that the classes' rows start from, a copy in
             each head, see `projected.load_embedding`; the authors take a classifier's.
             "" starts from random rows.
-        augment: What happens to every image that the discriminator sees, real or
-            generated, see `diffaugment`; for small sets of data. None in the paper.
-        ada_target: Above 0, they also get the changes of `ada.augment`, with a
-            probability that is led by the share of real images that are recognised, see
-            `ada.next_prob`: 0.6 in ADA's paper. 0, none, in GDD's.
-        ada_steps: In which that probability can go from 0 to 1; 500,000 images in ADA's
-            paper, so 2000 of a batch of 256.
+        augment: Augmentations of every image that the discriminator sees, real or
+            generated, see `diffaugment`; for small data sets. None in the paper.
+        ada_target: Target of E[sign D(x_real)], 0.6 in ADA's paper: the images also get
+            the transforms of `ada.augment`, with a probability p that is adapted so
+            that the mean tracks the target, see `ada.next_prob`. 0, as in GDD's paper,
+            leaves ADA out.
+        ada_steps: Number of steps in which p can go from 0 to 1; 500,000 images in
+            ADA's paper, so 2000 steps of a batch of 256.
 
     Raises:
         ConfigError: If there is no teacher with an encoder to read, features are

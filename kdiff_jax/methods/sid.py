@@ -40,10 +40,11 @@ def make(
         sigma_init: sigma / alpha of the noise from which the student starts, and which
             it is told. Its sampler is `renoise` with the same, and the stage takes no
             other.
-        min_step, max_step: Part of the time grid on which the scores are compared.
-        spacing: Of that grid, see `grids.make`; None for the process' own.
-        fake_times: Of the fake score's training, see `noise_levels.make`; "edm" in the
-            paper.
+        min_step, max_step: Range of the time grid on which the two scores are compared,
+            as fractions of its length.
+        spacing: Spacing of that grid, see `grids.make`; None for the process' own.
+        fake_times: Distribution of t in the fake score's training, see
+            `noise_levels.make`; "edm" in the paper.
         fake_weight: See `regression.weight`; that of the teacher's training.
         guidance: Classifier-free guidance of the teacher, see `denoiser.guided`;
             the fake score has none.

@@ -48,9 +48,9 @@ def make(
     """E[ weight(logsnr_t) (||x0_hat - x0_teacher||^2 + task_weight ||x0_hat - x0||^2) ]
     + feature_weight * sum over levels of a distance of features.
 
-    Features are read at the end of each level on the way down, in the middle, and at
-    the end of each level on the way up. For "fitnet", levels whose widths differ have
-    1x1 adapters, student to teacher, a role of their own.
+    Features are read at the end of each encoder level, in the bottleneck, and at the
+    end of each decoder level. For "fitnet", levels whose widths differ have 1x1
+    adapters, student to teacher, a role of their own.
 
     Args:
         nets: {"student": Net, "teacher": Net}; the student starts from random numbers.
@@ -58,7 +58,7 @@ def make(
         times: Distribution of t, see `noise_levels.make`.
         weight: See `regression.weight`; "snr" makes both errors those of eps (O2MKD),
             "edm" is that of EDM's teachers.
-        task_weight: Of the loss on the data; 0 in MSD, 1 in O2MKD.
+        task_weight: Weight of the loss on the data; 0 in MSD, 1 in O2MKD.
         features: "none", "fitnet", "attention" or "relational": see `losses.features`.
         feature_weight: Of their sum; None for that of `WEIGHTS`.
         relation_group: Of "relational": examples whose distances are compared.

@@ -58,9 +58,9 @@ def kernel_distance_subsets(
     Args:
         f: Features of the samples.
         f_ref: Features of the reference images.
-        num_subsets: Subsets drawn, each without replacement.
-        subset_size: Rows a subset; at most N and M.
-        seed: Of the draws; 2020 gives torch-fidelity's subsets.
+        num_subsets: Number of subsets, each drawn without replacement.
+        subset_size: Number of rows per subset; at most N and M.
+        seed: Seed of the draws; 2020 gives torch-fidelity's subsets.
 
     Returns:
         Mean and standard deviation over the subsets.

@@ -31,8 +31,9 @@ def select(params: Params, template: Params, rule: str = "even") -> Params:
     and 0.042.
 
     Args:
-        params: Of the wide network, NumPy or JAX arrays; so are the results.
-        template: Of the narrow network: arrays, or shapes as `jax.eval_shape` gives.
+        params: Parameters of the wide network, NumPy or JAX arrays; so are the results.
+        template: Parameters of the narrow network: arrays, or shapes as
+            `jax.eval_shape` gives.
         rule: "even" or "first".
 
     Raises:

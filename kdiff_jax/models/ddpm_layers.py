@@ -23,7 +23,7 @@ class ResBlock(nn.Module):
     Attributes:
         scale_shift: The time gives norm(h) (1 + scale) + shift; else norm(h + shift).
         resample: "up" or "down" makes both branches twice or half the size; or "".
-        divisor: Of the sum of the two branches.
+        divisor: Divisor of the sum of the two branches.
     """
 
     out_channels: int
@@ -73,8 +73,8 @@ class Attention(nn.Module):
 
     Attributes:
         head_dim: Channels per head; None is one head.
-        num_groups: Of the norm; None is no norm.
-        divisor: Of the sum of the two branches.
+        num_groups: Number of groups of the norm; None for no norm.
+        divisor: Divisor of the sum of the two branches.
     """
 
     head_dim: int | None

@@ -24,18 +24,18 @@ class DdpmUNet(Network):
         head_dim: Channels per head; None is one head.
         num_groups: Groups of each norm. As many as channels would hide the time.
         norm_eps: Epsilon of each norm (TensorFlow-addons' default was 1e-3).
-        freq_shift: Of the sinusoid; see `layers.sinusoid`.
+        freq_shift: Frequency shift of the sinusoid; see `layers.sinusoid`.
         flip_sin_to_cos: Puts the cosines of the sinusoid first.
         downsample_padding: 0 pads below and right, as TensorFlow does; 1 all around.
-        down_blocks: "" | "Attn" | "Resnet" of each level on the way down: plain, with
-            attention, or resampled by a residual block. () is `attn_resolutions`'.
-        up_blocks: The same on the way up, from the smallest level.
-        resample_by: "conv" | "resnet", down and up, of the levels with attention.
-        mid_block: Whether there is a middle.
+        down_blocks: Kind of each encoder level: "" (plain), "Attn" (with attention) or
+            "Resnet" (resampled by a residual block). () follows `attn_resolutions`.
+        up_blocks: The same for the decoder, from the smallest level.
+        resample_by: "conv" or "resnet", for (down, up), of the levels with attention.
+        mid_block: Whether there is a bottleneck.
         mid_attention: Whether it has attention.
-        mid_num_groups: Of the norm of that attention; None is `num_groups`, or no norm
-            with `scale_shift`.
-        mid_divisor: Of every sum of a branch and its shortcut in the middle.
+        mid_num_groups: Number of groups of the norm of that attention; None is
+            `num_groups`, or no norm with `scale_shift`.
+        mid_divisor: Divisor of every sum of branch and shortcut in the bottleneck.
         scale_shift: How residual blocks take the embedding; see `ResBlock`.
         center_input: The network sees 2 x - 1.
 

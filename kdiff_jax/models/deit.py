@@ -116,7 +116,7 @@ def features(
     The random convolutions that give them four sizes are `projected.Pyramid`.
 
     Args:
-        params: Of `load`.
+        params: Parameters from `load`.
         images: In [-1, 1], of any size; they are resized to 224.
         dtype: Type of the products; the images are prepared in float32.
 

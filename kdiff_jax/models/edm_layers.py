@@ -140,7 +140,7 @@ class UNetBlock(nn.Module):
     Attributes:
         family: SONG or ADM.
         resample: "", "down" or "up".
-        taps: Of the resampling filter: (1, 1), or (1, 3, 3, 1) in NCSN++.
+        taps: Taps of the resampling filter: (1, 1), or (1, 3, 3, 1) in NCSN++.
 
     Source: Karras et al. 2022, arXiv:2206.00364, appendix F.
     """

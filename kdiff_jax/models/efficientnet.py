@@ -105,7 +105,7 @@ def features(
     """At 56, 28, 14 and 7 pixels: 24, 40, 112 and 320 channels.
 
     Args:
-        params: Of `load`.
+        params: Parameters from `load`.
         images: In [-1, 1], of any size; they are resized to 224.
         dtype: Type of the products; the images are prepared in float32.
 

@@ -100,8 +100,8 @@ def load(
     Args:
         module: Called with images f32[1, 224, 224, 3].
         path: A .pth of torch.save, safetensors or .npz, with PyTorch's names.
-        network: What it is called in messages.
-        wanted: Which file to give, and where it is from, for messages.
+        network: Name of the network in messages.
+        wanted: File to give, and where it is from, for messages.
         ignored: Starts of names that the features do not need, such as classifiers.
 
     Raises:
@@ -170,10 +170,10 @@ def check(
     """Raises CheckpointError, naming the first wrong arrays, unless all fit.
 
     Args:
-        start: Of the message: the argument, and what the file is not.
+        start: Start of the message: the argument, and what the file is not.
         found: The arrays of the file.
-        shapes: What they should be.
-        wanted: Which file to give.
+        shapes: Expected shapes, by name.
+        wanted: File to give, for the message.
     """
     wrong = [
         *(f"{name} missing" for name in shapes if name not in found),

@@ -14,8 +14,9 @@ def class_rows(params: Params, num_classes: int) -> Float[np.ndarray, "N D"]:
     """f32[num_classes, D]: near rows are classes that the network treats alike.
 
     Args:
-        params: Of a U-Net of any family of `kdiff_jax.models`.
-        num_classes: Rows beyond, such as one for "no label", are left out.
+        params: Parameters of a U-Net of any family of `kdiff_jax.models`.
+        num_classes: Number of classes; rows beyond, such as one for "no label", are
+            left out.
 
     Raises:
         CheckpointError: If the network has fewer classes, or none.

@@ -153,7 +153,8 @@ def depthwise(
     """Each channel convolved with gain * taps (x) taps / sum(taps)^2.
 
     Args:
-        dilation: Of the input: 2 puts zeros between the pixels before the filter.
+        dilation: Dilation of the input: 2 puts zeros between the pixels before the
+            filter.
     """
     channels = x.shape[-1]
     row = jnp.asarray(taps, jnp.float32) / sum(taps)

@@ -13,9 +13,10 @@ class Mlp(Network):
     """Dense layers with silu on x, sines of c_noise and the label.
 
     Attributes:
-        channels: Of every hidden layer.
-        num_blocks: Hidden layers.
-        channel_mult, attn_resolutions: Of U-Nets; one level, no attention.
+        channels: Width of every hidden layer.
+        num_blocks: Number of hidden layers.
+        channel_mult, attn_resolutions: Fields of U-Nets; the defaults mean one level
+            without attention.
     """
 
     channels: Count = 64

@@ -19,11 +19,11 @@ class Network(nn.Module):
     Attributes:
         channels: The unit of width: level i has `channels * channel_mult[i]` channels.
         channel_mult: One number per level, each level half the size of that before.
-        num_blocks: Residual blocks per level on the way down; one more on the way up.
+        num_blocks: Residual blocks per level of the encoder; one more in the decoder.
         attn_resolutions: Image sizes (heights, in pixels) whose blocks have attention.
-        dropout: Rate, active when keys are given.
+        dropout: Dropout rate, active when keys are given.
         out_channels: The image's channels; twice that for two outputs.
-        num_classes: 0 ignores labels.
+        num_classes: Number of classes; 0 ignores labels.
         augment_dim: Length of the augmentation label, 9 in EDM; 0 ignores it.
         dtype: Type of the activations and products; parameters are float32. A recipe
             sets it by its `precision`.
@@ -74,9 +74,9 @@ class Network(nn.Module):
         augment: Float[Array, "B A"] | None = None,
         dropout_keys: Keys | None = None,
     ) -> list[Float[Array, "B _H _W _C"]]:
-        """The last output of each level on the way down, then that of the middle.
+        """The last output of each encoder level, then that of the bottleneck.
 
-        Under `jit` the way up is never computed: nothing reads it.
+        Under `jit` the decoder is never computed: nothing reads it.
         """
         rows, augment = self.conditions(x, y, augment)
         return self.trunk(x, c_noise, rows, augment, dropout_keys)[1]
@@ -90,7 +90,7 @@ class Network(nn.Module):
         augment: Float[Array, "B A"] | None = None,
         dropout_keys: Keys | None = None,
     ) -> tuple[Float[Array, "B H W C2"], list[Float[Array, "B _H _W _C"]]]:
-        """(F, features) of one pass: those of `encode`, then the last of each level up.
+        """(F, features) of one pass: those of `encode`, then one of each decoder level.
 
         Networks of as many levels have as many, whatever their widths and blocks.
         """

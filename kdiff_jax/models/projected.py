@@ -43,11 +43,11 @@ class Discriminator(nn.Module):
 
     Attributes:
         width: Channels of the finest map; 64 in the paper.
-        num_classes: Of the labels that the logits depend on; 0 without.
+        num_classes: Number of classes that the logits depend on; 0 if unconditional.
         group: Examples that share the statistics of a batch norm; must divide B.
-        pyramid: Of a network whose maps have one size, see `Pyramid`; () leaves maps
-            as they are.
-        embedding_dim: Numbers of a class; those of a table, if there is one.
+        pyramid: Channels of `Pyramid`, finest first, for a network whose maps have one
+            size; () leaves the maps as they are.
+        embedding_dim: Width of a class embedding; that of the table, if there is one.
         embedding_init: (key, shape, dtype) -> the table that each head starts from.
         dtype: Type of the convolutions' operands; norms and logits are float32.
     """
@@ -106,8 +106,8 @@ def load_embedding(
     Args:
         path: An .npy, or an .npz, safetensors or pickle that holds one array [N, D], as
             the authors' pickle of an Embedding does; no code in it is run.
-        num_classes: Of the labels; of more rows the first are taken, as the authors
-            take those of ImageNet for CIFAR-10.
+        num_classes: Number of classes; if the table has more rows, the first are taken,
+            as the authors take those of ImageNet for CIFAR-10.
 
     Raises:
         CheckpointError: If it is missing or damaged, or no such table.

@@ -110,7 +110,7 @@ def features(
     """ResNet-56's at 32, 16 and 8 pixels: 16, 32 and 64 channels.
 
     Args:
-        params: Of `load`.
+        params: Parameters from `load`.
         images: In [-1, 1], of any size; they are resized to 32.
         dtype: Type of the products; the images are prepared in float32.
     """

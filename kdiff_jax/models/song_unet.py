@@ -26,12 +26,12 @@ class SongUNet(Network):
         emb_mult: The embedding has `channels * emb_mult` features.
         noise_mult: The noise level's has `channels * noise_mult`.
         attn_resolutions: Image sizes (heights, in pixels) with attention: in all blocks
-            on the way down, in the last one on the way up.
+            of the encoder, in the last one of the decoder.
         embedding: "positional" or "fourier".
         encoder: How smaller copies of the input enter: "standard" (they do not), "skip"
             or "residual".
         decoder: "standard", or "skip": the output is a sum over levels.
-        taps: Of the resampling filter.
+        taps: Taps of the resampling filter.
 
     The others are those of `Network`.
 

@@ -70,7 +70,7 @@ def features(
     """VGG16-BN's at 112, 56, 28 and 14 pixels: 128, 256, 512 and 512 channels.
 
     Args:
-        params: Of `load`.
+        params: Parameters from `load`.
         images: In [-1, 1], of any size; they are resized to 224.
         dtype: Type of the products; the images are prepared in float32.
 

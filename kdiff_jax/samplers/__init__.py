@@ -136,7 +136,7 @@ def make(name: str, *, process: Process, **keywords) -> Sampler:
     Args:
         name: A file of this folder.
         process: The process that the denoiser was trained on.
-        keywords: Those of the sampler's own `make`.
+        keywords: Keywords of the sampler's own `make`.
 
     Raises:
         ConfigError: If there is no such sampler, a keyword is not one of its, or

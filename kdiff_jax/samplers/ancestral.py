@@ -25,7 +25,7 @@ def make(
     """Draws x_s ~ q(x_s | x_t, x0_hat) down the grid; the last step returns x0_hat.
 
     Args:
-        process: Any.
+        process: Any forward process.
         num_steps: Denoiser calls.
         spacing: See `grids.make`; None for the process' own.
         offset: See `grids.make`.

@@ -33,7 +33,7 @@ def make(
     One step is the network itself at t_max: the one-step student.
 
     Args:
-        process: Any; with `edm` this is Euler's method in sigma.
+        process: Any forward process; with `edm` this is Euler's method in sigma.
         num_steps: Denoiser calls.
         spacing: See `grids.make`; None for the process' own.
         offset: See `grids.make`.

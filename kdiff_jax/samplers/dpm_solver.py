@@ -30,7 +30,7 @@ def make(
     it ends at t_min in place of the data it is so below 15 steps, as in diffusers.
 
     Args:
-        process: Any.
+        process: Any forward process.
         num_steps: Denoiser calls; 1 is the network itself at t_max.
         spacing: See `grids.make`; None for the process' own, "dpm" for a discrete one.
         offset: See `grids.make`.

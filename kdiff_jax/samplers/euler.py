@@ -21,7 +21,7 @@ def make(
     """Euler's method; one step is the network itself at t_max.
 
     Args:
-        process: Any.
+        process: Any forward process.
         num_steps: Denoiser calls.
         spacing: See `grids.make`.
         offset: See `grids.make`.

@@ -35,7 +35,7 @@ def make(
     (d(x, s^) + d(x', s')) / 2, except on the last step, which returns D.
 
     Args:
-        process: Any.
+        process: Any forward process.
         num_steps: N; 1 is the network itself at t_max.
         spacing: See `grids.make`.
         rho: Curvature of the grid "karras".

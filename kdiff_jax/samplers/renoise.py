@@ -28,7 +28,7 @@ def make(
     One step is the network itself at its first time: the one-step student.
 
     Args:
-        process: Any.
+        process: Any forward process.
         num_steps: Denoiser calls.
         spacing: See `times`.
         sigma_init: See `start`.
@@ -92,10 +92,10 @@ def times(
     2.5, 0.17 of EDM, whose own grid of four steps would spend the last one at 0.002.
 
     Args:
-        process: Any.
+        process: Any forward process.
         num_steps: N.
-        spacing: Of the fine grid, see `grids.make`; None for the process' own.
-        sigma_init: See `start`; of the fine grid the rest is taken.
+        spacing: Spacing of the fine grid, see `grids.make`; None for the process' own.
+        sigma_init: See `start`; of the fine grid, only later times are kept.
 
     Source: arXiv:2405.14867, released code.
     """
@@ -117,7 +117,7 @@ def path(denoise, x, times, draw, *, process: Process):
         x: x_t at the first time.
         times: N + 1 decreasing times; at the last one nothing is denoised.
         draw: i -> the noise of move i, N(0, 1), f32[B, H, W, C].
-        process: Whose noise is added.
+        process: Forward process that adds the noise.
     """
 
     def body(x_t, now):

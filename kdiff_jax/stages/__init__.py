@@ -51,7 +51,7 @@ class Job:
         return any(s.name == stage and s.config.get("partition") for s in self.stages)
 
     def folder(self, stage: str) -> pathlib.Path:
-        """Of a stage; a student that is trained alone has its own in it."""
+        """Folder of a stage; a student that is trained alone has its own in it."""
         folder = self.workdir / stage
         alone = self.only is not None and self.split(stage)
         return folder / f"only_{self.only}" if alone else folder

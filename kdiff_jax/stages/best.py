@@ -45,8 +45,8 @@ class Best:
         Args:
             job: See `Job`.
             stage: Its name and the pairs that it trains on.
-            method: Of one phase.
-            folder: Of the stage.
+            method: Method with a single phase.
+            folder: Folder of the stage.
             log: Gets the score, `held_out_loss`.
             first_step: Step that the run begins or resumes at. A best of a later one is
                 of an attempt that was given up, or is found again.

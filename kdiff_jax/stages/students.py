@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 class Students(NamedTuple):
-    """Those that a run trains; one, who owns all, where the stage has no partition.
+    """The students that a run trains; without a partition, one who owns all.
 
     Attributes:
         partition: All students of the stage.
@@ -58,12 +58,12 @@ class Students(NamedTuple):
         return ONE if len(self.ids) == 1 else self.partition
 
     def numbers(self, process: Process, method: Method, common: Numbers) -> Numbers:
-        """Those of each student, on an axis of their own.
+        """Numbers of each student, on a leading axis of students.
 
         Args:
             process: The forward process, whose times are split.
-            method: What trains them.
-            common: What all have, and the share of one student alone.
+            method: Method that trains the students.
+            common: Numbers that all students have, with the share of one who owns all.
 
         Raises:
             ConfigError: If a range is not of whole steps, and the method has some.

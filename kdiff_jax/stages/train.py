@@ -39,8 +39,8 @@ class Plan(NamedTuple):
         roles: Networks, and the parameters that are given.
         own: Roles whose given parameters have an axis of students.
         students: Those that this run trains.
-        method: How they are trained.
-        optim: How each role is updated.
+        method: Method that trains them.
+        optim: `Optim` of each role.
         programs: The compiled steps.
     """
 

@@ -13,10 +13,10 @@ from kdiff_jax.train.step import TrainState, context_of, loss_of, without_axis
 
 
 class Cost(NamedTuple):
-    """Of the steps of a method, for each image of the batch.
+    """Cost of the steps of a method, per image of the batch.
 
     Attributes:
-        prepare: Multiply-adds of what the phases of a step share.
+        prepare: Multiply-adds of the work that the phases of a step share.
         phases: Phase -> multiply-adds of its loss and gradient.
         kept: Bytes that a backward pass keeps beside parameters, of the phase that
             keeps most.

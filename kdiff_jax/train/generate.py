@@ -61,7 +61,7 @@ class Generator:
 
     Attributes:
         net: The network; with a partition, that of one student.
-        sampler: How images are made.
+        sampler: Sampler that makes the images.
         mesh: The devices; a batch is split over all of them.
         partition: The students; one who owns all by default. Parameters have a leading
             axis of all students.
@@ -148,7 +148,7 @@ class Generator:
 
         Args:
             params: Parameters of all students, leaves [num_students, ...].
-            seed: Of the noise.
+            seed: Seed of the noise.
             labels: i32[N], the label of each image.
             batch_size: Rounded up to a multiple of the devices; the last batch of a
                 group is padded, so that one program serves all.
@@ -219,7 +219,7 @@ def of_model(model: Any, sampler: Sampler, *, mesh: Mesh, **keywords) -> Generat
 
     Args:
         model: The model.
-        sampler: How images are made.
+        sampler: Sampler that makes the images.
         mesh: The devices.
         **keywords: purpose, as_pixels, name and batch_option of `Generator`.
     """

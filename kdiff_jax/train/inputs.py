@@ -16,7 +16,8 @@ def make(*, flip: bool = False, augment_prob: float = 0.0):
 
     Args:
         flip: Random horizontal flips with probability 1/2.
-        augment_prob: Of each transform of EDM's non-leaking augmentation; 0 is off.
+        augment_prob: Probability of each transform of EDM's non-leaking augmentation; 0
+            turns it off.
     """
 
     def inputs(frozen, batch, keys: Keys) -> Batch:

@@ -28,10 +28,10 @@ class Programs:
     Args:
         method: What to train.
         optim: Role -> Optim.
-        mesh: Over which devices.
-        batch_size: Global.
+        mesh: Devices to run on.
+        batch_size: Global batch size.
         inputs: See `inputs.make`.
-        num_microbatches: Of gradient accumulation.
+        num_microbatches: Number of microbatches for gradient accumulation.
         own: Frozen roles that have an axis of students too.
     """
 

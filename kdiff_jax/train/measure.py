@@ -47,11 +47,11 @@ def generated(
 
     Args:
         model: An `interop.Model`.
-        sampler: How images are made.
+        sampler: Sampler that makes the images.
         features: See `metrics.features`; None measures the speed alone.
         mesh: The devices.
-        num_images: How many.
-        seed: Of the noise.
+        num_images: Number of images.
+        seed: Seed of the noise.
         batch_size: Images a call of the sampler.
         labels: i32[num_images].
         places: i64[n], of the images to keep; the first 20 by default.

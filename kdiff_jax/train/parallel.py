@@ -43,14 +43,14 @@ def make_mesh(devices=None, *, num_students: int = 1) -> Mesh:
 
 
 def num_groups(num_students: int, num_devices: int, num_local: int) -> int:
-    """Of devices: as many as divide students and devices.
+    """Number of groups of devices: as many as divide students and devices.
 
     A group is of whole hosts, or lies on one: so the hosts of a group feed it equally.
 
     Args:
-        num_students: In all.
-        num_devices: In all.
-        num_local: Devices of each host.
+        num_students: Total number of students.
+        num_devices: Total number of devices.
+        num_local: Number of devices of each host.
     """
     for groups in range(math.gcd(num_students, num_devices), 1, -1):
         size = num_devices // groups

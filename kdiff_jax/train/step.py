@@ -64,9 +64,9 @@ def init_state(
 
     Args:
         method: Its `init_from` says which roles start as copies.
-        optim: How to update each trained role.
+        optim: `Optim` of each trained role.
         given: Params by role, of the teacher and of roles that start from a checkpoint.
-        key: For the roles that start from random parameters.
+        key: Key of the roles that start from random parameters.
     """
     params = dict(given)
     for i, (role, net) in enumerate(method.nets.items()):
@@ -118,7 +118,7 @@ def make_train_step(
 
     Args:
         method: What to train.
-        optim: How to update each trained role.
+        optim: `Optim` of each trained role.
         phases: The subset of `method.phases` to run, see `due`.
         axis_name: Mesh axis over which the batch is split; None on one device.
         num_microbatches: Gradients are averaged over so many parts of the batch.

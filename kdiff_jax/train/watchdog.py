@@ -32,7 +32,7 @@ def watch(name: str, minutes: float = MINUTES, setting: str = "train.hang_minute
     cannot be left in another way. Watches may be nested, and the inner one holds.
 
     Args:
-        name: Of the stage, for the message.
+        name: Name of the stage, for the message.
         minutes: Longest time between beats; 0 is off. A compilation may take longer,
             up to `COMPILE_MINUTES`.
         setting: What a user changes to give it more time.
