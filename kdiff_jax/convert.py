@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def _others(folder: pathlib.Path) -> str:
-    """What is in a folder that is no earlier conversion: those have our card."""
+    """A file name in a folder that is no earlier conversion (has no card of ours)."""
     first = next(folder.iterdir(), None)
     try:
         card = (folder / "README.md").read_text()

@@ -26,7 +26,7 @@ class Net(NamedTuple):
             x0_hat. `x_t` is f32[B, H, W, C], `t` f32[B] in the process' own time, `y`
             i32[B]. Dropout is off without keys, which are Key[B].
         encode: As `apply`, but gives the features of the network's encoder, one
-            f32[B, H_i, W_i, C_i] per level and bottleneck; None without an encoder.
+            f32[B, H_i, W_i, C_i] per level and one of the bottleneck; None without.
         image_shape: (H, W, C) of a denoiser's images.
         num_classes: Number of classes; 0 if unconditional.
         with_features: As `apply`, but gives (x0_hat, features): those of `encode`, and

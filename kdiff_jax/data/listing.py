@@ -18,17 +18,17 @@ HIDDEN = frozenset(
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or a folder of this name, without its path, is nobody's image."""
+    """Whether files and folders of this name (without path) are skipped."""
     return name.startswith(".") or name.lower() in HIDDEN
 
 
 def is_image(name: str) -> bool:
-    """Whether the name ends as that of an image that is read."""
+    """Whether the name has the suffix of an image format that is read."""
     return pathlib.PurePosixPath(name).suffix.lower() in SUFFIXES
 
 
 class LeftOut:
-    """What is no part of a set, by reason, for one line of the log."""
+    """Files and folders that a set leaves out, by reason, for one line of the log."""
 
     def __init__(self):
         self._names: dict[str, set[str]] = {}
@@ -38,7 +38,7 @@ class LeftOut:
         self._names.setdefault(why, set()).add(name)
 
     def say(self, where: str) -> None:
-        """One line, if there is anything."""
+        """Logs one line, if anything was left out."""
         parts = []
         for why, names in self._names.items():
             more = ", ..." if len(names) > 3 else ""

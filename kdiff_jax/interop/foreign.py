@@ -91,7 +91,7 @@ def _as_exported(source: Source, text: str, path: pathlib.Path) -> Source:
 
 
 def _seen(content) -> str:
-    """What there is instead, and how a folder's file is read."""
+    """Hint for the message: what was found instead; "" if it has no names."""
     if not isinstance(content, Mapping):
         return ""
     names = [str(name) for name in list(content)[:5]]

@@ -207,7 +207,7 @@ class Model:
 
     @property
     def partition(self) -> Partition:
-        """Which student owns what."""
+        """Partition of classes and times over the students."""
         return Partition.from_spec(self.spec.get("partition"))
 
     @property

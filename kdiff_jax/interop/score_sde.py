@@ -144,7 +144,7 @@ def _layout(blocks, channels: int) -> tuple[list[int], int]:
     """(width of each level, encoder blocks per level).
 
     L levels of n blocks have L (2 n + 3) residual blocks in all, counting those that
-    resample and the two in the middle; the widths tell which L it is.
+    resample and the two of the bottleneck; the widths tell which L it is.
     """
     given = [
         (*(b["Conv_0"]["kernel"].shape[2:]), "Conv_2" in b) for b in blocks

@@ -47,7 +47,7 @@ def _check_section(section: str, values) -> None:
 
 
 def _annotated(section: str, name: str) -> Callable[..., Any]:
-    """What takes the values of a section as keywords."""
+    """Function that takes the values of a section as keywords."""
     if section == "network":
         return models.make_function(name)
     if section == "sampler":

@@ -121,7 +121,7 @@ class Network(nn.Module):
     def trunk(
         self, x, c_noise, rows, augment, keys
     ) -> tuple[Array, list[Array], list[Array]]:
-        """(F, features of levels down and the middle, of levels up) of one pass.
+        """(F, encoder and bottleneck features, decoder features) of one pass.
 
         `rows` and `augment` are never None.
         """

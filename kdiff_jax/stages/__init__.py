@@ -57,7 +57,7 @@ class Job:
         return folder / f"only_{self.only}" if alone else folder
 
     def left(self, stage: str) -> pathlib.Path:
-        """Where the result of a stage is; for one student also in that of all."""
+        """Folder of a stage's result; that of all students, if only that is done."""
         own, whole = self.folder(stage), self.workdir / stage
         return whole if is_done(whole) and not is_done(own) else own
 

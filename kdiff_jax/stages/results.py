@@ -17,7 +17,7 @@ def average(result: str) -> str | None:
 
 
 def params_of(net: NetState, result: str):
-    """What of a role a result is made of."""
+    """Parameters, or the moving average, of a role that a result is made of."""
     name = average(result)
     return net.params if name is None else net.ema[name]
 

@@ -44,7 +44,7 @@ class Roles(NamedTuple):
         return self.models.get("teacher")
 
     def without_params(self) -> "Roles":
-        """The same without what a stage only begins with, so that it is freed."""
+        """Roles without parameters that a stage only starts from, to free memory."""
         kept = {"teacher": self.teacher} if self.teacher else {}
         return self._replace(models=kept, params={})
 

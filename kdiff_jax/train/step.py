@@ -241,7 +241,7 @@ def join(moving, still):
 
 
 def _apply(net: NetState, grads, optim: Optim, lr, trainable) -> NetState:
-    """The same after one update; the net and its gradients have an axis of students."""
+    """`net` after one update; it and its gradients have a leading axis of students."""
 
     def one(net, grads):
         moving, still = split(net.params, trainable)
@@ -264,7 +264,7 @@ def _clipped(grads, clip_norm: float | None):
 
 
 def _average(net: NetState, optim: Optim, updates, trainable) -> NetState:
-    """The same with its averages moved towards the parameters."""
+    """`net` with its moving averages moved towards the parameters."""
     params, _ = split(net.params, trainable)
 
     def moved(name, ema):
