@@ -4,7 +4,6 @@ Parameters have NVlabs/edm's names, with `_` for the first dot: `enc_16x16_block
 """
 
 import math
-from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
