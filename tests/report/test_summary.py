@@ -55,6 +55,7 @@ def test_the_file_has_the_schema_that_scripts_rely_on(tmp_path):
         "role",
         "method",
         "sampler",
+        "sampler_options",
         "nfe",
         "num_params",
         "num_students",
