@@ -46,12 +46,12 @@ def make(
         ConfigError: If the process has no continuous time in [0, 1].
     """
     student, teacher = nets["student"], nets["teacher"]
-    guided = denoiser.guided(teacher, process, guidance, guidance_interval)
     if process.num_timesteps or (process.t_min, process.t_max) != (0.0, 1.0):
         raise ConfigError(
             f"process has times from {process.t_min} to {process.t_max};"
             ' progressive distillation halves a grid on [0, 1]: use process "cosine"'
         )
+    guided = denoiser.guided(teacher, process, guidance, guidance_interval)
 
     def loss(params, ctx):
         x0, y, n = ctx.batch["x0"], ctx.batch["y"], ctx.settings["num_steps"]
