@@ -273,7 +273,8 @@ def plain(config) -> dict[str, Any]:
     if isinstance(config, ml_collections.ConfigDict):
         config = config.to_dict()
     config = json.loads(json.dumps(config))
-    for section in config.get("stages", {}).values():
+    stages = config.get("stages")  # which may be anything: it is not checked yet
+    for section in stages.values() if isinstance(stages, dict) else ():
         if isinstance(section, dict) and section.get("sampler") == {}:
             del section["sampler"]  # one that changes nothing
     return config
