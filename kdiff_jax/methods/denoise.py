@@ -33,7 +33,7 @@ def make(
         times: Distribution of t: "process" (uniform in the process' own time), or the
             noise levels of EDM: "edm", "vp", "ve" (arXiv:2206.00364, Table 1).
         weight: "constant", "snr" (the loss on eps: DDPM), "snr_trunc", "v_mse", "edm".
-        P_mean, P_std: Of log(sigma), for times="edm".
+        P_mean, P_std: Mean and deviation of log(sigma), for times="edm".
         null_prob: Share of examples whose label is dropped, so that the network can be
             guided; 0.1 to 0.2 in the paper of guidance (arXiv:2207.12598).
 

@@ -52,7 +52,7 @@ def make(
         dm_weight: See `distribution.gradient`.
         fake_weight: See `regression.weight`; that of the teacher's training.
         min_step, max_step: Part of the time grid on which the two scores are compared.
-        spacing: Of that grid, see `grids.make`; None for the process' own.
+        spacing: Spacing of that grid, see `grids.make`; None for the process' own.
         guidance: Classifier-free guidance of the teacher, see `denoiser.guided`;
             the fake score has none. Make the pairs with the same (the sampler's).
         guidance_interval: Noise levels at which it acts; None for all.

@@ -38,9 +38,9 @@ def make(
             several rounds the first has it alone, as its student needs no more.
         guidance_interval: Noise levels at which it acts; None for all.
 
-    Settings: `num_steps`, the N of the student that this round makes; `t_range`, the
-        times that it owns, whose ends are multiples of 1 / N. Its two teacher steps
-        begin inside them too, so that the teacher may own the same range.
+    Settings: `num_steps`, the N of the student that this round makes. The ends of the
+        times that it owns (`Context.share`) are multiples of 1 / N. Its two teacher
+        steps begin inside them too, so that the teacher may own the same range.
 
     Raises:
         ConfigError: If the process has no continuous time in [0, 1].

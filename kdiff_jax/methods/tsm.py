@@ -60,9 +60,10 @@ def make(
             "edm" is that of EDM's teachers.
         task_weight: Weight of the loss on the data; 0 in MSD, 1 in O2MKD.
         features: "none", "fitnet", "attention" or "relational": see `losses.features`.
-        feature_weight: Of their sum; None for that of `WEIGHTS`.
-        relation_group: Of "relational": examples whose distances are compared.
-        P_mean, P_std: Of log(sigma), for times="edm".
+        feature_weight: Weight of the features' loss; None for that of `WEIGHTS`.
+        relation_group: Number of examples compared with each other, for
+            "relational"; divides a device's part of the batch.
+        P_mean, P_std: Mean and deviation of log(sigma), for times="edm".
         guidance: Classifier-free guidance of the teacher's prediction, see
             `denoiser.guided`; its features are those of the label.
         guidance_interval: Noise levels at which it acts; None for all.

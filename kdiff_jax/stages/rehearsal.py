@@ -89,9 +89,9 @@ class _Case(NamedTuple):
     """A training stage as far as its losses depend on it; plain values.
 
     Attributes:
-        specs: Of the student and, if there is one, the teacher.
+        specs: Specs of the student and, if there is one, of the teacher.
         precision: Type that the networks compute in.
-        sections: Of the config: method, optim, roles, sampler.
+        sections: Sections method, optim, roles and sampler of the stage.
         settings: Numbers that the method reads.
         batch_size: Images of a device and microbatch.
         augmented: Keywords of `inputs.make`.

@@ -272,7 +272,6 @@ def test_evaluate(models, tmp_path):
     assert (tmp_path / "notes.json").read_text() == '{"mine": 1}'
 
 
-@pytest.mark.slow  # ended with -6 once under load, not yet explained
 def test_a_row_that_cannot_be_written_after_all_is_printed(models, tmp_path):
     """The folder goes while the model is measured: its sets are read from a pipe."""
     script = """
