@@ -205,6 +205,14 @@ def test_a_resumed_run_ends_with_the_same_bits(together, tmp_path):
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
+def test_a_role_of_one_student_has_the_shapes_of_its_network(together):
+    job = recipe.make_job(config(), together, devices=jax.devices()[:1])
+    model = interop.load(together / "teacher").params
+    begun, each = job.role("teacher/student"), job.role("student/student")
+    chex.assert_trees_all_equal_shapes(begun, model)
+    assert {len(leaf) for leaf in jax.tree.leaves(each)} == {2}
+
+
 def test_metrics_name_each_student(together):
     last = metrics(together)[-1]
     each = [last[f"tsm/loss/{k}"] for k in range(2)]

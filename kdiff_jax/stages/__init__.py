@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
 from kdiff_jax import interop, sealed
@@ -97,9 +98,15 @@ class Job:
         return bool(role) and "/" not in role and stage in {s.name for s in self.stages}
 
     def role(self, source: str) -> dict[str, Any]:
-        """Params of "stage/role" in that stage's last checkpoint."""
+        """Params of "stage/role" in that stage's last checkpoint.
+
+        Those of several students have an axis of them.
+        """
         stage, _, role = source.partition("/")
-        return training.role(self.left(stage), role)
+        params = training.role(self.left(stage), role)
+        if len(jax.tree.leaves(params)[0]) == 1:
+            params = jax.tree.map(lambda x: x[0], params)
+        return params
 
 
 def is_done(folder: pathlib.Path) -> bool:

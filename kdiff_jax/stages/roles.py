@@ -141,10 +141,7 @@ def to_each(
         if role not in nets or not _has_axis(params, nets[role]):
             continue
         num = len(jax.tree.leaves(params)[0])
-        rows: Any = 0
-        if num > 1:
-            model = roles.models.get(role)
-            rows = _rows(students, stage, role, num, model)
+        rows = _rows(students, stage, role, num, roles.models.get(role))
         found[role] = jax.tree.map(lambda x, rows=rows: x[rows], params)
         if np.ndim(rows):
             own.add(role)
