@@ -27,7 +27,8 @@ def write(path: pathlib.Path, fields: dict) -> None:
     import numpy as np
 
     from kdiff_jax import interop
-    from kdiff_jax.interop import edm_export, lazy
+    from kdiff_jax.formats import lazy
+    from kdiff_jax.interop import edm_export
     from kdiff_jax.interop.trees import flatten
 
     spec = {

@@ -17,10 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from kdiff_jax import interop, rng
+from kdiff_jax import interop, partition, rng
 from kdiff_jax.data import images
 from kdiff_jax.data.pixels import to_float
-from kdiff_jax.diffusion import noise_levels, partition, predict
+from kdiff_jax.diffusion import noise_levels, predict
 
 DATA = flags.DEFINE_string("data", "digits", "As data.name of a recipe.")
 PATH = flags.DEFINE_string("path", None, "As data.path.")

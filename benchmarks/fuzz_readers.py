@@ -24,8 +24,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests/interop"))
 import streams  # noqa: E402  # pyright: ignore[reportMissingImports]
 
 from kdiff_jax.errors import CheckpointError  # noqa: E402
-from kdiff_jax.interop import containers, pickle_objects, torch_files  # noqa: E402
-from kdiff_jax.interop.lazy import Lazy  # noqa: E402
+from kdiff_jax.formats import containers, pickle_objects, torch_files  # noqa: E402
+from kdiff_jax.formats.lazy import Lazy  # noqa: E402
 
 OPCODES = [op.code.encode("latin1") for op in pickletools.opcodes]
 NAMES = [

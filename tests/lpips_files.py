@@ -5,7 +5,7 @@ import functools
 import named_weights
 import numpy as np
 
-from kdiff_jax.models import lpips
+from kdiff_jax.features import lpips
 
 VGG = {  # layer in torchvision's `features`: slice in lpips, channels in and out
     0: (1, 3, 64),

@@ -7,7 +7,7 @@ trace, again in every process that a test starts.
 import recipes
 from ml_collections import ConfigDict
 
-from kdiff_jax.models import mlp
+from kdiff_jax.networks import mlp
 
 # Four steps with it move a student by a few hundredths, a thousand times what two runs
 # may differ by. Adam divides a gradient by its size: of one near zero it would make a

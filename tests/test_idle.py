@@ -7,8 +7,8 @@ import pytest
 import recipes
 from points import config
 
-from kdiff_jax import build, recipe, samplers
-from kdiff_jax.diffusion import partition, process
+from kdiff_jax import build, partition, recipe, samplers
+from kdiff_jax.diffusion import process
 from kdiff_jax.stages import idle, students
 
 COSINE = process.make("cosine")

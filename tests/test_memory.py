@@ -8,9 +8,8 @@ import points
 import pytest
 import recipes
 
-from kdiff_jax import command, interop, memory, recipe, storage
+from kdiff_jax import command, interop, memory, partition, recipe, storage
 from kdiff_jax.build import Stage
-from kdiff_jax.diffusion import partition
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.stages import Job, grids
 from kdiff_jax.stages.hooks import Log

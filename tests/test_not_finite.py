@@ -8,9 +8,8 @@ import points
 import pytest
 import recipes
 
-from kdiff_jax import interop, recipe
+from kdiff_jax import interop, partition, recipe
 from kdiff_jax.build import Stage
-from kdiff_jax.diffusion import partition
 from kdiff_jax.errors import NumericsError
 from kdiff_jax.stages import Job, grids
 from kdiff_jax.stages.hooks import Log, Saver

@@ -15,10 +15,10 @@ import pytest
 import toy
 
 from kdiff_jax import methods, rng
+from kdiff_jax import partition as partitions
 from kdiff_jax.build import Stage
 from kdiff_jax.data.images import from_array
 from kdiff_jax.data.pairs import Pairs
-from kdiff_jax.diffusion import partition as partitions
 from kdiff_jax.diffusion.process import cosine
 from kdiff_jax.stages import Job
 from kdiff_jax.stages.students import Students

@@ -17,12 +17,12 @@ import toy
 from points import Features2x2, config, with_discriminators, with_rounds
 
 from kdiff_jax import build, domain, interop, methods, plan, recipe
-from kdiff_jax.diffusion import partition as partitions
+from kdiff_jax import partition as partitions
 from kdiff_jax.diffusion import process as processes
 from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.interop import training, trees
 from kdiff_jax.method import Numbers
-from kdiff_jax.models import channels, mlp
+from kdiff_jax.networks import channels, mlp
 from kdiff_jax.report import metrics_log
 from kdiff_jax.stages import evaluate, students, train
 from kdiff_jax.stages.students import Students

@@ -8,7 +8,7 @@ import torch_resnet
 
 from kdiff_jax import build, interop, methods, plan, recipe
 from kdiff_jax.errors import CheckpointError
-from kdiff_jax.models.freeze import trains_with_frozen_convolutions
+from kdiff_jax.networks.freeze import trains_with_frozen_convolutions
 from kdiff_jax.stages import before
 from kdiff_jax.train import measure
 

@@ -10,12 +10,12 @@ import points
 import products
 import pytest
 import toy
-from models import tiny_networks as tiny
+from networks import tiny_networks as tiny
 
 from kdiff_jax import denoiser, domain, methods, rng
 from kdiff_jax.diffusion.process import cosine
+from kdiff_jax.features import deit, efficientnet, lpips, resnet, vgg
 from kdiff_jax.methods import gdd
-from kdiff_jax.models import deit, efficientnet, lpips, resnet, vgg
 from kdiff_jax.train.step import Optim, init_state, make_train_step
 
 BFLOAT16 = "bfloat16"

@@ -9,8 +9,8 @@ import recipes
 
 from kdiff_jax import build, interop, recipe
 from kdiff_jax.errors import ConfigError
+from kdiff_jax.features import lpips
 from kdiff_jax.methods import dmd
-from kdiff_jax.models import lpips
 from kdiff_jax.stages import roles
 
 

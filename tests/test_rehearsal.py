@@ -10,8 +10,8 @@ import recipes
 
 from kdiff_jax import build, interop, methods, recipe
 from kdiff_jax.errors import CheckpointError, ConfigError, DataError, UserError
+from kdiff_jax.features import lpips
 from kdiff_jax.metrics import features
-from kdiff_jax.models import lpips
 from kdiff_jax.stages import rehearsal
 
 PAIRS = dict(kind="pairs", num_pairs=32, num_held_out=8, shard_size=8, batch_size=8)

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 import kdiff_jax
-from kdiff_jax import methods, models, samplers
+from kdiff_jax import methods, networks, samplers
 from kdiff_jax.build import sections, stages
 from kdiff_jax.data import images
 from kdiff_jax.errors import UserError
@@ -67,7 +67,7 @@ def keywords(function):
 def known_options() -> dict[str, set[str]]:
     """Section -> its keys, from the functions that the sections are for."""
     sources = [importlib.import_module(f"kdiff_jax.data.{s}") for s in images.SOURCES]
-    networks = [keywords(models.make_function(name)) for name in models.names()]
+    fields = [keywords(networks.make_function(n)) for n in networks.names()]
     return {
         "data": keywords(sections.Data).union(*(keywords(s.load) for s in sources)),
         "train": keywords(sections.Train),
@@ -76,7 +76,7 @@ def known_options() -> dict[str, set[str]]:
         "optim": keywords(optim.make),
         "rounds": keywords(stages.halvings),
         "model": keywords(sections.Model),
-        "network": {"name"}.union(*networks),
+        "network": {"name"}.union(*fields),
         "method": {"name"}.union(
             *(keywords(methods.make_function(name)) for name in methods.names())
         ),

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import ml_collections
 from ml_collections import config_dict
 
-from kdiff_jax import arguments, methods, models
+from kdiff_jax import arguments, methods, networks
 from kdiff_jax.arguments import Count, NotNegative, Positive, Seed, Share, Whole
 from kdiff_jax.train import optim
 
@@ -288,8 +288,8 @@ def complete(config: Section) -> dict[str, Any]:
     """
     model = dict(config["model"])
     fields = defaults(
-        models.make_function(model["network"]["name"]),
-        leave_out=(*models.FLAX, *GIVEN_BY_BUILD),
+        networks.make_function(model["network"]["name"]),
+        leave_out=(*networks.FLAX, *GIVEN_BY_BUILD),
     )
     model["network"] = {**fields, **model["network"]}
     model = {"augment_dim": 0, **model}

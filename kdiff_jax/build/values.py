@@ -7,7 +7,7 @@ before its first stage, and also a dry one.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from kdiff_jax import arguments, methods, models, samplers
+from kdiff_jax import arguments, methods, networks, samplers
 from kdiff_jax.build import sections
 from kdiff_jax.build.stages import halvings
 from kdiff_jax.data import images
@@ -149,9 +149,9 @@ def _model(section, path, whole, *, partial: bool = False) -> None:
     _check(sections.Model, section, "the section model", path, partial=partial)
     network = section.get("network", {})
     name = network.get("name", whole["network"].get("name"))
-    hidden = (*models.FLAX, *sections.GIVEN_BY_BUILD)
+    hidden = (*networks.FLAX, *sections.GIVEN_BY_BUILD)
     _named(
-        models,
+        networks,
         {"name": name, **network},
         f"{path}network.",
         hidden=hidden,

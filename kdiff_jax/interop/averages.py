@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from kdiff_jax.errors import CheckpointError
-from kdiff_jax.interop.lazy import Lazy
-from kdiff_jax.interop.torch_modules import opened
+from kdiff_jax.formats.lazy import Lazy
+from kdiff_jax.formats.torch_modules import opened
 
 AVERAGE = ("ema", "swa", "average", "averaged", "shadow")
 # What averaging wrappers store beside the arrays.

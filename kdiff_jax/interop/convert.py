@@ -6,14 +6,14 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from kdiff_jax import __version__, models, samplers
+from kdiff_jax import __version__, networks, samplers
 from kdiff_jax.diffusion import process as processes
-from kdiff_jax.diffusion.partition import Partition
 from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.interop import diffusers_export, foreign, model, safetensors_export
 from kdiff_jax.interop.source import Facts
+from kdiff_jax.partition import Partition
 
-BUFFERS = {str(key.key) for key in models.BUFFERS}
+BUFFERS = {str(key.key) for key in networks.BUFFERS}
 EXPORTS = {"diffusers": diffusers_export.save, "safetensors": safetensors_export.save}
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from kdiff_jax.errors import CheckpointError
+from kdiff_jax.formats.lazy import Lazy
 from kdiff_jax.interop.averages import Network, choose, state_dicts
-from kdiff_jax.interop.lazy import Lazy
 from kdiff_jax.interop.source import Facts, Source, whole
 
 ANCHORS = ("temb.dense.0.weight", "down.0.block.0.norm1.weight", "mid.attn_1.q.weight")

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from kdiff_jax.errors import CheckpointError
+from kdiff_jax.formats.lazy import Lazy
 from kdiff_jax.interop import diffusers_files as files
 from kdiff_jax.interop import schedulers
 from kdiff_jax.interop.diffusers_files import CONFIG, SCHEDULER
-from kdiff_jax.interop.lazy import Lazy
 from kdiff_jax.interop.options import Option, Unlike, checked, only
 from kdiff_jax.interop.source import Facts, Source, whole
 

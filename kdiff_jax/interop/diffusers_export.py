@@ -12,16 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from kdiff_jax import __version__, models
+from kdiff_jax import __version__, networks
 from kdiff_jax.files import write_atomically
-from kdiff_jax.interop import (
-    diffusers,
-    diffusers_files,
-    lazy,
-    schedulers_export,
-    tensors,
-)
-from kdiff_jax.interop.lazy import Lazy
+from kdiff_jax.formats import lazy, tensors
+from kdiff_jax.formats.lazy import Lazy
+from kdiff_jax.interop import diffusers, diffusers_files, schedulers_export
 from kdiff_jax.interop.schedulers_export import Scheduler, refused
 from kdiff_jax.interop.trees import flatten
 
@@ -176,7 +171,7 @@ def _fields(spec: Mapping[str, Any]) -> dict[str, Any]:
     given: dict[str, Any] = {
         k: tuple(v) if isinstance(v, list) else v for k, v in spec["network"].items()
     }
-    module = models.make(**given)
+    module = networks.make(**given)
     return {name: getattr(module, name) for name in module.__dataclass_fields__}
 
 

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from kdiff_jax.errors import CheckpointError
-from kdiff_jax.interop import averages, containers, raw, wrappers
-from kdiff_jax.interop.lazy import Lazy
+from kdiff_jax.formats import containers, raw, wrappers
+from kdiff_jax.formats.lazy import Lazy
+from kdiff_jax.interop import averages
 
 CONFIG, INDEX = "config.json", "model_index.json"
 SCHEDULER = "scheduler_config.json"

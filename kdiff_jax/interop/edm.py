@@ -14,6 +14,9 @@ import numpy as np
 
 from kdiff_jax.diffusion import noise_levels
 from kdiff_jax.errors import CheckpointError
+from kdiff_jax.formats.lazy import Lazy
+from kdiff_jax.formats.torch_files import Persistent
+from kdiff_jax.formats.torch_modules import children, opened, state_dict
 from kdiff_jax.interop.averages import Network, choose, state_dicts
 from kdiff_jax.interop.edm_constructors import (
     NETWORKS,
@@ -25,10 +28,7 @@ from kdiff_jax.interop.edm_constructors import (
     plain,
 )
 from kdiff_jax.interop.edm_shapes import ANCHOR, of_shapes
-from kdiff_jax.interop.lazy import Lazy
 from kdiff_jax.interop.source import Facts, Source, whole
-from kdiff_jax.interop.torch_files import Persistent
-from kdiff_jax.interop.torch_modules import children, opened, state_dict
 
 FIELDS = {  # the reference's keyword -> the field of `song_unet` and `adm_unet`
     "model_channels": "channels",

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from kdiff_jax.errors import CheckpointError
-from kdiff_jax.interop.pickle_objects import Stub
-from kdiff_jax.interop.torch_files import Persistent
-from kdiff_jax.interop.torch_modules import attribute, children
+from kdiff_jax.formats.pickle_objects import Stub
+from kdiff_jax.formats.torch_files import Persistent
+from kdiff_jax.formats.torch_modules import attribute, children
 
 INF = float("inf")
 # Keywords of the reference's constructors and their defaults; None must be given.

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from kdiff_jax.diffusion.noise_levels import iddpm_levels
-from kdiff_jax.interop import lazy
-from kdiff_jax.interop.lazy import Lazy
+from kdiff_jax.formats import lazy
+from kdiff_jax.formats.lazy import Lazy
 
 NETWORKS = ("song_unet", "adm_unet")
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from kdiff_jax.errors import CheckpointError
-from kdiff_jax.interop.lazy import Lazy
+from kdiff_jax.formats.lazy import Lazy
 
 ANCHOR = "map_layer0.weight"  # a parameter that every network of the family has
 

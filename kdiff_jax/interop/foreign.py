@@ -13,7 +13,7 @@ from typing import Any
 
 from kdiff_jax import sealed
 from kdiff_jax.errors import CheckpointError, ConfigError
-from kdiff_jax.interop import containers
+from kdiff_jax.formats import containers
 from kdiff_jax.interop.source import Facts, Source
 
 FOLDERS = ("diffusers",)

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from kdiff_jax.errors import CheckpointError
+from kdiff_jax.formats.lazy import Lazy
 from kdiff_jax.interop import averages
-from kdiff_jax.interop.lazy import Lazy
 from kdiff_jax.interop.source import Facts, Source, whole
 
 NUM_STEPS = 1024  # of the teachers, which their files may not say

@@ -21,18 +21,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdiff_jax import __version__, arguments, models, samplers, sealed
+from kdiff_jax import __version__, arguments, networks, samplers, sealed
 from kdiff_jax.diffusion import guidance
-from kdiff_jax.diffusion.partition import Partition
 from kdiff_jax.diffusion.process import Process, left
 from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.files import write_atomically
-from kdiff_jax.interop import foreign, lazy, tensors, training
-from kdiff_jax.interop.lazy import Lazy
+from kdiff_jax.formats import lazy, tensors
+from kdiff_jax.formats.lazy import Lazy
+from kdiff_jax.interop import foreign, training
 from kdiff_jax.interop.source import Facts, Source
 from kdiff_jax.interop.spec import build, built, check_sampler, sampler_of
 from kdiff_jax.interop.trees import flatten, unflatten
 from kdiff_jax.method import Net
+from kdiff_jax.partition import Partition
 from kdiff_jax.samplers import Sampler
 
 log = logging.getLogger(__name__)
@@ -202,7 +203,7 @@ class Model:
         Of many students those of one.
         """
         sizes = jax.tree.map(lambda x: x.size // self.num_students, self.params)
-        trained = models.trainable(self.params)
+        trained = networks.trainable(self.params)
         return sum(jax.tree.leaves(jax.tree.map(lambda n, t: n * t, sizes, trained)))
 
     @property
@@ -252,7 +253,7 @@ def write(
     # The spec comes last: a folder without it holds no model.
     (folder / SPEC).unlink(missing_ok=True)
     sha256 = tensors.write(folder / WEIGHTS, leaves)
-    revision = models.REVISIONS[spec["network"]["name"]]
+    revision = networks.REVISIONS[spec["network"]["name"]]
     origin = {"revision": revision, "sha256": sha256, "kdiff_jax": __version__}
     spec = {**spec, **origin}
     write_atomically(folder / CARD, card)

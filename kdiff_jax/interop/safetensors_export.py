@@ -6,7 +6,8 @@ import numpy as np
 
 from kdiff_jax import sealed
 from kdiff_jax.files import json_text, write_atomically
-from kdiff_jax.interop import diffusers_export, edm_export, lazy, tensors
+from kdiff_jax.formats import lazy, tensors
+from kdiff_jax.interop import diffusers_export, edm_export
 from kdiff_jax.interop.trees import flatten
 
 WEIGHTS = "model.safetensors"

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from kdiff_jax.errors import CheckpointError
+from kdiff_jax.formats.lazy import Lazy
 from kdiff_jax.interop import averages
-from kdiff_jax.interop.lazy import Lazy
 from kdiff_jax.interop.source import Facts, Source, whole
 
 BLOCK, ATTENTION = "ResnetBlockBigGANpp", "AttnBlockpp"

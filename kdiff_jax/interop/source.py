@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from kdiff_jax.errors import CheckpointError, UserError
-from kdiff_jax.interop.lazy import Lazy
+from kdiff_jax.formats.lazy import Lazy
 
 # What reading a tree of unexpected make raises.
 MALFORMED = (ArithmeticError, AttributeError, IndexError, TypeError, ValueError)

@@ -8,14 +8,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from kdiff_jax import denoiser, models, samplers
+from kdiff_jax import denoiser, networks, samplers
 from kdiff_jax.diffusion import process as processes
-from kdiff_jax.diffusion.partition import Partition
 from kdiff_jax.diffusion.process import Process
 from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.interop import spec_check
 from kdiff_jax.interop.trees import flatten
 from kdiff_jax.method import Net
+from kdiff_jax.partition import Partition
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def build(spec: Mapping[str, Any], precision: str | None = None) -> tuple[Net, P
     }
     if precision:
         fields["dtype"] = precision
-    module = models.make(
+    module = networks.make(
         **fields,
         out_channels=channels * (2 if precondition["name"] in ("both", "iddpm") else 1),
         num_classes=num_classes,
@@ -80,7 +80,7 @@ def defining(spec: Mapping[str, Any]) -> dict[str, Any]:
 def check_revision(spec: Mapping[str, Any]) -> None:
     """Raises CheckpointError if the network has been defined otherwise since."""
     name = spec["network"]["name"]
-    now = models.REVISIONS.get(name, 1)
+    now = networks.REVISIONS.get(name, 1)
     if spec.get("revision", now) != now:
         raise CheckpointError(
             f"network {name} is of revision {repr(spec['revision'])[:40]}, and here it"

@@ -9,7 +9,7 @@ import numbers
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from kdiff_jax import arguments, models, samplers
+from kdiff_jax import arguments, networks, samplers
 from kdiff_jax.diffusion import precondition, process
 from kdiff_jax.errors import ConfigError
 
@@ -49,7 +49,7 @@ def _check_section(section: str, values) -> None:
 def _annotated(section: str, name: str) -> Callable[..., Any]:
     """Function that takes the values of a section as keywords."""
     if section == "network":
-        return models.make_function(name)
+        return networks.make_function(name)
     if section == "sampler":
         return samplers.make_function(name)
     known = {

@@ -12,9 +12,9 @@ from kdiff_jax.arguments import NotNegative, Share
 from kdiff_jax.diffusion import grids
 from kdiff_jax.diffusion.guidance import Interval
 from kdiff_jax.errors import ConfigError, UserError
+from kdiff_jax.features import lpips
 from kdiff_jax.losses import distribution, regression
 from kdiff_jax.method import Aux, Method, Phase
-from kdiff_jax.models import lpips
 
 ROLES = ("fake_score",)  # see `methods.roles`
 

@@ -17,10 +17,10 @@ from kdiff_jax import denoiser, rng
 from kdiff_jax.arguments import Count, NotNegative, Share
 from kdiff_jax.diffusion import grids
 from kdiff_jax.diffusion.guidance import Interval
+from kdiff_jax.discriminators.gan_head import GanHead
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.losses import adversarial, distribution
 from kdiff_jax.method import Aux, Method, Net, Phase
-from kdiff_jax.models.gan_head import GanHead
 from kdiff_jax.samplers import renoise, step_noise
 
 ROLES = ("fake_score", "disc")  # see `methods.roles`

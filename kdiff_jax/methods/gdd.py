@@ -14,12 +14,13 @@ import numpy as np
 
 from kdiff_jax import rng
 from kdiff_jax.arguments import Count, NotNegative, Positive, Share
-from kdiff_jax.diffusion import ada, diffaugment
+from kdiff_jax.augment import ada, diffaugment
+from kdiff_jax.discriminators import projected, spectral
 from kdiff_jax.errors import CheckpointError, ConfigError
+from kdiff_jax.features import deit, efficientnet, resnet, vgg
 from kdiff_jax.losses import adversarial
 from kdiff_jax.method import Aux, Method, Net, Phase
-from kdiff_jax.models import deit, efficientnet, projected, resnet, spectral, vgg
-from kdiff_jax.models.freeze import trains_with_frozen_convolutions
+from kdiff_jax.networks.freeze import trains_with_frozen_convolutions
 
 ROLES = ("disc",)  # see `methods.roles`
 

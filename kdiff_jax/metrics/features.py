@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
 from kdiff_jax.errors import ConfigError
-from kdiff_jax.models import frozen, resnet
-from kdiff_jax.models.resnet import ResNet
+from kdiff_jax.features import frozen, resnet
+from kdiff_jax.features.resnet import ResNet
 
 
 class Features(NamedTuple):

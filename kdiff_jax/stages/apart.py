@@ -11,9 +11,9 @@ import numpy as np
 
 from kdiff_jax import interop, stages
 from kdiff_jax.build import Stage
-from kdiff_jax.diffusion.partition import Partition, same_owners
 from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.interop import training
+from kdiff_jax.partition import Partition, same_owners
 from kdiff_jax.report import metrics_log
 from kdiff_jax.stages import Job
 from kdiff_jax.stages.students import Students

@@ -10,11 +10,11 @@ import numpy as np
 
 from kdiff_jax import build, interop, metrics, sealed
 from kdiff_jax.build import Stage
-from kdiff_jax.diffusion.partition import Partition
 from kdiff_jax.errors import ConfigError, DataError
 from kdiff_jax.interop import training
 from kdiff_jax.metrics import features as feature_extractors
 from kdiff_jax.metrics.moments import check_memory, load_stats, save_stats
+from kdiff_jax.partition import Partition
 from kdiff_jax.report import grid, html, metrics_log, summary
 from kdiff_jax.stages import Job, facts, finish, is_done
 from kdiff_jax.train import generate, measure, parallel

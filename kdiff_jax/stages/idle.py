@@ -3,7 +3,7 @@
 import numpy as np
 
 from kdiff_jax import samplers
-from kdiff_jax.diffusion.partition import Partition
+from kdiff_jax.partition import Partition
 from kdiff_jax.samplers import Sampler
 
 

@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdiff_jax import build, interop, models
+from kdiff_jax import build, interop, networks
+from kdiff_jax import partition as partitions
 from kdiff_jax.build import Stage
-from kdiff_jax.diffusion import partition as partitions
 from kdiff_jax.diffusion.process import Process
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.interop import Model
 from kdiff_jax.method import Method, Net
-from kdiff_jax.models import channels
+from kdiff_jax.networks import channels
 from kdiff_jax.stages import Job
 from kdiff_jax.stages.students import Students
 
@@ -72,7 +72,7 @@ def find(job: Job, stage: Stage) -> Roles:
         interop.check_guidance(teacher.spec, stage.config["method"].get("guidance", 1))
     for key in ("sha256", "kdiff_jax", "source", "partition"):
         base.pop(key, None)
-    base["revision"] = models.REVISIONS[base["network"]["name"]]
+    base["revision"] = networks.REVISIONS[base["network"]["name"]]
     spec = interop.without_precision(build.spec_of(stage, base))
     student, process = interop.build(spec, precision)
     nets = {"student": student}

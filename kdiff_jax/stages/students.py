@@ -11,18 +11,18 @@ import numpy as np
 from jax.sharding import Mesh
 
 from kdiff_jax import arrays, build, methods, samplers
+from kdiff_jax import partition as partitions
 from kdiff_jax.build import Stage
 from kdiff_jax.data import batches as data_batches
 from kdiff_jax.data.students import StudentBatches
-from kdiff_jax.diffusion import partition as partitions
 from kdiff_jax.diffusion import process as processes
-from kdiff_jax.diffusion.partition import ONE, Partition
 from kdiff_jax.diffusion.process import Process
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.files import Unreadable
 from kdiff_jax.interop import Model
 from kdiff_jax.method import Method, Numbers
-from kdiff_jax.models.labels import class_rows
+from kdiff_jax.networks.labels import class_rows
+from kdiff_jax.partition import ONE, Partition
 from kdiff_jax.stages import Job, idle
 from kdiff_jax.train import parallel
 

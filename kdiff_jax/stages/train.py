@@ -14,10 +14,10 @@ import jax.numpy as jnp
 from kdiff_jax import build, domain, interop, rng
 from kdiff_jax.build import Stage
 from kdiff_jax.data import batches as data_batches
-from kdiff_jax.diffusion.partition import same_owners
 from kdiff_jax.errors import CheckpointError, NumericsError
 from kdiff_jax.interop import training
 from kdiff_jax.method import Method, Numbers
+from kdiff_jax.partition import same_owners
 from kdiff_jax.stages import Job, apart, finish, grids, pairs, results, roles, students
 from kdiff_jax.stages.best import Best
 from kdiff_jax.stages.hooks import Log, Saver

@@ -18,9 +18,9 @@ from jax.sharding import PartitionSpec as P
 
 from kdiff_jax import memory, rng
 from kdiff_jax.data.pixels import to_uint8
-from kdiff_jax.diffusion.partition import ONE, Partition
 from kdiff_jax.errors import ConfigError, Interrupted, NumericsError
 from kdiff_jax.method import Net
+from kdiff_jax.partition import ONE, Partition
 from kdiff_jax.samplers import Ranges, Sampler
 from kdiff_jax.train import parallel, signals, watchdog
 

@@ -6,8 +6,8 @@ as uint8 batches. Flips and augmentation happen here.
 
 import jax.numpy as jnp
 
+from kdiff_jax.augment import geometry
 from kdiff_jax.data.pixels import to_float
-from kdiff_jax.diffusion import augment as augmentation
 from kdiff_jax.types import Batch, Keys
 
 
@@ -29,9 +29,9 @@ def make(*, flip: bool = False, augment_prob: float = 0.0):
         if "z" in batch:
             batch["z"] = batch["z"].astype(jnp.float32)
         if flip:
-            batch["x0"] = augmentation.random_flip(batch["x0"], keys)
+            batch["x0"] = geometry.random_flip(batch["x0"], keys)
         if augment_prob:
-            batch["x0"], batch["augment"] = augmentation.augment(
+            batch["x0"], batch["augment"] = geometry.augment(
                 # EDM's runs flip left-right with probability 1/2, whatever the rest.
                 batch["x0"],
                 keys,

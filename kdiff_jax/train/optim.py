@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from kdiff_jax import arguments, models
+from kdiff_jax import arguments, networks
 from kdiff_jax.arguments import Below1, Count, NotNegative, Positive, Whole
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.train import averages as decays
@@ -66,7 +66,7 @@ def make(
             f"schedule={schedule!r}; choose one of {', '.join(SCHEDULES)}"
         )
     decay = (
-        [optax.add_decayed_weights(weight_decay, mask=models.trainable)]
+        [optax.add_decayed_weights(weight_decay, mask=networks.trainable)]
         if weight_decay
         else []
     )

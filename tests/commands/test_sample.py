@@ -9,8 +9,7 @@ import pytest
 import recipes
 from PIL import Image
 
-from kdiff_jax import interop, recipe
-from kdiff_jax.diffusion import partition
+from kdiff_jax import interop, partition, recipe
 
 
 @pytest.fixture(scope="module")

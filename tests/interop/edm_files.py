@@ -8,8 +8,8 @@ import numpy as np
 import streams
 
 from kdiff_jax.diffusion import noise_levels
-from kdiff_jax.interop.pickle_objects import Stub
-from kdiff_jax.interop.torch_files import Persistent
+from kdiff_jax.formats.pickle_objects import Stub
+from kdiff_jax.formats.torch_files import Persistent
 
 BUFFERS = ("resample_filter", "freqs", "u")
 CONSTANTS = {  # attributes of a network's parts, in the reference code

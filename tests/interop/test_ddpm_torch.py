@@ -19,7 +19,8 @@ from tolerance import UNET
 
 from kdiff_jax import interop
 from kdiff_jax.errors import CheckpointError
-from kdiff_jax.interop import containers, ddpm_torch, lazy
+from kdiff_jax.formats import containers, lazy
+from kdiff_jax.interop import ddpm_torch
 from kdiff_jax.interop.source import Facts
 
 DATA = pathlib.Path(__file__).parents[1] / "parity" / "data"

@@ -13,7 +13,8 @@ from test_diffusers_import import DDPM, ddpm_folder
 
 from kdiff_jax import interop
 from kdiff_jax.errors import CheckpointError
-from kdiff_jax.interop import diffusers, foreign, lazy, tensors
+from kdiff_jax.formats import lazy, tensors
+from kdiff_jax.interop import diffusers, foreign
 from kdiff_jax.interop.source import Facts
 
 PLAIN = "diffusion_pytorch_model.safetensors"

@@ -16,9 +16,10 @@ import pytest
 from safetensors.numpy import load_file
 from tolerance import UNET
 
-from kdiff_jax import models
+from kdiff_jax import networks
 from kdiff_jax.errors import CheckpointError
-from kdiff_jax.interop import diffusers, lazy, tensors
+from kdiff_jax.formats import lazy, tensors
+from kdiff_jax.interop import diffusers
 from kdiff_jax.interop.model import checked
 from kdiff_jax.interop.source import Facts
 from kdiff_jax.interop.spec import build
@@ -65,7 +66,7 @@ def network(source):
         k: tuple(v) if isinstance(v, list) else v for k, v in spec["network"].items()
     }
     channels, num_classes = spec["image_shape"][-1], spec["num_classes"]
-    module = models.make(**fields, out_channels=channels, num_classes=num_classes)
+    module = networks.make(**fields, out_channels=channels, num_classes=num_classes)
     leaves = checked(source, "folder")
     return module, unflatten({k: leaf.read() for k, leaf in leaves.items()})
 

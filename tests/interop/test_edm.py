@@ -18,11 +18,12 @@ import safetensors.numpy
 from edm_files import objects, pickle, random_arrays
 from tolerance import GRADIENT, LOSS, UNET
 
-from kdiff_jax import interop, models, samplers
+from kdiff_jax import interop, networks, samplers
 from kdiff_jax.diffusion import noise_levels
 from kdiff_jax.errors import CheckpointError
-from kdiff_jax.interop import containers, edm, lazy
-from kdiff_jax.interop.pickle_objects import Stub
+from kdiff_jax.formats import containers, lazy
+from kdiff_jax.formats.pickle_objects import Stub
+from kdiff_jax.interop import edm
 from kdiff_jax.interop.source import Facts
 from kdiff_jax.interop.trees import flatten
 from kdiff_jax.losses import regression
@@ -369,7 +370,7 @@ RELEASED = {
 def test_a_released_network_has_its_published_size(name):
     """Our defaults are these networks, and so are the constructors' where unsaid."""
     full = RELEASED[name]
-    module = models.make(**full.fields)
+    module = networks.make(**full.fields)
     x, t = jnp.zeros((1, full.size, full.size, 3)), jnp.zeros(1)
     params = jax.eval_shape(module.init, jax.random.key(0), x, t)["params"]
     arrays = {}

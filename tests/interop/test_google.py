@@ -17,7 +17,8 @@ from tolerance import UNET
 from kdiff_jax import interop, samplers
 from kdiff_jax.diffusion import predict
 from kdiff_jax.errors import CheckpointError
-from kdiff_jax.interop import containers, google, lazy
+from kdiff_jax.formats import containers, lazy
+from kdiff_jax.interop import google
 from kdiff_jax.interop.source import Facts
 
 DATA = pathlib.Path(__file__).parents[1] / "parity" / "data"

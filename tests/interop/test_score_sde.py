@@ -19,7 +19,8 @@ from tolerance import GRADIENT, LOSS, UNET
 
 from kdiff_jax import interop
 from kdiff_jax.errors import CheckpointError
-from kdiff_jax.interop import containers, lazy, score_sde
+from kdiff_jax.formats import containers, lazy
+from kdiff_jax.interop import score_sde
 from kdiff_jax.interop.source import Facts
 from kdiff_jax.interop.trees import unflatten
 

@@ -9,8 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from kdiff_jax import interop
-from kdiff_jax.diffusion import partition
+from kdiff_jax import interop, partition
 from kdiff_jax.diffusion import process as processes
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.interop import spec as specs

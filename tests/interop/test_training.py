@@ -10,8 +10,7 @@ import numpy as np
 import one_student
 import pytest
 
-from kdiff_jax import interop, sealed
-from kdiff_jax.diffusion import partition
+from kdiff_jax import interop, partition, sealed
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.interop import convert
 from kdiff_jax.train import parallel

@@ -7,18 +7,10 @@ from test_ddpm_torch import DATA, tree
 from test_diffusers_import import ddpm_folder
 
 from kdiff_jax.errors import CheckpointError
-from kdiff_jax.interop import (
-    containers,
-    ddpm_torch,
-    diffusers,
-    edm,
-    google,
-    lazy,
-    score_sde,
-    tensors,
-)
+from kdiff_jax.formats import containers, lazy, tensors
+from kdiff_jax.formats.wrappers import unwrapped
+from kdiff_jax.interop import ddpm_torch, diffusers, edm, google, score_sde
 from kdiff_jax.interop.source import Facts
-from kdiff_jax.interop.wrappers import unwrapped
 
 PREFIXES = ("module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.module.")
 EDM = "edm_tiny_ncsnpp_edm_cond.safetensors"

@@ -15,7 +15,7 @@ from lpips_files import head_arrays, vgg_arrays
 from tolerance import LOSS, REORDER
 
 from kdiff_jax.errors import CheckpointError, ConfigError
-from kdiff_jax.models import lpips
+from kdiff_jax.features import lpips
 
 DATA = pathlib.Path(__file__).parents[1] / "parity/data"
 

@@ -12,8 +12,8 @@ import toy
 from kdiff_jax import methods, rng
 from kdiff_jax.diffusion import process as processes
 from kdiff_jax.errors import ConfigError
+from kdiff_jax.features import lpips
 from kdiff_jax.method import Context, Net
-from kdiff_jax.models import lpips
 
 EDM, COSINE = processes.edm(), processes.cosine()
 KEYS = rng.example_keys(jax.random.key(0), 0, jnp.arange(8))

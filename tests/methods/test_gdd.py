@@ -15,13 +15,14 @@ from safetensors.numpy import save_file
 from tolerance import REORDER
 
 from kdiff_jax import methods, rng
-from kdiff_jax.diffusion.diffaugment import diffaugment
+from kdiff_jax.augment.diffaugment import diffaugment
 from kdiff_jax.diffusion.process import cosine
+from kdiff_jax.discriminators import projected, spectral
 from kdiff_jax.errors import CheckpointError, ConfigError
+from kdiff_jax.features import deit, resnet
 from kdiff_jax.losses import adversarial
 from kdiff_jax.method import Context, Net, Numbers
 from kdiff_jax.methods import gdd
-from kdiff_jax.models import deit, projected, resnet, spectral
 from kdiff_jax.train.checkpoint import Checkpoints
 from kdiff_jax.train.step import Optim, due, init_state, make_train_step, without_axis
 

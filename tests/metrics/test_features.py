@@ -6,8 +6,8 @@ import torch_resnet
 
 from kdiff_jax import metrics
 from kdiff_jax.errors import CheckpointError, ConfigError
+from kdiff_jax.features.resnet import ResNet
 from kdiff_jax.metrics import features as features_module
-from kdiff_jax.models.resnet import ResNet
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,9 @@ from loaders import DATA, from_torch
 
 from kdiff_jax import methods
 from kdiff_jax.diffusion import process
+from kdiff_jax.features import frozen
 from kdiff_jax.method import Net
 from kdiff_jax.methods import gdd
-from kdiff_jax.models import frozen
 
 NAMES = ("vgg16_bn", "tf_efficientnet_lite0")  # theirs; ours says efficientnet_lite0
 OURS = ("vgg16_bn", "efficientnet_lite0")

@@ -11,7 +11,7 @@ import numpy as np
 from flax import serialization, traverse_util
 from safetensors.numpy import load_file
 
-from kdiff_jax import models
+from kdiff_jax import networks
 
 DATA = pathlib.Path(__file__).parent / "data"
 SONG = dict(
@@ -60,7 +60,7 @@ NETWORKS = {  # name of the data -> name and fields of the network
 def network(name):
     """(module, params) of a tiny network."""
     model, fields = NETWORKS[name]
-    module = models.make(model, **fields)
+    module = networks.make(model, **fields)
     if name.startswith("gr_dd"):
         state = (DATA / f"{name}.msgpack").read_bytes()
         return module, serialization.msgpack_restore(state)["ema_params"]

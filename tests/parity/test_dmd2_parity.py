@@ -16,9 +16,9 @@ from tolerance import LOSS
 
 from kdiff_jax import domain, interop, methods, rng
 from kdiff_jax.diffusion import grids
+from kdiff_jax.discriminators.gan_head import GanHead
 from kdiff_jax.method import Context, Net
 from kdiff_jax.methods.dmd2 import bottleneck
-from kdiff_jax.models.gan_head import GanHead
 
 HEAD = {"0": "conv_0", "1": "norm_0", "3": "conv_1", "4": "norm_1", "6": "conv_2"}
 KEYS = rng.example_keys(jax.random.key(0), 0, jnp.arange(4))

@@ -18,7 +18,8 @@ from flax import traverse_util
 from gdd_tiny import close, nchw, nhwc, picked
 from loaders import DATA
 
-from kdiff_jax.models import deit, efficientnet, frozen, projected, spectral, vgg
+from kdiff_jax.discriminators import projected, spectral
+from kdiff_jax.features import deit, efficientnet, frozen, vgg
 
 NETWORKS = {
     "vgg16_bn": (vgg, vgg.BN),

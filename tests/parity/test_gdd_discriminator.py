@@ -21,8 +21,8 @@ from gdd_tiny import (
     states,
 )
 
+from kdiff_jax.discriminators import projected
 from kdiff_jax.methods import gdd
-from kdiff_jax.models import projected
 
 TERMS = {  # of the logits of one network
     "G": lambda logits: jax.nn.softplus(-logits).mean(1).sum(),

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdiff_jax import samplers
-from kdiff_jax.diffusion import partition, process
+from kdiff_jax import partition, samplers
+from kdiff_jax.diffusion import process
 from kdiff_jax.samplers import Ranges
 
 PROCESSES = {name: process.make(name) for name in process.names()}

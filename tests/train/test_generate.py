@@ -12,9 +12,8 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from tolerance import REORDER
 
-from kdiff_jax import interop, rng, samplers
+from kdiff_jax import interop, partition, rng, samplers
 from kdiff_jax.data.pixels import to_uint8
-from kdiff_jax.diffusion import partition
 from kdiff_jax.diffusion.process import cosine
 from kdiff_jax.errors import ConfigError, Interrupted, NumericsError
 from kdiff_jax.train import generate, parallel, signals

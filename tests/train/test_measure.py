@@ -5,9 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdiff_jax import interop, samplers
+from kdiff_jax import interop, partition, samplers
 from kdiff_jax.data.images import load
-from kdiff_jax.diffusion import partition
 from kdiff_jax.method import Net
 from kdiff_jax.metrics import features
 from kdiff_jax.train import generate, measure, parallel, watchdog

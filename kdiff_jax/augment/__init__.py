@@ -1,0 +1,1 @@
+"""Augmentations of images: EDM's geometry, ADA's strength, DiffAugment."""

@@ -1,0 +1,177 @@
+"""LPIPS v0.1: how different two images look, learned from people's judgements.
+
+It stands among the networks, not the losses, so that methods can use it: it is a frozen
+network with 1x1 heads. Backbone and heads come from files.
+
+Source: Zhang et al. 2018, arXiv:1801.03924, Eq. 1; constants of the released code.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+from kdiff_jax.errors import ConfigError
+from kdiff_jax.features import alexnet, frozen, squeezenet, vgg
+from kdiff_jax.types import Params
+
+EPS = 1e-10
+HEADS = (
+    "weights/v0.1/{net}.pth of LPIPS (github.com/richzhang/PerceptualSimilarity, in"
+    " lpips/)"
+)
+
+
+class Backbone(NamedTuple):
+    """A network under LPIPS."""
+
+    module: nn.Module
+    name: str
+    wanted: str
+    ignored: tuple[str, ...]
+    channels: tuple[int, ...]  # of its outputs
+
+
+BACKBONES = {
+    "vgg": Backbone(
+        vgg.VGG16(taps=(3, 8, 15, 22, 29)),
+        "VGG16",
+        vgg.WANTED,
+        vgg.IGNORED,
+        (64, 128, 256, 512, 512),
+    ),
+    "alex": Backbone(
+        alexnet.AlexNet(),
+        "AlexNet",
+        alexnet.WANTED,
+        alexnet.IGNORED,
+        (64, 192, 384, 256, 256),
+    ),
+    "squeeze": Backbone(
+        squeezenet.SqueezeNet(),
+        "SqueezeNet 1.1",
+        squeezenet.WANTED,
+        squeezenet.IGNORED,
+        (64, 128, 256, 384, 384, 512, 512),
+    ),
+}
+
+
+def load(
+    net: str = "vgg",
+    weights: str | os.PathLike | None = None,
+    heads: str | os.PathLike | None = None,
+    resize: int | None = frozen.SIZE,
+    dtype: str = "float32",
+) -> tuple[Callable[..., Float[Array, " B"]], Params]:
+    """(distance, params); distance(params, x, target) -> f32[B].
+
+    Images are f32[B, H, W, 3] in [-1, 1]. The distance is differentiable; pass `params`
+    as an argument of what is compiled, or they become 60 MB of constants.
+
+    Args:
+        net: "vgg" (for losses), "alex" or "squeeze".
+        weights: The backbone's file, with torchvision's names.
+        heads: The file of the heads, of the public layout (lin0.model.1.weight, ...),
+            or an .npz of several with the net in front (vgg/lin0.model.1.weight).
+        resize: Side to which images are resized first, as distillation of 32 and 64
+            pixels does; None takes them as they are.
+        dtype: Type of the backbone's activations and products; the distance between
+            features is float32.
+
+    Raises:
+        ConfigError: If there is no such net, or a file is not named.
+        CheckpointError: If a file is missing, damaged, or of another network.
+    """
+    if net not in BACKBONES:
+        raise ConfigError(f"net={net!r}: unknown; choose one of {', '.join(BACKBONES)}")
+    backbone = BACKBONES[net]
+    for argument, path, wanted in (
+        ("weights", weights, backbone.wanted),
+        ("heads", heads, HEADS.format(net=net)),
+    ):
+        if path is None:
+            raise ConfigError(f"{argument}=None: LPIPS needs its file; give {wanted}")
+    params = {
+        "backbone": frozen.load(
+            backbone.module,
+            weights,  # type: ignore[arg-type]  # None is refused above
+            network=backbone.name,
+            wanted=backbone.wanted,
+            ignored=backbone.ignored,
+        ),
+        "heads": _load_heads(net, heads, backbone.channels),
+    }
+
+    def distance(
+        params: Params, x: Float[Array, "B H W C"], target: Float[Array, "B H W C"]
+    ) -> Float[Array, " B"]:
+        return layers(net, params, x, target, resize, dtype).sum(axis=1)
+
+    return distance, params
+
+
+def layers(
+    net: str,
+    params: Params,
+    x: Float[Array, "B H W C"],
+    target: Float[Array, "B H W C"],
+    resize: int | None = frozen.SIZE,
+    dtype: str = "float32",
+) -> Float[Array, "B L"]:
+    """What each layer adds to the distance; see `load`.
+
+    Raises:
+        ConfigError: If the images are not RGB, or too small for the network.
+    """
+    frozen.check_rgb(x, "LPIPS")
+    backbone = BACKBONES[net]
+
+    def outputs(images):
+        images = frozen.normalise(images, frozen.IMAGENET_MEAN, frozen.IMAGENET_STD)
+        if resize is not None:
+            images = frozen.resize(images, resize)
+        network = backbone.module.clone(dtype=dtype)
+        found: Any = network.apply({"params": params["backbone"]}, images)
+        if any(feature.size == 0 for feature in found):
+            raise ConfigError(
+                f"images={x.shape}: too small for {backbone.name}; set resize=224"
+            )
+        return [_unit(feature.astype(jnp.float32)) for feature in found]
+
+    return jnp.stack(
+        [
+            ((a - b) ** 2 * head[None, None, None]).sum(axis=-1).mean(axis=(1, 2))
+            for a, b, head in zip(
+                outputs(x), outputs(target), params["heads"], strict=True
+            )
+        ],
+        axis=1,
+    )
+
+
+def _unit(x):
+    """Length 1 over the channels. Where all are 0 the gradient is 0, not NaN."""
+    square = (x**2).sum(axis=-1, keepdims=True)
+    length = jnp.sqrt(jnp.where(square > 0, square, 1))
+    return jnp.where(square > 0, x / (length + EPS), 0)
+
+
+def _load_heads(net, path, channels):
+    wanted = HEADS.format(net=net)
+    found = frozen.read("heads", path, wanted)
+    if any(name.startswith(f"{net}/") for name in found):
+        found = {
+            name.removeprefix(f"{net}/"): array
+            for name, array in found.items()
+            if name.startswith(f"{net}/")
+        }
+    # Newer files hold each head twice, as `lin0` and as `lins.0`.
+    found = {k: array for k, array in found.items() if not k.startswith("lins.")}
+    shapes = {f"lin{i}.model.1.weight": (1, c, 1, 1) for i, c in enumerate(channels)}
+    frozen.check(f"heads={path}: not LPIPS heads of {net!r}", found, shapes, wanted)
+    return [jnp.asarray(found[name].read(), jnp.float32).reshape(-1) for name in shapes]

@@ -1,0 +1,1 @@
+"""Readers of files: pickle, torch, safetensors, msgpack; they know no networks."""

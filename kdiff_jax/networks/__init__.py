@@ -1,0 +1,79 @@
+"""One module per denoising network; the module's name is the network's name.
+
+All are called alike, on images and what the family's embedding reads (`c_noise`):
+
+    module.apply({"params": p}, x, c_noise, y, augment=None, dropout_keys=None) -> F
+
+================  =========================================  =========================
+name              network                                    c_noise
+================  =========================================  =========================
+``ddpm_unet``     Ho et al. 2020 (diffusers' UNet2DModel)    index 0 .. 999
+``iddpm_unet``    Salimans & Ho 2022, "unet_iddpm"           logsnr in [-20, 20]
+``song_unet``     DDPM++ and NCSN++ of Karras et al. 2022    c_noise of its Table 1
+``adm_unet``      Dhariwal & Nichol's, in Karras et al.      c_noise of its Table 1
+``mlp``           a few layers, for points of the plane      c_noise of EDM
+================  =========================================  =========================
+
+`y` is i32[B]; None, or -1, is no label. Dropout is active if and only if one typed key
+per example is given, `dropout_keys`. `module.apply(..., method="encode")` returns the
+features of the encoder in place of F, `method="with_features"` F and all features.
+"""
+
+import importlib
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+
+from kdiff_jax import arguments
+from kdiff_jax.errors import ConfigError
+from kdiff_jax.types import Params
+
+# Raise a network's number when the same parameters come to mean another function:
+# models of another number are refused.
+REVISIONS = {
+    "ddpm_unet": 1,
+    "iddpm_unet": 1,
+    "song_unet": 1,
+    "adm_unet": 1,
+    "mlp": 1,
+}
+FLAX = ("parent", "name")  # parameters of every module, which Flax itself fills in
+BUFFERS = (jax.tree_util.DictKey("freqs"),)  # loaded, saved, never trained
+
+
+def names() -> list[str]:
+    """The networks that exist."""
+    return sorted(REVISIONS)
+
+
+def make(name: str, **keywords) -> nn.Module:
+    """Builds the network `name`; the keywords are the fields of its module.
+
+    Raises:
+        ConfigError: If there is no such network, or a keyword is no field of it.
+    """
+    function = make_function(name)
+    arguments.check(function, keywords, what=f"model {name!r}", hidden=FLAX)
+    return function(**keywords)
+
+
+def make_function(name: str) -> Callable[..., nn.Module]:
+    """What `make` calls; its keywords and defaults are the network's fields."""
+    if name not in names():
+        raise ConfigError(
+            f"model={name!r} does not exist; kdiff_jax/networks has:"
+            f" {', '.join(names())}"
+        )
+    return importlib.import_module(f"kdiff_jax.networks.{name}").make
+
+
+def trainable(params: Params) -> Params:
+    """Tree of bool: False for buffers, which no optimizer may move.
+
+    Their gradient is exactly zero, so only a rule that reads the parameter itself
+    (weight decay, LAMB) needs this: `optax.add_decayed_weights(w, mask=trainable)`.
+    """
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: path[-1] not in BUFFERS, params
+    )

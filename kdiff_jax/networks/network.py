@@ -1,0 +1,127 @@
+"""What every denoising network has in common: its call, and the fields behind it."""
+
+import abc
+from typing import Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from kdiff_jax.arguments import Below1, Count, Whole
+from kdiff_jax.errors import ConfigError
+from kdiff_jax.networks import layers
+from kdiff_jax.types import Keys
+
+
+class Network(nn.Module):
+    """A denoising network on images; a family adds its fields and writes `trunk`.
+
+    Attributes:
+        channels: The unit of width: level i has `channels * channel_mult[i]` channels.
+        channel_mult: One number per level, each level half the size of that before.
+        num_blocks: Residual blocks per level of the encoder; one more in the decoder.
+        attn_resolutions: Image sizes (heights, in pixels) whose blocks have attention.
+        dropout: Dropout rate, active when keys are given.
+        out_channels: The image's channels; twice that for two outputs.
+        num_classes: Number of classes; 0 ignores labels.
+        augment_dim: Length of the augmentation label, 9 in EDM; 0 ignores it.
+        dtype: Type of the activations and products; parameters are float32. A recipe
+            sets it by its `precision`.
+        remat: Recompute the blocks in the backward pass, to save memory.
+    """
+
+    channels: Count
+    channel_mult: tuple[Count, ...]
+    num_blocks: Count
+    attn_resolutions: tuple[Count, ...]
+    dropout: Below1 = 0.0
+    out_channels: Count = 3
+    num_classes: Whole = 0
+    augment_dim: Whole = 0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: bool = False
+
+    def __call__(
+        self,
+        x: Float[Array, "B H W C"],
+        c_noise: Float[Array, " B"],
+        y: Int[Array, " B"] | None = None,
+        *,
+        augment: Float[Array, "B A"] | None = None,
+        dropout_keys: Keys | None = None,
+    ) -> Float[Array, "B H W C2"]:
+        """F, float32: the raw output, before any preconditioning.
+
+        Args:
+            x: Images scaled as the family expects (c_in x_t).
+            c_noise: What the family's embedding reads; see `kdiff_jax.networks`.
+            y: Labels; None, or -1, is no label.
+            augment: EDM's augmentation label; None where images are not augmented.
+            dropout_keys: One typed key per example; None switches dropout off.
+
+        Raises:
+            ConfigError: If the images cannot be halved once per level below the first.
+        """
+        rows, augment = self.conditions(x, y, augment)
+        return self.trunk(x, c_noise, rows, augment, dropout_keys)[0]
+
+    def encode(
+        self,
+        x: Float[Array, "B H W C"],
+        c_noise: Float[Array, " B"],
+        y: Int[Array, " B"] | None = None,
+        *,
+        augment: Float[Array, "B A"] | None = None,
+        dropout_keys: Keys | None = None,
+    ) -> list[Float[Array, "B _H _W _C"]]:
+        """The last output of each encoder level, then that of the bottleneck.
+
+        Under `jit` the decoder is never computed: nothing reads it.
+        """
+        rows, augment = self.conditions(x, y, augment)
+        return self.trunk(x, c_noise, rows, augment, dropout_keys)[1]
+
+    def with_features(
+        self,
+        x: Float[Array, "B H W C"],
+        c_noise: Float[Array, " B"],
+        y: Int[Array, " B"] | None = None,
+        *,
+        augment: Float[Array, "B A"] | None = None,
+        dropout_keys: Keys | None = None,
+    ) -> tuple[Float[Array, "B H W C2"], list[Float[Array, "B _H _W _C"]]]:
+        """(F, features) of one pass: those of `encode`, then one of each decoder level.
+
+        Networks of as many levels have as many, whatever their widths and blocks.
+        """
+        rows, augment = self.conditions(x, y, augment)
+        out, down, up = self.trunk(x, c_noise, rows, augment, dropout_keys)
+        return out, [*down, *up]
+
+    def conditions(
+        self,
+        x: Float[Array, "B H W C"],
+        y: Int[Array, " B"] | None,
+        augment: Float[Array, "B A"] | None,
+    ) -> tuple[Float[Array, "B K"], Float[Array, "B A"]]:
+        """One-hot labels and augmentation labels; zeros where there are none."""
+        batch, height, width, _ = x.shape
+        levels = len(self.channel_mult)
+        divisor = 2 ** (levels - 1)
+        if height % divisor or width % divisor:
+            raise ConfigError(
+                f"images of {height}x{width}: a network of {levels} levels needs"
+                f" multiples of {divisor}; pad the images, or use fewer levels"
+            )
+        if augment is None:
+            augment = jnp.zeros((batch, self.augment_dim))
+        return layers.one_hot(y, num_classes=self.num_classes, batch=batch), augment
+
+    @abc.abstractmethod
+    def trunk(
+        self, x, c_noise, rows, augment, keys
+    ) -> tuple[Array, list[Array], list[Array]]:
+        """(F, encoder and bottleneck features, decoder features) of one pass.
+
+        `rows` and `augment` are never None.
+        """
