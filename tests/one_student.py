@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdiff_jax.train import parallel
+from kdiff_jax.train.layout import REPLICATED
 
 
 def stacked(tree):
@@ -34,6 +35,7 @@ def train(
     key,
     batch_size=8,
     inputs=as_they_are,
+    layout=REPLICATED,
 ):
     """(state, metrics) on the host after one step on these devices.
 
@@ -44,11 +46,14 @@ def train(
         frozen, numbers, batch, key: Of the one student, without an axis.
         batch_size: Global.
         inputs: See `inputs.make`.
+        layout: How the state lies on the devices.
     """
     mesh = parallel.make_mesh(devices)
-    whole = parallel.over_devices(step, mesh, batch_size=batch_size, inputs=inputs)
+    whole = parallel.over_devices(
+        step, mesh, batch_size=batch_size, inputs=inputs, layout=layout
+    )
     state, metrics = jax.jit(whole)(
-        parallel.by_student(state, mesh),
+        parallel.lay_out(state, mesh, layout),
         parallel.replicate(frozen, mesh),
         parallel.by_student(stacked(numbers), mesh),
         parallel.shard_batch(jax.device_get(stacked(batch)), mesh),

@@ -5,10 +5,13 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from kdiff_jax.errors import Interrupted
 from kdiff_jax.method import Method
 from kdiff_jax.train import parallel, signals, watchdog
+from kdiff_jax.train.layout import REPLICATED, Layout
 from kdiff_jax.train.step import due, make_train_step
 
 
@@ -33,6 +36,7 @@ class Programs:
         inputs: See `inputs.make`.
         num_microbatches: Number of microbatches for gradient accumulation.
         own: Frozen roles that have an axis of students too.
+        layout: How the state lies on the devices.
     """
 
     def __init__(
@@ -45,9 +49,10 @@ class Programs:
         inputs,
         num_microbatches=1,
         own=(),
+        layout: Layout = REPLICATED,
     ):
         parallel.check_batch_size(batch_size, mesh, num_microbatches)
-        self.mesh = mesh
+        self.mesh, self.layout = mesh, layout
         self._method, self._optim = method, optim
         self._batch_size, self._inputs = batch_size, inputs
         self._num_microbatches, self._own = num_microbatches, own
@@ -60,31 +65,9 @@ class Programs:
         each round, and returns the state and, by name, the sum of each metric over
         these steps: for each round an array of numbers, one for each group of devices.
         """
-        phases = due(self._method.phases, step)
-        key = (tuple(p.name for p in phases), num_steps)
-        if key not in self._compiled:
-            program = self._one(phases)
-            if num_steps > 1:
-                program = parallel.in_one_dispatch(program)
-            # Where the state comes out it goes in again: elsewhere, jit would compile
-            # the program twice.
-            self._compiled[key] = jax.jit(
-                program,
-                donate_argnums=0,
-                out_shardings=parallel.placements(self.mesh),
-            )
-        return self._rounds(self._compiled[key])
-
-    def alike(self, step: int, num_steps: int) -> bool:
-        """Whether the same phases are due at all of these steps."""
-        first, *others = (due(self._method.phases, step + i) for i in range(num_steps))
-        return all(phases == first for phases in others)
-
-    def _rounds(self, compiled):
-        """All students of each group in turn; metrics are those of every round."""
 
         def program(state, frozen, numbers, batch, root_keys):
-            rounds = []
+            compiled, rounds = self.compiled(step, num_steps, state), []
             for turn, part in enumerate(batch):
                 state, more = compiled(
                     state, frozen, numbers, part, root_keys, np.int32(turn)
@@ -93,6 +76,29 @@ class Programs:
             return state, {name: [one[name] for one in rounds] for name in rounds[0]}
 
         return program
+
+    def compiled(self, step: int, num_steps: int, state):
+        """That of one round, jitted; `state` has the shapes."""
+        phases = due(self._method.phases, step)
+        key = (tuple(p.name for p in phases), num_steps)
+        if key not in self._compiled:
+            program = self._one(phases)
+            if num_steps > 1:
+                program = parallel.in_one_dispatch(program)
+            # Where the state comes out it goes in again: elsewhere, jit would compile
+            # the program twice.
+            places = self.layout.shardings(state, self.mesh)
+            self._compiled[key] = jax.jit(
+                program,
+                donate_argnums=0,
+                out_shardings=(places, NamedSharding(self.mesh, P())),
+            )
+        return self._compiled[key]
+
+    def alike(self, step: int, num_steps: int) -> bool:
+        """Whether the same phases are due at all of these steps."""
+        first, *others = (due(self._method.phases, step + i) for i in range(num_steps))
+        return all(phases == first for phases in others)
 
     def _one(self, phases):
         """One step of these phases over the devices."""
@@ -110,6 +116,7 @@ class Programs:
             batch_size=self._batch_size,
             inputs=self._inputs,
             own=self._own,
+            layout=self.layout,
         )
 
 

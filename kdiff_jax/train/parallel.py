@@ -2,8 +2,8 @@
 
 The mesh has two axes: "data" splits the batch, "student" gives each group of devices
 its own students. Every leaf of the state has a leading axis of students, split over
-"student" and replicated over "data"; one student is an axis of length 1. The state is
-donated.
+"student"; one student is an axis of length 1. Over "data" it lies as its `Layout` says.
+The state is donated.
 
 A group of devices with several students trains them one after the other, in rounds:
 student g R + r is the turn of group g in round r of R. So one student at a time is
@@ -11,6 +11,7 @@ computed, by the same program, on any number of devices, and nothing is mapped o
 parameters: convolutions would become grouped ones, which are slow.
 """
 
+import functools
 import math
 
 import jax
@@ -22,9 +23,8 @@ from jax.sharding import PartitionSpec as P
 
 from kdiff_jax import rng
 from kdiff_jax.errors import ConfigError
+from kdiff_jax.train.layout import BY_STUDENT, REPLICATED, Layout
 from kdiff_jax.train.step import without_axis
-
-BY_STUDENT = P("student")  # of the leading axis of a state
 
 
 def make_mesh(devices=None, *, num_students: int = 1) -> Mesh:
@@ -93,19 +93,19 @@ def check_batch_size(batch_size: int, mesh: Mesh, num_microbatches: int = 1) -> 
         )
 
 
-def placements(mesh: Mesh) -> tuple[NamedSharding, NamedSharding]:
-    """(that of what has an axis of students, that of what all devices have)."""
-    return NamedSharding(mesh, BY_STUDENT), NamedSharding(mesh, P())
-
-
 def replicate(tree, mesh: Mesh):
     """Puts a tree of host arrays, the same on all hosts, on every device."""
-    return _put(tree, placements(mesh)[1])
+    return _put(tree, NamedSharding(mesh, P()))
 
 
 def by_student(tree, mesh: Mesh):
     """The same of arrays with a leading axis of students; each group gets its own."""
-    return _put(tree, placements(mesh)[0])
+    return _put(tree, NamedSharding(mesh, BY_STUDENT))
+
+
+def lay_out(state, mesh: Mesh, layout: Layout):
+    """The same of a TrainState, which lies as the layout says."""
+    return jax.tree.map(_put, state, layout.shardings(state, mesh))
 
 
 def _put(tree, sharding: NamedSharding):
@@ -120,11 +120,11 @@ def _put(tree, sharding: NamedSharding):
     return jax.tree.map(put, tree)
 
 
-def abstract(tree, mesh: Mesh):
-    """Shapes and dtypes, placed as by `by_student`: a template for a checkpoint."""
-    sharding, _ = placements(mesh)
+def abstract(state, mesh: Mesh, layout: Layout = REPLICATED):
+    """Shapes, dtypes and places of a TrainState: a template for a checkpoint."""
     return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+        *(state, layout.shardings(state, mesh)),
     )
 
 
@@ -173,7 +173,9 @@ def shard_batch(batch, mesh: Mesh, *, axis: int = 0):
     )
 
 
-def over_devices(step, mesh: Mesh, *, batch_size: int, inputs, own=()):
+def over_devices(
+    step, mesh: Mesh, *, batch_size: int, inputs, own=(), layout: Layout = REPLICATED
+):
     """shard_map(step): (state, frozen, numbers, batch, root_keys, turn) -> (state,
     metrics).
 
@@ -191,14 +193,15 @@ def over_devices(step, mesh: Mesh, *, batch_size: int, inputs, own=()):
         inputs: (frozen, batch, keys) -> batch as the methods read it.
         own: Frozen roles that have an axis of students too, such as teachers that are
             students of an earlier stage.
+        layout: How the state lies on the devices of a group.
     """
 
-    def one_student(state, frozen, numbers, batch, root_key, positions):
+    def one_student(state, frozen, numbers, batch, root_key, positions, lies):
         keys = rng.example_keys(root_key, state.step[0], positions)
         batch = inputs(frozen, batch, keys)
-        return step(state, frozen, numbers, batch, keys)
+        return step(state, frozen, numbers, batch, keys, lies)
 
-    def of_group(state, frozen, numbers, batch, root_keys, positions, turn):
+    def of_group(lies, state, frozen, numbers, batch, root_keys, positions, turn):
         # Of an axis of length 1, XLA removes these slices and the update.
         def mine(tree):
             return jax.tree.map(
@@ -217,20 +220,21 @@ def over_devices(step, mesh: Mesh, *, batch_size: int, inputs, own=()):
             without_axis(batch),
             without_axis(mine(root_keys)),
             positions,
+            lies,
         )
         return jax.tree.map(put_back, state, new), jax.tree.map(_of_groups, metrics)
 
     def program(state, frozen, numbers, batch, root_keys, turn):
         frozen_is = {role: BY_STUDENT if role in own else P() for role in frozen}
-        batch_is = P("student", "data")
+        batch_is, lies = P("student", "data"), layout.specs(state)
         mapped = jax.shard_map(
-            of_group,
+            functools.partial(of_group, lies),
             mesh=mesh,
             in_specs=(
-                *(BY_STUDENT, frozen_is, BY_STUDENT, batch_is, BY_STUDENT),
+                *(lies, frozen_is, BY_STUDENT, batch_is, BY_STUDENT),
                 *(P("data"), P()),
             ),
-            out_specs=(BY_STUDENT, P()),
+            out_specs=(lies, P()),
         )
         positions = jnp.arange(batch_size, dtype=jnp.int32)
         return mapped(state, frozen, numbers, batch, root_keys, positions, turn)

@@ -10,6 +10,7 @@ from flax import struct
 
 from kdiff_jax import rng
 from kdiff_jax.method import Context, Method, Numbers, Phase, updates_before
+from kdiff_jax.train import layout
 
 
 class Optim(NamedTuple):
@@ -17,7 +18,7 @@ class Optim(NamedTuple):
 
     Attributes:
         tx: Gradient -> update of unit learning rate (a descent direction is -update);
-            leaf by leaf, as it may see a part of them.
+            entry by entry, as it may see parts of leaves, see `layout`.
         lr: (step, num_steps) -> learning rate; both may be traced.
         emas: Name -> decay of a moving average at an update of the role, by the number
             of its updates before; {} where it keeps none.
@@ -110,11 +111,12 @@ def make_train_step(
     num_microbatches: int = 1,
     unroll: bool = True,
 ):
-    """Returns the pure (state, frozen, numbers, batch, keys) -> (state, metrics).
+    """Returns the pure (state, frozen, numbers, batch, keys, lies) -> (state, metrics).
 
     The state is of one student, on its axis. What the losses read, and so the rest, is
     without that axis; the updates are made on it: XLA copies a donated array whose
-    update comes in another shape.
+    update comes in another shape. `lies` is how it lies on the devices,
+    `Layout.specs`; by default all is on each of them.
 
     Args:
         method: What to train.
@@ -131,7 +133,7 @@ def make_train_step(
         keys = rng.stream(keys, stream)
         return context_of(without_axis(state), frozen, numbers, batch, keys)
 
-    def update(phase, state, ctx):
+    def update(phase, state, ctx, lies):
         moving, loss = loss_of(phase, ctx, method.trainable)
         trained = _local(moving, axis_name)
 
@@ -143,8 +145,10 @@ def make_train_step(
         grads, aux = _accumulate(
             gradient, (ctx.batch, ctx.keys), num_microbatches, unroll
         )
-        grads, aux = _mean((grads, aux), axis_name)
-        grads, aux = _without_nonfinite(grads, aux, optim)
+        places = {r: lies.nets[r].params for r in phase.trains}
+        places = {r: split(p, method.trainable.get(r))[0] for r, p in places.items()}
+        grads, aux = layout.mean(grads, aux, places, axis_name)
+        grads, aux = _without_nonfinite(grads, aux, optim, places)
         new = {
             role: _apply(
                 state.nets[role],
@@ -152,22 +156,26 @@ def make_train_step(
                 optim[role],
                 optim[role].lr(ctx.step, ctx.num_steps),
                 method.trainable.get(role),
+                places[role],
             )
             for role in phase.trains
         }
         metrics = {f"{phase.name}/{k}": v for k, v in aux.metrics.items()}
         if phase.trains:
-            metrics[f"{phase.name}/grad_norm"] = optax.tree.norm(grads)
+            metrics[f"{phase.name}/grad_norm"] = layout.norm(grads, places)
         carry = {**state.carry, **with_axis(dict(aux.carry))}
         return state.replace(nets={**state.nets, **new}, carry=carry), metrics
 
-    def train_step(state, frozen, numbers, batch, keys):
-        batch = method.prepare(context(state, frozen, numbers, batch, keys, "prepare"))
+    def train_step(state, frozen, numbers, batch, keys, lies=None):
+        lies = layout.REPLICATED.specs(state) if lies is None else lies
+        seen = layout.whole(state, lies)
+        batch = method.prepare(context(seen, frozen, numbers, batch, keys, "prepare"))
         metrics = {}
         for phase in phases:
-            ctx = context(state, frozen, numbers, batch, keys, phase.name)
-            state, more = update(phase, state, ctx)
+            ctx = context(seen, frozen, numbers, batch, keys, phase.name)
+            state, more = update(phase, state, ctx, lies)
             metrics |= more
+            seen = layout.whole(state, lies, before=seen, roles=phase.trains)
         nets = dict(state.nets)
         # Once a step, however many phases have trained the role.
         for role, count in counts.items():
@@ -240,12 +248,12 @@ def join(moving, still):
     )
 
 
-def _apply(net: NetState, grads, optim: Optim, lr, trainable) -> NetState:
+def _apply(net: NetState, grads, optim: Optim, lr, trainable, lies) -> NetState:
     """`net` after one update; it and its gradients have a leading axis of students."""
 
     def one(net, grads):
         moving, still = split(net.params, trainable)
-        grads = _clipped(grads, optim.clip_norm)
+        grads = _clipped(grads, optim.clip_norm, lies)
         updates, opt_state = optim.tx.update(grads, net.opt_state, moving)
         params = jax.tree.map(lambda p, u: p - lr * u, moving, updates)
         return NetState(join(params, still), opt_state, net.ema)
@@ -253,11 +261,11 @@ def _apply(net: NetState, grads, optim: Optim, lr, trainable) -> NetState:
     return jax.vmap(one)(net, grads)
 
 
-def _clipped(grads, clip_norm: float | None):
+def _clipped(grads, clip_norm: float | None, lies):
     """Gradients whose norm, of all leaves together, is at most `clip_norm`."""
     if clip_norm is None:
         return grads
-    norm = optax.tree.norm(grads)
+    norm = layout.norm(grads, lies)
     return jax.tree.map(
         lambda g: jnp.where(norm < clip_norm, g, g / norm * clip_norm), grads
     )
@@ -277,7 +285,7 @@ def _average(net: NetState, optim: Optim, updates, trainable) -> NetState:
     return NetState(net.params, net.opt_state, emas)
 
 
-def _without_nonfinite(grads, aux, optim: Mapping[str, Optim]):
+def _without_nonfinite(grads, aux, optim: Mapping[str, Optim], lies):
     """Gradients with 0 for NaN and infinity, of the roles that ask for it; a count.
 
     In such a phase metrics that are not finite count as 0, too: they come from the same
@@ -287,9 +295,10 @@ def _without_nonfinite(grads, aux, optim: Mapping[str, Optim]):
     if not asked:
         return grads, aux
     chosen = {role: grads[role] for role in asked}
-    bad = [(~jnp.isfinite(g)).sum() for g in jax.tree.leaves(chosen)]
+    places = {role: lies[role] for role in asked}
+    bad = layout.total(lambda g: (~jnp.isfinite(g)).sum(), chosen, places)
     metrics = jax.tree.map(_finite_or_0, dict(aux.metrics))
-    metrics["nonfinite_grads"] = jnp.float32(sum(bad))
+    metrics["nonfinite_grads"] = jnp.float32(bad)
     grads = {**grads, **jax.tree.map(_finite_or_0, chosen)}
     return grads, aux._replace(metrics=metrics)
 
@@ -311,10 +320,6 @@ def _accumulate(gradient, parts, num_parts: int, unroll: bool):
 
     total, _ = jax.lax.scan(add, first, rest, unroll=unroll)
     return jax.tree.map(lambda x: x / num_parts, total)
-
-
-def _mean(tree, axis_name):
-    return jax.lax.pmean(tree, axis_name) if axis_name else tree
 
 
 def _local(params, axis_name):

@@ -86,9 +86,7 @@ def test_the_axis_of_one_student_costs_nothing(mesh):
         jax.device_get(one_student.stacked(toy.batch(0))), mesh
     )
     numbers = Numbers(toy.SHARE, jnp.int32(9), {"num_steps": jnp.int32(4)})
-    made(0)
-    (compiled,) = made._compiled.values()
-    text = compiled.lower(
+    text = made.compiled(0, 1, state).lower(
         state,
         parallel.replicate({"teacher": TEACHER}, mesh),
         parallel.by_student(one_student.stacked(numbers), mesh),
