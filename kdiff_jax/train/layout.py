@@ -141,7 +141,7 @@ def total(count: Callable[[Any], Any], tree, lies):
     Args:
         count: Function of a leaf, or of part of one.
         tree: What a device holds.
-        lies: The places of its leaves.
+        lies: The places of its leaves; None where all are whole.
     """
     whole, parts = _separate(tree, lies)
     found = sum(map(count, whole))
@@ -159,6 +159,8 @@ def norm(tree, lies):
 def _separate(tree, lies) -> tuple[list, list]:
     """(the leaves that are whole, those of which a device holds a part)."""
     leaves, structure = jax.tree.flatten(tree)
+    if lies is None:
+        return leaves, []
     pairs = list(zip(leaves, structure.flatten_up_to(lies), strict=True))
     whole = [x for x, spec in pairs if _axis(spec) is None]
     return whole, [x for x, spec in pairs if _axis(spec) is not None]

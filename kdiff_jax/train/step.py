@@ -261,7 +261,7 @@ def _apply(net: NetState, grads, optim: Optim, lr, trainable, lies) -> NetState:
     return jax.vmap(one)(net, grads)
 
 
-def _clipped(grads, clip_norm: float | None, lies):
+def _clipped(grads, clip_norm: float | None, lies=None):
     """Gradients whose norm, of all leaves together, is at most `clip_norm`."""
     if clip_norm is None:
         return grads

@@ -42,7 +42,7 @@ def run(name, optimizer, num_devices, num_parts):
     [
         ("denoise", ALL_AS_SGD, 8),
         ("denoise", ADAM, 8),
-        ("dmd2", ALL_AS_SGD, 8),
+        ("dmd2", ALL_AS_SGD, 2),
         *(
             pytest.param(name, ALL_AS_SGD, num, marks=pytest.mark.slow)
             for name in methods.names()
