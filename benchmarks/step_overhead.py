@@ -9,6 +9,7 @@ its own, in turns with it. One JSON line for each set of due phases: medians in
 milliseconds, and (step + log) / sum - 1.
 """
 
+import dataclasses
 import json
 import statistics
 import time
@@ -19,7 +20,6 @@ from absl import flags
 from ml_collections import config_flags
 
 from kdiff_jax import build, command, domain, recipe, rng
-from kdiff_jax.build import Stage
 from kdiff_jax.method import Numbers
 from kdiff_jax.report import environment
 from kdiff_jax.stages import roles, students
@@ -37,23 +37,24 @@ def main():
     config = build.plain(CONFIG.value)
     job = recipe.make_job(config, "unused", devices=jax.devices()[:1])
     stage = next(s for s in job.stages if s.name == STAGE.value)
-    one = Stage(stage.name, "train", stage.config, {})
-    options = build.train_options(config, one)
+    assert stage.kind == "train"
+    one = dataclasses.replace(stage, init={})
     found = roles.find(job, one)
     nets, process, spec = found.nets, found.process, found.spec
     nets["teacher"] = nets["student"]
+    networks = build.Networks(nets, process, (spec,))
     method, optim, programs = build.program(
-        one, options, nets, process, [spec], config=config, mesh=job.mesh
+        {}, job.recipe, one, networks, mesh=job.mesh
     )
     assert isinstance(programs, Programs)
-    batch_size = stage.config["train"]["batch_size"]
+    batch_size = stage.train.batch_size
     given = {"teacher": nets["teacher"].init(jax.random.key(0))}
     frozen = {"teacher": given["teacher"], **method.brings}
     many = students.find(job, one, process, None)
     share = domain.whole(spec["num_classes"], (process.t_min, process.t_max))
     numbers = Numbers(share, np.int32(1000), method.settings)
     of_one = without_axis(many.numbers(process, method, numbers))
-    source = build.load_images(config)
+    source = build.load_images(job.recipe)
     data, batches = many.feed(job, one, method, source, batch_size)
     fed = parallel.replicate({**frozen, **data}, job.mesh)
     root = jax.random.key(0)

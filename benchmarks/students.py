@@ -39,9 +39,10 @@ def main():
     config = build.plain(CONFIG.value)
     job = recipe.make_job(config, "unused", devices=jax.devices()[:1])
     stage = next(s for s in job.stages if s.name == STAGE.value)
-    net, process = interop.build(job.config["model"])
+    assert stage.kind == "train"
+    net, process = interop.build(job.recipe.spec)
     many = students.find(job, stage, process, None)
-    batch_size, num = stage.config["train"]["batch_size"], len(many.ids)
+    batch_size, num = stage.train.batch_size, len(many.ids)
     nets = {"student": net, "teacher": net}
     method, optim = build.make_method(stage, nets, process, batch_size)
     teacher = {"teacher": net.init(jax.random.key(0))}

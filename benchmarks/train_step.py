@@ -8,6 +8,7 @@ gradient accumulation, several steps in one dispatch, and a step of distillation
 figure that stands against peers is images/s of a whole stage, in its metrics.jsonl.
 """
 
+import dataclasses
 import json
 import statistics
 import time
@@ -18,7 +19,6 @@ from absl import flags
 from ml_collections import config_flags
 
 from kdiff_jax import build, command, domain, recipe
-from kdiff_jax.build import Stage
 from kdiff_jax.method import Numbers
 from kdiff_jax.report import environment
 from kdiff_jax.stages import roles, students
@@ -35,19 +35,20 @@ def main():
     config = build.plain(CONFIG.value)
     job = recipe.make_job(config, "unused")
     stage = next(s for s in job.stages if s.name == "teacher")
-    batch_size = stage.config["train"]["batch_size"]
-    source = build.load_images(config)
+    assert stage.kind == "train"
+    batch_size = stage.train.batch_size
+    source = build.load_images(job.recipe)
     print(json.dumps({"versions": environment.versions()} | environment.hardware()))
 
     def measure(name, stage, *, on_device=True, num_microbatches=1, dispatch=1):
-        parts = dict(stage.config["train"], num_microbatches=num_microbatches)
-        one = Stage(stage.name, "train", dict(stage.config, train=parts), {})
-        options = build.train_options(config, one)
+        train = stage.train._replace(num_microbatches=num_microbatches)
+        one = dataclasses.replace(stage, train=train, init={})
         found = roles.find(job, one)
         nets, process, spec = found.nets, found.process, found.spec
         nets["teacher"] = nets["student"]
+        networks = build.Networks(nets, process, (spec,))
         method, optim, programs = build.program(
-            one, options, nets, process, [spec], config=config, mesh=job.mesh
+            {}, job.recipe, one, networks, mesh=job.mesh
         )
         assert isinstance(programs, Programs)
         given = {"teacher": nets["student"].init(jax.random.key(0))}
@@ -95,7 +96,7 @@ def main():
         )
     rounds = [s for s in job.stages if s.name.startswith("progressive")]
     if rounds:
-        measure("progressive", Stage("progressive", "train", rounds[0].config, {}))
+        measure("progressive", rounds[0])
 
 
 if __name__ == "__main__":

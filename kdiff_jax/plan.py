@@ -7,7 +7,8 @@ from typing import NamedTuple
 import jax
 
 from kdiff_jax import build, interop, samplers
-from kdiff_jax.build import Stage
+from kdiff_jax.build import EvaluateStage, PairsStage, TrainStage
+from kdiff_jax.build.resolved import frozen
 from kdiff_jax.data import pairs as pair_files
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.stages import Job, before, evaluate, results, students
@@ -35,13 +36,13 @@ def text(job: Job) -> str:
     """Stages, shapes, parameters, FLOPs, memory per device and disk, as lines."""
     students.check(job)
     results.check(job)
-    facts = _model_facts(job.config["model"])
+    facts = _model_facts(job.recipe.spec)
+    shape = "x".join(map(str, job.recipe.image_shape))
     lines = [
-        f"config {job.config['name']}, workdir {job.workdir}",
+        f"config {job.recipe.name}, workdir {job.workdir}",
         f"devices: {job.mesh.size} x {jax.devices()[0].device_kind}",
-        f"model: {job.config['model']['network']['name']},"
-        f" {facts['params'] / 1e6:.2f} M parameters, images"
-        f" {'x'.join(map(str, job.config['model']['image_shape']))},"
+        f"model: {job.recipe.model['network']['name']},"
+        f" {facts['params'] / 1e6:.2f} M parameters, images {shape},"
         f" {facts['flops'] / 1e9:.2f} GFLOP a forward pass of one image",
         "stages:",
     ]
@@ -49,8 +50,8 @@ def text(job: Job) -> str:
     for stage in job.stages:
         if stage.kind == "train":
             # Rounds differ in their lengths alone, and hold the same.
-            sections = [stage.config.get(key) for key in ("method", "optim", "roles")]
-            key = json.dumps([before.spec(job, stage), *sections])
+            spec = frozen(before.spec(job, stage))
+            key = spec, stage.method, stage.optim, stage.roles
             if key not in known:
                 known[key] = needs(job, stage)
             needed = known[key]
@@ -59,7 +60,7 @@ def text(job: Job) -> str:
             if needed.why:
                 lines.append(f"    memory a device and disk not counted: {needed.why}")
             # Beside the newest: one that is good, the next, and one being written.
-            kept = build.train_options(job.config, stage)["keep"] + 3
+            kept = stage.train.keep + 3
             disk += kept * needed.held.state * before.num_students(job, stage)
         elif stage.kind == "pairs":
             more, size = _pairs(job, stage, facts)
@@ -85,19 +86,18 @@ class Needs(NamedTuple):
     why: str = ""
 
 
-def needs(job: Job, stage: Stage) -> Needs:
+def needs(job: Job, stage: TrainStage) -> Needs:
     """What a training stage holds and costs, from shapes; nothing is computed."""
     try:
         method, state, frozen = _shapes(job, stage)
     except CheckpointError as error:  # a file that the method reads
         return Needs(Held(0, 0, 0), why=str(error))
-    train = build.train_options(job.config, stage)
-    part = max(train["batch_size"] // train["num_microbatches"], 1)
+    part = max(stage.train.batch_size // stage.train.num_microbatches, 1)
     costs = cost.of_method(method, state, frozen, batch_size=part)
     return Needs(_held(method, state, frozen), costs)
 
 
-def held(job: Job, stage: Stage) -> Held:
+def held(job: Job, stage: TrainStage) -> Held:
     """What a stage holds, from shapes; files of pretrained networks are read, if any.
 
     Raises:
@@ -106,15 +106,15 @@ def held(job: Job, stage: Stage) -> Held:
     return _held(*_shapes(job, stage))
 
 
-def _shapes(job: Job, stage: Stage):
+def _shapes(job: Job, stage: TrainStage):
     """(method, its first state, its frozen parameters) of a stage, as shapes."""
-    precision = build.precision(job.config, stage)
+    precision = stage.precision
     student, process = _network(json.dumps(before.spec(job, stage)), precision)
     nets = {"student": student}
     if "teacher" in stage.init:
         origin = json.dumps(before.origin(job, stage))
         nets["teacher"], _ = _network(origin, precision)
-    batch_size = build.train_options(job.config, stage)["batch_size"]
+    batch_size = stage.train.batch_size
     method, optim = build.make_method(stage, nets, process, batch_size)
     key = jax.random.key(0)
     # A student that begins elsewhere may be smaller than the teacher.
@@ -154,28 +154,28 @@ def _bytes(tree) -> int:
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-def _train(job, stage: Stage, facts, needs: Needs) -> str:
-    options = build.train_options(job.config, stage)
+def _train(job, stage: TrainStage, facts, needs: Needs) -> str:
+    train = stage.train
     num = before.num_students(job, stage)
     mesh = parallel.student_mesh(job.mesh, num)
     turns = num // mesh.shape["student"]
-    local = -(-options["batch_size"] // mesh.shape["data"])
-    micro = -(-local // options["num_microbatches"])
-    steps = stage.config.get("settings", {}).get("num_steps")
+    local = -(-train.batch_size // mesh.shape["data"])
+    micro = -(-local // train.num_microbatches)
+    steps = stage.settings.get("num_steps")
     to = f" -> {steps} steps" if steps else ""
     if num > 1:
         to += f", {num} students of {facts['params'] / 1e6:.2f} M parameters"
         to += f" ({turns} on a device in turn)" if turns > 1 else ""
-    images = num * options["batch_size"]
+    images = num * train.batch_size
     line = (
-        f"  {stage.name}: {stage.config['method']['name']}{to},"
-        f" {options['num_steps']} x {options['batch_size']} images,"
+        f"  {stage.name}: {stage.method.name}{to},"
+        f" {train.num_steps} x {train.batch_size} images,"
     )
     if needs.cost is None:
         # The student's passes alone: forward, and twice that backward.
-        flops = 3 * facts["flops"] * images * options["num_steps"]
+        flops = 3 * facts["flops"] * images * train.num_steps
         return f"{line} at least {flops:.2e} FLOP"
-    flops = 2 * needs.cost.macs(options["num_steps"]) * images
+    flops = 2 * needs.cost.macs(train.num_steps) * images
     # Of several students on a device all states are there, and one is at work.
     each = needs.held.state + (
         needs.held.frozen if job.split(stage.init.get("teacher", "")) else 0
@@ -184,37 +184,32 @@ def _train(job, stage: Stage, facts, needs: Needs) -> str:
     return f"{line} {flops:.2e} FLOP, about {_size(memory)} a device"
 
 
-def _pairs(job, stage: Stage, facts):
-    config = stage.config
-    shape = tuple(job.config["model"]["image_shape"])
-    size = pair_files.disk_need(config["num_pairs"] + config["num_held_out"], shape)
+def _pairs(job, stage: PairsStage, facts):
+    num = stage.num_pairs + stage.num_held_out
+    size = pair_files.disk_need(num, job.recipe.image_shape)
     sampler = _sampler(build.spec_of(stage, before.origin(job, stage)))
-    num = config["num_pairs"] + config["num_held_out"]
     flops = facts["flops"] * sampler.nfe * num
     line = (
-        f"  {stage.name}: {config['num_pairs']} pairs, {sampler.name} with"
+        f"  {stage.name}: {stage.num_pairs} pairs, {sampler.name} with"
         f" {sampler.nfe} evaluations, {flops:.2e} FLOP, {_size(size)} on disk"
     )
     return [line], size
 
 
-def _evaluate(job: Job, stage: Stage) -> str:
+def _evaluate(job: Job, stage: EvaluateStage) -> str:
     """The images of every model, and the network's work for them."""
-    options, flops = build.evaluate_options(job.config, stage), 0.0
-    stages = {s.name: s for s in job.stages}
-    for name in evaluate.listed(job, options["models"]):
+    num, flops = stage.options.num_images, 0.0
+    stages = {s.name: s for s in job.stages if s.kind == "train"}
+    for name in evaluate.listed(job, stage.models):
         source, _, steps = name.partition("@")
-        found = dict(job.config["model"])
+        found = job.recipe.spec
         if source in stages:
             found = before.spec(job, stages[source])
         steps = {"sampler": {"num_steps": int(steps)}} if steps else {}
         nfe = _sampler(build.changed(found, steps)).nfe
-        flops += options["num_images"] * nfe * _model_facts(found)["flops"]
-    models = ", ".join(options["models"])
-    return (
-        f"  {stage.name}: {options['num_images']} images each of {models},"
-        f" {flops:.2e} FLOP"
-    )
+        flops += num * nfe * _model_facts(found)["flops"]
+    models = ", ".join(stage.models)
+    return f"  {stage.name}: {num} images each of {models}, {flops:.2e} FLOP"
 
 
 def _sampler(spec):

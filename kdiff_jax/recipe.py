@@ -64,7 +64,7 @@ def run(
     """
     job = make_job(config, workdir, devices=devices)
     check_stage(job, only)
-    about = {"config": _everywhere(job.config), "--stage": only, "force": force}
+    about = {"config": _everywhere(job.recipe.config), "--stage": only, "force": force}
     hosts.compare(about | {"versions": environment.versions()})
     data = check_inputs(job)
     held = hosts.on_first(lambda: locks.take(job, only))
@@ -96,8 +96,7 @@ def _run_stages(job: Job, only: str | None) -> None:
                 " command resumes"
             )
         log.info("stage %s", stage.name)
-        minutes = build.train_options(job.config, stage)["hang_minutes"]
-        with watchdog.watch(f"stage {stage.name!r}", minutes):
+        with watchdog.watch(f"stage {stage.name!r}", stage.hang_minutes):
             KINDS[stage.kind](job, stage)
         parallel.wait_for_all(stage.name)
 
@@ -169,8 +168,8 @@ def make_job(config, workdir, *, devices=None) -> Job:
     """The stages of a config, over these devices, or all."""
     config = build.plain(config)
     build.check(config)
-    mesh = parallel.make_mesh(devices)
-    job = Job(config, build.expand(config), pathlib.Path(workdir).absolute(), mesh)
+    recipe, mesh = build.resolve(config), parallel.make_mesh(devices)
+    job = Job(recipe, pathlib.Path(workdir).absolute(), mesh)
     before.check(job)
     return job
 
@@ -204,7 +203,7 @@ def _inputs(job: Job) -> Images | None:
     place.check(job.workdir)
     teacher = _missing_teacher(job)
     try:
-        data = build.load_images(job.config)
+        data = build.load_images(job.recipe)
     except DataError as error:
         raise DataError(f"{error}{'; also ' + teacher if teacher else ''}") from error
     if teacher:
@@ -229,10 +228,9 @@ def missing(job: Job) -> str:
 
 def _missing_teacher(job: Job) -> str:
     """One line about a teacher that has to be brought and is not there, or ""."""
-    source = job.config.get("init", {}).get("teacher", "teacher")
-    if source == "teacher":
+    if not job.recipe.is_brought:
         return ""
-    hint = job.config.get("teacher_hint", "")
+    source, hint = job.recipe.teacher, job.recipe.teacher_hint
     if not source:
         return f"teacher: init.teacher is empty; set --config.init.teacher=PATH{hint}"
     if before.is_absent(source):

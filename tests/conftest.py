@@ -1,5 +1,6 @@
 """Eight pretend devices, strict shapes, and a compilation cache that outlives a run."""
 
+import functools
 import os
 import pathlib
 
@@ -59,6 +60,14 @@ def pytest_collection_modifyitems(items):
         return LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG)
 
     items.sort(key=rank)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_programs():
+    """Jobs share their compiled programs, which outside of tests a job has alone."""
+    from kdiff_jax import recipe
+
+    recipe.Job = functools.partial(recipe.Job, programs={})
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -18,17 +18,16 @@ SIZES = ("full", "cpu", "cpu_small", "cpu_gddi", "gddi", "small", "smaller", "co
 
 def weight_of_the_start(config, stage) -> float:
     """The share of the first parameters in the moving average at the last step."""
-    keywords = dict(stage.config["method"])
+    keywords = dict(stage.method.keywords)
     keywords |= {"distance": "l2"} if keywords.get("distance") == "lpips" else {}
-    keywords |= {"virtual_local_batch": 1} if keywords["name"] == "gdd" else {}
-    tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in keywords.items()}
+    keywords |= {"virtual_local_batch": 1} if stage.method.name == "gdd" else {}
     process = processes.make(**config["model"]["process"])
-    method = methods.make(**tuples, nets=toy.NETS, process=process)
-    train = build.train_options(config, stage)
-    emas = optim.make(**_optim(stage, "student"), batch_size=train["batch_size"]).emas
-    decay = emas[results.average(train["result"])]
+    method = methods.make(stage.method.name, nets=toy.NETS, process=process, **keywords)
+    train = stage.train
+    emas = optim.make(**_optim(stage, "student"), batch_size=train.batch_size).emas
+    decay = emas[results.average(train.result)]
     (phase,) = (p for p in method.phases if "student" in p.trains)
-    steps = jnp.arange(phase.offset, train["num_steps"], phase.every)
+    steps = jnp.arange(phase.offset, train.num_steps, phase.every)
     updates = updates_before(method.phases, "student")(steps)
     kept = np.broadcast_to(np.asarray(decay(updates), np.float64), steps.shape)
     return float(np.exp(np.log(np.maximum(kept, 1e-300)).sum()))
@@ -47,7 +46,7 @@ def averaged():
             for stage in build.expand(config):
                 if stage.kind != "train":
                     continue
-                if build.train_options(config, stage)["result"] != "params":
+                if stage.train.result != "params":
                     yield pytest.param(config, stage, id=f"{name}-{size}-{stage.name}")
 
 

@@ -26,9 +26,9 @@ def test_what_stages_say_goes_before_what_the_config_says():
     config = build.plain(recipes.load("digits_student"))
     config["train"]["num_microbatches"] = 4
     teacher, _, student, _ = build.expand(config)
-    assert build.train_options(config, teacher)["num_microbatches"] == 4
-    assert build.train_options(config, teacher)["result"] == "ema"
-    assert build.train_options(config, student)["result"] == "best"
+    assert teacher.train.num_microbatches == 4
+    assert teacher.train.result == "ema"
+    assert student.train.result == "best"
 
 
 def test_an_imported_teacher_replaces_its_stage(tmp_path):
@@ -43,14 +43,14 @@ def test_unlabelled_data_does_not_train_a_model_of_classes():
     config = build.plain(recipes.load("digits_student"))
     config["data"]["use_labels"] = False
     with pytest.raises(ConfigError, match="has 0 classes, model.num_classes is 10"):
-        build.load_images(config)
+        build.load_images(build.resolve(config))
 
 
 def test_a_teacher_of_other_classes_is_refused():
     config = build.plain(recipes.load("digits_student"))
     spec = {"image_shape": [8, 8, 1], "num_classes": 0}
     with pytest.raises(ConfigError, match="num_classes=0, the config has .*=10"):
-        build.check_fits(config, "teacher", spec)
+        build.check_fits(build.resolve(config), "teacher", spec)
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ def test_tiny_runs_from_teacher_to_report(name, tmp_path):
     for stage in build.expand(build.plain(config)):
         assert (tmp_path / stage.name / "done.json").is_file()
         if stage.kind == "train":
-            _check_stage(tmp_path / stage.name, stage.config["train"]["num_steps"])
+            _check_stage(tmp_path / stage.name, stage.train.num_steps)
 
 
 def _check_stage(folder: pathlib.Path, num_steps: int):
@@ -248,11 +248,11 @@ def test_students_of_ranges_may_begin_as_one(name, size, without):
     assert config["init"] == plain["init"] and config["data"] == plain["data"]
     common, student, _ = build.expand(config)
     teacher = config["init"]["teacher"]
-    assert common.init["student"] == teacher and common.config["channels"] == "even"
-    assert not common.config["partition"] and student.config["partition"]
+    assert common.init["student"] == teacher and common.channels == "even"
+    assert not common.partition and student.partition
     roles = {"student": "common", "adapters": "common/adapters"}
-    assert student.init == config["init"] | roles and not student.config["channels"]
-    assert student.config["method"] == common.config["method"]
+    assert student.init == config["init"] | roles and not student.channels
+    assert student.method == common.method
 
 
 def test_stages_share_no_section():
@@ -267,12 +267,10 @@ def test_stages_share_no_section():
 def test_rounds_of_the_paper():
     stages = build.expand(build.plain(recipes.load("cifar10_progressive")))
     rounds = [s for s in stages if s.name.startswith("progressive")]
-    assert [s.config["settings"]["num_steps"] for s in rounds] == [
+    assert [s.settings["num_steps"] for s in rounds] == [
         2**k for k in range(12, -1, -1)
     ]
-    assert [s.config["train"]["num_steps"] for s in rounds] == [50_000] * 11 + [
-        100_000
-    ] * 2
+    assert [s.train.num_steps for s in rounds] == [50_000] * 11 + [100_000] * 2
     assert [s.init["teacher"] for s in rounds[:3]] == [
         "teacher",
         "progressive_4096",

@@ -146,7 +146,7 @@ def test_of_rounds_the_first_has_the_guided_teacher():
     found = build.plain(recipes.load("digits_progressive", "tiny"))
     found["stages"]["progressive"]["method"]["guidance"] = 3.0
     rounds = [s for s in build.expand(found) if s.name.startswith("progressive")]
-    assert [s.config["method"]["guidance"] for s in rounds] == [3.0, 1.0]
+    assert [s.method.keywords["guidance"] for s in rounds] == [3.0, 1.0]
 
 
 def test_a_workdir_of_a_version_without_guidance_goes_on(tmp_path):

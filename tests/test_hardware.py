@@ -61,12 +61,12 @@ def check(config, num):
     for stage in build.expand(config):
         if stage.kind != "train":
             continue
-        train = build.train_options(config, stage)
-        own = students if stage.config.get("partition") else 1
+        train = stage.train
+        own = students if stage.partition else 1
         groups = parallel.num_groups(own, num, num)
-        parts = num // groups * train["num_microbatches"]
-        local, rest = divmod(train["batch_size"], parts)
-        together = stage.config["method"].get("virtual_local_batch", 1)
+        parts = num // groups * train.num_microbatches
+        local, rest = divmod(train.batch_size, parts)
+        together = stage.method.keywords.get("virtual_local_batch", 1)
         assert not rest and not local % together, (stage.name, num)
 
 
@@ -81,16 +81,16 @@ def test_a_device_of_the_header_holds_its_part(name, tmp_path):
         students = split.get("num_groups", 1) * split.get("num_ranges", 1)
         for stage in job.stages:
             # Rounds are alike; LPIPS' files would have to be there.
-            if stage.kind != "train" or stage.config["method"].get("distance"):
+            if stage.kind != "train" or stage.method.keywords.get("distance"):
                 continue
-            own = students if stage.config.get("partition") else 1
+            own = students if stage.partition else 1
             groups = parallel.num_groups(own, num, num)
-            train = build.train_options(job.config, stage)
-            images = train["batch_size"] * groups // num // train["num_microbatches"]
+            train = stage.train
+            images = train.batch_size * groups // num // train.num_microbatches
             needs = plan.needs(job, stage)
             assert needs.cost is not None, needs.why
             held = sum(needs.held) + (own // groups - 1) * needs.held.state
             total = held + images * needs.cost.kept
             assert total < GIGABYTES[kind] * 1e9, (stage.name, kind, num)
-            if "settings" in stage.config:
+            if stage.settings:
                 break

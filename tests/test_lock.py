@@ -7,10 +7,11 @@ import sys
 import threading
 import time
 
+import jobs
 import pytest
 
 from kdiff_jax import lock, stages
-from kdiff_jax.build import Stage
+from kdiff_jax.build import sections
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.lock import Lock
 from kdiff_jax.stages import locks
@@ -120,10 +121,10 @@ def job(tmp_path):
     """Makes jobs of a recipe with a teacher and students of a partition."""
 
     def make(only=None):
-        kinds = dict(teacher={}, student=dict(partition=True))
-        parts = [Stage(name, "train", config, {}) for name, config in kinds.items()]
-        config = dict(partition=dict(only=only))
-        return stages.Job(config, parts, tmp_path / "w", parallel.make_mesh())
+        parts = [jobs.training("teacher"), jobs.training(partition=True)]
+        shared = sections.Partition(only=only)
+        mesh = parallel.make_mesh()
+        return jobs.job(parts, tmp_path / "w", mesh, partition=shared)
 
     yield make
     locks.release()

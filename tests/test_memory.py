@@ -3,15 +3,15 @@
 import types
 
 import jax
+import jobs
 import numpy as np
 import points
 import pytest
 import recipes
 
 from kdiff_jax import command, interop, memory, partition, recipe, storage
-from kdiff_jax.build import Stage
 from kdiff_jax.errors import ConfigError
-from kdiff_jax.stages import Job, grids
+from kdiff_jax.stages import grids
 from kdiff_jax.stages.hooks import Log
 from kdiff_jax.stages.roles import Roles
 from kdiff_jax.stages.students import Students
@@ -84,16 +84,15 @@ def test_stages_name_their_own_batch(model, full, tmp_path, stage, start):
 
 def test_pictures_during_training_are_no_larger_than_its_batches(model, full, tmp_path):
     mesh = parallel.make_mesh(jax.devices()[:1])
-    options = dict(batch_size=4, num_steps=9, spike_factor=0.0, spike_lines=3)
-    log = Log(tmp_path, "student", options, first_step=0)
+    stage = jobs.training(init={"teacher": "t"}, train=dict(spike_factor=0.0))
+    log = Log(tmp_path, "student", stage.train, first_step=0)
     hook = grids.of_stage(
-        Job({"stages": {"student": {}}}, [], tmp_path, mesh),
-        Stage("student", "train", {}, {"teacher": "t"}),
+        jobs.job([stage], tmp_path, mesh),
+        stage,
         Roles(
             {"student": model.net}, model.process, model.spec, {"teacher": model}, {}
         ),
         Students(partition.ONE, (0,), mesh),
-        options | {"result": "params"},
         log,
     )
     with pytest.raises(

@@ -3,22 +3,20 @@
 import types
 
 import jax
+import jobs
 import numpy as np
 import points
 import pytest
 import recipes
 
 from kdiff_jax import interop, partition, recipe
-from kdiff_jax.build import Stage
 from kdiff_jax.errors import NumericsError
-from kdiff_jax.stages import Job, grids
+from kdiff_jax.stages import grids
 from kdiff_jax.stages.hooks import Log, Saver
 from kdiff_jax.stages.roles import Roles
 from kdiff_jax.stages.students import Students
 from kdiff_jax.train import loop, parallel
 from kdiff_jax.train.step import NetState
-
-LOGGED = dict(batch_size=8, num_steps=20, spike_factor=100.0, spike_lines=3)
 
 
 @pytest.fixture(scope="module")
@@ -82,13 +80,13 @@ def test_a_teachers_pictures_are_no_matter_of_its_student(
 def test_of_a_picture_during_training(teacher, tmp_path):
     model = interop.load(teacher)
     mesh = parallel.make_mesh(jax.devices()[:1])
-    log = Log(tmp_path / "log", "student", LOGGED, first_step=0)
+    stage = jobs.training(train=dict(batch_size=20))
+    log = Log(tmp_path / "log", "student", stage.train, first_step=0)
     hook = grids.of_stage(
-        Job({"stages": {"student": {}}}, [], tmp_path, mesh),
-        Stage("student", "train", {}, {}),
+        jobs.job([stage], tmp_path, mesh),
+        stage,
         Roles({"student": model.net}, model.process, model.spec, {}, {}),
         Students(partition.ONE, (0,), mesh),
-        {"result": "params", "batch_size": 20},
         log,
     )
     net = NetState(model.students, (), {})

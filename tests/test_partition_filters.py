@@ -9,6 +9,7 @@ import pathlib
 
 import jax
 import jax.numpy as jnp
+import jobs
 import numpy as np
 import optax
 import pytest
@@ -16,11 +17,10 @@ import toy
 
 from kdiff_jax import methods, rng
 from kdiff_jax import partition as partitions
-from kdiff_jax.build import Stage
+from kdiff_jax.build import sections
 from kdiff_jax.data.images import from_array
 from kdiff_jax.data.pairs import Pairs
 from kdiff_jax.diffusion.process import cosine
-from kdiff_jax.stages import Job
 from kdiff_jax.stages.students import Students
 from kdiff_jax.train import inputs, parallel
 from kdiff_jax.train.step import Optim, init_state, make_train_step
@@ -48,15 +48,14 @@ def students():
 
 
 def job_of(stage):
-    config = {"seed": 0, "model": {"num_classes": 10}, "partition": {"only": None}}
-    return Job(
-        config, [stage], pathlib.Path("."), parallel.make_mesh(jax.devices()[:1])
-    )
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    about = dict(model={"num_classes": 10}, partition=sections.Partition())
+    return jobs.job([stage], pathlib.Path("."), mesh, **about)
 
 
 def seen_images(**section):
     """[student] -> how often it was given each image, over 100 batches of 8."""
-    stage = Stage("student", "train", {"partition": True, **section}, {})
+    stage = jobs.training(partition=True, **section)
     method = methods.make("dmd", nets=toy.NETS, process=cosine())
     frozen, batches = students().feed(job_of(stage), stage, method, SOURCE, 8)
     counts = np.zeros((5, 200), int)
@@ -88,7 +87,7 @@ def test_pairs_are_all_of_them_whatever_the_classes():
 
 def test_pairs_are_filtered_where_they_are_all_that_there_is():
     """A Denoising Student asks for no labels beside those of its pairs."""
-    stage = Stage("student", "train", {"partition": True, "pairs": "pairs"}, {})
+    stage = jobs.training(partition=True, pairs="pairs")
     method = methods.make("denoising_student", nets=toy.NETS, process=cosine())
     _, batches = students().feed(job_of(stage), stage, method, SOURCE, 8)
     for k, part in enumerate(batches[0]):
@@ -96,7 +95,7 @@ def test_pairs_are_filtered_where_they_are_all_that_there_is():
 
 
 def test_students_see_the_pairs_in_orders_of_their_own():
-    stage = Stage("student", "train", {"partition": True, "pairs": "pairs"}, {})
+    stage = jobs.training(partition=True, pairs="pairs")
     method = methods.make("dmd", nets=toy.NETS, process=cosine())
     _, batches = students().feed(job_of(stage), stage, method, SOURCE, 8)
     orders = [part["index"].ravel().tolist() for part in batches[0]]
@@ -113,10 +112,10 @@ def test_a_recipe_may_say_otherwise(filtered):
 
 def fed(k, method, frozen):
     """(frozen, batches) of student k, as the stage of all students is fed."""
-    source, section = SOURCE, {"partition": True}
+    source, pairs = SOURCE, ""
     if "z" in method.batch_keys:
-        source, section = PAIRS, section | {"pairs": "pairs"}
-    stage = Stage("student", "train", section, {})
+        source, pairs = PAIRS, "pairs"
+    stage = jobs.training(partition=True, pairs=pairs)
     data, batches = students().feed(job_of(stage), stage, method, source, BATCH_SIZE)
     # The one device trains them all, one in each round.
     rounds = (batches[step][k] for step in range(NUM_STEPS))

@@ -541,12 +541,14 @@ def test_the_report_shows_images_of_every_group(tmp_path):
         process=processes.make("cosine"), num_classes=100, num_groups=2
     )
     (tmp_path / "student").mkdir()
-    about = {"spec": job.config["model"], "role": "student", "result": "ema"}
+    about = {"spec": job.recipe.spec, "role": "student", "result": "ema"}
     training.describe(tmp_path / "student", about | {"partition": owners.to_spec()})
     assert shown(["teacher", "student@2"], 300)[:4].tolist() == [0, 50, 1, 51]
     assert shown(["teacher"], 300).tolist() == list(range(20))
     # Few classes come again, as other images.
-    job.config["model"]["num_classes"] = 4
+    many.model.num_classes = 4
+    job = recipe.make_job(many, tmp_path, devices=jax.devices()[:1])
+    shown = functools.partial(evaluate.shown_places, job)
     few = partitions.make(process=processes.make("cosine"), num_classes=4, num_groups=2)
     training.describe(tmp_path / "student", about | {"partition": few.to_spec()})
     assert shown(["student"], 300)[:6].tolist() == [0, 2, 1, 3, 4, 6]

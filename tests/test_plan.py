@@ -37,7 +37,7 @@ def parameters(spec):
 
 def test_dmd2_holds_student_fake_score_head_and_teacher(tmp_path):
     job = make_job(recipes.load("digits_dmd2", "tiny"), tmp_path)
-    n = sum(parameters(job.config["model"]).values())
+    n = sum(parameters(job.recipe.spec).values())
     # The head on 8 channels of 8x8 pixels: a convolution, a norm, a convolution over
     # the 4x4 that remain, a norm, a linear layer.
     head = (16 * 8 * 8 + 8) + 2 * 8 + (16 * 8 * 8 + 8) + 2 * 8 + (8 + 1)
@@ -56,19 +56,15 @@ def test_frozen_leaves_have_no_moments_and_no_gradients(tmp_path):
     config = recipes.load("digits_gdd", "tiny")
     config.stages.student.method.freeze = True
     job = make_job(config, tmp_path)
-    model = parameters(job.config["model"])
+    model = parameters(job.recipe.spec)
     n = sum(model.values())
     moving = sum(v for k, v in model.items() if trains_with_frozen_convolutions(k))
     assert 0 < moving < n
     stage = stage_of(job)
-    net, process = interop.build(job.config["model"])
-    keywords = dict(stage.config["method"])
-    method = methods.make(
-        keywords.pop("name"),
-        nets={"student": net, "teacher": net},
-        process=process,
-        **{k: tuple(v) if isinstance(v, list) else v for k, v in keywords.items()},
-    )
+    net, process = interop.build(job.recipe.spec)
+    keywords = dict(stage.method.keywords)
+    nets = {"student": net, "teacher": net}
+    method = methods.make("gdd", nets=nets, process=process, **keywords)
     disc = sizes(jax.eval_shape(method.nets["disc"].init, jax.random.key(0)))
     d = sum(disc.values())
     heads = sum(v for k, v in disc.items() if "/head_" in k)
@@ -128,7 +124,7 @@ def test_students_of_a_device_are_all_there_and_one_is_at_work(tmp_path):
     """Five of them: all states; gradients, teacher and activations once."""
     job = make_job(recipes.load("digits_msd", "tiny"), tmp_path)
     (line,) = (x for x in plan.text(job).splitlines() if x.startswith("  dm: "))
-    n = sum(parameters(job.config["model"]).values())
+    n = sum(parameters(job.recipe.spec).values())
     assert f"5 students of {n / 1e6:.2f} M parameters (5 on a device in turn)" in line
     one = recipes.load("digits_msd", "tiny").unlock()
     one.partition.num_groups = 1

@@ -89,21 +89,20 @@ def test_a_stage_hands_it_to_its_networks_and_to_no_model(
         assert given.spec["network"]["dtype"] == "float32"
         leaves = jax.tree.leaves(given.params)
         assert {leaf.dtype.name for leaf in leaves} == {"float32"}
-    pairs = job.model(str(teacher), build.precision(job.config, stage_of(job, "pairs")))
+    pairs = job.model(str(teacher), stage_of(job, "pairs").precision)
     assert pairs.net.precision == rounds
 
 
 def test_stages_of_another_precision_share_no_program(teacher, tmp_path):
     """And those of one do, whoever says it."""
+    held = {}
 
     def program(name="progressive_2", **values):
         job = job_of(teacher, tmp_path, **values)
         stage, given = stage_of(job, name), found(job, name)
-        options = build.train_options(job.config, stage)
-        specs = [interop.defining(given.spec)]
-        nets, process = given.nets, given.process
-        about = dict(config=job.config, mesh=job.mesh)
-        return build.program(stage, options, nets, process, specs, **about)[2]
+        specs = (interop.defining(given.spec),)
+        networks = build.Networks(given.nets, given.process, specs)
+        return build.program(held, job.recipe, stage, networks, mesh=job.mesh).steps
 
     narrow = program(precision="bfloat16")
     assert program() is not narrow and program() is program()

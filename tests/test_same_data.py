@@ -4,18 +4,18 @@ import json
 import logging
 
 import jax
+import jobs
 import numpy as np
 import pytest
 import recipes
 from PIL import Image
 
 from kdiff_jax import recipe
-from kdiff_jax.build import Stage
 from kdiff_jax.data import identity
 from kdiff_jax.data.images import load
 from kdiff_jax.errors import ConfigError, DataError
 from kdiff_jax.files import json_text
-from kdiff_jax.stages import Job, same_data
+from kdiff_jax.stages import same_data
 from kdiff_jax.train import parallel, peers
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3)).astype(np.uint8)
@@ -30,9 +30,7 @@ def folder(path, numbers=range(12)):
 
 def job(workdir):
     workdir.mkdir(exist_ok=True)
-    return Job(
-        {}, [Stage("evaluate", "evaluate", {}, {})], workdir, parallel.make_mesh()
-    )
+    return jobs.job([jobs.evaluating()], workdir, parallel.make_mesh())
 
 
 def test_the_same_images_elsewhere_are_the_same(tmp_path):

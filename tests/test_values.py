@@ -152,8 +152,8 @@ def test_every_keyword_of_a_sampler_is_an_option_of_the_command_line(tmp_path):
     stages = {stage.name: stage for stage in job_of(config, tmp_path).stages}
     pairs = {"name": "heun", "num_steps": 2, "S_churn": 3}
     student = {"name": "ddim", "num_steps": 1, "spacing": "karras"}
-    assert stages["pairs"].config["sampler"] == pairs
-    assert stages["student"].config["sampler"] == student
+    assert stages["pairs"].sampler == pairs
+    assert stages["student"].sampler == student
     teacher = build.spec_of(stages["teacher"], plain(config)["model"])["sampler"]
     assert teacher == {"name": "ddim", "num_steps": 4, "eta": 0.5, "clip": 1.5}
 

@@ -2,42 +2,49 @@
 
 A config has shared sections (`model`, `data`, `init`, `train`, `evaluate`) and
 `stages`, run in the order of `config.order`. A section is the keywords of one function.
+`resolve` makes of it a `Recipe`, frozen and with all defaults, which is what the stages
+read.
 """
 
 from kdiff_jax.build.objects import (
+    Networks,
+    Program,
     averages,
     check_fits,
     load_images,
     make_method,
     program,
 )
-from kdiff_jax.build.sections import complete, lock, plain
-from kdiff_jax.build.stages import (
+from kdiff_jax.build.resolved import (
+    EvaluateStage,
+    PairsStage,
+    Recipe,
     Stage,
-    changed,
-    evaluate_options,
-    expand,
-    precision,
-    spec_of,
-    train_options,
+    TrainStage,
 )
+from kdiff_jax.build.sections import complete, lock, plain
+from kdiff_jax.build.stages import changed, expand, resolve, spec_of
 from kdiff_jax.build.values import check
 
 __all__ = [
+    "EvaluateStage",
+    "Networks",
+    "PairsStage",
+    "Program",
+    "Recipe",
     "Stage",
+    "TrainStage",
     "averages",
     "changed",
     "check",
     "check_fits",
     "complete",
-    "evaluate_options",
     "expand",
     "load_images",
     "lock",
     "make_method",
     "plain",
-    "precision",
     "program",
+    "resolve",
     "spec_of",
-    "train_options",
 ]

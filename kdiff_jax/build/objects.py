@@ -1,32 +1,48 @@
 """A stage -> its data set, method, optimizers and compiled programs."""
 
+import dataclasses
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Hashable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
+from flax.core import FrozenDict
+from jax.sharding import Mesh
 
 from kdiff_jax import methods
-from kdiff_jax.build.stages import Stage
+from kdiff_jax.build.resolved import Recipe, TrainStage
+from kdiff_jax.build.sections import Train
 from kdiff_jax.data import images
+from kdiff_jax.diffusion.process import Process
 from kdiff_jax.errors import ConfigError
+from kdiff_jax.method import Method, Net
 from kdiff_jax.train import inputs, optim
 from kdiff_jax.train.loop import Programs
 
+# Fields of a stage, and of its `train`, that no compiled program depends on: names,
+# numbers that the programs read, and what the specs of the networks say. A field that
+# is not here makes another program.
+FREE = {
+    **dict(name="", pairs="", filter_data=None, partition=False, channels=""),
+    **dict.fromkeys(("init", "settings", "sampler", "model"), FrozenDict()),
+}
+FREE_OF_TRAIN = {
+    **dict(num_steps=1, log_every=1, sample_every=1, save_every=1, save_minutes=1.0),
+    **dict(validate_every=1, steps_per_dispatch=0, keep=1, result="params"),
+    **dict(spike_factor=0.0, spike_lines=1, hang_minutes=0.0),
+}
 
-def load_images(config: Mapping[str, Any]):
-    """The data set of the config, checked against the model's image shape."""
-    data = dict(config["data"])
-    for key in ("flip", "augment_prob"):
-        data.pop(key, None)
-    found = images.load(**data)
-    shape = tuple(config["model"]["image_shape"])
-    if found.shape != shape:
+
+def load_images(recipe: Recipe) -> images.Images:
+    """The data set of the recipe, checked against the model's image shape."""
+    found = images.load(recipe.data.name, **recipe.data.keywords)
+    if found.shape != recipe.image_shape:
         raise ConfigError(
             f"data {found.name!r} has images of {found.shape}, model.image_shape is"
-            f" {shape}; set data.size or data.channels, or the model's shape"
+            f" {recipe.image_shape}; set data.size or data.channels, or the model's"
+            " shape"
         )
-    num_classes = config["model"].get("num_classes", 0)
+    num_classes = recipe.num_classes
     if num_classes and found.num_classes != num_classes:
         raise ConfigError(
             f"data {found.name!r} has {found.num_classes} classes, model.num_classes is"
@@ -35,14 +51,15 @@ def load_images(config: Mapping[str, Any]):
     return found
 
 
-def check_fits(config: Mapping[str, Any], role: str, spec: Mapping[str, Any]) -> None:
-    """Refuses a model of other images or classes than the config's.
+def check_fits(recipe: Recipe, role: str, spec: Mapping[str, Any]) -> None:
+    """Refuses a model of other images or classes than the recipe's.
 
     Raises:
         ConfigError: Names both values.
     """
-    for key in ("image_shape", "num_classes"):
-        want, found = config["model"][key], spec[key]
+    own = {"image_shape": recipe.image_shape, "num_classes": recipe.num_classes}
+    for key, want in own.items():
+        found = spec[key]
         if list(np.atleast_1d(want)) != list(np.atleast_1d(found)):
             raise ConfigError(
                 f"init.{role} is a model with {key}={found}, the config has"
@@ -50,72 +67,92 @@ def check_fits(config: Mapping[str, Any], role: str, spec: Mapping[str, Any]) ->
             )
 
 
-_PROGRAMS: dict[str, tuple] = {}
+class Networks(NamedTuple):
+    """The networks that a stage is given.
+
+    Attributes:
+        nets: Role -> Net.
+        process: Forward process of the student.
+        specs: Specs of the student and, if there is one, of its teacher, as far as they
+            define functions.
+    """
+
+    nets: Mapping[str, Net]
+    process: Process
+    specs: tuple[Mapping[str, Any], ...]
+
+
+class Program(NamedTuple):
+    """A method with its optimizers, and the compiled steps of the two."""
+
+    method: Method
+    optim: Mapping[str, Any]
+    steps: Programs
+
+
+def program_key(
+    recipe: Recipe,
+    stage: TrainStage,
+    networks: Networks,
+    mesh: Mesh,
+    own: tuple[str, ...],
+) -> Hashable:
+    """All that the compiled program of a training stage depends on."""
+    free_of_train: dict[str, Any] = FREE_OF_TRAIN
+    train: Train = stage.train._replace(**free_of_train)
+    free: dict[str, Any] = FREE
+    same = dataclasses.replace(stage, **free, train=train)
+    specs = json.dumps(networks.specs, sort_keys=True)
+    precisions = tuple((role, net.precision) for role, net in networks.nets.items())
+    return same, recipe.augmented, specs, precisions, mesh, own
 
 
 def program(
-    stage: Stage,
-    train,
-    nets,
-    process,
-    specs,
+    held: dict[Hashable, Program],
+    recipe: Recipe,
+    stage: TrainStage,
+    networks: Networks,
     *,
-    config,
-    mesh,
+    mesh: Mesh,
     own: tuple[str, ...] = (),
-) -> tuple[Any, Mapping[str, Any], Programs]:
-    """(method, optim, programs) of a training stage.
+) -> Program:
+    """The program of a training stage: one that is held already, or a new one.
 
     Stages that differ only in their settings and lengths, such as the rounds of
-    progressive distillation, get the same object, and so one compiled program.
+    progressive distillation, share one.
 
     Args:
+        held: Programs of the job; a new one is added.
+        recipe: The recipe.
         stage: Its method and optimizer.
-        train: Its merged options, see `train_options`.
-        nets: Role -> Net.
-        process: The forward process.
-        specs: What of the networks the program depends on.
-        config: The whole config.
+        networks: What the stage is given.
         mesh: The devices.
         own: Frozen roles that are a network for each student.
     """
-    batch_size = train["batch_size"]
-    flips = {k: config["data"].get(k) for k in ("flip", "augment_prob")}
-    paired = "z" in _method(stage, nets, process).batch_keys
-    feed = {} if paired else {k: v for k, v in flips.items() if v}
-    key = json.dumps(
-        [
-            stage.config["method"],
-            specs,
-            {role: net.precision for role, net in nets.items()},
-            stage.config["optim"],
-            stage.config.get("roles", {}),
-            batch_size,
-            train["num_microbatches"],
-            feed,
-            [str(d) for d in mesh.devices.flat],
-            list(mesh.devices.shape),
-            own,
-        ],
-        sort_keys=True,
-    )
-    if key not in _PROGRAMS:
-        method, optimizers = make_method(stage, nets, process, batch_size)
-        programs = Programs(
+    key = program_key(recipe, stage, networks, mesh, own)
+    if key not in held:
+        train = stage.train
+        method, optimizers = make_method(
+            stage, networks.nets, networks.process, train.batch_size
+        )
+        augmented = {} if "z" in method.batch_keys else recipe.augmented
+        steps = Programs(
             method,
             optimizers,
             mesh,
-            batch_size=batch_size,
-            inputs=inputs.make(**feed),
-            num_microbatches=train["num_microbatches"],
+            batch_size=train.batch_size,
+            inputs=inputs.make(**augmented),
+            num_microbatches=train.num_microbatches,
             own=own,
         )
-        _PROGRAMS[key] = (method, optimizers, programs)
-    return _PROGRAMS[key]
+        held[key] = Program(method, optimizers, steps)
+    return held[key]
 
 
-def make_method(stage: Stage, nets, process, batch_size: int) -> tuple[Any, dict]:
-    """(method, role -> Optim) of a training stage; for the arguments see `program`."""
+def make_method(
+    stage: TrainStage, nets, process, batch_size: int
+) -> tuple[Method, dict[str, Any]]:
+    """(method, role -> Optim) of a training stage; for networks see `Networks`."""
     method = _method(stage, nets, process)
     optimizers = {
         role: optim.make(
@@ -128,41 +165,36 @@ def make_method(stage: Stage, nets, process, batch_size: int) -> tuple[Any, dict
         if name not in optimizers["student"].emas:
             raise ConfigError(
                 f"stages.{stage.name}.optim.averages: the method"
-                f" {stage.config['method']['name']!r} reads the moving average"
+                f" {stage.method.name!r} reads the moving average"
                 f" {name!r} of the student, and there is none; add averages="
                 f"dict({name}=dict(decay=0.95))"
             )
     return method, optimizers
 
 
-def averages(stage: Stage, role: str) -> tuple[str, ...]:
+def averages(stage: TrainStage, role: str) -> tuple[str, ...]:
     """The names of the moving averages that a role of a training stage keeps."""
     return tuple(optim.make(**_optim(stage, role), batch_size=1).emas)
 
 
-def _optim(stage: Stage, role: str) -> dict[str, Any]:
+def _optim(stage: TrainStage, role: str) -> dict[str, Any]:
     """The optimizer of a role: the stage's, with the changes of the section `roles`.
 
     The stage's moving averages are those of the student. Of others nothing reads them,
     so that they keep some only where `roles` asks for it.
     """
-    shared = dict(stage.config["optim"])
+    shared = dict(stage.optim)
     if role != "student":
         shared |= dict.fromkeys(("ema_decay", "ema_half_life", "ema_power"))
         shared["averages"] = {}
-    return {**shared, **stage.config.get("roles", {}).get(role, {})}
+    return {**shared, **stage.roles.get(role, {})}
 
 
-def _method(stage, nets, process):
-    # A config that went through JSON has lists where functions take tuples.
-    keywords: dict[str, Any] = {
-        k: tuple(v) if isinstance(v, list) else v
-        for k, v in stage.config["method"].items()
-    }
-    name = keywords.pop("name")
+def _method(stage: TrainStage, nets, process) -> Method:
+    name, keywords = stage.method
     method = methods.make(name, nets=nets, process=process, **keywords)
     wanted = method.sampler
-    for key, value in (stage.config.get("sampler") or {}).items():
+    for key, value in stage.sampler.items():
         if wanted and value != wanted.get(key):
             raise ConfigError(
                 f"stages.{stage.name}.sampler.{key}={value!r}: the method {name!r}"

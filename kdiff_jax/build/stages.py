@@ -1,30 +1,44 @@
 """A plain config -> its stages, in order, each with all that it needs to know."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from kdiff_jax.arguments import Count
 from kdiff_jax.build import sections
+from kdiff_jax.build.resolved import (
+    EvaluateStage,
+    PairsStage,
+    Recipe,
+    Stage,
+    TrainStage,
+    frozen,
+    named,
+    thawed,
+)
 from kdiff_jax.errors import ConfigError
 
 
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """One part of a recipe, with everything that it needs to know as plain values.
+def resolve(config: Mapping[str, Any]) -> Recipe:
+    """A plain config that is sound, as what it says.
 
-    Attributes:
-        name: Name of the stage and of its folder.
-        kind: "train", "pairs" or "evaluate".
-        config: Its section of the config.
-        init: role -> stage name or path that the role's parameters come from, or
-            "stage/role": that role of the stage's last checkpoint, weights alone.
+    Raises:
+        ConfigError: If its stages do not fit together.
     """
-
-    name: str
-    kind: str
-    config: Mapping[str, Any]
-    init: Mapping[str, str]
+    data = dict(config["data"])
+    augmented = {k: v for k in ("flip", "augment_prob") if (v := data.pop(k, None))}
+    partition = config.get("partition")
+    return Recipe(
+        config["name"],
+        tuple(expand(config)),
+        named(data),
+        frozen(augmented),
+        frozen(config["model"]),
+        partition=sections.Partition(**frozen(partition)) if partition else None,
+        teacher=config.get("init", {}).get("teacher", "teacher"),
+        teacher_hint=config.get("teacher_hint", ""),
+        seed=config.get("seed", 0),
+        config=config,
+    )
 
 
 def expand(config: Mapping[str, Any]) -> list[Stage]:
@@ -51,29 +65,98 @@ def expand(config: Mapping[str, Any]) -> list[Stage]:
             }
         if name == "teacher":
             init = {}
-        rounds = section.pop("rounds", None)
-        if rounds:
-            made = _rounds(name, section, init, halvings(**rounds))
-            if section.get("partition"):
-                _check_ranges(made, config.get("partition", {}))
-            stages += made
+        if kind == "pairs":
+            stages.append(_pairs(config, name, section, init))
+        elif kind == "evaluate":
+            stages.append(_evaluate(config, name, section, init))
+        elif rounds := section.pop("rounds", None):
+            stages += _rounds(config, name, section, init, halvings(**rounds))
         else:
-            stages.append(Stage(name, kind, section, init))
+            stages.append(_train(config, name, section, init))
     return stages
 
 
-def spec_of(stage: Stage, base: Mapping[str, Any]) -> dict[str, Any]:
+def _train(config, name: str, section, init) -> TrainStage:
+    shared = {**config.get("train", {}), **section.get("train", {})}
+    train, partition = sections.Train(**shared), bool(section.get("partition"))
+    if train.result == "best" and partition:
+        raise ConfigError(
+            f"stages.{name}.train.result='best': is for one student; choose params or"
+            " ema"
+        )
+    return TrainStage(
+        name=name,
+        init=frozen(init),
+        section=section,
+        method=named(section["method"]),
+        optim=frozen(section["optim"]),
+        roles=frozen(section.get("roles") or {}),
+        train=train,
+        model=frozen(section.get("model") or {}),
+        sampler=frozen(section.get("sampler") or {}),
+        pairs=section.get("pairs") or "",
+        settings=frozen(section.get("settings") or {}),
+        partition=partition,
+        filter_data=section.get("filter_data"),
+        precision=_precision(config, section),
+        channels=section.get("channels", ""),
+    )
+
+
+def _pairs(config, name: str, section, init) -> PairsStage:
+    counts = {key: section[key] for key in ("num_pairs", "num_held_out")}
+    sizes = {key: section[key] for key in ("shard_size", "batch_size")}
+    return PairsStage(
+        name=name,
+        init=frozen(init),
+        section=section,
+        **counts,
+        **sizes,
+        sampler=frozen(section.get("sampler") or {}),
+        precision=_precision(config, section),
+        hang_minutes=_hang_minutes(config),
+    )
+
+
+def _evaluate(config, name: str, section, init) -> EvaluateStage:
+    own = {k: v for k, v in section.items() if k in sections.Evaluate._fields}
+    return EvaluateStage(
+        name=name,
+        init=frozen(init),
+        section=section,
+        models=tuple(section["models"]),
+        options=sections.Evaluate(**{**config.get("evaluate", {}), **own}),
+        place=f"stages.{name}" if "batch_size" in section else "evaluate",
+        precision=_precision(config, section),
+        hang_minutes=_hang_minutes(config),
+    )
+
+
+def _hang_minutes(config) -> float:
+    own = {k: v for k, v in config.get("train", {}).items() if k == "hang_minutes"}
+    return sections.Train(num_steps=1, batch_size=1, **own).hang_minutes
+
+
+def _precision(config, section) -> str:
+    """The type that the networks of a stage compute in; see `sections.Config`."""
+    models = (section.get("model") or {}, config["model"])
+    said = [place.get("precision") for place in (section, config)]
+    said += [model.get("network", {}).get("dtype") for model in models]
+    return next((value for value in said if value), "float32")
+
+
+def spec_of(stage: TrainStage | PairsStage, base: Mapping[str, Any]) -> dict[str, Any]:
     """Spec of what a stage makes or asks: `base` with the stage's model and sampler.
 
     A student answers without a label only where it was trained to, `null_prob`: only
     then it inherits the guidance of its teacher's sampler.
     """
-    sampler = stage.config.get("sampler") or {}
-    found = changed(base, {**stage.config.get("model", {}), "sampler": sampler})
+    sampler = thawed(stage.sampler)
     if stage.kind != "train":
-        return found
+        return changed(base, {"sampler": sampler})
+    found = changed(base, {**thawed(stage.model), "sampler": sampler})
     found.pop("null_prob", None)
-    if null_prob := stage.config["method"].get("null_prob"):
+    if null_prob := stage.method.keywords.get("null_prob"):
         found["null_prob"] = null_prob
     elif "teacher" in stage.init:
         own = found["sampler"].items()
@@ -95,7 +178,7 @@ def changed(spec, changes) -> dict[str, Any]:
     return spec
 
 
-def _check_ranges(rounds: list[Stage], partition: Mapping[str, Any]) -> None:
+def _check_ranges(rounds: list[TrainStage], partition: Mapping[str, Any]) -> None:
     """Refuses rounds in which a student's step would leave its range of the time.
 
     Raises:
@@ -108,7 +191,7 @@ def _check_ranges(rounds: list[Stage], partition: Mapping[str, Any]) -> None:
             " ranges have as many of them each; take spacing='even'"
         )
     for stage in rounds:
-        if (steps := stage.config["settings"]["num_steps"]) % num:
+        if (steps := stage.settings["num_steps"]) % num:
             raise ConfigError(
                 f"partition.num_ranges={num}: does not divide the {steps} steps of the"
                 f" round {stage.name}, and each student halves those of its own range;"
@@ -143,7 +226,7 @@ def halvings(
     return found
 
 
-def _rounds(name, section, init, rounds) -> list[Stage]:
+def _rounds(config, name: str, section, init, rounds) -> list[TrainStage]:
     """A stage for each round; the first one's teacher is the stage's."""
     stages = []
     for i, (num_steps, train_steps) in enumerate(rounds):
@@ -153,46 +236,15 @@ def _rounds(name, section, init, rounds) -> list[Stage]:
         train = dict(section["train"])
         if train_steps:
             train["num_steps"] = train_steps
-        config = {
+        own = {
             **section,
             "method": method,
             "train": train,
             "settings": {**section.get("settings", {}), "num_steps": num_steps},
             "sampler": {**section["sampler"], "num_steps": num_steps},
         }
-        stages.append(Stage(f"{name}_{num_steps}", "train", config, init))
+        stages.append(_train(config, f"{name}_{num_steps}", own, init))
         init = {**init, "teacher": f"{name}_{num_steps}"}
+    if section.get("partition"):
+        _check_ranges(stages, config.get("partition", {}))
     return stages
-
-
-def precision(config: Mapping[str, Any], stage: Stage) -> str:
-    """The type that the networks of a stage compute in; see `sections.Config`."""
-    networks = [
-        section.get("network", {})
-        for section in (stage.config.get("model", {}), config["model"])
-    ]
-    said = [s.get("precision") for s in (stage.config, config)]
-    said += [network.get("dtype") for network in networks]
-    return next((value for value in said if value), "float32")
-
-
-def train_options(config: Mapping[str, Any], stage: Stage) -> dict[str, Any]:
-    """The section `train` of a stage over that of the whole config over the defaults.
-
-    Raises:
-        ConfigError: If the result is one that this stage cannot have.
-    """
-    default = sections.defaults(sections.Train)
-    train = {**default, **config.get("train", {}), **stage.config.get("train", {})}
-    if train["result"] == "best" and stage.config.get("partition"):
-        raise ConfigError(
-            f"stages.{stage.name}.train.result='best': is for one student; choose"
-            " params or ema"
-        )
-    return train
-
-
-def evaluate_options(config: Mapping[str, Any], stage: Stage) -> dict[str, Any]:
-    """The section `evaluate` of a stage, as `train_options`."""
-    default = sections.defaults(sections.Evaluate)
-    return {**default, **config.get("evaluate", {}), **stage.config}

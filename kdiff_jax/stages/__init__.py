@@ -10,14 +10,14 @@ import logging
 import os
 import pathlib
 import zlib
-from collections.abc import Mapping
+from collections.abc import Hashable
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
 from kdiff_jax import interop, sealed
-from kdiff_jax.build import Stage
+from kdiff_jax.build import Program, Recipe, Stage
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.interop import training
 
@@ -31,25 +31,34 @@ class Job:
     """What every stage is given.
 
     Attributes:
-        config: The whole config, plain values.
-        stages: All stages of the recipe, rounds written out.
+        recipe: What is to be done.
         workdir: One folder per stage lies in it.
         mesh: The devices.
+        programs: Compiled steps, which stages that differ in numbers alone share.
     """
 
-    config: Mapping[str, Any]
-    stages: list[Stage]
+    recipe: Recipe
     workdir: pathlib.Path
     mesh: Mesh
+    programs: dict[Hashable, Program] = dataclasses.field(
+        default_factory=dict, compare=False, repr=False
+    )
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """All stages of the recipe, rounds written out."""
+        return self.recipe.stages
 
     @property
     def only(self) -> int | None:
         """The one student that this run trains, beside other jobs; None for all."""
-        return (self.config.get("partition") or {}).get("only")
+        return self.recipe.partition.only if self.recipe.partition else None
 
     def split(self, stage: str) -> bool:
         """Whether the stage trains a student for each part of the partition."""
-        return any(s.name == stage and s.config.get("partition") for s in self.stages)
+        return any(
+            s.kind == "train" and s.name == stage and s.partition for s in self.stages
+        )
 
     def folder(self, stage: str) -> pathlib.Path:
         """Folder of a stage; a student that is trained alone has its own in it."""
@@ -64,25 +73,25 @@ class Job:
 
     def section(self, stage: str) -> str:
         """Option of the stage's section; all rounds of one share it."""
-        own = stage in self.config["stages"]
+        own = stage in self.recipe.config["stages"]
         return f"--config.stages.{stage if own else stage.rpartition('_')[0]}"
 
     def seed(self, stage: str, student: int | None = None) -> int:
         """31 bits from the config's seed, the stage's name and the student."""
-        name = f"{self.config.get('seed', 0)}/{stage}"
+        name = f"{self.recipe.seed}/{stage}"
         name += "" if student is None else f"/{student}"
         return zlib.crc32(name.encode()) >> 1
 
     def model(self, source: str, precision: str) -> interop.Model:
         """The result of the stage `source`, or the model at the path `source`.
 
-        It computes in the precision of the stage that asks, see `build.precision`.
-        A model that is brought is sampled as the recipe says, not as its file does: a
-        DDPM's own 1000 steps are not what a recipe of DDIM-100 means.
+        It computes in the precision of the stage that asks. A model that is brought is
+        sampled as the recipe says, not as its file does: a DDPM's own 1000 steps are
+        not what a recipe of DDIM-100 means.
         """
         if source not in {stage.name for stage in self.stages}:
             model = interop.load(source, precision=precision)
-            spec = {**model.spec, "sampler": self.config["model"]["sampler"]}
+            spec = {**model.spec, "sampler": self.recipe.spec["sampler"]}
             return dataclasses.replace(model, spec=spec)
         folder = self.left(source) / "model"
         if not folder.is_dir():

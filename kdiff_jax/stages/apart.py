@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from kdiff_jax import interop, stages
-from kdiff_jax.build import Stage
+from kdiff_jax.build import TrainStage
 from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.interop import training
 from kdiff_jax.partition import Partition, same_owners
@@ -21,14 +21,14 @@ from kdiff_jax.train import parallel
 from kdiff_jax.train.checkpoint import Checkpoints
 
 
-def check_before(job: Job, stage: Stage) -> None:
+def check_before(job: Job, stage: TrainStage) -> None:
     """Refuses to train one student before what all of them need is done.
 
     Raises:
         ConfigError: Names the stage.
     """
     names = {s.name for s in job.stages}
-    for source in [*stage.init.values(), stage.config.get("pairs")]:
+    for source in [*stage.init.values(), stage.pairs]:
         name = str(source).partition("/")[0]
         if name in names and not stages.is_done(job.left(name)):
             raise ConfigError(
@@ -37,7 +37,7 @@ def check_before(job: Job, stage: Stage) -> None:
             )
 
 
-def parts(job: Job, stage: Stage, students: Students) -> list[pathlib.Path]:
+def parts(job: Job, stage: TrainStage, students: Students) -> list[pathlib.Path]:
     """The folders of all students in turn, if they were trained apart; else none.
 
     Raises:
@@ -61,7 +61,7 @@ def parts(job: Job, stage: Stage, students: Students) -> list[pathlib.Path]:
     return found
 
 
-def check_alike(job: Job, stage: Stage, partition: Partition) -> None:
+def check_alike(job: Job, stage: TrainStage, partition: Partition) -> None:
     """Refuses to train one student beside others, or from one, of another partition.
 
     Groups by the teacher's rows, or by a file, are found anew by every job.

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from kdiff_jax import build, interop
-from kdiff_jax.build import Stage
+from kdiff_jax.build import Stage, TrainStage
 from kdiff_jax.errors import ConfigError, UserError
 from kdiff_jax.metrics import features
 from kdiff_jax.stages import Job, evaluate, is_done
@@ -26,11 +26,10 @@ def check(job: Job) -> None:
         path = f"--config.stages.{stage.name}"
         _check_init(job, stage, trained, path)
         if stage.kind == "train":
-            options = build.train_options(job.config, stage)
             mesh = parallel.student_mesh(job.mesh, num_students(job, stage))
-            micro = options["num_microbatches"]
+            size, micro = stage.train.batch_size, stage.train.num_microbatches
             try:
-                parallel.check_batch_size(options["batch_size"], mesh, micro)
+                parallel.check_batch_size(size, mesh, micro)
             except ConfigError as error:
                 raise ConfigError(f"{path}.train.{error}") from error
             _check_pairs(job, stage, path)
@@ -39,17 +38,16 @@ def check(job: Job) -> None:
                 _check_network(spec(job, stage), f"{path}.model.network")
             trained.append(stage.name)
         elif stage.kind == "evaluate":
-            options = build.evaluate_options(job.config, stage)
-            evaluate.listed(job, options["models"])
-            name = options["features"]
+            evaluate.listed(job, stage.models)
+            name, num = stage.options.features, stage.options.num_images
             if name and name not in features.names():
                 raise ConfigError(
                     f"--config.evaluate.features={name!r}: unknown; choose one of"
                     f" {', '.join(features.names())}, or '' for none"
                 )
-            if name and options["num_images"] < 2:
+            if name and num < 2:
                 raise ConfigError(
-                    f"--config.evaluate.num_images={options['num_images']}: a distance"
+                    f"--config.evaluate.num_images={num}: a distance"
                     " needs 2 or more; set features='' for pictures alone"
                 )
 
@@ -58,22 +56,22 @@ def origin(job: Job, stage: Stage) -> dict[str, Any]:
     """The spec of a stage's teacher; one that is brought is what the config says."""
     source = stage.init.get("teacher")
     for other in job.stages:
-        if other.name == source:
+        if other.kind == "train" and other.name == source:
             return spec(job, other)
-    return dict(job.config["model"])
+    return job.recipe.spec
 
 
-def spec(job: Job, stage: Stage) -> dict[str, Any]:
+def spec(job: Job, stage: TrainStage) -> dict[str, Any]:
     """The spec of a stage's student."""
     return build.spec_of(stage, origin(job, stage))
 
 
-def num_students(job: Job, stage: Stage) -> int:
+def num_students(job: Job, stage: TrainStage) -> int:
     """How many students a run of the stage trains."""
-    if not stage.config.get("partition") or job.only is not None:
+    partition = job.recipe.partition
+    if not stage.partition or partition is None or job.only is not None:
         return 1
-    partition = job.config["partition"]
-    return partition["num_groups"] * partition["num_ranges"]
+    return partition.num_groups * partition.num_ranges
 
 
 def _check_init(job: Job, stage: Stage, trained: list[str], path: str) -> None:
@@ -89,8 +87,8 @@ def _check_init(job: Job, stage: Stage, trained: list[str], path: str) -> None:
         )
 
 
-def _check_pairs(job: Job, stage: Stage, path: str) -> None:
-    name = stage.config.get("pairs")
+def _check_pairs(job: Job, stage: TrainStage, path: str) -> None:
+    name = stage.pairs
     made = [s.name for s in job.stages if s.kind == "pairs"]
     if name and name not in made:
         raise ConfigError(

@@ -14,7 +14,7 @@ import safetensors
 import safetensors.numpy
 from jax.sharding import PartitionSpec as P
 
-from kdiff_jax import build, rng, sealed
+from kdiff_jax import rng, sealed
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.files import json_text, write_atomically
 from kdiff_jax.interop.model import flatten, unflatten
@@ -52,12 +52,11 @@ class Best:
                 of an attempt that was given up, or is found again.
             fed: Frozen roles and numbers on the mesh, see `train.Fed`.
         """
-        self._source = pairs.source(job, stage.config["pairs"], pairs.HELD_OUT)
+        self._source = pairs.source(job, stage.pairs, pairs.HELD_OUT)
         self._path, self._log = folder / self.FILE, log
         self._lowest = self._loss_so_far(first_step)
         self._mesh = job.mesh
-        batch_size = build.train_options(job.config, stage)["batch_size"]
-        self._size = min(batch_size, self._source.num)
+        self._size = min(stage.train.batch_size, self._source.num)
         self._size -= self._size % job.mesh.shape["data"]
         frozen = {role: fed.frozen[role] for role in method.frozen}
         self._given = frozen, fed.numbers

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 
 from kdiff_jax import build, interop, metrics, sealed
-from kdiff_jax.build import Stage
+from kdiff_jax.build import EvaluateStage
+from kdiff_jax.build.sections import Evaluate
 from kdiff_jax.errors import ConfigError, DataError
 from kdiff_jax.interop import training
 from kdiff_jax.metrics import features as feature_extractors
@@ -22,7 +23,7 @@ from kdiff_jax.train import generate, measure, parallel
 log = logging.getLogger(__name__)
 
 
-def run(job: Job, stage: Stage) -> None:
+def run(job: Job, stage: EvaluateStage) -> None:
     """Measures the models that `models` lists, and writes the report.
 
     Keywords: models ("stage" or "stage@steps", with the sampler of that stage; rounds
@@ -31,20 +32,17 @@ def run(job: Job, stage: Stage) -> None:
     """
     folder = job.folder(stage.name)
     folder.mkdir(parents=True, exist_ok=True)
-    options = build.evaluate_options(job.config, stage)
-    section = f"stages.{stage.name}" if "batch_size" in stage.config else "evaluate"
-    option = f"--config.{section}.batch_size"
+    options, option = stage.options, f"--config.{stage.place}.batch_size"
     reference = None
-    names = listed(job, options["models"])
-    places = shown_places(job, names, options["num_images"])
+    names = listed(job, stage.models)
+    places = shown_places(job, names, options.num_images)
     rows, pictures = [], []
     for name in names:
         path = folder / f"{name}.json"
         found = _measured(path)
         if not parallel.from_first_host(found is not None):
             reference = reference or Reference(job, options, folder)
-            precision = build.precision(job.config, stage)
-            found = row_of(job, name, precision, reference, options, places, option)
+            found = row_of(job, name, stage, reference, places, option)
             if jax.process_index() == 0:
                 _keep(path, *found)
         if found is not None and jax.process_index() == 0:
@@ -88,7 +86,7 @@ def _measured(path: pathlib.Path):
 def listed(job: Job, models) -> list[str]:
     """The models by name, rounds written out; "teacher@4" asks for 4 steps."""
     stages = [s.name for s in job.stages if s.kind == "train"]
-    if job.config.get("init", {}).get("teacher", "teacher") != "teacher":
+    if job.recipe.is_brought:
         stages.append("teacher")
     found = []
     for model in models:
@@ -110,17 +108,16 @@ class Reference:
     statistics stay in the stage's folder, as `reference_<features>.npz`.
     """
 
-    def __init__(self, job: Job, options, folder):
+    def __init__(self, job: Job, options: Evaluate, folder):
         self.features = None
-        if options["features"]:
-            name, weights = options["features"], options["weights"] or None
+        if name := options.features:
+            weights = options.weights or None
             self.features = feature_extractors.make(name, weights=weights)
-            shape = tuple(job.config["model"]["image_shape"])
-            dim = feature_extractors.dim_of(self.features, shape)
+            dim = feature_extractors.dim_of(self.features, job.recipe.image_shape)
             check_memory(f"evaluate.features={name}", dim)
             path = folder / f"reference_{name}.npz"
             if not parallel.from_first_host(_is_reference(path, name)):
-                data = build.load_images(job.config)
+                data = build.load_images(job.recipe)
                 moments = measure.of_data(data, self.features)
                 if jax.process_index() == 0:
                     save_stats(path, moments, features=name)
@@ -155,7 +152,7 @@ def shown_places(job: Job, names: Sequence[str], num_images: int) -> np.ndarray:
 
     All models make the same images, those of `cycled_labels`.
     """
-    num, num_classes = min(20, num_images), job.config["model"]["num_classes"]
+    num, num_classes = min(20, num_images), job.recipe.num_classes
     split = [name.partition("@")[0] for name in names]
     about = [job.left(stage) / interop.STAGE for stage in split if job.split(stage)]
     if not about or not about[0].is_file() or num_images < num_classes:
@@ -172,36 +169,35 @@ def shown_places(job: Job, names: Sequence[str], num_images: int) -> np.ndarray:
 def row_of(
     job: Job,
     name: str,
-    precision: str,
+    stage: EvaluateStage,
     reference: Reference,
-    options,
     places,
     batch_option: str,
 ):
     """(one row of the report, the images at the places)."""
-    stage, _, num_steps = name.partition("@")
-    imported = stage not in {s.name for s in job.stages}
-    source = job.config["init"]["teacher"] if imported else stage
-    model = job.model(source, precision)
+    made_by, _, num_steps = name.partition("@")
+    imported = made_by not in {s.name for s in job.stages}
+    source = job.recipe.teacher if imported else made_by
+    options, model = stage.options, job.model(source, stage.precision)
     sampler = model.sampler(num_steps=int(num_steps) if num_steps else None)
-    num = options["num_images"]
+    num = options.num_images
     found = measure.generated(
         model,
         sampler,
         reference.features,
         mesh=job.mesh,
         num_images=num,
-        seed=options["seed"],
-        batch_size=options["batch_size"],
+        seed=options.seed,
+        batch_size=options.batch_size,
         labels=generate.cycled_labels(num, model.num_classes),
         places=places,
         name=f"evaluate.models, {name!r}",
         batch_option=batch_option,
     )
-    about = {} if imported else facts(job.folder(stage))
+    about = {} if imported else facts(job.folder(made_by))
     is_teacher = imported or about.get("method") == "denoise"
     row = {
-        "stage": stage,
+        "stage": made_by,
         "role": "teacher" if is_teacher else "student",
         "method": about.get("method"),
         "sampler": sampler.name,
@@ -210,10 +206,10 @@ def row_of(
         "num_params": model.num_params,
         "num_students": model.num_students,
         "num_params_total": model.num_params * model.num_students,
-        "precision": precision,
+        "precision": stage.precision,
         "macs": measure.macs(model.net),
         "num_images": num,
-        "seed": options["seed"],
+        "seed": options.seed,
         "metrics": reference.metrics(found),
         "images_per_second": found.images_per_second,
         "latency_ms": found.latency_ms,
@@ -232,7 +228,7 @@ def _title(row) -> str:
 
 def _real(job: Job, shown: np.ndarray) -> np.ndarray:
     """Real images in the order of labels that the models were asked for."""
-    data = build.load_images(job.config)
+    data = build.load_images(job.recipe)
     asked = shown % max(data.num_classes, 1)
     found = []
     for i, label in enumerate(asked.tolist()):
@@ -244,7 +240,7 @@ def _real(job: Job, shown: np.ndarray) -> np.ndarray:
 
 def write_report(job: Job, rows, pictures) -> None:
     """`samples.png`, `report.json`, `report.html`, and the table on the terminal."""
-    name, root = job.config["name"], job.workdir
+    name, root = job.recipe.name, job.workdir
     grid.save_png(root / "samples.png", grid.side_by_side(pictures))
     report = summary.make_report(name, rows)
     summary.write(root / "report.json", report)
@@ -255,7 +251,7 @@ def write_report(job: Job, rows, pictures) -> None:
         report=report,
         grids=[("Same noise, every model", root / "samples.png")],
         curves=curves,
-        config=job.config,
+        config=job.recipe.config,
     )
 
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from kdiff_jax import interop, samplers
-from kdiff_jax.build import Stage
+from kdiff_jax.build import TrainStage
 from kdiff_jax.interop import Model
 from kdiff_jax.report import grid
 from kdiff_jax.stages import Job, results
@@ -63,10 +63,9 @@ class SampleGrids:
 
 def of_stage(
     job: Job,
-    stage: Stage,
+    stage: TrainStage,
     roles: Roles,
     students: Students,
-    options: Mapping[str, Any],
     log: Log,
 ) -> SampleGrids:
     """The student of a stage, below its teacher; each student at what it owns."""
@@ -77,7 +76,7 @@ def of_stage(
     asked: dict[str, Any] = dict(
         seed=SEED,
         labels=np.resize(labels, NUM),
-        batch_size=min(NUM, options["batch_size"]),
+        batch_size=min(NUM, stage.train.batch_size),
     )
     option = f"{job.section(stage.name)}.train.batch_size"
     sampler = interop.sampler_of(roles.spec, roles.process)
@@ -91,9 +90,8 @@ def of_stage(
     )
 
     def student(state):
-        return make.images(
-            results.params_of(state.nets["student"], options["result"]), **asked
-        )
+        found = results.params_of(state.nets["student"], stage.train.result)
+        return make.images(found, **asked)
 
     rows = [Row(f"{stage.name}, {_steps(sampler)}", student)]
     if (teacher := roles.teacher) is not None:
@@ -102,7 +100,7 @@ def of_stage(
 
 
 def _teacher(
-    job: Job, stage: Stage, teacher: Model, asked: Mapping[str, Any], **keywords
+    job: Job, stage: TrainStage, teacher: Model, asked: Mapping[str, Any], **keywords
 ) -> Row:
     """The images of the teacher, which stay the same."""
     name = f"stage {stage.name!r}, teacher={stage.init['teacher']}"

@@ -3,13 +3,13 @@
 import io
 import math
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kdiff_jax.build.sections import Train
 from kdiff_jax.errors import NumericsError
 from kdiff_jax.report import metrics_log, tensorboard
 from kdiff_jax.report.progress import Progress
@@ -30,7 +30,7 @@ class Log:
         self,
         folder,
         name: str,
-        train: Mapping[str, Any],
+        train: Train,
         *,
         first_step: int,
         num_students: int = 1,
@@ -41,7 +41,7 @@ class Log:
         Args:
             folder: Folder of the stage.
             name: Name of the stage.
-            train: The options of the stage, see `build.sections.Train`.
+            train: The options of the stage, see `Train`.
             first_step: Step that the run begins or resumes at.
             num_students: Number of students that this run trains.
             students: Their numbers; () logs their mean alone.
@@ -56,17 +56,17 @@ class Log:
                 folder / "tensorboard", step=first_step
             )
         self._name, self._students = name, students
-        self._batch_size = train["batch_size"] * num_students
+        self._batch_size = train.batch_size * num_students
         self._extra: dict[str, float] = {}
         self._means, self._first = Means(), None
-        self._num_steps = train["num_steps"]
+        self._num_steps = train.num_steps
         self.watch = Watch(
-            factor=train["spike_factor"], lines=train["spike_lines"], before=lines
+            factor=train.spike_factor, lines=train.spike_lines, before=lines
         )
         self._last = (first_step, time.monotonic())
         self._progress = Progress(
             name,
-            num_steps=train["num_steps"],
+            num_steps=train.num_steps,
             batch_size=self._batch_size,
             step=first_step,
             stream=None if self._writes else io.StringIO(),

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from kdiff_jax import build, interop
-from kdiff_jax.build import Stage
+from kdiff_jax.build import PairsStage
 from kdiff_jax.data import pairs
 from kdiff_jax.data.pixels import truncate_to_uint8
 from kdiff_jax.errors import DataError
@@ -27,7 +27,7 @@ AT_ONCE = 8  # shards that threads verify
 FIRST = {TRAIN: 0, HELD_OUT: 2**30}  # numbers of images, so that no noise is shared
 
 
-def run(job: Job, stage: Stage) -> None:
+def run(job: Job, stage: PairsStage) -> None:
     """Makes `num_pairs` pairs to train on and `num_held_out` to score with.
 
     Keywords: num_pairs, num_held_out, shard_size, batch_size, sampler (of the teacher).
@@ -38,11 +38,10 @@ def run(job: Job, stage: Stage) -> None:
             shards are kept.
         Interrupted: If a signal asked to stop; finished shards are kept.
     """
-    folder, config = job.folder(stage.name), stage.config
-    counts = {TRAIN: config["num_pairs"], HELD_OUT: config["num_held_out"]}
-    precision = build.precision(job.config, stage)
-    teacher = job.model(stage.init["teacher"], precision)
-    build.check_fits(job.config, "teacher", teacher.spec)
+    folder = job.folder(stage.name)
+    counts = {TRAIN: stage.num_pairs, HELD_OUT: stage.num_held_out}
+    teacher = job.model(stage.init["teacher"], stage.precision)
+    build.check_fits(job.recipe, "teacher", teacher.spec)
     # What is there counts, so both parts are looked at before either is made.
     need = pairs.disk_need(sum(counts.values()), teacher.image_shape)
     log.info("%s: the pairs take %.3g GB", folder, need / 1e9)
@@ -58,20 +57,19 @@ def run(job: Job, stage: Stage) -> None:
         name=f"stage {stage.name!r}, teacher={stage.init['teacher']}",
         batch_option=f"{job.section(stage.name)}.batch_size",
     )
-    seed = job.config.get("seed", 0)
     for part, num in counts.items():
         if not num:
             continue
         identity = {
             "num_pairs": num,
-            "shard_size": config["shard_size"],
+            "shard_size": stage.shard_size,
             "shape": teacher.image_shape,
             "teacher": teacher.spec["sha256"],
             "sampler": keywords,
-            "seed": seed,
+            "seed": job.recipe.seed,
             "first": FIRST[part],
         }
-        _make(job, folder / part, identity, make, teacher, config["batch_size"])
+        _make(job, folder / part, identity, make, teacher, stage.batch_size)
     if jax.process_index() == 0:
         finish(folder, num_pairs=counts[TRAIN])
 
@@ -117,7 +115,7 @@ def source(job: Job, stage: str, part: str = TRAIN) -> pairs.Pairs:
     folder = job.folder(stage)
     if damage := _damage(folder / part):
         log.error("%s; what is missing or damaged is made again", damage)
-        (maker,) = (s for s in job.stages if s.name == stage)
+        (maker,) = (s for s in job.stages if s.kind == "pairs" and s.name == stage)
         run(job, maker)
         parallel.wait_for_all("pairs")
         if damage := _damage(folder / part):

@@ -57,15 +57,15 @@ def write(job: Job, force: bool, overrides) -> None:
             what is there could not be told from what the changed config makes.
     """
     path = job.workdir / "config.json"
-    about: dict[str, Any] = {"config": job.config, "changes": []}
+    about: dict[str, Any] = {"config": job.recipe.config, "changes": []}
     if path.is_file():
         about = _recorded(path)
-        before = _with_later_options(about["config"], job.config)
-        changes = differences(_identity(before), _identity(job.config))
+        before = _with_later_options(about["config"], job.recipe.config)
+        changes = differences(_identity(before), _identity(job.recipe.config))
         if not changes:
             return  # the record of how it began stays
         _check(job, changes, force)
-        about["config"] = job.config
+        about["config"] = job.recipe.config
         about["changes"] = [*about.get("changes", []), _entry(job, changes, overrides)]
     else:
         about |= {
@@ -139,14 +139,12 @@ def concerns(key: str, stage: Stage) -> bool:
     if section in ("train", "partition", "evaluate", "init"):
         training = stage.kind == "train"
         if section == "partition":
-            return bool(stage.config.get("partition")) or stage.kind == "evaluate"
+            return stage.kind != "pairs" and (not training or stage.partition)
         if section == "init":
             return stage.name != "teacher"
         return training == (section == "train") and stage.kind != "pairs"
     if section == "data":
-        return stage.kind == "evaluate" or (
-            stage.kind == "train" and not stage.config.get("pairs")
-        )
+        return stage.kind == "evaluate" or (stage.kind == "train" and not stage.pairs)
     return section in ("model", "precision", "seed")
 
 

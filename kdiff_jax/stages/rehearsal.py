@@ -5,16 +5,18 @@ shapes of a batch. So every method is made, its files are read, and its losses a
 traced, before the first stage starts: seconds, where the first stages may take days.
 """
 
-import json
+import dataclasses
 import logging
 import re
+from collections.abc import Hashable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from kdiff_jax import build, domain, interop, methods
-from kdiff_jax.build import Stage
+from kdiff_jax.build import EvaluateStage, PairsStage, Stage, TrainStage
+from kdiff_jax.build.resolved import frozen
 from kdiff_jax.data.images import Images
 from kdiff_jax.diffusion import process as processes
 from kdiff_jax.errors import ConfigError, DataError, UserError
@@ -28,8 +30,6 @@ from kdiff_jax.train import inputs, parallel
 from kdiff_jax.train.step import NetState, TrainState, context_of
 
 log = logging.getLogger(__name__)
-
-_passed: set[str] = set()  # rounds, and runs of one process, often differ in nothing
 
 
 def check(job: Job, data: Images | None = None) -> None:
@@ -57,7 +57,7 @@ def check(job: Job, data: Images | None = None) -> None:
             _evaluate(job, stage, data)
 
 
-def _sampler(job: Job, stage: Stage) -> None:
+def _sampler(job: Job, stage: TrainStage | PairsStage) -> None:
     """Makes the sampler of a stage: its grid may not be one of the process.
 
     Raises:
@@ -69,14 +69,14 @@ def _sampler(job: Job, stage: Stage) -> None:
         interop.sampler_of({"num_classes": 0, **spec}, process)
     except ConfigError as error:
         key = str(error).partition("=")[0]
-        own = key in (stage.config.get("sampler") or {})
+        own = key in stage.sampler
         place = job.section(stage.name) if own else "--config.model"
         raise ConfigError(f"{place}.sampler.{error}") from error
 
 
-def _placed(text: str, job: Job, stage: Stage) -> str:
+def _placed(text: str, job: Job, stage: TrainStage) -> str:
     """The text with the option that it is about; it may begin with a keyword."""
-    place, name = job.section(stage.name), stage.config["method"]["name"]
+    place, name = job.section(stage.name), stage.method.name
     if text.startswith(("stages.", "--config.")):
         return text
     keyword = re.match(r"(\w+)=", text)
@@ -86,74 +86,66 @@ def _placed(text: str, job: Job, stage: Stage) -> str:
 
 
 class _Case(NamedTuple):
-    """A training stage as far as its losses depend on it; plain values.
+    """A training stage as far as its losses depend on it.
 
     Attributes:
         specs: Specs of the student and, if there is one, of the teacher.
-        precision: Type that the networks compute in.
-        sections: Sections method, optim, roles and sampler of the stage.
-        settings: Numbers that the method reads.
+        stage: The stage without what it is called and where it begins.
         batch_size: Images of a device and microbatch.
         augmented: Keywords of `inputs.make`.
     """
 
-    specs: list[dict[str, Any]]
-    precision: str
-    sections: list[Any]
-    settings: dict[str, int]
+    specs: Hashable
+    stage: TrainStage
     batch_size: int
-    augmented: dict[str, Any]
+    augmented: Mapping[str, Any]
 
 
-def _train(job: Job, stage: Stage) -> None:
-    options = build.train_options(job.config, stage)
+_passed: set[_Case] = set()  # rounds, and runs of one process, often differ in nothing
+
+
+def _train(job: Job, stage: TrainStage) -> None:
     origin = _origin(job, stage)
     spec = build.spec_of(stage, origin)
     specs = [spec, origin] if "teacher" in stage.init else [spec]
     mesh = parallel.student_mesh(job.mesh, before.num_students(job, stage))
-    parts = mesh.shape["data"] * options["num_microbatches"]
-    names = ("method", "optim", "roles", "sampler")
-    case = _Case(
-        [interop.defining(one) for one in specs],
-        build.precision(job.config, stage),
-        [stage.config.get(name) for name in names],
-        stage.config.get("settings", {}),
-        options["batch_size"] // parts,
-        {k: v for k in ("flip", "augment_prob") if (v := job.config["data"].get(k))},
-    )
-    if (key := json.dumps([*case, bool(stage.config.get("pairs"))])) in _passed:
+    parts = mesh.shape["data"] * stage.train.num_microbatches
+    batch_size = stage.train.batch_size
+    specs = [{"num_classes": 0, **interop.defining(one)} for one in specs]
+    nameless = dataclasses.replace(stage, name="", init=frozen({}))
+    augmented = job.recipe.augmented
+    case = _Case(frozen(specs), nameless, batch_size // parts, augmented)
+    if case in _passed:
         return
-    built = [
-        interop.build({"num_classes": 0, **one}, case.precision) for one in case.specs
-    ]
+    built = [interop.build(one, stage.precision) for one in specs]
     nets = dict(zip(("student", "teacher"), (net for net, _ in built), strict=False))
-    method, optim = build.make_method(stage, nets, built[0][1], options["batch_size"])
+    method, optim = build.make_method(stage, nets, built[0][1], batch_size)
     _say_unused(stage, method)
     _trace(method, optim, nets, case)
     if not method.brings:  # files may be others the next time
-        _passed.add(key)
+        _passed.add(case)
 
 
 def _origin(job: Job, stage: Stage) -> dict[str, Any]:
     """The spec of a stage's teacher; of one that is brought, what its file says."""
     source = stage.init.get("teacher")
     for other in job.stages:
-        if other.name == source:
+        if other.kind == "train" and other.name == source:
             return build.spec_of(other, _origin(job, other))
     if not source or job.names_role(source) or before.is_absent(source):
-        return dict(job.config["model"])
+        return job.recipe.spec
     spec = dict(spec_of(source))
-    build.check_fits(job.config, "teacher", spec)
-    return {**spec, "sampler": job.config["model"]["sampler"]}
+    build.check_fits(job.recipe, "teacher", spec)
+    return {**spec, "sampler": job.recipe.spec["sampler"]}
 
 
-def _say_unused(stage: Stage, method: Method) -> None:
-    for role in stage.config.get("roles", {}):
+def _say_unused(stage: TrainStage, method: Method) -> None:
+    for role in stage.roles:
         if role not in method.nets:
             log.warning(
                 "%s: the section roles.%s is not used, method %r with these options"
                 " trains %s",
-                *(stage.name, role, stage.config["method"]["name"]),
+                *(stage.name, role, stage.method.name),
                 ", ".join(method.nets),
             )
 
@@ -174,7 +166,7 @@ def _trace(method: Method, optim, nets, case: _Case) -> None:
     }
     if "z" in method.batch_keys:
         batch["z"] = jax.ShapeDtypeStruct((num, *shape), jnp.float16)
-    settings = {**method.settings, **case.settings}
+    settings = {**method.settings, **case.stage.settings}
     share = domain.whole(nets["student"].num_classes, (0.0, 1.0))
     as_batch = inputs.make(**({} if "z" in batch else case.augmented))
 
@@ -201,14 +193,13 @@ def _trace(method: Method, optim, nets, case: _Case) -> None:
         log.debug("the losses cannot be traced on shapes: %s", error)
 
 
-def _evaluate(job: Job, stage: Stage, data: Images | None) -> None:
-    options = build.evaluate_options(job.config, stage)
-    if not (name := options["features"]):
+def _evaluate(job: Job, stage: EvaluateStage, data: Images | None) -> None:
+    if not (name := stage.options.features):
         return
     place = "--config.evaluate"
     try:
-        extractor = features.make(name, weights=options["weights"] or None)
-        shape = tuple(job.config["model"]["image_shape"])
+        extractor = features.make(name, weights=stage.options.weights or None)
+        shape = job.recipe.image_shape
         features.check_shape(extractor, shape)
     except UserError as error:
         raise type(error)(f"{place}.{error}") from error

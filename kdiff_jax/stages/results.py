@@ -3,7 +3,7 @@
 import logging
 
 from kdiff_jax import build, methods
-from kdiff_jax.build import Stage
+from kdiff_jax.build import TrainStage
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.stages import Job
 from kdiff_jax.train.step import NetState
@@ -34,8 +34,8 @@ def check(job: Job) -> None:
             _check(job, stage)
 
 
-def _check(job: Job, stage: Stage) -> None:
-    result = build.train_options(job.config, stage)["result"]
+def _check(job: Job, stage: TrainStage) -> None:
+    result = stage.train.result
     what = f"stages.{stage.name}.train.result={result!r}"
     kept = build.averages(stage, "student")
     if average(result) not in (None, *kept):
@@ -51,14 +51,14 @@ def _check(job: Job, stage: Stage) -> None:
         )
     if result != "best":
         return
-    name = stage.config["method"]["name"]
+    name = stage.method.name
     if not methods.scores_pairs(name):
         raise ConfigError(
             f"{what}: the loss of the method {name!r} needs more than pairs, so that it"
             " can score none; choose params or ema"
         )
-    held_out = {s.name: s.config.get("num_held_out", 0) for s in job.stages}
-    source = stage.config.get("pairs", "")
+    held_out = {s.name: s.num_held_out for s in job.stages if s.kind == "pairs"}
+    source = stage.pairs
     if source not in held_out:
         raise ConfigError(
             f"{what}: is the best on held-out pairs, and the stage has none; name a"
@@ -71,8 +71,7 @@ def _check(job: Job, stage: Stage) -> None:
             f" each of {num_devices} devices; make {num_devices} or more, or choose"
             " params or ema"
         )
-    batch_size = build.train_options(job.config, stage)["batch_size"]
-    size = min(batch_size, num) // num_devices * num_devices
+    size = min(stage.train.batch_size, num) // num_devices * num_devices
     if size and num % size:
         log.warning(
             "stages.%s.num_held_out=%d: %d of them fill no batch of %d, and never"

@@ -9,7 +9,7 @@ import numpy as np
 
 from kdiff_jax import build, interop, networks
 from kdiff_jax import partition as partitions
-from kdiff_jax.build import Stage
+from kdiff_jax.build import TrainStage
 from kdiff_jax.diffusion.process import Process
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.interop import Model
@@ -49,7 +49,7 @@ class Roles(NamedTuple):
         return self._replace(models=kept, params={})
 
 
-def find(job: Job, stage: Stage) -> Roles:
+def find(job: Job, stage: TrainStage) -> Roles:
     """Networks and parameters of the student and the teacher.
 
     What else the method has is not known yet, see `trained`.
@@ -60,33 +60,35 @@ def find(job: Job, stage: Stage) -> Roles:
     origin = {role: s for role, s in stage.init.items() if s and s != "random"}
     raw = {role for role, s in origin.items() if job.names_role(s)}
     given = {role: job.role(origin[role]) for role in raw & {"student", "teacher"}}
-    precision = build.precision(job.config, stage)
     loaded = {
-        role: job.model(s, precision) for role, s in origin.items() if role not in raw
+        role: job.model(s, stage.precision)
+        for role, s in origin.items()
+        if role not in raw
     }
     for role, model in loaded.items():
-        build.check_fits(job.config, role, model.spec)
+        build.check_fits(job.recipe, role, model.spec)
     teacher = loaded.get("teacher")
-    base = dict(teacher.spec) if teacher else dict(job.config["model"])
+    base = dict(teacher.spec) if teacher else job.recipe.spec
     if teacher:
-        interop.check_guidance(teacher.spec, stage.config["method"].get("guidance", 1))
+        scale = stage.method.keywords.get("guidance", 1)
+        interop.check_guidance(teacher.spec, scale)
     for key in ("sha256", "kdiff_jax", "source", "partition"):
         base.pop(key, None)
     base["revision"] = networks.REVISIONS[base["network"]["name"]]
     spec = interop.without_precision(build.spec_of(stage, base))
-    student, process = interop.build(spec, precision)
+    student, process = interop.build(spec, stage.precision)
     nets = {"student": student}
     if teacher:
         nets["teacher"] = teacher.net
     given |= {role: model.params for role, model in loaded.items()}
-    if (rule := stage.config.get("channels")) and "student" in given:
+    if (rule := stage.channels) and "student" in given:
         # Of a wider network, those that this one has.
         template = jax.eval_shape(student.init, jax.random.key(0))
         given["student"] = channels.select(given["student"], template, rule)
     return Roles(nets, process, spec, loaded, given)
 
 
-def begin(stage: Stage, method: Method) -> Method:
+def begin(stage: TrainStage, method: Method) -> Method:
     """The method whose roles begin as the stage says: those of "random" are no copy."""
 
     copies = {
@@ -97,7 +99,7 @@ def begin(stage: Stage, method: Method) -> Method:
     return method._replace(init_from=copies)
 
 
-def trained(job: Job, stage: Stage, method) -> dict[str, dict]:
+def trained(job: Job, stage: TrainStage, method) -> dict[str, dict]:
     """Parameters of roles beside student and teacher that begin as another stage's.
 
     A recipe may name one that this method has with other options only, such as
@@ -115,7 +117,7 @@ def trained(job: Job, stage: Stage, method) -> dict[str, dict]:
                     f"init.{role}={source!r}: {error}; or set init.{role}='random'"
                 ) from error
         else:
-            name = stage.config["method"]["name"]
+            name = stage.method.name
             logger.warning(
                 "%s: init.%s is not used, method %r with these options has no such"
                 " role; it has: %s",
@@ -125,7 +127,7 @@ def trained(job: Job, stage: Stage, method) -> dict[str, dict]:
 
 
 def to_each(
-    roles: Roles, students: Students, stage: Stage, method: Method
+    roles: Roles, students: Students, stage: TrainStage, method: Method
 ) -> tuple[dict[str, Any], set[str]]:
     """(parameters by role, the roles of them that have an axis of students).
 
@@ -149,7 +151,9 @@ def to_each(
     return found, own
 
 
-def _rows(students: Students, stage: Stage, role: str, num: int, model: Model | None):
+def _rows(
+    students: Students, stage: TrainStage, role: str, num: int, model: Model | None
+):
     """Which of `num` students a role begins as: a number, or one for each student."""
     what = f"init.{role}={stage.init[role]!r}: holds {num} students"
     partition, ids = students.partition, students.ids
@@ -178,7 +182,7 @@ def _has_axis(params, net: Net) -> bool:
     return dims[0] == jax.tree.map(lambda n: n + 1, dims[1])
 
 
-def _check_given(stage: Stage, method, given, own) -> None:
+def _check_given(stage: TrainStage, method, given, own) -> None:
     """Refuses weights of another network, of a stage with other options.
 
     Those of the roles `own` have an axis of students.

@@ -12,7 +12,8 @@ from jax.sharding import Mesh
 
 from kdiff_jax import arrays, build, methods, samplers
 from kdiff_jax import partition as partitions
-from kdiff_jax.build import Stage
+from kdiff_jax.build import TrainStage
+from kdiff_jax.build.sections import Partition as Section
 from kdiff_jax.data import batches as data_batches
 from kdiff_jax.data.students import StudentBatches
 from kdiff_jax.diffusion import process as processes
@@ -124,7 +125,7 @@ class Students(NamedTuple):
 
         return jax.tree.map(stacked, jax.eval_shape(first, *of(0))), begin
 
-    def feed(self, job: Job, stage: Stage, method, source, batch_size):
+    def feed(self, job: Job, stage: TrainStage, method, source, batch_size):
         """(data on the device by role, batches): small sets go to the device whole.
 
         Examples are those of the student's classes. Exception: every student sees all
@@ -133,12 +134,12 @@ class Students(NamedTuple):
         (Song et al. 2024, arXiv:2410.23274).
         """
         groups, num_hosts, host = parallel.part_of_host(self.mesh)
-        own = stage.config.get("filter_data")
+        own = stage.filter_data
         if own is None:
-            own = "pairs" not in stage.config or "conditions" not in method.draws
+            own = not stage.pairs or "conditions" not in method.draws
         own = own and self.partition.num_groups > 1
         several, rounds = self.partition.num_students > 1, self.num_rounds
-        num_classes = job.config["model"]["num_classes"]
+        num_classes = job.recipe.num_classes
         here = [self.ids[g * rounds + r] for g in groups for r in range(rounds)]
         batches: list[Any] = [
             data_batches.Batches(
@@ -157,13 +158,13 @@ class Students(NamedTuple):
         return {"data": data}, StudentBatches(batches, num_rounds=rounds)
 
 
-def find(job: Job, stage: Stage, process, teacher) -> Students:
+def find(job: Job, stage: TrainStage, process, teacher) -> Students:
     """The students of a training stage; one without a partition.
 
     Raises:
         ConfigError: If the partition is none, or there is no such student.
     """
-    if not stage.config.get("partition"):
+    if not stage.partition:
         return Students(ONE, (0,), job.mesh)
 
     def whole_teacher():
@@ -175,7 +176,7 @@ def find(job: Job, stage: Stage, process, teacher) -> Students:
             return teacher
         while job.split(source):
             source = inits[source]["teacher"]
-        return job.model(source, build.precision(job.config, stage))
+        return job.model(source, stage.precision)
 
     partition = partition_of(job, process, whole_teacher)
     num, ids = partition.num_students, tuple(range(partition.num_students))
@@ -196,17 +197,23 @@ def partition_of(
     Raises:
         ConfigError: If it is none.
     """
-    options = dict(job.config["partition"])
-    options.pop("only")
+    options: dict[str, Any] = section_of(job)._asdict()
+    del options["only"]
     path = options.pop("embeddings")
-    num_classes = job.config["model"]["num_classes"]
+    num_classes = job.recipe.num_classes
     rows = None
     if options["rule"] in ("kmeans", "pca") and options["num_groups"] > 1:
         rows = _embeddings(path, find_teacher, num_classes)
-    options["table"] = tuple(options["table"])
     return partitions.make(
         process=process, num_classes=num_classes, embeddings=rows, **options
     )
+
+
+def section_of(job: Job) -> Section:
+    """The section `partition`, of a recipe with a stage that has one; see `check`."""
+    section = job.recipe.partition
+    assert section is not None
+    return section
 
 
 def check(job: Job) -> None:
@@ -215,32 +222,36 @@ def check(job: Job) -> None:
     Raises:
         ConfigError: If it is none.
     """
-    section = job.config.get("partition")
-    split = [s.name for s in job.stages if s.config.get("partition")]
+    section = job.recipe.partition
+    split = [s for s in job.stages if s.kind == "train" and s.partition]
     if not split:
         return
-    if not section:
+    if section is None:
         raise ConfigError(
-            f"stages.{split[0]}.partition=True: there is no section `partition` that"
-            " says of what; add one"
+            f"stages.{split[0].name}.partition=True: there is no section `partition`"
+            " that says of what; add one"
         )
-    if section["num_ranges"] > 1:
-        for stage in job.stages:
-            name = stage.config.get("method", {}).get("name")
-            if stage.name in split and not methods.takes_times(name):
+    if section.num_ranges > 1:
+        for stage in split:
+            name = stage.method.name
+            if not methods.takes_times(name):
                 raise ConfigError(
-                    f"partition.num_ranges={section['num_ranges']}: the method {name!r}"
+                    f"partition.num_ranges={section.num_ranges}: the method {name!r}"
                     f" of stage {stage.name!r} trains at one time alone; split the"
                     " classes, by partition.num_groups"
                 )
-    process = processes.make(**job.config["model"]["process"])
-    by_teacher = section["rule"] in ("kmeans", "pca") and not section["embeddings"]
-    if by_teacher and section["num_groups"] > 1:
-        rest = {k: section[k] for k in ("num_groups", "rule", "table")}
-        num_classes = job.config["model"]["num_classes"]
-        partitions.check_groups(num_classes=num_classes, **rest)
-        ranges = {k: section[k] for k in ("num_ranges", "spacing")}
-        found = partitions.make(process=process, num_classes=num_classes, **ranges)
+    process = processes.make(**job.recipe.spec["process"])
+    by_teacher = section.rule in ("kmeans", "pca") and not section.embeddings
+    if by_teacher and section.num_groups > 1:
+        num_classes = job.recipe.num_classes
+        groups, rule, table = section.num_groups, section.rule, section.table
+        partitions.check_groups(num_classes, groups, rule, table)
+        found = partitions.make(
+            process=process,
+            num_classes=num_classes,
+            num_ranges=section.num_ranges,
+            spacing=section.spacing,
+        )
     else:
         found = partition_of(job, process, lambda: None)
     if found.num_ranges > 1:
@@ -250,8 +261,8 @@ def check(job: Job) -> None:
 def _warn_of_idle(job: Job, partition: Partition, process) -> None:
     for stage in job.stages:
         # Those of rounds take the steps of their round, and have whole ones.
-        if stage.config.get("partition") and "settings" not in stage.config:
-            spec = build.spec_of(stage, job.config["model"])
+        if stage.kind == "train" and stage.partition and not stage.settings:
+            spec = build.spec_of(stage, job.recipe.spec)
             sampler = samplers.make(process=process, **spec["sampler"])
             if line := idle.line(sampler, partition):
                 logger.warning("%s: %s", stage.name, line)

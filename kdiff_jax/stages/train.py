@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from kdiff_jax import build, domain, interop, rng
-from kdiff_jax.build import Stage
+from kdiff_jax.build import TrainStage
+from kdiff_jax.build.sections import Train
 from kdiff_jax.data import batches as data_batches
 from kdiff_jax.errors import CheckpointError, NumericsError
 from kdiff_jax.interop import training
@@ -28,8 +29,6 @@ from kdiff_jax.train.checkpoint import Checkpoints
 from kdiff_jax.train.step import init_state
 
 logger = logging.getLogger(__name__)
-
-Options = Mapping[str, Any]  # the section `train`, see `build.sections.Train`
 
 
 class Plan(NamedTuple):
@@ -61,7 +60,7 @@ class Fed(NamedTuple):
     batches: Any
 
 
-def run(job: Job, stage: Stage) -> None:
+def run(job: Job, stage: TrainStage) -> None:
     """Trains, or resumes, and leaves `model/` in the stage's folder.
 
     Raises:
@@ -69,31 +68,30 @@ def run(job: Job, stage: Stage) -> None:
         NumericsError: If a loss or gradient is not finite, or far above its usual size.
             What was saved meanwhile is set aside.
     """
-    options = build.train_options(job.config, stage)
-    folder = job.folder(stage.name)
-    plan = prepare(job, stage, options)
+    folder, train = job.folder(stage.name), stage.train
+    plan = prepare(job, stage)
     folder.mkdir(parents=True, exist_ok=True)
-    _describe(folder, plan, options)
-    checkpoints = Checkpoints(folder / "checkpoints", keep=options["keep"])
-    fed, state, step = _begin(job, stage, plan, options, checkpoints)
+    _describe(folder, plan, train.result)
+    checkpoints = Checkpoints(folder / "checkpoints", keep=train.keep)
+    fed, state, step = _begin(job, stage, plan, checkpoints)
     plan = plan._replace(roles=plan.roles.without_params())
     numbers = plan.students.ids if plan.students.partition.num_students > 1 else ()
     log = Log(
         folder,
         stage.name,
-        options,
+        train,
         first_step=step,
         num_students=len(plan.students.ids),
         students=numbers,
     )
-    saver = Saver(checkpoints, options["save_minutes"], log.watch)
+    saver = Saver(checkpoints, train.save_minutes, log.watch)
     best = None
-    if options["result"] == "best":
+    if train.result == "best":
         best = Best(job, stage, plan.method, folder, log, first_step=step, fed=fed)
-    shown = grids.of_stage(job, stage, plan.roles, plan.students, options, log)
+    shown = grids.of_stage(job, stage, plan.roles, plan.students, log)
     stream = data_batches.iterate(fed.batches, start_step=step)
     try:
-        if step < options["num_steps"]:
+        if step < train.num_steps:
             shown.begin()
         with _going_back(saver, job.section(stage.name)):
             state = loop.run(
@@ -103,11 +101,11 @@ def run(job: Job, stage: Stage) -> None:
                 numbers=fed.numbers,
                 batches=stream,
                 root_keys=fed.root_keys,
-                num_steps=options["num_steps"],
-                hooks=_hooks(options, log, best, shown, saver),
+                num_steps=train.num_steps,
+                hooks=_hooks(train, log, best, shown, saver),
                 save=saver.now,
                 observe=log.observe,
-                steps_per_dispatch=_per_dispatch(options),
+                steps_per_dispatch=_per_dispatch(train),
             )
     finally:
         stream.close()
@@ -115,9 +113,9 @@ def run(job: Job, stage: Stage) -> None:
         checkpoints.close()
     signals.release()
     student = state.nets["student"]
-    params = results.params_of(student, options["result"])
+    params = results.params_of(student, train.result)
     params = best.params(params) if best else params
-    _leave(job, stage, plan, options, params, log.seconds)
+    _leave(job, stage, plan, params, log.seconds)
 
 
 @contextlib.contextmanager
@@ -132,7 +130,7 @@ def _going_back(saver: Saver, section: str):
         ) from error
 
 
-def prepare(job: Job, stage: Stage, options: Options) -> Plan:
+def prepare(job: Job, stage: TrainStage) -> Plan:
     """The networks, students, method and programs of a stage; nothing is computed."""
     if job.only is not None and job.split(stage.name):
         apart.check_before(job, stage)
@@ -142,12 +140,10 @@ def prepare(job: Job, stage: Stage, options: Options) -> Plan:
         apart.check_alike(job, stage, many.partition)
     teachers = found.teacher.num_students if found.teacher else 1
     method, optim, programs = build.program(
+        job.programs,
+        job.recipe,
         stage,
-        options,
-        found.nets,
-        found.process,
-        _specs(found),
-        config=job.config,
+        build.Networks(found.nets, found.process, _specs(found)),
         mesh=many.mesh,
         own=("teacher",) if teachers > 1 and len(many.ids) > 1 else (),
     )
@@ -165,14 +161,14 @@ def prepare(job: Job, stage: Stage, options: Options) -> Plan:
     return Plan(found, own, many, method, optim, programs)
 
 
-def _describe(folder: pathlib.Path, plan: Plan, options: Options) -> None:
+def _describe(folder: pathlib.Path, plan: Plan, result: str) -> None:
     """Says what the steps of the stage's folder are, if they are what it said before.
 
     Raises:
         CheckpointError: If the network is defined otherwise, or the partition is
             another.
     """
-    stored = results.average(options["result"]) or "params"
+    stored = results.average(result) or "params"
     about = {"spec": plan.roles.spec, "role": "student", "result": stored}
     if plan.students.partition.num_students > 1:
         about["partition"] = plan.students.partition.to_spec()
@@ -204,7 +200,7 @@ def _check_begun(folder: pathlib.Path, about) -> None:
 
 
 def _begin(
-    job: Job, stage: Stage, plan: Plan, options: Options, checkpoints: Checkpoints
+    job: Job, stage: TrainStage, plan: Plan, checkpoints: Checkpoints
 ) -> tuple[Fed, Any, int]:
     """(what is fed, state, step): the first state, or that of the last checkpoint."""
     method, many, mesh = plan.method, plan.students, plan.students.mesh
@@ -214,14 +210,14 @@ def _begin(
     frozen = {role: given[role] for role in method.frozen if role in given}
     frozen |= method.brings
     data, batches = many.feed(
-        job, stage, method, _source(job, stage), options["batch_size"]
+        job, stage, method, _source(job, stage), stage.train.batch_size
     )
     process, num_classes = plan.roles.process, plan.roles.spec["num_classes"]
-    own_numbers = stage.config.get("settings", {})
+    num_steps = stage.train.num_steps
     numbers = Numbers(
         domain.whole(num_classes, (process.t_min, process.t_max)),
-        jnp.int32(options["num_steps"]),
-        {**method.settings, **{k: jnp.int32(v) for k, v in own_numbers.items()}},
+        jnp.int32(num_steps),
+        {**method.settings, **{k: jnp.int32(v) for k, v in stage.settings.items()}},
     )
     fed = Fed(
         {
@@ -241,9 +237,9 @@ def _begin(
     template = parallel.abstract(shapes, mesh)
     found = checkpoints.restore_latest(template)
     parts = apart.parts(job, stage, many)
-    if parts and (not found or found[1] < options["num_steps"]):
-        found = apart.join(parts, template, options["num_steps"])
-        checkpoints.save(options["num_steps"], found[0])
+    if parts and (not found or found[1] < num_steps):
+        found = apart.join(parts, template, num_steps)
+        checkpoints.save(num_steps, found[0])
         apart.join_logs(parts, job.folder(stage.name))
         logger.info("%s: joined %d students", stage.name, len(parts))
     if not found:
@@ -252,40 +248,39 @@ def _begin(
     return fed, found[0], found[1]
 
 
-def _hooks(options: Options, log: Log, best, shown, saver: Saver) -> list[loop.Hook]:
+def _hooks(train: Train, log: Log, best, shown, saver: Saver) -> list[loop.Hook]:
     """In order: a score is written with the line of its step, and saved after it."""
-    scores = [loop.Hook(options["validate_every"], best)] if best else []
+    scores = [loop.Hook(train.validate_every, best)] if best else []
     return [
         *scores,
-        loop.Hook(options["log_every"], log),
-        loop.Hook(options["sample_every"], shown),
-        loop.Hook(options["save_every"], saver),
-        loop.Hook(options["log_every"], saver.if_late),
+        loop.Hook(train.log_every, log),
+        loop.Hook(train.sample_every, shown),
+        loop.Hook(train.save_every, saver),
+        loop.Hook(train.log_every, saver.if_late),
     ]
 
 
-def _per_dispatch(options: Options) -> int:
+def _per_dispatch(train: Train) -> int:
     """Steps of one program: a gradient inside a loop is slow on the CPU."""
     automatic = 1 if jax.default_backend() == "cpu" else 10
-    return options["steps_per_dispatch"] or automatic
+    return train.steps_per_dispatch or automatic
 
 
-def _leave(
-    job: Job, stage: Stage, plan: Plan, options: Options, params, seconds: float
-) -> None:
+def _leave(job: Job, stage: TrainStage, plan: Plan, params, seconds: float) -> None:
     """Writes the model and marks the stage as done."""
     params, many = parallel.to_host(params), plan.students
     if len(many.ids) == 1:
         params = jax.tree.map(lambda x: x[0], params)
     if jax.process_index() != 0:
         return
-    num_images = options["num_steps"] * options["batch_size"] * len(many.ids)
+    train = stage.train
+    num_images = train.num_steps * train.batch_size * len(many.ids)
     facts = {
-        "train_steps": options["num_steps"],
+        "train_steps": train.num_steps,
         "train_images": num_images,
         "train_seconds": seconds,
-        "method": stage.config["method"]["name"],
-        "average": results.average(options["result"]) or "params",
+        "method": stage.method.name,
+        "average": results.average(train.result) or "params",
     }
     if many.partition.num_students > 1:
         facts["num_students"] = len(many.ids)
@@ -294,19 +289,19 @@ def _leave(
     finish(folder, **facts)
 
 
-def _source(job, stage):
-    if "pairs" in stage.config:
-        return pairs.source(job, stage.config["pairs"])
-    return build.load_images(job.config)
+def _source(job: Job, stage: TrainStage):
+    if stage.pairs:
+        return pairs.source(job, stage.pairs)
+    return build.load_images(job.recipe)
 
 
 def _specs(found: Roles):
     """What of the networks a compiled program depends on."""
     teacher = [found.teacher.spec] if found.teacher else []
-    return [interop.defining(spec) for spec in (found.spec, *teacher)]
+    return tuple(interop.defining(spec) for spec in (found.spec, *teacher))
 
 
-def _card(job: Job, stage: Stage, facts, many: Students) -> str:
+def _card(job: Job, stage: TrainStage, facts, many: Students) -> str:
     date = time.strftime("%Y-%m-%d")
     table = many.partition.table().splitlines()
     if len(table) == 1:
@@ -315,8 +310,8 @@ def _card(job: Job, stage: Stage, facts, many: Students) -> str:
         table = [f"One of {len(table)}, trained alone:", *(table[k] for k in many.ids)]
     owns = "".join(f"* {line}\n" for line in table) + "\n" * bool(table)
     return (
-        f"# {job.config['name']}: {stage.name}\n\n"
+        f"# {job.recipe.name}: {stage.name}\n\n"
         f"Trained {date} with kdiff_jax, method `{facts['method']}`,"
         f" {facts['train_steps']} steps.\n\n{owns}"
-        f"```json\n{json.dumps(stage.config, indent=1)}\n```\n"
+        f"```json\n{json.dumps(stage.section, indent=1)}\n```\n"
     )

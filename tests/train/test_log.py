@@ -5,11 +5,12 @@ import math
 import jax.numpy as jnp
 import pytest
 
+from kdiff_jax.build.sections import Train
 from kdiff_jax.errors import NumericsError
 from kdiff_jax.report import metrics_log
 from kdiff_jax.stages.hooks import Log
 
-TRAIN = dict(batch_size=8, num_steps=20, spike_factor=100.0, spike_lines=3)
+TRAIN = Train(num_steps=20, batch_size=8)
 
 
 @pytest.fixture

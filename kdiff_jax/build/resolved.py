@@ -1,0 +1,205 @@
+"""A recipe, resolved once: frozen, hashable values with all defaults in them.
+
+Below `build` nobody reads a config by its keys. What is open, because its keywords are
+those of a function that has a name, is a `Named`.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from flax.core import FrozenDict
+
+from kdiff_jax.build.sections import Evaluate, Partition, Train
+
+Keywords = Mapping[str, Any]  # a FrozenDict, see `frozen`
+
+
+class Named(NamedTuple):
+    """A function by its name, and the keywords that it is called with."""
+
+    name: str
+    keywords: Keywords
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainStage:
+    """A stage that trains a network.
+
+    Attributes:
+        name: Name of the stage and of its folder.
+        init: Role -> stage name or path that the role's parameters come from, or
+            "stage/role": that role of the stage's last checkpoint, weights alone.
+        section: Its section of the config as plain values, for the record alone.
+        method: Method that trains it.
+        optim: Keywords of `optim.make`.
+        roles: Role -> keywords of `optim.make` that differ for it.
+        train: Lengths, batch and intervals.
+        model: What the student's network has otherwise than its teacher's.
+        sampler: What its sampler has otherwise than its teacher's.
+        pairs: Stage whose pairs are trained on, in place of the data; "" for none.
+        settings: Numbers that the method reads during training.
+        partition: Whether there is a student for each part of the partition.
+        filter_data: Whether students see examples of their own classes alone; None
+            leaves it to the method.
+        precision: Type that every network of the stage computes in.
+        channels: Which channels a narrower student begins with; "" for no narrower one.
+    """
+
+    kind: ClassVar[Literal["train"]] = "train"
+    name: str
+    init: Mapping[str, str]
+    section: Mapping[str, Any] = dataclasses.field(compare=False, repr=False)
+    method: Named
+    optim: Keywords
+    roles: Keywords
+    train: Train
+    model: Keywords
+    sampler: Keywords
+    pairs: str
+    settings: Mapping[str, int]
+    partition: bool
+    filter_data: bool | None
+    precision: str
+    channels: str
+
+    @property
+    def hang_minutes(self) -> float:
+        """Minutes without a sign of life after which the run ends; 0 is never."""
+        return self.train.hang_minutes
+
+
+@dataclasses.dataclass(frozen=True)
+class PairsStage:
+    """A stage that makes pairs of noise and the teacher's samples.
+
+    Attributes:
+        name: See `TrainStage`.
+        init: See `TrainStage`.
+        section: See `TrainStage`.
+        num_pairs: Pairs to train on.
+        num_held_out: Pairs to score with.
+        shard_size: Pairs of one shard on disk.
+        batch_size: Pairs made at once, over all devices.
+        sampler: What the sampler has otherwise than the teacher's.
+        precision: Type that the teacher computes in.
+        hang_minutes: Minutes without a sign of life after which the run ends; 0 is
+            never.
+    """
+
+    kind: ClassVar[Literal["pairs"]] = "pairs"
+    name: str
+    init: Mapping[str, str]
+    section: Mapping[str, Any] = dataclasses.field(compare=False, repr=False)
+    num_pairs: int
+    num_held_out: int
+    shard_size: int
+    batch_size: int
+    sampler: Keywords
+    precision: str
+    hang_minutes: float
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateStage:
+    """The stage that measures models.
+
+    Attributes:
+        name: See `TrainStage`.
+        init: See `TrainStage`.
+        section: See `TrainStage`.
+        models: Names of the stages; "teacher@4" asks for 4 steps.
+        options: What is measured, on how many images.
+        place: Section that its batch size is an option of.
+        precision: Type that the models compute in.
+        hang_minutes: See `PairsStage`.
+    """
+
+    kind: ClassVar[Literal["evaluate"]] = "evaluate"
+    name: str
+    init: Mapping[str, str]
+    section: Mapping[str, Any] = dataclasses.field(compare=False, repr=False)
+    models: tuple[str, ...]
+    options: Evaluate
+    place: str
+    precision: str
+    hang_minutes: float
+
+
+Stage = TrainStage | PairsStage | EvaluateStage
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """All that a run does.
+
+    Attributes:
+        name: Name of the recipe.
+        stages: The stages in order, rounds written out.
+        data: Source of the data set.
+        augmented: Keywords of `inputs.make`: what is done to its images.
+        model: Spec of the model, see `interop.build`, and its sampler.
+        partition: What students share; None where there is one.
+        teacher: Path of a teacher that is brought; "teacher" for the stage of that
+            name.
+        teacher_hint: Message shown if the teacher is missing.
+        seed: Seed of all random numbers.
+        config: The config as plain values, for the record alone.
+    """
+
+    name: str
+    stages: tuple[Stage, ...]
+    data: Named
+    augmented: Keywords
+    model: Keywords
+    partition: Partition | None = None
+    teacher: str = "teacher"
+    teacher_hint: str = ""
+    seed: int = 0
+    config: Mapping[str, Any] = dataclasses.field(
+        default_factory=dict, compare=False, repr=False
+    )
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """Spec of the model as plain values."""
+        return thawed(self.model)
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(height, width, channels) of the images."""
+        return self.model["image_shape"]
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes; 0 if unconditional."""
+        return self.model.get("num_classes", 0)
+
+    @property
+    def is_brought(self) -> bool:
+        """Whether the teacher is none of the stages."""
+        return self.teacher != "teacher"
+
+
+def frozen(tree: Any) -> Any:
+    """Plain values as hashable ones: mappings that do not change, and tuples."""
+    if isinstance(tree, Mapping):
+        return FrozenDict({key: frozen(value) for key, value in tree.items()})
+    if isinstance(tree, (list, tuple)):
+        return tuple(map(frozen, tree))
+    return tree
+
+
+def thawed(tree: Any) -> Any:
+    """Plain values, as JSON has them, of frozen ones."""
+    if isinstance(tree, Mapping):
+        return {key: thawed(value) for key, value in tree.items()}
+    if isinstance(tree, tuple):
+        return list(map(thawed, tree))
+    return tree
+
+
+def named(section: Mapping[str, Any]) -> Named:
+    """A section with a `name`, and the keywords beside it."""
+    keywords = dict(section)
+    return Named(keywords.pop("name"), frozen(keywords))

@@ -1,0 +1,35 @@
+"""Jobs and stages as values, without a config, for what reads little of them."""
+
+from flax.core import FrozenDict
+
+from kdiff_jax.build import EvaluateStage, Recipe, TrainStage
+from kdiff_jax.build.resolved import Named, frozen
+from kdiff_jax.build.sections import Evaluate, Train
+from kdiff_jax.stages import Job
+
+NONE = FrozenDict()
+
+
+def training(name="student", *, init=NONE, train=(), **fields):
+    """A stage that trains; `train` are fields of that section."""
+    lengths = {"num_steps": 9, "batch_size": 4} | dict(train)
+    empty = dict.fromkeys(("section", "optim", "roles", "model", "sampler"), NONE)
+    plain = dict(pairs="", settings=NONE, partition=False, filter_data=None)
+    plain |= dict(precision="float32", channels="", method=Named("denoise", NONE))
+    own = {"train": Train(**lengths), "init": frozen(init), **fields}
+    return TrainStage(name=name, **{**empty, **plain, **own})
+
+
+def evaluating():
+    """The stage "evaluate", of no models."""
+    fields = dict(models=(), options=Evaluate(), place="evaluate", hang_minutes=0.0)
+    about = dict(name="evaluate", init=NONE, section=NONE, precision="float32")
+    return EvaluateStage(**about, **fields)
+
+
+def job(stages, workdir, mesh, *, model=NONE, **fields):
+    """A job of these stages; `fields` are those of `Recipe`."""
+    config = {"stages": {stage.name: {} for stage in stages}}
+    given = {"model": frozen(model), "config": config, **fields}
+    recipe = Recipe("test", tuple(stages), Named("digits", NONE), NONE, **given)
+    return Job(recipe, workdir, mesh)

@@ -1,0 +1,134 @@
+"""Which training stages share one compiled program, over every field that they have."""
+
+import dataclasses
+import pathlib
+
+import jax
+import jobs
+import numpy as np
+import one_student
+import pytest
+import toy
+
+from kdiff_jax import build
+from kdiff_jax.build import objects, resolved
+from kdiff_jax.build.resolved import Named, frozen
+from kdiff_jax.build.sections import Train
+from kdiff_jax.diffusion import process as processes
+from kdiff_jax.train import parallel
+from kdiff_jax.train.step import init_state
+
+STAGE = jobs.training(optim=frozen(dict(name="sgd", lr=0.1)))
+SPEC = {"network": {"name": "toy"}, "augment_dim": 0}
+# Another value of each field. What is in neither table is a field that came later: add
+# it, and to `objects.FREE` if no program depends on it.
+OTHER = dict(
+    name="round_2",
+    init=frozen({"student": "teacher"}),
+    method=Named("denoise", frozen(dict(null_prob=0.5))),
+    optim=frozen(dict(name="sgd", lr=0.2)),
+    roles=frozen({"student": dict(lr=0.3)}),
+    train=STAGE.train._replace(batch_size=8),
+    model=frozen({"network": {"dropout": 0.5}}),
+    sampler=frozen({"num_steps": 2}),
+    pairs="pairs",
+    settings=frozen({"num_steps": 2}),
+    partition=True,
+    filter_data=True,
+    precision="bfloat16",
+    channels="even",
+)
+OTHER_TRAIN = dict(
+    **dict(num_steps=3, batch_size=8, result="ema", log_every=2, sample_every=2),
+    **dict(save_every=2, save_minutes=2.0, validate_every=2, num_microbatches=2),
+    **dict(steps_per_dispatch=2, keep=3, spike_factor=2.0, spike_lines=2),
+    hang_minutes=1.0,
+)
+
+
+def key(stage=STAGE, *, augmented=jobs.NONE, spec=SPEC, mesh=None, own=()):
+    mesh = mesh or parallel.make_mesh(jax.devices()[:1])
+    recipe = dataclasses.replace(job().recipe, augmented=augmented)
+    networks = build.Networks(toy.NETS, processes.cosine(), (spec,))
+    return objects.program_key(recipe, stage, networks, mesh, own)
+
+
+def job():
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    return jobs.job([STAGE], pathlib.Path("."), mesh)
+
+
+@pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(STAGE)])
+def test_a_stage_that_differs_in_a_field_has_a_program_of_its_own(name):
+    if name == "section":  # what was written, of which the other fields are made
+        return
+    other = dataclasses.replace(STAGE, **{name: OTHER[name]})
+    assert other != STAGE and (key(other) == key()) == (name in objects.FREE)
+
+
+@pytest.mark.parametrize("name", Train._fields)
+def test_and_so_has_one_whose_training_differs(name):
+    train = STAGE.train._replace(**{name: OTHER_TRAIN[name]})
+    other = dataclasses.replace(STAGE, train=train)
+    assert other != STAGE and (key(other) == key()) == (name in objects.FREE_OF_TRAIN)
+
+
+def test_what_is_around_the_stage_counts():
+    others = [
+        key(augmented=frozen({"flip": True})),
+        key(spec={**SPEC, "augment_dim": 9}),
+        key(mesh=parallel.make_mesh(jax.devices()[:2])),
+        key(own=("teacher",)),
+    ]
+    assert len({key(), *others}) == 5 and hash(key()) == hash(key())
+
+
+def test_what_does_not_count_is_in_no_program():
+    """Steps of stages that differ in all of that are the same, line by line."""
+    several = {name: OTHER[name] for name in objects.FREE}
+    train = STAGE.train._replace(**{n: OTHER_TRAIN[n] for n in objects.FREE_OF_TRAIN})
+    other = dataclasses.replace(STAGE, **several, train=train)
+    lines = steps_of(other)
+    assert len(lines) > 100 and lines == steps_of(STAGE)
+    rate = dataclasses.replace(STAGE, optim=frozen(dict(name="sgd", lr=0.2)))
+    assert lines != steps_of(rate)
+
+
+def steps_of(stage):
+    """The operations of a step of the stage, one a line."""
+    networks = build.Networks(toy.NETS, processes.cosine(), (SPEC,))
+    about = dict(recipe=job().recipe, networks=networks, mesh=job().mesh)
+    method, optim, programs = build.program({}, stage=stage, **about)
+    given = {"student": toy.NETS["student"].init(jax.random.key(0))}
+    state = init_state(method, optim, given, jax.random.key(1))
+    batch = {k: toy.batch(0, 4)[k][None] for k in method.batch_keys}
+    batch["x0"] = np.zeros(batch["x0"].shape, np.uint8)
+    rest = one_student.stacked((toy.numbers(method), jax.random.key(0)))
+    step = programs._one(method.phases)
+    traced = jax.make_jaxpr(step)(state, {}, rest[0], batch, rest[1], np.int32(0))
+    return str(traced).splitlines()
+
+
+def test_one_that_is_held_is_given_again():
+    held = {}
+    networks = build.Networks(toy.NETS, processes.cosine(), (SPEC,))
+    about = dict(held=held, recipe=job().recipe, networks=networks, mesh=job().mesh)
+    one = build.program(stage=STAGE, **about)
+    later = dataclasses.replace(STAGE, name="round_2")
+    assert build.program(stage=later, **about) is one and len(held) == 1
+    larger = dataclasses.replace(STAGE, train=STAGE.train._replace(batch_size=8))
+    assert build.program(stage=larger, **about) is not one and len(held) == 2
+
+
+def test_jobs_hold_programs_of_their_own():
+    assert job().programs is not job().programs
+
+
+def test_a_recipe_is_a_value():
+    recipe = job().recipe
+    assert hash(recipe) == hash(job().recipe) and recipe == job().recipe
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        recipe.seed = 1  # pyright: ignore
+    tree = {"a": [1, {"b": (2, 3)}], "c": None}
+    assert resolved.thawed(frozen(tree)) == {"a": [1, {"b": [2, 3]}], "c": None}
+    assert hash(frozen(tree)) == hash(frozen({"c": None, "a": [1, {"b": [2, 3]}]}))
