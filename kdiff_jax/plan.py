@@ -12,8 +12,9 @@ from kdiff_jax.build.resolved import frozen
 from kdiff_jax.data import pairs as pair_files
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.stages import Job, before, evaluate, results, students
-from kdiff_jax.train import cost, measure, parallel
+from kdiff_jax.train import cost, layout, measure, parallel
 from kdiff_jax.train.cost import Cost
+from kdiff_jax.train.layout import Layout
 from kdiff_jax.train.step import init_state, split
 
 
@@ -22,14 +23,16 @@ class Held(NamedTuple):
 
     Attributes:
         state: All trained roles: parameters, optimizer state and moving average; and
-            the carry. Also what a checkpoint takes.
+            the carry. In the layout "zero1" it is a part of them.
         gradients: Gradients of the phase that has most.
         frozen: Networks that only give: the teacher, and those that the method brings.
+        gathered: Copy of the parameters that lie in parts, for the losses.
     """
 
     state: int
     gradients: int
     frozen: int
+    gathered: int = 0
 
 
 def text(job: Job) -> str:
@@ -51,7 +54,7 @@ def text(job: Job) -> str:
         if stage.kind == "train":
             # Rounds differ in their lengths alone, and hold the same.
             spec = frozen(before.spec(job, stage))
-            key = spec, stage.method, stage.optim, stage.roles
+            key = spec, stage.method, stage.optim, stage.roles, _layout(job, stage)
             if key not in known:
                 known[key] = needs(job, stage)
             needed = known[key]
@@ -61,7 +64,7 @@ def text(job: Job) -> str:
                 lines.append(f"    memory a device and disk not counted: {needed.why}")
             # Beside the newest: one that is good, the next, and one being written.
             kept = stage.train.keep + 3
-            disk += kept * needed.held.state * before.num_students(job, stage)
+            disk += kept * needed.saved * before.num_students(job, stage)
         elif stage.kind == "pairs":
             more, size = _pairs(job, stage, facts)
             lines += more
@@ -77,11 +80,13 @@ class Needs(NamedTuple):
 
     Attributes:
         held: Zeros where it could not be counted.
+        saved: Bytes of a checkpoint of one student.
         cost: None where it could not be counted.
         why: The reason, a file that is missing.
     """
 
     held: Held
+    saved: int = 0
     cost: Cost | None = None
     why: str = ""
 
@@ -94,7 +99,7 @@ def needs(job: Job, stage: TrainStage) -> Needs:
         return Needs(Held(0, 0, 0), why=str(error))
     part = max(stage.train.batch_size // stage.train.num_microbatches, 1)
     costs = cost.of_method(method, state, frozen, batch_size=part)
-    return Needs(_held(method, state, frozen), costs)
+    return Needs(_held(job, stage, method, state, frozen), _bytes(state), costs)
 
 
 def held(job: Job, stage: TrainStage) -> Held:
@@ -103,7 +108,7 @@ def held(job: Job, stage: TrainStage) -> Held:
     Raises:
         CheckpointError: If such a file is missing, or of another network.
     """
-    return _held(*_shapes(job, stage))
+    return _held(job, stage, *_shapes(job, stage))
 
 
 def _shapes(job: Job, stage: TrainStage):
@@ -125,7 +130,14 @@ def _shapes(job: Job, stage: TrainStage):
     return method, state, frozen | brings
 
 
-def _held(method, state, frozen) -> Held:
+def _layout(job: Job, stage: TrainStage) -> Layout:
+    mesh = parallel.student_mesh(job.mesh, before.num_students(job, stage))
+    return layout.of(stage.train.layout, mesh)
+
+
+def _held(job: Job, stage: TrainStage, method, state, frozen) -> Held:
+    lies = _layout(job, stage)
+
     def gradients(phase):
         moving = [
             split(state.nets[role].params, method.trainable.get(role))[0]
@@ -134,9 +146,10 @@ def _held(method, state, frozen) -> Held:
         return _bytes(moving)
 
     return Held(
-        state=_bytes(state),
+        state=lies.bytes_of_device(state),
         gradients=max(gradients(phase) for phase in method.phases),
         frozen=_bytes(frozen),
+        gathered=lies.bytes_gathered(state),
     )
 
 
@@ -181,7 +194,10 @@ def _train(job, stage: TrainStage, facts, needs: Needs) -> str:
         needs.held.frozen if job.split(stage.init.get("teacher", "")) else 0
     )
     memory = sum(needs.held) + (turns - 1) * each + micro * needs.cost.kept
-    return f"{line} {flops:.2e} FLOP, about {_size(memory)} a device"
+    state = f"{_size(turns * needs.held.state)} of it state"
+    if (parts := _layout(job, stage).num_parts) > 1:
+        state += f", a part of {_size(turns * needs.saved)} on {parts}"
+    return f"{line} {flops:.2e} FLOP, about {_size(memory)} a device, {state}"
 
 
 def _pairs(job, stage: PairsStage, facts):

@@ -49,7 +49,7 @@ def test_dmd2_holds_student_fake_score_head_and_teacher(tmp_path):
     assert found.frozen == 4 * n
     # The teacher itself is learned from scratch, and nothing beside it.
     alone = plan.held(job, stage_of(job, "teacher"))
-    assert alone == (4 * 4 * n + 4 + 4, 4 * n, 0)
+    assert alone == (4 * 4 * n + 4 + 4, 4 * n, 0, 0)
 
 
 def test_frozen_leaves_have_no_moments_and_no_gradients(tmp_path):

@@ -16,7 +16,7 @@ from kdiff_jax.data import images
 from kdiff_jax.diffusion.process import Process
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.method import Method, Net
-from kdiff_jax.train import inputs, optim
+from kdiff_jax.train import inputs, layout, optim
 from kdiff_jax.train.loop import Programs
 
 # Fields of a stage, and of its `train`, that no compiled program depends on: names,
@@ -144,6 +144,7 @@ def program(
             inputs=inputs.make(**augmented),
             num_microbatches=train.num_microbatches,
             own=own,
+            layout=layout.of(train.layout, mesh),
         )
         held[key] = Program(method, optimizers, steps)
     return held[key]

@@ -37,6 +37,8 @@ class Train(NamedTuple):
         validate_every: Steps between two scores on held-out pairs, for "best".
         num_microbatches: Parts of a batch whose gradients are accumulated.
         steps_per_dispatch: Steps of one program; 0 is 1 on the CPU, 10 on accelerators.
+        layout: How parameters, optimizer state and averages lie on the devices of a
+            student: "replicated", a copy on each, or "zero1", split among them.
         keep: Number of newest checkpoints that are kept; the newest that is known to be
             good, and the next that may be, are kept beside them.
         spike_factor: A loss or gradient norm this many times its usual size is a spike;
@@ -57,6 +59,7 @@ class Train(NamedTuple):
     validate_every: Count = 1000
     num_microbatches: Count = 1
     steps_per_dispatch: Whole = 0
+    layout: Literal["replicated", "zero1"] = "replicated"
     keep: Count = 2
     spike_factor: NotNegative = 100.0
     spike_lines: Count = 3

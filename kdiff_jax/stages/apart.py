@@ -19,6 +19,7 @@ from kdiff_jax.stages import Job
 from kdiff_jax.stages.students import Students
 from kdiff_jax.train import parallel
 from kdiff_jax.train.checkpoint import Checkpoints
+from kdiff_jax.train.layout import Layout
 
 
 def check_before(job: Job, stage: TrainStage) -> None:
@@ -87,23 +88,24 @@ def _check_owns(path: pathlib.Path, partition: Partition) -> None:
         )
 
 
-def join(parts: list[pathlib.Path], template, step: int):
+def join(parts: list[pathlib.Path], shapes, mesh, layout: Layout, step: int):
     """(state, step): the last states of all students, stacked.
 
     Args:
         parts: Their folders, in turn.
-        template: The state of all of them, as shapes and places.
+        shapes: The state of all of them, as shapes.
+        mesh: The devices, in groups that have students of their own.
+        layout: How the state lies on those of a group.
         step: The last.
 
     Raises:
         CheckpointError: If a student's last state is not there.
     """
-    mesh = jax.tree.leaves(template)[0].sharding.mesh
     one = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), template
+        lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), shapes
     )
     alone = parallel.make_mesh(list(mesh.devices.flat))
-    one = parallel.abstract(one, alone)
+    one = parallel.abstract(one, alone, layout.on(alone))
     found = []
     for path in parts:
         checkpoints = Checkpoints(path / "checkpoints")
@@ -116,7 +118,7 @@ def join(parts: list[pathlib.Path], template, step: int):
             )
         found.append(parallel.to_host(state[0]))
     whole = jax.tree.map(lambda *rows: np.concatenate(rows), *found)
-    return parallel.by_student(whole, mesh), step
+    return parallel.lay_out(whole, mesh, layout), step
 
 
 def join_logs(parts: list[pathlib.Path], folder: pathlib.Path) -> None:

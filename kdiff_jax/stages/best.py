@@ -99,13 +99,14 @@ class Best:
         others = {role: net.params for role, net in state.nets.items()}
         value = self.score({**others, "student": params})
         self._log.add(held_out_loss=value)
-        if value < self._lowest and jax.process_index() == 0:
+        if value < self._lowest:
             self._keep(step, params, value)
         self._lowest = min(value, self._lowest)
 
     def _keep(self, step, params, loss) -> None:
-        host = jax.tree.map(lambda x: np.asarray(x.addressable_data(0))[0], params)
-        leaves = flatten(host)
+        leaves = flatten(without_axis(parallel.to_host(params)))
+        if jax.process_index() != 0:
+            return
         facts = {"step": step, "loss": loss, "leaves": sealed.digest_of(leaves)}
         metadata = {"best": json_text(sealed.seal(facts))}
         write_atomically(self._path, safetensors.numpy.save(leaves, metadata))

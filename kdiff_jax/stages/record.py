@@ -32,6 +32,7 @@ FREE = (
     "save_every",
     "save_minutes",
     "steps_per_dispatch",
+    "layout",  # checkpoints are the same in all
     "keep",
     "spike_factor",
     "spike_lines",

@@ -234,16 +234,17 @@ def _begin(
         return init_state(method, plan.optim, given, key)
 
     shapes, make = many.first_states(first, given, own, root_keys)
-    template = parallel.abstract(shapes, mesh)
+    layout = plan.programs.layout
+    template = parallel.abstract(shapes, mesh, layout)
     found = checkpoints.restore_latest(template)
     parts = apart.parts(job, stage, many)
     if parts and (not found or found[1] < num_steps):
-        found = apart.join(parts, template, num_steps)
+        found = apart.join(parts, shapes, mesh, layout, num_steps)
         checkpoints.save(num_steps, found[0])
         apart.join_logs(parts, job.folder(stage.name))
         logger.info("%s: joined %d students", stage.name, len(parts))
     if not found:
-        return fed, parallel.by_student(make(), mesh), 0
+        return fed, parallel.lay_out(make(), mesh, layout), 0
     logger.info("%s: resumes at step %d", stage.name, found[1])
     return fed, found[0], found[1]
 

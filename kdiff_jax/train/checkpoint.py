@@ -10,8 +10,7 @@ import logging
 import pathlib
 import re
 import shutil
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -23,6 +22,7 @@ from jax.sharding import PartitionSpec as P
 from kdiff_jax import sealed
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.interop import steps as step_folders
+from kdiff_jax.train import digests
 
 log = logging.getLogger(__name__)
 
@@ -64,12 +64,12 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         self._kept.good = good
-        digests = _of_all_hosts({path: _digest(leaf) for path, leaf in _leaves(state)})
+        leaves = digests.of_all_hosts(_as_dict(state))
         self._manager.save(
             step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(_as_dict(state)),
-                meta=ocp.args.JsonSave(step_folders.seal(step, digests)),
+                meta=ocp.args.JsonSave(step_folders.seal(step, leaves)),
             ),
         )
 
@@ -94,7 +94,7 @@ class Checkpoints:
             except _Damaged as error:
                 damages.append(str(error))
                 log.error("%s; trying the step before", error)
-            if _everywhere(state is not None):
+            if _everywhere(state is not None) and self._is_as_written(step, state):
                 self._set_aside([s for s in steps if s > step])
                 return state, step
         if steps:
@@ -135,7 +135,7 @@ class Checkpoints:
             raise _Damaged(f"checkpoint {folder} {other}")
         try:
             # Orbax wants all that was written; what nobody asks for is dropped later.
-            more = _like_stored(unused, jax.tree.leaves(template)[0].sharding)
+            more = _like_stored(unused, template["step"].sharding)
             restored = self._manager.restore(
                 int(folder.name),
                 args=ocp.args.Composite(
@@ -148,10 +148,29 @@ class Checkpoints:
         leaves = {path: restored[path] for path in template}
         for path, leaf in leaves.items():
             if step_folders.differs(
-                _digest(leaf, meta.leaves[path]), meta.leaves[path]
+                digests.of_leaf(leaf, meta.leaves[path]), meta.leaves[path]
             ):
                 raise _Damaged(f"checkpoint {folder}: {path} differs from its checksum")
         return leaves
+
+    def _is_as_written(self, step: int, state) -> bool:
+        """Whether leaves are as they were written of which no host has a whole row."""
+        shared = {path: x for path, x in _leaves(state) if digests.is_shared(x)}
+        if not shared:
+            return True
+        meta = step_folders.read(self.folder / str(step))
+        if step_folders.without_students(meta.leaves):
+            return True  # read, and compared, as a whole on every device
+        for path, found in digests.of_all_hosts(shared).items():
+            stored = meta.leaves[step_folders.stored_name(path, meta.version)]
+            if step_folders.differs(found, stored):
+                log.error(
+                    "checkpoint %s: %s differs from its checksum; trying the step"
+                    " before",
+                    *(self.folder / str(step), path),
+                )
+                return False
+        return True
 
     def set_aside(self, steps: Sequence[int], why: str) -> None:
         """Renames steps to WHY_STEP_k: nothing is lost, and their number is free.
@@ -261,39 +280,6 @@ def _with_axis(state, template):
         lambda tree: jax.tree.map(lambda x: x[None], tree), out_shardings=places
     )
     return add(state)
-
-
-def _digest(leaf, stored: Mapping[str, Any] | None = None) -> dict:
-    """Digest of a leaf, with a checksum for each row; None for one not on this host.
-
-    One that was stored with a checksum of the whole is compared as a whole.
-    """
-    if stored and "rows" not in stored:
-        return step_folders.digest(leaf.addressable_data(0))
-    rows: list[int | None] = [None] * leaf.shape[0]
-    for shard in leaf.addressable_shards:
-        first = shard.index[0].start or 0
-        if rows[first] is None:  # no other device of this host has shown it
-            for i, row in enumerate(np.asarray(shard.data), first):
-                rows[i] = step_folders.checksum(row)
-    return step_folders.facts(leaf) | {"rows": rows}
-
-
-def _of_all_hosts(digests: dict) -> dict:
-    """Every row's checksum, from the hosts that hold it."""
-    if jax.process_count() == 1:
-        return digests
-    rows = [row for found in digests.values() for row in found["rows"]]
-    # Halves: JAX has no integers of 64 bits here. Rows of other hosts are -1.
-    halves = np.array(
-        [(-1, -1) if r is None else (r >> 16, r & 0xFFFF) for r in rows], np.int32
-    )
-    known = np.max(multihost_utils.process_allgather(halves), axis=0)
-    numbers = iter((known[:, 0].astype(np.int64) << 16 | known[:, 1]).tolist())
-    return {
-        path: found | {"rows": [next(numbers) for _ in found["rows"]]}
-        for path, found in digests.items()
-    }
 
 
 def _like_stored(leaves: dict, sharding) -> dict:

@@ -39,6 +39,11 @@ class Layout(NamedTuple):
     num_parts: int = 1
     smallest: int = SMALLEST
 
+    def on(self, mesh: Mesh) -> "Layout":
+        """The same among the devices of a student of another mesh."""
+        num_parts = 1 if self.num_parts == 1 else mesh.shape[DATA]
+        return self._replace(num_parts=num_parts)
+
     def spec(self, shape: tuple[int, ...]) -> P:
         """The place of a leaf of trained networks, by its shape."""
         own = shape[1:]
@@ -68,11 +73,26 @@ class Layout(NamedTuple):
         )
         return sum(jax.tree.leaves(sizes))
 
+    def bytes_gathered(self, state) -> int:
+        """Bytes of the whole parameters that a step has beside those of its device."""
+        params = {role: net.params for role, net in state.nets.items()}
+        sizes = [
+            x.size * x.dtype.itemsize
+            for x in jax.tree.leaves(params)
+            if _axis(self.spec(x.shape)) is not None
+        ]
+        return sum(sizes)
+
     def _parts(self, spec: P) -> int:
         return 1 if _axis(spec) is None else self.num_parts
 
 
 REPLICATED = Layout()
+
+
+def of(name: str, mesh: Mesh) -> Layout:
+    """The layout "replicated" or "zero1" on the devices of a student."""
+    return Layout(mesh.shape[DATA]) if name == "zero1" else REPLICATED
 
 
 def _axis(spec: P) -> int | None:
