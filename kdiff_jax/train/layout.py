@@ -92,7 +92,7 @@ REPLICATED = Layout()
 
 def of(name: str, mesh: Mesh) -> Layout:
     """The layout "replicated" or "zero1" on the devices of a student."""
-    return Layout(mesh.shape[DATA]) if name == "zero1" else REPLICATED
+    return Layout(mesh.shape[DATA], SMALLEST) if name == "zero1" else REPLICATED
 
 
 def _axis(spec: P) -> int | None:
