@@ -66,7 +66,7 @@ def keywords(function):
 
 def known_options() -> dict[str, set[str]]:
     """Section -> its keys, from the functions that the sections are for."""
-    sources = [importlib.import_module(f"kdiff_jax.data.{s}") for s in images.SOURCES]
+    sources = [importlib.import_module(f"kdiff_jax.data.{s}") for s in images.sources()]
     fields = [keywords(networks.make_function(n)) for n in networks.names()]
     return {
         "data": keywords(sections.Data).union(*(keywords(s.load) for s in sources)),

@@ -4,7 +4,6 @@ Images are uint8 NHWC on the host; `pixels.to_float` makes them [-1, 1] on the d
 In which order they are read is the matter of `batches`, not of this module.
 """
 
-import importlib
 import inspect
 import os
 from collections.abc import Callable
@@ -13,15 +12,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int, Integer, UInt8
 
-from kdiff_jax import arguments
+from kdiff_jax import arguments, registry
 from kdiff_jax.errors import ConfigError
 
 # Sets up to this size are offered whole, to be kept on the device.
 MAX_IN_MEMORY = 2 * 2**30
 
+PACKAGE = "kdiff_jax.data"
 BACKGROUND = "white"  # below transparent pixels
-# Every source is a module of this package with `load(**keywords) -> Images`.
-SOURCES = ("digits", "synthetic", "mixture", "npz", "folder", "edm_zip", "tfds")
 # Names of tensorflow-datasets that need no prefix "tfds:".
 TFDS_NAMES = (
     "celeb_a",
@@ -112,6 +110,11 @@ def load(
     return images
 
 
+def sources() -> list[str]:
+    """The sources that exist: modules of this package with `load(**keywords)`."""
+    return [name for name in registry.names(PACKAGE, "load") if name != "images"]
+
+
 def source(name: str) -> tuple[Callable[..., Images], dict[str, str]]:
     """The function that reads a set of this name, and what the name itself tells it.
 
@@ -121,10 +124,11 @@ def source(name: str) -> tuple[Callable[..., Images], dict[str, str]]:
     source, _, rest = name.partition(":")
     if name in TFDS_NAMES:
         source, rest = "tfds", name
-    if source not in SOURCES or (source == "tfds") != bool(rest):
-        known = ", ".join((*sorted(set(SOURCES) - {"tfds"}), *TFDS_NAMES, "tfds:NAME"))
-        raise ConfigError(f"data.name={name!r}: no such set; one of {known}")
-    module = importlib.import_module(f"kdiff_jax.data.{source}")
+    known = sources()
+    if source not in known or (source == "tfds") != bool(rest):
+        known = [*sorted({*known} - {"tfds"}), *TFDS_NAMES, "tfds:NAME"]
+        raise registry.unknown("data.name", name, known)
+    module = registry.module(PACKAGE, source, what="data.name", defines="load")
     return module.load, {"dataset": rest} if rest else {}
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from jax.scipy.special import ndtr, ndtri
 from jaxtyping import Array, Float
 
-from kdiff_jax import rng
+from kdiff_jax import registry, rng
 from kdiff_jax.errors import ConfigError
 
 NAMES = ("process", "edm", "vp", "ve")
@@ -29,7 +29,7 @@ def make(name: str, process, **parameters) -> Callable:
         parameters: Keywords of the distribution.
     """
     if name not in NAMES:
-        raise ConfigError(f"times={name!r}: unknown; choose one of {NAMES}")
+        raise registry.unknown("times", name, NAMES)
     if name != "process" and process.spacing != "karras":
         raise ConfigError(
             f"times={name!r}: draws noise levels, and this process has another time;"

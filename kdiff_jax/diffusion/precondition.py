@@ -11,11 +11,10 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kdiff_jax import arguments
+from kdiff_jax import arguments, registry
 from kdiff_jax.arguments import Count, NotNegative, Positive
 from kdiff_jax.diffusion.noise_levels import iddpm_levels
 from kdiff_jax.diffusion.process import Process, left
-from kdiff_jax.errors import ConfigError
 
 
 class Scalings(NamedTuple):
@@ -250,6 +249,4 @@ def make(name: str, process: Process, **keywords) -> Preconditioning:
 
 def make_function(name: str) -> Callable[..., Preconditioning]:
     """What `make` calls; its keywords and defaults are the preconditioning's."""
-    if name not in PRECONDITIONINGS:
-        raise ConfigError(f"precondition={name!r}: unknown; choose one of {names()}")
-    return PRECONDITIONINGS[name]
+    return registry.entry(PRECONDITIONINGS, name, what="precondition")

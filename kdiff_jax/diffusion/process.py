@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from kdiff_jax import arguments
+from kdiff_jax import arguments, registry
 from kdiff_jax.arguments import Below1, Count, Positive
 from kdiff_jax.diffusion.noise_levels import (
     iddpm_levels,
@@ -322,6 +322,4 @@ def make(name: str, **keywords) -> Process:
 
 def make_function(name: str) -> Callable[..., Process]:
     """What `make` calls; its keywords and defaults are the process' settings."""
-    if name not in PROCESSES:
-        raise ConfigError(f"process={name!r}: unknown; choose one of {names()}")
-    return PROCESSES[name]
+    return registry.entry(PROCESSES, name, what="process")

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from kdiff_jax import registry
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.features import alexnet, frozen, squeezenet, vgg
 from kdiff_jax.types import Params
@@ -88,7 +89,7 @@ def load(
         CheckpointError: If a file is missing, damaged, or of another network.
     """
     if net not in BACKBONES:
-        raise ConfigError(f"net={net!r}: unknown; choose one of {', '.join(BACKBONES)}")
+        raise registry.unknown("net", net, BACKBONES)
     backbone = BACKBONES[net]
     for argument, path, wanted in (
         ("weights", weights, backbone.wanted),

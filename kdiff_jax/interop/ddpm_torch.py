@@ -34,6 +34,9 @@ AVERAGE = 4  # its place in [model, optimizer, epoch, step, average]
 ATTENTION_SIZE = 16  # pixels; of every network that was published
 
 
+FOLDERS = False  # what it reads, see `foreign.families`
+
+
 def matches(content: Any) -> bool:
     """Whether this is a network of that code, or a training state with one."""
     return bool(_networks(content))

@@ -63,6 +63,9 @@ TRAINING = frozenset(
 OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
+FOLDERS = True  # what it reads, see `foreign.families`
+
+
 def matches(folder) -> bool:
     """Whether this is a folder of diffusers; `convert` says whether it can be read."""
     return files.matches(folder)

@@ -45,6 +45,9 @@ FIELDS = {  # the reference's keyword -> the field of `song_unet` and `adm_unet`
 }
 
 
+FOLDERS = False  # what it reads, see `foreign.families`
+
+
 def matches(content: Any) -> bool:
     """Whether this is a network of the family: a persistent object, or a state dict."""
     return bool(_objects(content) or state_dicts(content, _prefixes))

@@ -1,24 +1,22 @@
 """Checkpoints of other projects, recognised by what is in them.
 
-A family is a module with `matches(content)` and `convert(content, facts)`; `content` is
-a folder, or what `containers.open` found in a file.
+A family is a module with `matches(content)`, `convert(content, facts)` and `FOLDERS`;
+`content` is a folder, or what `containers.open` found in a file.
 """
 
 import dataclasses
 import hashlib
-import importlib
 import pathlib
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
-from kdiff_jax import sealed
-from kdiff_jax.errors import CheckpointError, ConfigError
+from kdiff_jax import registry, sealed
+from kdiff_jax.errors import CheckpointError
 from kdiff_jax.formats import containers
 from kdiff_jax.interop.source import Facts, Source
 
-FOLDERS = ("diffusers",)
-FILES = ("edm", "google", "score_sde", "ddpm_torch")
-FAMILIES = FOLDERS + FILES
+PACKAGE = "kdiff_jax.interop"
 OWN = "kdiff_jax"  # metadata of a state dict that we wrote: the spec
 KEPT = ("revision",)
 
@@ -31,26 +29,26 @@ def read(
     Args:
         path: A file, or a folder.
         facts: What the file does not say.
-        family: One of `FAMILIES`, when the caller knows; else it is found out.
+        family: One of `families()`, when the caller knows; else it is found out.
 
     Raises:
         CheckpointError: If nothing here reads it, or it is damaged or hostile. One
             line; no code of the file is run.
         ConfigError: If there is no such family.
     """
-    if family not in (None, *FAMILIES):
-        raise ConfigError(f"source={family!r}: choose one of {', '.join(FAMILIES)}")
+    if family is not None:
+        _module(family)
     if path.is_dir():
-        content, kind, among, metadata = path, "folder", FOLDERS, {}
+        content, kind, metadata = path, "folder", {}
     else:
         opened = containers.open(path)
-        content, kind, among = opened.content, opened.kind, FILES
-        metadata = opened.metadata
+        content, kind, metadata = opened.content, opened.kind, opened.metadata
+    among = _readers(of_folders=path.is_dir())
     found = next((name for name in among if _module(name).matches(content)), None)
     if found is None:
         raise CheckpointError(
             f"{path}: a {kind} that holds no network known here{_seen(content)}; known"
-            f" are {', '.join(FAMILIES)} (docs/teachers.md)"
+            f" are {', '.join(families())} (docs/teachers.md)"
         )
     if family not in (None, found):
         raise CheckpointError(
@@ -102,8 +100,21 @@ def _seen(content) -> str:
 
 def is_foreign(folder: pathlib.Path) -> bool:
     """Whether a folder is one of another project."""
-    return any(_module(name).matches(folder) for name in FOLDERS)
+    return any(_module(name).matches(folder) for name in _readers(of_folders=True))
 
 
-def _module(family: str):
-    return importlib.import_module(f"kdiff_jax.interop.{family}")
+def families() -> list[str]:
+    """The families that are read: the modules beside this one that say `FOLDERS`.
+
+    It is whether they read folders, or files; each `matches` those that
+    are its own, and no other family does.
+    """
+    return registry.names(PACKAGE, "FOLDERS")
+
+
+def _readers(of_folders: bool) -> list[str]:
+    return [name for name in families() if _module(name).FOLDERS == of_folders]
+
+
+def _module(family: str) -> ModuleType:
+    return registry.module(PACKAGE, family, what="source", defines="FOLDERS")

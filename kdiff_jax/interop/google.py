@@ -18,6 +18,9 @@ from kdiff_jax.interop.source import Facts, Source, whole
 NUM_STEPS = 1024  # of the teachers, which their files may not say
 
 
+FOLDERS = False  # what it reads, see `foreign.families`
+
+
 def matches(content: Any) -> bool:
     """Whether this is a training state of that code, or its parameters alone."""
     params = _params(content)

@@ -253,7 +253,7 @@ def write(
     # The spec comes last: a folder without it holds no model.
     (folder / SPEC).unlink(missing_ok=True)
     sha256 = tensors.write(folder / WEIGHTS, leaves)
-    revision = networks.REVISIONS[spec["network"]["name"]]
+    revision = networks.revision(spec["network"]["name"])
     origin = {"revision": revision, "sha256": sha256, "kdiff_jax": __version__}
     spec = {**spec, **origin}
     write_atomically(folder / CARD, card)
@@ -271,11 +271,11 @@ def load(
 
     Ours are a model folder, a stage folder of a workdir, or a step in it. A stage
     folder without a model gives the newest valid step; the log names those that were
-    passed over. For others see `foreign.FAMILIES`; no code of theirs is run.
+    passed over. For others see `foreign.families`; no code of theirs is run.
 
     Args:
         path: A file or a folder.
-        source: One of `foreign.FAMILIES`, to be sure of it.
+        source: One of `foreign.families()`, to be sure of it.
         facts: What the file does not say.
         precision: Type that the network computes in, "float32" or "bfloat16"; None is
             what the file says, which is float32 unless a recipe made it otherwise.

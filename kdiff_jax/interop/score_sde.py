@@ -25,6 +25,9 @@ PRECONDITIONS = ("boundary", "edm", "ve", "vp")
 RANGES = {"ve": (0.02, 100.0)}  # of sigma, for images in [-1, 1]; else EDM's
 
 
+FOLDERS = False  # what it reads, see `foreign.families`
+
+
 def matches(content: Any) -> bool:
     """Whether this is a training state of that code, or its parameters alone."""
     classes = _classes(_params(content))

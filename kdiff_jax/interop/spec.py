@@ -80,7 +80,7 @@ def defining(spec: Mapping[str, Any]) -> dict[str, Any]:
 def check_revision(spec: Mapping[str, Any]) -> None:
     """Raises CheckpointError if the network has been defined otherwise since."""
     name = spec["network"]["name"]
-    now = networks.REVISIONS.get(name, 1)
+    now = networks.revision(name)
     if spec.get("revision", now) != now:
         raise CheckpointError(
             f"network {name} is of revision {repr(spec['revision'])[:40]}, and here it"

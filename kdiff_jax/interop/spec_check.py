@@ -52,13 +52,9 @@ def _annotated(section: str, name: str) -> Callable[..., Any]:
         return networks.make_function(name)
     if section == "sampler":
         return samplers.make_function(name)
-    known = {
-        "process": process.PROCESSES,
-        "precondition": precondition.PRECONDITIONINGS,
-    }[section]
-    if name not in known:
-        raise ConfigError(f"{section}.name={_shown(name)}: choose {', '.join(known)}")
-    return known[name]
+    if section == "process":
+        return process.make_function(name)
+    return precondition.make_function(name)
 
 
 def _is_number(value, kind) -> bool:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kdiff_jax.errors import ConfigError
+from kdiff_jax import registry
 
 LOSSES = ("nonsaturating", "hinge")
 
@@ -32,7 +32,7 @@ def generator(name: str, logits_fake: Float[Array, "B ..."]) -> Float[Array, " B
         return _mean(jax.nn.softplus(-logits_fake))
     if name == "hinge":
         return _mean(-logits_fake)
-    raise ConfigError(f"loss={name!r}: unknown; choose one of {', '.join(LOSSES)}")
+    raise registry.unknown("loss", name, LOSSES)
 
 
 def discriminator(
@@ -57,7 +57,7 @@ def discriminator(
         )
     if name == "hinge":
         return _mean(jax.nn.relu(1 - logits_real)) + _mean(jax.nn.relu(1 + logits_fake))
-    raise ConfigError(f"loss={name!r}: unknown; choose one of {', '.join(LOSSES)}")
+    raise registry.unknown("loss", name, LOSSES)
 
 
 def r1(

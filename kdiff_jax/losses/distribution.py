@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kdiff_jax.errors import ConfigError
+from kdiff_jax import registry
 from kdiff_jax.losses import regression
 
 WEIGHTS = ("normalized", "sigma", "sigma_cubed")
@@ -68,7 +68,7 @@ def gradient(
     elif weight == "sigma_cubed":
         w = process.alpha(t) * process.sigma(t)
     else:
-        raise ConfigError(f"weight={weight!r}: unknown; choose one of {WEIGHTS}")
+        raise registry.unknown("weight", weight, WEIGHTS)
     return w[:, None, None, None] * (x0_fake - x0_real)
 
 
@@ -94,8 +94,7 @@ def divergence_weight(name: str, logits: Float[Array, " B"]) -> Float[Array, " B
     Source: Xu et al. 2025, arXiv:2502.15681, Theorem 1 and Table 1.
     """
     if name not in DIVERGENCES:
-        known = ", ".join(DIVERGENCES)
-        raise ConfigError(f"f_divergence={name!r}: unknown; choose one of {known}")
+        raise registry.unknown("f_divergence", name, DIVERGENCES)
     low, high = jnp.log(RATIO_MIN), jnp.log(RATIO_MAX)
     r = jnp.exp(jnp.clip(jax.lax.stop_gradient(logits), low, high))
     return DIVERGENCES[name](r)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kdiff_jax.errors import ConfigError
+from kdiff_jax import registry
 
 WEIGHTS = ("constant", "snr", "snr_trunc", "v_mse", "edm", "inverse_variance")
 
@@ -42,7 +42,7 @@ def weight(
         return snr + 1
     if name == "edm":
         return snr + 1 / sigma_data**2
-    raise ConfigError(f"weight={name!r}: unknown; choose one of {WEIGHTS}")
+    raise registry.unknown("weight", name, WEIGHTS)
 
 
 def mse_per_example(

@@ -1,19 +1,17 @@
 """One module per method; the module's name is the method's name."""
 
-import importlib
 import inspect
-import pkgutil
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
-from kdiff_jax import arguments
-from kdiff_jax.errors import ConfigError
+from kdiff_jax import arguments, registry
 from kdiff_jax.method import Method
 
 
 def names() -> list[str]:
     """The methods that exist: the modules of this package."""
-    return sorted(m.name for m in pkgutil.iter_modules(__path__))
+    return registry.names(__name__)
 
 
 def make(name: str, **keywords) -> Method:
@@ -54,15 +52,13 @@ def keywords(name: str) -> tuple[str, ...]:
 
 
 def _says(name: str, what: str, default: Any = False) -> Any:
-    make_function(name)
-    return getattr(importlib.import_module(f"{__name__}.{name}"), what, default)
+    return getattr(_module(name), what, default)
 
 
 def make_function(name: str) -> Callable[..., Method]:
     """What `make` calls; its keywords are the schema of a config's section `method`."""
-    if name not in names():
-        raise ConfigError(
-            f"method={name!r} does not exist; kdiff_jax/methods has:"
-            f" {', '.join(names())}"
-        )
-    return importlib.import_module(f"kdiff_jax.methods.{name}").make
+    return _module(name).make
+
+
+def _module(name: str) -> ModuleType:
+    return registry.module(__name__, name, what="method")

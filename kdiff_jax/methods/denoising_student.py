@@ -5,7 +5,7 @@ Luhman & Luhman 2021, arXiv:2101.02388.
 
 import jax.numpy as jnp
 
-from kdiff_jax.errors import ConfigError
+from kdiff_jax import registry
 from kdiff_jax.losses import regression
 from kdiff_jax.method import Aux, Method, Phase
 
@@ -29,7 +29,7 @@ def make(*, nets, process, loss: str = "l2") -> Method:
     student = nets["student"]
     distances = {"l1": regression.l1_per_example, "l2": regression.l2_per_example}
     if loss not in distances:
-        raise ConfigError(f"loss={loss!r}; choose one of {', '.join(distances)}")
+        raise registry.unknown("loss", loss, distances)
     distance = distances[loss]
 
     def kd_loss(params, ctx):

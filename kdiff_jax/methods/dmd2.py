@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from kdiff_jax import denoiser, rng
+from kdiff_jax import denoiser, registry, rng
 from kdiff_jax.arguments import Count, NotNegative, Share
 from kdiff_jax.diffusion import grids
 from kdiff_jax.diffusion.guidance import Interval
@@ -93,8 +93,8 @@ def make(
             " to read; set gan_weight=0"
         )
     if f_divergence not in distribution.DIVERGENCES:
-        known = ", ".join(distribution.DIVERGENCES)
-        raise ConfigError(f"f_divergence={f_divergence!r}: unknown; choose {known}")
+        known = distribution.DIVERGENCES
+        raise registry.unknown("f_divergence", f_divergence, known)
     weighted = f_divergence != "reverse_kl"
     if weighted and not (gan_weight and diffusion_gan and gan_loss == "nonsaturating"):
         raise ConfigError(

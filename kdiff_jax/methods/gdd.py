@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdiff_jax import rng
+from kdiff_jax import registry, rng
 from kdiff_jax.arguments import Count, NotNegative, Positive, Share
 from kdiff_jax.augment import ada, diffaugment
 from kdiff_jax.discriminators import projected, spectral
@@ -119,8 +119,7 @@ def make(
     """
     student = nets["student"]
     if loss not in adversarial.LOSSES:
-        known = ", ".join(adversarial.LOSSES)
-        raise ConfigError(f"loss={loss!r}; choose one of {known}")
+        raise registry.unknown("loss", loss, adversarial.LOSSES)
     diffaugment.check(augment)
     ada.check(ada_target, ada_steps)
     brings = _load(features, feature_files)

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kdiff_jax import denoiser, rng
+from kdiff_jax import denoiser, registry, rng
 from kdiff_jax.arguments import Count, NotNegative, Positive, Share
 from kdiff_jax.diffusion import guidance as guidances
 from kdiff_jax.diffusion import noise_levels
@@ -80,7 +80,7 @@ def make(
     guidances.check_null_prob(null_prob, student.num_classes)
     guided = denoiser.guided(teacher, process, guidance, guidance_interval)
     if features not in FEATURES:
-        raise ConfigError(f"features={features!r}: unknown; choose one of {FEATURES}")
+        raise registry.unknown("features", features, FEATURES)
     parameters = {"P_mean": P_mean, "P_std": P_std} if times == "edm" else {}
     draw_time = noise_levels.make(times, process, **parameters)
     if feature_weight is None:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
+from kdiff_jax import registry
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.features import frozen, resnet
 from kdiff_jax.features.resnet import ResNet
@@ -41,11 +42,8 @@ def make(
         ConfigError: If there are no such features, or weights miss or are too much.
         CheckpointError: If the weights cannot be read or are of another network.
     """
-    if name not in _MAKERS:
-        raise ConfigError(
-            f"features={name!r}: unknown; choose one of {', '.join(_MAKERS)}"
-        )
-    return _MAKERS[name](weights, batch_size)
+    maker = registry.entry(_MAKERS, name, what="features")
+    return maker(weights, batch_size)
 
 
 def names() -> tuple[str, ...]:

@@ -19,32 +19,23 @@ per example is given, `dropout_keys`. `module.apply(..., method="encode")` retur
 features of the encoder in place of F, `method="with_features"` F and all features.
 """
 
-import importlib
 from collections.abc import Callable
+from types import ModuleType
+from typing import Any
 
 import flax.linen as nn
 import jax
 
-from kdiff_jax import arguments
-from kdiff_jax.errors import ConfigError
+from kdiff_jax import arguments, registry
 from kdiff_jax.types import Params
 
-# Raise a network's number when the same parameters come to mean another function:
-# models of another number are refused.
-REVISIONS = {
-    "ddpm_unet": 1,
-    "iddpm_unet": 1,
-    "song_unet": 1,
-    "adm_unet": 1,
-    "mlp": 1,
-}
 FLAX = ("parent", "name")  # parameters of every module, which Flax itself fills in
 BUFFERS = (jax.tree_util.DictKey("freqs"),)  # loaded, saved, never trained
 
 
 def names() -> list[str]:
     """The networks that exist."""
-    return sorted(REVISIONS)
+    return registry.names(__name__)
 
 
 def make(name: str, **keywords) -> nn.Module:
@@ -54,18 +45,32 @@ def make(name: str, **keywords) -> nn.Module:
         ConfigError: If there is no such network, or a keyword is no field of it.
     """
     function = make_function(name)
-    arguments.check(function, keywords, what=f"model {name!r}", hidden=FLAX)
+    arguments.check(function, keywords, what=f"network {name!r}", hidden=FLAX)
     return function(**keywords)
 
 
 def make_function(name: str) -> Callable[..., nn.Module]:
     """What `make` calls; its keywords and defaults are the network's fields."""
-    if name not in names():
-        raise ConfigError(
-            f"model={name!r} does not exist; kdiff_jax/networks has:"
-            f" {', '.join(names())}"
-        )
-    return importlib.import_module(f"kdiff_jax.networks.{name}").make
+    return _module(name).make
+
+
+def revision(name: str) -> int:
+    """Revision of a network's definition, `REVISION` of its file.
+
+    It is raised when the same parameters come to mean another function: models of
+    another one are refused.
+    """
+    return _module(name).REVISION
+
+
+def facts(name: str) -> list[Any]:
+    """What the files of all networks say of this name, each thing once."""
+    said = [getattr(_module(network), name, None) for network in names()]
+    return list(dict.fromkeys(one for one in said if one is not None))
+
+
+def _module(name: str) -> ModuleType:
+    return registry.module(__name__, name, what="network")
 
 
 def trainable(params: Params) -> Params:

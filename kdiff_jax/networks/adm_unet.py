@@ -13,6 +13,12 @@ from kdiff_jax.networks import layers
 from kdiff_jax.networks.edm_layers import ADM, UNetBlock, conv, dense, group_norm
 from kdiff_jax.networks.network import Network
 
+REVISION = 1  # see `networks.revision`
+CLASS_LAYER = "map_label"  # reads one-hot labels
+ALTERNATING = "qkv"  # its outputs are q, k and v in turns
+# Paths of the leaves that GDD-I freezes, see `freeze`.
+CONVOLUTIONS = r"([^/]*_)?(block\d+|up|down|in\d+)/(conv[012]|proj)/[^/]+"
+
 
 class AdmUNet(Network):
     """F(x, c_noise, y). The defaults are its ImageNet 64x64 network, 295.90 M.

@@ -3,13 +3,12 @@
 import jax
 import numpy as np
 
-from kdiff_jax.errors import CheckpointError, ConfigError
-from kdiff_jax.networks.labels import LAYERS
+from kdiff_jax import networks, registry
+from kdiff_jax.errors import CheckpointError
+from kdiff_jax.networks import labels
 from kdiff_jax.types import Params
 
 RULES = ("even", "first")
-# Layers whose output has q, k and v in turns, the fastest: "edm_layers".
-ALTERNATING = "qkv"
 
 
 def select(params: Params, template: Params, rule: str = "even") -> Params:
@@ -42,7 +41,7 @@ def select(params: Params, template: Params, rule: str = "even") -> Params:
         ConfigError: If there is no such rule.
     """
     if rule not in RULES:
-        raise ConfigError(f"rule={rule!r}: unknown; choose one of {RULES}")
+        raise registry.unknown("rule", rule, RULES)
     wide = dict(jax.tree_util.tree_flatten_with_path(params)[0])
     leaves, structure = jax.tree_util.tree_flatten_with_path(template)
     narrow = dict(leaves)
@@ -60,13 +59,14 @@ def _selected(path, leaf, shape, rule):
     layer, kind = (str(getattr(key, "key", key)) for key in path[-2:])
     is_kernel = kind == "kernel"
     fixed = range(2) if is_kernel and len(shape) == 4 else ()  # pixels
-    fixed = (0,) if is_kernel and layer in LAYERS else fixed  # classes
+    fixed = (0,) if is_kernel and layer in labels.layers() else fixed  # classes
     for axis, (many, few) in enumerate(zip(leaf.shape, shape, strict=True)):
         if many == few:
             continue
         if few > many or axis in fixed:
             raise _refusal(path, f"has the shapes {leaf.shape} and {shape}")
-        parts = 3 if layer == ALTERNATING and axis == len(shape) - 1 else 1
+        in_turns = axis == len(shape) - 1 and layer in networks.facts("ALTERNATING")
+        parts = 3 if in_turns else 1
         index = _index(many // parts, few // parts, rule)
         index = (parts * index[:, None] + np.arange(parts)[None]).ravel()
         leaf = leaf.take(index, axis=axis)

@@ -13,6 +13,14 @@ from kdiff_jax.networks import layers
 from kdiff_jax.networks.ddpm_layers import SMALL, XAVIER, Attention, ResBlock
 from kdiff_jax.networks.network import Network
 
+REVISION = 1  # see `networks.revision`
+CLASS_LAYER = "class_embedding"  # reads one-hot labels
+# Paths of the leaves that GDD-I freezes, see `freeze`. Some resample by themselves.
+CONVOLUTIONS = (
+    r"(down|mid|up)[^/]*/(conv[12]|to_out_0)/[^/]+"
+    r"|[^/]*(down|up)samplers_\d+_conv/[^/]+"
+)
+
 
 class DdpmUNet(Network):
     """F(x, index, y) of DDPM. The defaults are its CIFAR-10 network, 35,746,307.

@@ -6,12 +6,7 @@ generator, which its norms, embeddings and shortcuts bring out.
 
 import re
 
-# A module inside a residual or attention block, then the layer. EDM's names, those of
-# iddpm_unet (down_0.block_1), and of ddpm_unet (down_blocks_0_resnets_1).
-BLOCK = re.compile(r"(^|_)(block\d+|up|down|in\d+)$|^(down|mid|up)_?")
-LAYER = re.compile(r"conv[012]|proj|proj_out|to_out_0")
-# The convolution is no layer of a block here, but resamples by itself.
-RESAMPLER = re.compile(r"(down|up)samplers_\d+_conv$")
+from kdiff_jax import networks
 
 
 def trains_with_frozen_convolutions(path: str) -> bool:
@@ -24,7 +19,4 @@ def trains_with_frozen_convolutions(path: str) -> bool:
 
     Source: arXiv:2405.20750 and its released code, `freeze=1`.
     """
-    module, *inner = path.split("/")
-    if RESAMPLER.search(module):
-        return False
-    return not (BLOCK.search(module) and inner and LAYER.fullmatch(inner[0]))
+    return not any(re.fullmatch(p, path) for p in networks.facts("CONVOLUTIONS"))

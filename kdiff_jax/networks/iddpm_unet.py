@@ -14,6 +14,11 @@ from kdiff_jax.types import Keys
 
 ZEROS = nn.initializers.zeros
 
+REVISION = 1  # see `networks.revision`
+CLASS_LAYER = "class_emb"  # reads one-hot labels
+# Paths of the leaves that GDD-I freezes, see `freeze`.
+CONVOLUTIONS = r"(down|mid|up)[^/]*/(conv[12]|proj_out)/[^/]+"
+
 
 class ResBlock(nn.Module):
     """norm, silu, [resample], conv, norm, scale and shift, silu, dropout, conv; + x."""

@@ -3,11 +3,14 @@
 import numpy as np
 from jaxtyping import Float
 
+from kdiff_jax import networks
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.types import Params
 
-# The layer of each family that reads one-hot labels.
-LAYERS = ("map_label", "class_embedding", "class_emb")
+
+def layers() -> list[str]:
+    """Names of the layers that read one-hot labels, of all networks."""
+    return networks.facts("CLASS_LAYER")
 
 
 def class_rows(params: Params, num_classes: int) -> Float[np.ndarray, "N D"]:
@@ -21,7 +24,7 @@ def class_rows(params: Params, num_classes: int) -> Float[np.ndarray, "N D"]:
     Raises:
         CheckpointError: If the network has fewer classes, or none.
     """
-    found = [params[name]["kernel"] for name in LAYERS if name in params]
+    found = [params[name]["kernel"] for name in layers() if name in params]
     rows = len(found[0]) if found else 0
     if not 0 < num_classes <= rows:
         raise CheckpointError(

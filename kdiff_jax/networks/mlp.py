@@ -8,6 +8,8 @@ from kdiff_jax.errors import ConfigError
 from kdiff_jax.networks import layers
 from kdiff_jax.networks.network import Network
 
+REVISION = 1  # see `networks.revision`
+
 
 class Mlp(Network):
     """Dense layers with silu on x, sines of c_noise and the label.

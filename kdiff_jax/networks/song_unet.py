@@ -14,6 +14,12 @@ from kdiff_jax.networks import layers
 from kdiff_jax.networks.edm_layers import SONG, UNetBlock, conv, dense, group_norm
 from kdiff_jax.networks.network import Network
 
+REVISION = 1  # see `networks.revision`
+CLASS_LAYER = "map_label"  # reads one-hot labels
+ALTERNATING = "qkv"  # its outputs are q, k and v in turns
+# Paths of the leaves that GDD-I freezes, see `freeze`.
+CONVOLUTIONS = r"([^/]*_)?(block\d+|up|down|in\d+)/(conv[012]|proj)/[^/]+"
+
 
 class SongUNet(Network):
     """F(x, c_noise, y). The defaults are DDPM++ of CIFAR-10 (unconditional), 55.73 M.

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kdiff_jax import registry
 from kdiff_jax.diffusion.process import Process
 from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.partition import clusters
@@ -221,7 +222,7 @@ def check_groups(num_classes: int, num_groups: int, rule: str, table) -> None:
         ConfigError: If they cannot be equal, or the rule is none.
     """
     if rule not in RULES:
-        raise ConfigError(f"rule={rule!r}: unknown; choose one of {RULES}")
+        raise registry.unknown("rule", rule, RULES)
     if num_groups < 1:
         raise ConfigError(f"num_groups={num_groups}: must be at least 1")
     if bool(table) != (rule == "table"):
@@ -284,7 +285,7 @@ def _owners(num_classes, num_groups, rule, table, seed, embeddings):
 
 def _borders(process, num_ranges, spacing):
     if spacing not in SPACINGS:
-        raise ConfigError(f"spacing={spacing!r}: unknown; choose one of {SPACINGS}")
+        raise registry.unknown("spacing", spacing, SPACINGS)
     if num_ranges < 1:
         raise ConfigError(f"num_ranges={num_ranges}: must be at least 1")
     if num_ranges == 1:

@@ -5,9 +5,7 @@ network is compiled once inside one loop over it, see `walk`.
 """
 
 import functools
-import importlib
 import inspect
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdiff_jax import arguments, rng
+from kdiff_jax import arguments, registry, rng
 from kdiff_jax.arguments import NotNegative
 from kdiff_jax.diffusion import guidance
 from kdiff_jax.diffusion.guidance import Interval
@@ -124,10 +122,9 @@ def step_noise(keys, noise, z) -> Callable[[Any], Any]:
     return draw
 
 
-def names() -> tuple[str, ...]:
-    """The samplers that `make` knows."""
-    files = pathlib.Path(__file__).parent.glob("*.py")
-    return tuple(sorted(f.stem for f in files if not f.stem.startswith("_")))
+def names() -> list[str]:
+    """The samplers that exist: the modules of this package."""
+    return registry.names(__name__)
 
 
 def make(name: str, *, process: Process, **keywords) -> Sampler:
@@ -156,9 +153,7 @@ def make_function(name: str) -> Callable[..., Sampler]:
 
     Those of its file, and `guidance` and `guidance_interval`, see `guided`.
     """
-    if name not in names():
-        raise ConfigError(f"sampler={name!r}: unknown; choose one of {names()}")
-    own = importlib.import_module(f"kdiff_jax.samplers.{name}").make
+    own = registry.module(__name__, name, what="sampler").make
 
     @functools.wraps(own)
     def function(*, guidance=1.0, guidance_interval=None, **keywords):

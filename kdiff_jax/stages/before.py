@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from kdiff_jax import build, interop
+from kdiff_jax import build, interop, registry
 from kdiff_jax.build import Stage, TrainStage
 from kdiff_jax.errors import ConfigError, UserError
 from kdiff_jax.metrics import features
@@ -41,10 +41,8 @@ def check(job: Job) -> None:
             evaluate.listed(job, stage.models)
             name, num = stage.options.features, stage.options.num_images
             if name and name not in features.names():
-                raise ConfigError(
-                    f"--config.evaluate.features={name!r}: unknown; choose one of"
-                    f" {', '.join(features.names())}, or '' for none"
-                )
+                known = (*features.names(), "")
+                raise registry.unknown("--config.evaluate.features", name, known)
             if name and num < 2:
                 raise ConfigError(
                     f"--config.evaluate.num_images={num}: a distance"

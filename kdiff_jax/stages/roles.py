@@ -74,7 +74,7 @@ def find(job: Job, stage: TrainStage) -> Roles:
         interop.check_guidance(teacher.spec, scale)
     for key in ("sha256", "kdiff_jax", "source", "partition"):
         base.pop(key, None)
-    base["revision"] = networks.REVISIONS[base["network"]["name"]]
+    base["revision"] = networks.revision(base["network"]["name"])
     spec = interop.without_precision(build.spec_of(stage, base))
     student, process = interop.build(spec, stage.precision)
     nets = {"student": student}

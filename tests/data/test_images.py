@@ -23,11 +23,11 @@ from kdiff_jax.errors import DataError
 
 def test_an_unknown_name_lists_the_sets():
     error = fails(
-        "data.name='cifer': no such set; one of digits, .*, mnist", name="cifer"
+        "data.name='cifer': unknown; choose one of digits, .*, mnist", name="cifer"
     )
     assert error.exit_code == 2
-    fails("no such set", name="tfds")
-    fails("no such set", name="npz:file")
+    fails("unknown; choose one of", name="tfds")
+    fails("unknown; choose one of", name="npz:file")
 
 
 def test_labels_can_be_left_out():

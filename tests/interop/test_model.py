@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from kdiff_jax import interop, networks, partition, sealed
+from kdiff_jax import interop, partition, sealed
 from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.interop import convert
 from kdiff_jax.interop.trees import flatten
@@ -100,7 +100,7 @@ def test_a_spec_of_a_version_before_is_read(folder, caplog):
 
 
 def test_a_network_of_another_revision_is_refused(folder, monkeypatch):
-    monkeypatch.setitem(networks.REVISIONS, "song_unet", 2)
+    monkeypatch.setattr("kdiff_jax.networks.song_unet.REVISION", 2)
     with pytest.raises(CheckpointError, match="revision 1, and here it is 2"):
         interop.load(folder)
 

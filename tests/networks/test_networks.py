@@ -270,7 +270,9 @@ def test_a_tiny_one_channel_network_for_digits_is_possible():
 
 
 def test_errors_say_what_there_is():
-    with pytest.raises(ConfigError, match="model='unet' does not exist.*ddpm_unet"):
+    with pytest.raises(
+        ConfigError, match="network='unet': unknown; choose one of .*ddpm_unet"
+    ):
         networks.make("unet")
     with pytest.raises(ConfigError, match="no keyword 'chanels'; it has: .*channels"):
         networks.make("ddpm_unet", chanels=3)

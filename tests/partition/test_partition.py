@@ -204,7 +204,7 @@ def test_the_table_for_people():
         (dict(num_groups=0), "num_groups=0: must be at least 1"),
         (dict(num_groups=5), r"num_groups=5: must divide .*choose one of \[1, 2, 3, 4"),
         (dict(num_classes=0), "num_groups=4: there are no classes.*num_ranges"),
-        (dict(rule="best"), "rule='best': unknown; choose one of .'consecutive"),
+        (dict(rule="best"), "rule='best': unknown; choose one of consecutive"),
         (dict(rule="kmeans"), r"rule='kmeans': needs embeddings of shape \(12, D\)"),
         (
             dict(rule="pca", embeddings=EMBEDDINGS[:5]),
