@@ -49,7 +49,8 @@ def main():
     assert isinstance(programs, Programs)
     batch_size = stage.train.batch_size
     given = {"teacher": nets["teacher"].init(jax.random.key(0))}
-    frozen = {"teacher": given["teacher"], **method.brings}
+    files = {role: found.read() for role, found in method.pretrained.items()}
+    frozen = {"teacher": given["teacher"], **files}
     many = students.find(job, one, process, None)
     share = domain.whole(spec["num_classes"], (process.t_min, process.t_max))
     numbers = Numbers(share, np.int32(1000), method.settings)

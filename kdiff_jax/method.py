@@ -114,6 +114,18 @@ class Phase(NamedTuple):
     offset: int = 0
 
 
+class Pretrained(NamedTuple):
+    """Parameters that lie in a file, which a method names and a stage reads.
+
+    Attributes:
+        shapes: Their shapes, as `jax.eval_shape` gives; known without the file.
+        read: () -> the parameters.
+    """
+
+    shapes: Params
+    read: Callable[[], Params]
+
+
 class Method(NamedTuple):
     """A distillation method: its networks, and the updates made in one step.
 
@@ -131,8 +143,7 @@ class Method(NamedTuple):
             labels asked of the student, "t_range" of times to train at.
         averages: Names of moving averages of the student that the losses read.
         batch_keys: The entries of the batch that the losses read, see `types`.
-        brings: Frozen roles whose params the method has read itself, from files that
-            its keywords name.
+        pretrained: Frozen roles whose params lie in files that the keywords name.
         trainable: role -> predicate of a leaf's path, "a/b/kernel"; leaves that fail it
             stay as they are, bit for bit, and have no optimizer state. Default: all.
     """
@@ -148,7 +159,7 @@ class Method(NamedTuple):
     draws: tuple[str, ...] = ()
     averages: tuple[str, ...] = ()
     batch_keys: tuple[str, ...] = ("x0", "y")
-    brings: Mapping[str, Params] = {}
+    pretrained: Mapping[str, Pretrained] = {}
     trainable: Mapping[str, Callable[[str], bool]] = {}
 
 

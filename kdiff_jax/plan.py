@@ -25,7 +25,7 @@ class Held(NamedTuple):
         state: All trained roles: parameters, optimizer state and moving average; and
             the carry. In the layout "zero1" it is a part of them.
         gradients: Gradients of the phase that has most.
-        frozen: Networks that only give: the teacher, and those that the method brings.
+        frozen: Networks that only give: the teacher, and those of files.
         gathered: Copy of the parameters that lie in parts, for the losses.
     """
 
@@ -103,10 +103,11 @@ def needs(job: Job, stage: TrainStage) -> Needs:
 
 
 def held(job: Job, stage: TrainStage) -> Held:
-    """What a stage holds, from shapes; files of pretrained networks are read, if any.
+    """What a stage holds, from shapes, those of networks in files included.
 
     Raises:
-        CheckpointError: If such a file is missing, or of another network.
+        CheckpointError: If a table of classes that a discriminator begins with is
+            missing.
     """
     return _held(job, stage, *_shapes(job, stage))
 
@@ -126,8 +127,8 @@ def _shapes(job: Job, stage: TrainStage):
     given = {r: jax.eval_shape(nets[r].init, key) for r in nets if r in stage.init}
     state = jax.eval_shape(lambda given: init_state(method, optim, given, key), given)
     frozen = {role: given[role] for role in method.frozen if role in given}
-    brings = jax.eval_shape(lambda: dict(method.brings))
-    return method, state, frozen | brings
+    pretrained = {role: found.shapes for role, found in method.pretrained.items()}
+    return method, state, frozen | pretrained
 
 
 def _layout(job: Job, stage: TrainStage) -> Layout:

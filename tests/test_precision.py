@@ -74,7 +74,7 @@ def batch_of(shape, num):
 def step_products(method, optim, numbers, nets, shape):
     """`products.of` one step of all phases, on shapes."""
     given = {"teacher": jax.eval_shape(nets["teacher"].init, ROOT)}
-    frozen = {**given, **method.brings}
+    frozen = {**given}
     state = jax.eval_shape(lambda given: init_state(method, optim, given, ROOT), given)
     step = make_train_step(method, optim, method.phases)
     keys = rng.example_keys(ROOT, 0, jnp.arange(4))

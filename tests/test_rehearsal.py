@@ -130,8 +130,10 @@ def test_files_of_a_loss(damage, tmp_path):
 
 
 def test_files_of_a_discriminator(tmp_path):
-    method = dict(name="gdd", features=("resnet56",), feature_files=("/no/r.npz",))
-    line = refused(config(method), tmp_path / "w", CheckpointError)
+    found = recipes.load("cifar10_gdd", "tiny")
+    method = found.stages.student.method
+    method.features, method.feature_files = ("resnet56",), ("/no/r.npz",)
+    line = refused(found, tmp_path / "w", CheckpointError)
     start = "--config.stages.student.method.feature_files=/no/r.npz: no such file; give"
     assert line.startswith(start)
 

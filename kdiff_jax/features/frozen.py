@@ -4,6 +4,7 @@ Their modules carry the names of torchvision and timm, so that a parameter's pat
 name there: `features.0` / `kernel` is `features.0.weight`. Nothing is ever downloaded.
 """
 
+import functools
 import os
 import pathlib
 from collections.abc import Mapping
@@ -87,6 +88,13 @@ def check_rgb(x: Array, network: str) -> None:
         )
 
 
+@functools.cache
+def shapes(module: nn.Module) -> Params:
+    """Shapes of a network's parameters, without its file."""
+    images = jnp.zeros((1, SIZE, SIZE, 3))
+    return jax.eval_shape(lambda: module.init(jax.random.key(0), images)["params"])
+
+
 def load(
     module: nn.Module,
     path: str | os.PathLike,
@@ -107,9 +115,7 @@ def load(
     Raises:
         CheckpointError: If the file is missing, damaged, or of another network.
     """
-    images = jnp.zeros((1, SIZE, SIZE, 3))
-    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), images)["params"])
-    leaves: dict = traverse_util.flatten_dict(shapes)
+    leaves: dict = traverse_util.flatten_dict(shapes(module))
     names = {leaf: torch_name(leaf) for leaf in leaves}
     found = {
         name: array

@@ -7,10 +7,10 @@ Source: Zhang et al. 2018, arXiv:1801.03924, Eq. 1; constants of the released co
 """
 
 import os
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
@@ -66,38 +66,22 @@ def load(
     net: str = "vgg",
     weights: str | os.PathLike | None = None,
     heads: str | os.PathLike | None = None,
-    resize: int | None = frozen.SIZE,
-    dtype: str = "float32",
-) -> tuple[Callable[..., Float[Array, " B"]], Params]:
-    """(distance, params); distance(params, x, target) -> f32[B].
-
-    Images are f32[B, H, W, 3] in [-1, 1]. The distance is differentiable; pass `params`
-    as an argument of what is compiled, or they become 60 MB of constants.
+) -> Params:
+    """The parameters of `distance`.
 
     Args:
         net: "vgg" (for losses), "alex" or "squeeze".
         weights: The backbone's file, with torchvision's names.
         heads: The file of the heads, of the public layout (lin0.model.1.weight, ...),
             or an .npz of several with the net in front (vgg/lin0.model.1.weight).
-        resize: Side to which images are resized first, as distillation of 32 and 64
-            pixels does; None takes them as they are.
-        dtype: Type of the backbone's activations and products; the distance between
-            features is float32.
 
     Raises:
         ConfigError: If there is no such net, or a file is not named.
         CheckpointError: If a file is missing, damaged, or of another network.
     """
-    if net not in BACKBONES:
-        raise registry.unknown("net", net, BACKBONES)
+    check_files(net, weights, heads)
     backbone = BACKBONES[net]
-    for argument, path, wanted in (
-        ("weights", weights, backbone.wanted),
-        ("heads", heads, HEADS.format(net=net)),
-    ):
-        if path is None:
-            raise ConfigError(f"{argument}=None: LPIPS needs its file; give {wanted}")
-    params = {
+    return {
         "backbone": frozen.load(
             backbone.module,
             weights,  # type: ignore[arg-type]  # None is refused above
@@ -108,12 +92,56 @@ def load(
         "heads": _load_heads(net, heads, backbone.channels),
     }
 
-    def distance(
-        params: Params, x: Float[Array, "B H W C"], target: Float[Array, "B H W C"]
-    ) -> Float[Array, " B"]:
-        return layers(net, params, x, target, resize, dtype).sum(axis=1)
 
-    return distance, params
+def check_files(
+    net: str, weights: str | os.PathLike | None, heads: str | os.PathLike | None
+) -> None:
+    """Refuses a net that is none, or that lacks a file; for arguments see `load`.
+
+    Raises:
+        ConfigError: Names the argument, and the file to give.
+    """
+    if net not in BACKBONES:
+        raise registry.unknown("net", net, BACKBONES)
+    backbone = BACKBONES[net]
+    for argument, path, wanted in (
+        ("weights", weights, backbone.wanted),
+        ("heads", heads, HEADS.format(net=net)),
+    ):
+        if path is None:
+            raise ConfigError(f"{argument}=None: LPIPS needs its file; give {wanted}")
+
+
+def shapes(net: str = "vgg") -> Params:
+    """Shapes of what `load` returns, without the files."""
+    backbone = BACKBONES[net]
+    heads = [jax.ShapeDtypeStruct((n,), jnp.float32) for n in backbone.channels]
+    return {"backbone": frozen.shapes(backbone.module), "heads": heads}
+
+
+def distance(
+    params: Params,
+    x: Float[Array, "B H W C"],
+    target: Float[Array, "B H W C"],
+    *,
+    net: str = "vgg",
+    resize: int | None = frozen.SIZE,
+    dtype: str = "float32",
+) -> Float[Array, " B"]:
+    """The distance of images to their targets, differentiable.
+
+    Args:
+        params: What `load` returns; as an argument of what is compiled, or they become
+            60 MB of constants.
+        x: Images in [-1, 1], RGB.
+        target: Images as many.
+        net: See `load`.
+        resize: Side to which images are resized first, as distillation of 32 and 64
+            pixels does; None takes them as they are.
+        dtype: Type of the backbone's activations and products; the distance between
+            features is float32.
+    """
+    return layers(net, params, x, target, resize, dtype).sum(axis=1)
 
 
 def layers(
@@ -124,7 +152,7 @@ def layers(
     resize: int | None = frozen.SIZE,
     dtype: str = "float32",
 ) -> Float[Array, "B L"]:
-    """What each layer adds to the distance; see `load`.
+    """What each layer adds to the distance; see `distance`.
 
     Raises:
         ConfigError: If the images are not RGB, or too small for the network.

@@ -14,7 +14,7 @@ from kdiff_jax.diffusion.guidance import Interval
 from kdiff_jax.errors import ConfigError, UserError
 from kdiff_jax.features import lpips
 from kdiff_jax.losses import distribution, regression
-from kdiff_jax.method import Aux, Method, Phase
+from kdiff_jax.method import Aux, Method, Phase, Pretrained
 
 ROLES = ("fake_score",)  # see `methods.roles`
 
@@ -66,17 +66,9 @@ def make(
     guided = denoiser.guided(teacher, process, guidance, guidance_interval)
     if distance not in ("l2", "lpips"):
         raise ConfigError(f"distance={distance!r}; choose l2 or lpips")
-    perceptual, brings = None, {}
+    pretrained = {}
     if distance == "lpips":
-        try:
-            perceptual, params = lpips.load(
-                weights=lpips_weights or None,
-                heads=lpips_heads or None,
-                dtype=student.precision,
-            )
-        except UserError as error:  # which begins with `weights` or `heads`
-            raise type(error)(f"lpips_{error}") from error
-        brings = {"lpips": params}
+        pretrained = {"lpips": _lpips(lpips_weights or None, lpips_heads or None)}
     shape = student.image_shape
     inner_time = grids.draw_from(process, low=min_step, high=max_step, spacing=spacing)
     any_time = grids.draw_from(process, spacing=spacing)
@@ -108,8 +100,10 @@ def make(
         dm = distribution.surrogate(x, g).mean()
 
         x0_hat = generate(params["student"], batch["z"], batch["y"])
-        if perceptual:
-            errors = perceptual(ctx.frozen["lpips"], x0_hat, batch["x0"])
+        if pretrained:
+            errors = lpips.distance(
+                ctx.frozen["lpips"], x0_hat, batch["x0"], dtype=student.precision
+            )
         else:
             errors = regression.mse_per_example(x0_hat, batch["x0"])
         kd = errors.mean()
@@ -128,7 +122,7 @@ def make(
 
     return Method(
         nets={"student": student, "fake_score": teacher},
-        frozen=("teacher",) + tuple(brings),
+        frozen=("teacher", *pretrained),
         init_from={"student": "teacher", "fake_score": "teacher"},
         phases=(
             Phase("student", ("student",), student_loss),
@@ -136,6 +130,19 @@ def make(
         ),
         prepare=prepare,
         batch_keys=("z", "x0", "y"),
-        brings=brings,
+        pretrained=pretrained,
         draws=("conditions",),
     )
+
+
+def _lpips(weights: str | None, heads: str | None) -> Pretrained:
+    """LPIPS of VGG, to be read from its files."""
+
+    def checked(function):
+        try:
+            return function("vgg", weights, heads)
+        except UserError as error:  # which begins with `weights` or `heads`
+            raise type(error)(f"lpips_{error}") from error
+
+    checked(lpips.check_files)
+    return Pretrained(lpips.shapes("vgg"), lambda: checked(lpips.load))

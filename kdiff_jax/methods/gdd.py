@@ -17,34 +17,12 @@ from kdiff_jax.arguments import Count, NotNegative, Positive, Share
 from kdiff_jax.augment import ada, diffaugment
 from kdiff_jax.discriminators import projected, spectral
 from kdiff_jax.errors import CheckpointError, ConfigError
-from kdiff_jax.features import deit, efficientnet, resnet, vgg
+from kdiff_jax.features.classifiers import CLASSIFIERS, Classifier
 from kdiff_jax.losses import adversarial
-from kdiff_jax.method import Aux, Method, Net, Phase
+from kdiff_jax.method import Aux, Method, Net, Phase, Pretrained
 from kdiff_jax.networks.freeze import trains_with_frozen_convolutions
 
 ROLES = ("disc",)  # see `methods.roles`
-
-
-class Classifier(NamedTuple):
-    """A frozen network of others.
-
-    Attributes:
-        features: (params, images in [-1, 1], dtype) -> [[B, H_i, W_i, C_i], ...].
-        load: (path) -> params.
-        pyramid: See `projected.Discriminator`.
-    """
-
-    features: Callable[..., Any]
-    load: Callable[..., Any]
-    pyramid: tuple[int, ...] = ()
-
-
-CLASSIFIERS = {
-    "vgg16_bn": Classifier(vgg.features, vgg.load),
-    "efficientnet_lite0": Classifier(efficientnet.features, efficientnet.load),
-    "deit_base_distilled": Classifier(deit.features, deit.load, deit.PYRAMID),
-    "resnet56": Classifier(resnet.features, resnet.load),
-}
 
 
 def make(
@@ -122,14 +100,14 @@ def make(
         raise registry.unknown("loss", loss, adversarial.LOSSES)
     diffaugment.check(augment)
     ada.check(ada_target, ada_steps)
-    brings = _load(features, feature_files)
+    pretrained = _files(features, feature_files)
     extractors = {}
     for name in features:
         if name == "teacher":
             teacher = nets.get("teacher")
             extractors |= _teacher_features(teacher, process, noise_levels)
         else:
-            extractors[name] = _classifier(name, brings[name], student)
+            extractors[name] = _classifier(name, student)
     heads = dict(
         width=width,
         num_classes=student.num_classes,
@@ -213,10 +191,10 @@ def make(
     return Method(
         nets={"student": student, "disc": disc},
         phases=phases,
-        frozen=(*(("teacher",) if "teacher" in features else ()), *brings),
+        frozen=(*(("teacher",) if "teacher" in features else ()), *pretrained),
         init_from={"student": "teacher"},
         carry=carry,
-        brings=brings,
+        pretrained=pretrained,
         trainable=trainable,
     )
 
@@ -235,8 +213,8 @@ class Extractor(NamedTuple):
     pyramid: tuple[int, ...] = ()
 
 
-def _load(features, files) -> dict[str, Any]:
-    """Parameters of the classifiers by name."""
+def _files(features, files) -> dict[str, Pretrained]:
+    """The classifiers by name, each to be read from its file."""
     known = ("teacher", *CLASSIFIERS)
     wrong = [name for name in features if name not in known]
     if wrong or not features or len(set(features)) < len(features):
@@ -249,17 +227,24 @@ def _load(features, files) -> dict[str, Any]:
             f"feature_files={files}: give one file each for {', '.join(wanted) or 'no'}"
             " features; 'teacher' needs none"
         )
-    found = {}
-    for name, file in zip(wanted, files, strict=True):
+    return {
+        name: _pretrained(CLASSIFIERS[name], file)
+        for name, file in zip(wanted, files, strict=True)
+    }
+
+
+def _pretrained(classifier: Classifier, file: str) -> Pretrained:
+    def read():
         try:
-            found[name] = CLASSIFIERS[name].load(file)
+            return classifier.load(file)
         except CheckpointError as error:
             why = str(error).removeprefix("weights=")
             raise CheckpointError(f"feature_files={why}") from error
-    return found
+
+    return Pretrained(classifier.shapes(), read)
 
 
-def _classifier(name, params, student: Net) -> Extractor:
+def _classifier(name: str, student: Net) -> Extractor:
     """The feature maps of a classifier, which sees no label and no noise."""
     classifier = CLASSIFIERS[name]
 
@@ -272,7 +257,7 @@ def _classifier(name, params, student: Net) -> Extractor:
 
     def shapes(batch):
         x = jax.ShapeDtypeStruct((batch, *student.image_shape), jnp.float32)
-        return jax.eval_shape(features, params, x)
+        return jax.eval_shape(features, classifier.shapes(), x)
 
     return Extractor(maps, shapes, classifier.pyramid)
 

@@ -121,8 +121,10 @@ def _train(job: Job, stage: TrainStage) -> None:
     nets = dict(zip(("student", "teacher"), (net for net, _ in built), strict=False))
     method, optim = build.make_method(stage, nets, built[0][1], batch_size)
     _say_unused(stage, method)
+    for found in method.pretrained.values():
+        found.read()  # which says what is wrong with a file
     _trace(method, optim, nets, case)
-    if not method.brings:  # files may be others the next time
+    if not method.pretrained:  # files may be others the next time
         _passed.add(case)
 
 
@@ -183,7 +185,8 @@ def _trace(method: Method, optim, nets, case: _Case) -> None:
         return [p.loss({r: params[r] for r in p.trains}, ctx) for p in method.phases]
 
     settings = {name: jnp.asarray(value) for name, value in settings.items()}
-    given = {**frozen, **method.brings}
+    files = {role: found.shapes for role, found in method.pretrained.items()}
+    given = {**frozen, **files}
     keys = jax.random.split(root, num)
     try:
         jax.eval_shape(losses, params, given, method.carry, settings, batch, keys)

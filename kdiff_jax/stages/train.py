@@ -208,7 +208,7 @@ def _begin(
     seed = job.seed(stage.name)  # every stage draws for itself
     root_keys = many.root_keys(seed)
     frozen = {role: given[role] for role in method.frozen if role in given}
-    frozen |= method.brings
+    frozen |= {role: found.read() for role, found in method.pretrained.items()}
     data, batches = many.feed(
         job, stage, method, _source(job, stage), stage.train.batch_size
     )

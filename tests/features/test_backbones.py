@@ -6,6 +6,7 @@ but `torch.nn.functional`, give for the images and the weights that are made her
 name is a wrong value. `torch_wrapped.pth` is {"model": {"head.weight": 0 .. 5}}.
 """
 
+import functools
 import pathlib
 
 import jax
@@ -125,7 +126,8 @@ def test_lpips_of_the_other_backbones_is_torchs(net, module, data, tmp_path):
             for name, c in zip(names, channels, strict=True)
         },
     )
-    distance, params = lpips.load(net, weights, heads, resize=None)
+    params = lpips.load(net, weights, heads)
+    distance = functools.partial(lpips.distance, net=net, resize=None)
     # Poolings of both kinds meet sizes that they do not divide.
     x, target = (
         jnp.asarray(

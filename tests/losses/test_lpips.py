@@ -4,6 +4,7 @@ Data: `lpips_vgg` of the package lpips (BSD-2) under PyTorch 2.13.0 on a CPU in 
 random weights by name; its own noise (another order of the same arithmetic) is 5e-6.
 """
 
+import functools
 import pathlib
 
 import jax
@@ -30,7 +31,8 @@ def files(tmp_path_factory):
 def test_vgg_is_the_reference(files):
     with np.load(DATA / "lpips_vgg.npz") as file:
         data = {k: np.moveaxis(v, 1, -1) if v.ndim == 4 else v for k, v in file.items()}
-    distance, params = lpips.load("vgg", *files, resize=None)
+    params = lpips.load("vgg", *files)
+    distance = functools.partial(lpips.distance, net="vgg", resize=None)
     x, target = jnp.asarray(data["in0"]), jnp.asarray(data["in1"])
 
     @jax.jit
@@ -48,8 +50,9 @@ def test_vgg_is_the_reference(files):
 
 
 def test_small_images_are_resized_first(files):
-    distance, params = lpips.load("vgg", *files, resize=16)
-    plain, _ = lpips.load("vgg", *files, resize=None)
+    params = lpips.load("vgg", *files)
+    distance = functools.partial(lpips.distance, net="vgg", resize=16)
+    plain = functools.partial(lpips.distance, net="vgg", resize=None)
     x, target = jax.random.uniform(jax.random.key(0), (2, 1, 8, 8, 3))
     # Twice the size: each output is 3/4 of the nearest and 1/4 of the next pixel.
     matrix = np.zeros((16, 8), np.float32)
@@ -100,7 +103,8 @@ def test_wrong_usage_is_refused(files):
         lpips.load("vgg19", *files)
     with pytest.raises(ConfigError, match="weights=None: LPIPS needs its file; give"):
         lpips.load("vgg", None, files[1])
-    distance, params = lpips.load("vgg", *files, resize=None)
+    params = lpips.load("vgg", *files)
+    distance = functools.partial(lpips.distance, net="vgg", resize=None)
     small = jnp.zeros((1, 15, 16, 3))
     with pytest.raises(ConfigError, match="too small for VGG16; set resize=224"):
         distance(params, small, small)

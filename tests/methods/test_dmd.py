@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import lpips_files
@@ -102,7 +103,8 @@ def test_only_the_pairs_move_a_student_whose_score_is_the_teachers():
 def test_regression_by_lpips_moves_the_student(tmp_path, monkeypatch):
     """With files in the published layouts, and images of 16 pixels for VGG's 224."""
     weights, heads = lpips_files.write(tmp_path)
-    monkeypatch.setattr(lpips, "load", functools.partial(lpips.load, resize=16))
+    small = functools.partial(lpips.distance, resize=16)
+    monkeypatch.setattr(lpips, "distance", small)
     shape = (8, 8, 3)
 
     def apply(params, x_t, t, y):
@@ -123,10 +125,13 @@ def test_regression_by_lpips_moves_the_student(tmp_path, monkeypatch):
     x0, z = jax.random.uniform(jax.random.key(3), (2, 2, *shape), minval=-1.0)
     batch = {"x0": x0, "z": z, "y": jnp.zeros(2, jnp.int32)}
     params = {role: net.init(KEYS[0]) for role in method.nets}  # so that dm is 0
-    frozen = {"teacher": net.init(KEYS[0]), **method.brings}
+    frozen = {"teacher": net.init(KEYS[0]), "lpips": lpips.load("vgg", weights, heads)}
+    shapes = jax.eval_shape(lambda: frozen["lpips"])
+    chex.assert_trees_all_equal(shapes, method.pretrained["lpips"].shapes)
+    chex.assert_trees_all_equal(frozen["lpips"], method.pretrained["lpips"].read())
     context = Context(params, params, frozen, {}, batch, KEYS[:2], toy.SHARE)
     context = context._replace(batch=method.prepare(context))
-    distance, apart = lpips.load("vgg", weights, heads)
+    distance, apart = small, frozen["lpips"]
 
     @jax.jit
     def run(student, context, apart):

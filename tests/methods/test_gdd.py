@@ -261,9 +261,10 @@ def test_features_of_a_classifier_from_its_file(tmp_path):
     optim = {role: SGD for role in method.nets}
     state = without_axis(init_state(method, optim, {}, jax.random.key(0)))
     params = {role: net.params for role, net in state.nets.items()}
-    ctx = Context(
-        params, params, method.brings, state.carry, rgb_batch(), keys(), toy.SHARE
-    )
+    frozen = {"resnet56": method.pretrained["resnet56"].read()}
+    shapes = jax.eval_shape(lambda: frozen["resnet56"])
+    chex.assert_trees_all_equal(shapes, method.pretrained["resnet56"].shapes)
+    ctx = Context(params, params, frozen, state.carry, rgb_batch(), keys(), toy.SHARE)
     (phase, *_) = method.phases
 
     def again(params):
@@ -276,7 +277,7 @@ def test_features_of_a_classifier_from_its_file(tmp_path):
         }
         logits, _ = projected.Discriminator(2, 10).apply(
             variables,
-            resnet.features(method.brings["resnet56"], x_gen),
+            resnet.features(frozen["resnet56"], x_gen),
             ctx.batch["y"],
             mutable=[spectral.STATE],
         )
@@ -406,7 +407,10 @@ def test_what_it_cannot_do_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="one file each for vgg16_bn"):
         make(features=("vgg16_bn",))
     with pytest.raises(CheckpointError):
-        make(features=("vgg16_bn",), feature_files=(str(tmp_path / "vgg.pth"),))
+        files = dict(features=("resnet56",), feature_files=(str(tmp_path / "no.pth"),))
+        nets = {"student": rgb()}
+        method = methods.make("gdd", nets=nets, process=cosine(), **files)
+        method.pretrained["resnet56"].read()
     nets = {"student": toy.NETS["student"]}
     with pytest.raises(ConfigError, match="init.teacher"):
         methods.make("gdd", nets=nets, process=cosine())

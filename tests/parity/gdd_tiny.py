@@ -10,6 +10,7 @@ what float32 and float64 of that code differ by, or less.
 
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -177,7 +178,11 @@ def method(case, monkeypatch, tmp_path, loss="nonsaturating"):
     _, weights = data(case)
     for k, name in enumerate(OURS):
         params = features_of(weights, NAMES[k])
-        classifier = gdd.Classifier(feature_network(k), lambda path, p=params: p)
+        classifier = gdd.Classifier(
+            feature_network(k),
+            lambda path, p=params: p,
+            lambda p=params: jax.eval_shape(lambda: p),
+        )
         monkeypatch.setitem(gdd.CLASSIFIERS, name, classifier)
     # The noise comes as the keys, and no stream is drawn from it.
     monkeypatch.setattr(gdd.rng, "normal", lambda keys, name, shape: keys)
