@@ -3,8 +3,10 @@
 The arithmetic around the network is float32, whatever the network computes in.
 """
 
+import functools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from kdiff_jax.diffusion import guidance
@@ -50,7 +52,7 @@ def make(
     def run(params, x_t, scalings, y, method=None, **keywords):
         images = left(scalings.c_in, x_t) * x_t
         inputs = (images, scalings.c_noise, labels(y))
-        return module.apply({"params": params}, *inputs, method=method, **keywords)
+        return _run(module, method, params, *inputs, **keywords)
 
     def apply(params, x_t, t, y=None, *, dropout_keys=None, augment=None):
         scalings = scalings_at(t)
@@ -76,6 +78,12 @@ def make(
         with_features,
         getattr(module, "dtype", "float32"),
     )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _run(module, method, params, *inputs, **keywords):
+    """A pass of the network, traced once for all calls of the same shapes."""
+    return module.apply({"params": params}, *inputs, method=method, **keywords)
 
 
 def guided(

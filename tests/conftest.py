@@ -2,3 +2,87 @@
 
 import functools
 import gc
+import os
+import pathlib
+
+
+def keep_to_one_core():
+    """Of several workers that leave no core free, each has its own.
+
+    XLA's threads wait for work by spinning: two workers on two cores took a quarter
+    more CPU time than one alone did. What a test starts inherits it.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    if not worker or not hasattr(os, "sched_setaffinity"):
+        return
+    cores = sorted(os.sched_getaffinity(0))
+    if int(os.environ["PYTEST_XDIST_WORKER_COUNT"]) >= len(cores):
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+
+
+keep_to_one_core()
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# What this suite costs is its compile time. Level 0 halves it, and the newer emitters
+# of loops take twice as long as the older ones.
+os.environ["KDIFF_TEST_FLAGS"] = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    " --xla_cpu_use_fusion_emitters=false"
+    # A worker has one core: parts of a module that are compiled side by side cost more.
+    " --xla_cpu_parallel_codegen_split_count=1"
+)
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=8",
+        os.environ["KDIFF_TEST_FLAGS"],
+    ]
+)
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+CACHE = pathlib.Path(
+    os.environ.get("KDIFF_TEST_CACHE", pathlib.Path.home() / ".cache/kdiff_jax_tests")
+)
+jax.config.update("jax_compilation_cache_dir", str(CACHE))
+os.environ["KDIFF_CACHE"] = str(CACHE)  # of the commands that tests start
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Minutes each: they come first, so that no worker is left with one at the end.
+LONG = (
+    *("test_configs", "test_resume", "test_hosts", "test_all_methods", "test_gdd"),
+    *("test_partition_recipe", "test_mixture"),
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Long files first, the others in their order."""
+
+    def rank(item):
+        return LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG)
+
+    items.sort(key=rank)
+
+
+def pytest_collection_finish():
+    """Tracing makes many objects: the collector walked all of JAX again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(200_000, 20, 100)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_programs():
+    """Jobs share their compiled programs, which outside of tests a job has alone."""
+    from kdiff_jax import recipe
+
+    recipe.Job = functools.partial(recipe.Job, programs={})
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_timing():
+    """No test is about a speed. Imported here, after the hook that checks shapes."""
+    from kdiff_jax.train import measure
+
+    measure.SECONDS = 0.01
