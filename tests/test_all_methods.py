@@ -29,6 +29,7 @@ one_of_two = [
 ]
 
 
+DEAR = ("dmd2", "gdd")  # they have a discriminator
 ONE_ROLE = ("denoise", "progressive", "denoising_student")
 
 
@@ -125,7 +126,11 @@ def test_result_does_not_depend_on_the_number_of_devices(name, num_devices):
 @pytest.mark.parametrize(
     ("name", "unroll"),
     [
-        *(pytest.param(*p.values, False, marks=p.marks) for p in one_of_two),
+        # The same for each; SiD and DMD have several roles, too.
+        *(
+            pytest.param(n, False, marks=pytest.mark.slow if n in DEAR else ())
+            for n in methods.names()
+        ),
         # The loop over them is the same code for all.
         ("denoise", True),
         *(

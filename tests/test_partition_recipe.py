@@ -138,6 +138,9 @@ def test_jobs_of_one_student_are_joined_by_the_same_command(
         jax.tree.map(np.testing.assert_array_equal, one.student(k).params, alone)
 
 
+# By default jobs of one stage are joined, above, and later rounds begin with what a job
+# left, in test_students_of_ranges_halve_their_own_steps.
+@pytest.mark.slow
 def test_jobs_of_several_stages_are_joined_by_the_same_command(tmp_path, monkeypatch):
     """Each job goes on from the stage before as its own student left it."""
     monkeypatch.setattr(mlp, "make", Features2x2)

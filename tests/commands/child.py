@@ -1,5 +1,6 @@
 """Runs the commands as a user does: in a process of their own."""
 
+import json
 import os
 import pathlib
 import signal
@@ -36,6 +37,23 @@ def run(module: str, *arguments: str, devices: int = 1) -> tuple[int, str]:
     process = start(module, *arguments, devices=devices)
     output, _ = process.communicate(timeout=500)
     return process.returncode, output
+
+
+def run_lines(module: str, lines: list[list[str]]) -> list[tuple[int, str, str]]:
+    """(exit code, stdout, stderr) of each command line, run in turn in one process."""
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    environment["XLA_FLAGS"] = os.environ["KDIFF_TEST_FLAGS"]
+    script = pathlib.Path(__file__).with_name("lines.py")
+    done = subprocess.run(
+        [sys.executable, script, module],
+        input=json.dumps(lines),
+        capture_output=True,
+        env=environment,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return [tuple(answer) for answer in json.loads(done.stdout)]
 
 
 def stop_when(

@@ -20,6 +20,13 @@ def convert(source, output, *more):
     return child.run("convert", f"--input={source}", f"--output={output}", *more)
 
 
+def convert_all(*lines):
+    """Runs lines of (source, output, *more) in one process; all of them succeed."""
+    lines = [[f"--input={i}", f"--output={o}", *more] for i, o, *more in lines]
+    for code, _, said in child.run_lines("convert", lines):
+        assert code == 0, said
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A converted EDM network."""
@@ -63,18 +70,16 @@ def test_edm_to_ours_to_edm_is_bit_equal(folder, tmp_path):
         np.testing.assert_array_equal(back[name], leaf)
 
 
-@pytest.mark.parametrize("target", ["kdiff", "safetensors"])
-def test_the_same_command_again_replaces_its_own_output(tmp_path, target):
-    for _ in range(2):
-        code, said = convert(EDM, tmp_path / "out", f"--target={target}")
-        assert code == 0, said
+def test_the_same_command_again_replaces_its_own_output(tmp_path):
+    targets = ("kdiff", "kdiff", "safetensors", "safetensors")
+    convert_all(*((EDM, tmp_path / kind, f"--target={kind}") for kind in targets))
 
 
 def test_what_we_export_comes_back_as_the_same_model(tmp_path):
-    code, said = convert(EDM, tmp_path / "vp", "--precondition=vp")
-    assert code == 0, said
-    code, said = convert(tmp_path / "vp", tmp_path / "out", "--target=safetensors")
-    assert code == 0, said
+    convert_all(
+        (EDM, tmp_path / "vp", "--precondition=vp"),
+        (tmp_path / "vp", tmp_path / "out", "--target=safetensors"),
+    )
     original = interop.load(tmp_path / "vp")
     for path in (tmp_path / "out", tmp_path / "out" / "model.safetensors"):
         model = interop.load(path)
@@ -82,25 +87,28 @@ def test_what_we_export_comes_back_as_the_same_model(tmp_path):
             assert model.spec[part] == original.spec[part]
 
 
-@pytest.mark.parametrize(
-    ("source", "arguments", "code", "words"),
-    [
-        ("nothing", [], 4, "does not exist"),
-        (DATA, [], 4, "holds no model"),
-        (EDM, ["--source=diffusers"], 4, "of the family 'edm'"),
-        (EDM, ["--source=nvidia"], 2, "choose one of"),
-        (EDM, ["--image_size=32"], 4, "the checkpoint says 16"),
-        (EDM, ["--sampler=foo"], 2, "sampler='foo'"),
-        (EDM, ["--num_steps=-1"], 2, "num_steps"),
-        (GOOGLE, ["--target=diffusers"], 4, "iddpm_unet"),
-        (__file__, [], 4, "no known format"),
-    ],
-)
-def test_what_is_refused(tmp_path, source, arguments, code, words):
-    found, said = convert(source, tmp_path / "out", *arguments)
-    assert found == code, said
-    (line,) = [x for x in said.splitlines() if x.startswith("kdiff_jax: ")]
-    assert words in line
+REFUSED = [
+    ("nothing", [], 4, "does not exist"),
+    (DATA, [], 4, "holds no model"),
+    (EDM, ["--source=diffusers"], 4, "of the family 'edm'"),
+    (EDM, ["--source=nvidia"], 2, "choose one of"),
+    (EDM, ["--image_size=32"], 4, "the checkpoint says 16"),
+    (EDM, ["--sampler=foo"], 2, "sampler='foo'"),
+    (EDM, ["--num_steps=-1"], 2, "num_steps"),
+    (GOOGLE, ["--target=diffusers"], 4, "iddpm_unet"),
+    (__file__, [], 4, "no known format"),
+]
+
+
+def test_what_is_refused(tmp_path):
+    output = f"--output={tmp_path / 'out'}"
+    lines = [[f"--input={source}", output, *more] for source, more, *_ in REFUSED]
+    answers = child.run_lines("convert", lines)
+    for (_, arguments, code, words), answer in zip(REFUSED, answers, strict=True):
+        found, _, said = answer
+        assert found == code, (arguments, said)
+        (line,) = [x for x in said.splitlines() if x.startswith("kdiff_jax: ")]
+        assert words in line
     assert not (tmp_path / "out" / "config.json").exists()
 
 

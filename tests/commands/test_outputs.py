@@ -13,7 +13,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from child import ROOT
+from child import ROOT, run_lines
 from PIL import Image
 
 from kdiff_jax import interop
@@ -28,26 +28,9 @@ SPEC = {
 }
 
 
-def run(module: str, lines: list[list[str]]) -> list[tuple[int, str, str]]:
-    """(exit code, stdout, stderr) of each command line, run in turn."""
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
-    environment["XLA_FLAGS"] = os.environ["KDIFF_TEST_FLAGS"]
-    script = pathlib.Path(__file__).with_name("lines.py")
-    done = subprocess.run(
-        [sys.executable, script, module],
-        input=json.dumps(lines),
-        capture_output=True,
-        env=environment,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    return [tuple(answer) for answer in json.loads(done.stdout)]
-
-
 def check(module: str, cases: list[tuple[list[str], int, str]]) -> None:
     """Runs (arguments, exit code, words of the one line) and compares."""
-    answers = run(module, [arguments for arguments, _, _ in cases])
+    answers = run_lines(module, [arguments for arguments, _, _ in cases])
     for (arguments, code, words), (found, _, said) in zip(cases, answers, strict=True):
         assert found == code, (arguments, said)
         assert words in said, (arguments, said)

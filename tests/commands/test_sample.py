@@ -46,27 +46,15 @@ def test_the_same_seed_gives_the_same_images_on_any_number_of_devices(
     assert np.abs(difference).max() <= 1
 
 
-def test_a_grid_and_a_folder_from_a_step(workdir, tmp_path):
-    step = workdir / "teacher" / "checkpoints" / "4"
-    for output in (tmp_path / "grid.png", tmp_path / "folder"):
-        arguments = (f"--checkpoint={step}", f"--output={output}", "--num_images=6")
-        code, text = child.run("sample", *arguments, "--num_steps=1")
-        assert code == 0, text
+def test_a_grid_and_a_folder_from_a_step(sampled):
+    tmp_path = sampled["step"]
     with Image.open(tmp_path / "grid.png") as picture:
         assert picture.width > 2 * 48
     assert len(list((tmp_path / "folder").glob("*.png"))) == 6
 
 
-def test_evaluate_prints_one_row(workdir):
-    code, output = child.run(
-        "evaluate",
-        f"--checkpoint={workdir / 'teacher'}",
-        "--reference=digits",
-        "--num_images=100",
-        "--batch_size=50",
-    )
-    assert code == 0, output
-    row = json.loads(output.splitlines()[-1])
+def test_evaluate_prints_one_row(rows):
+    row, _ = rows
     assert row["nfe"] == 4 and row["metrics"]["fd_pixels"] > 0
     assert row["images_per_second"] > 0
 
@@ -103,38 +91,61 @@ def students(workdir):
     return interop.save(workdir / "students", params=params, spec=spec)
 
 
-def test_images_of_many_students(workdir, students, tmp_path):
+@pytest.fixture(scope="module")
+def rows(workdir, students):
+    """(row of the teacher, row of all students), by two lines in one process."""
+    lines = [
+        [f"--checkpoint={source}", "--reference=digits", f"--num_images={num}", batch]
+        for source, num, batch in (
+            (workdir / "teacher", 100, "--batch_size=50"),
+            (students, 40, "--batch_size=20"),
+        )
+    ]
+    found = []
+    for code, output, said in child.run_lines("evaluate", lines):
+        assert code == 0, said
+        found.append(json.loads(output.splitlines()[-1]))
+    return found
+
+
+@pytest.fixture(scope="module")
+def sampled(workdir, students, tmp_path_factory):
+    """Name -> folder of what was sampled, by lines in one process."""
+    folders = {k: tmp_path_factory.mktemp(k) for k in ("step", "many", "alone")}
+    step = workdir / "teacher" / "checkpoints" / "4"
+    lines = [
+        (step, folders["step"] / "grid.png", 6, "--num_steps=1"),
+        (step, folders["step"] / "folder", 6, "--num_steps=1"),
+        (workdir / "teacher", folders["many"] / "one.npz", 20),
+        (students, folders["many"] / "many.npz", 20),
+        (students, folders["alone"] / "two.npz", 6, "--student=2"),
+        (students, folders["alone"] / "four.npz", 6, "--student=4"),
+    ]
+    words = [
+        [f"--checkpoint={source}", f"--output={output}", f"--num_images={num}", *more]
+        for source, output, num, *more in lines
+    ]
+    *answers, (code, _, text) = child.run_lines("sample", words)
+    assert all(found == 0 for found, *_ in answers), answers
+    assert code == 2 and "student=4: this model has 4 students, 0 to 3" in text
+    return folders
+
+
+def test_images_of_many_students(sampled):
     """Those of the first group are the teacher's, bit for bit; the others are not."""
-    seen = {}
-    for name, source in {"one": workdir / "teacher", "many": students}.items():
-        arguments = (f"--checkpoint={source}", f"--output={tmp_path / name}.npz")
-        code, output = child.run("sample", *arguments, "--num_images=20")
-        assert code == 0, output
-        seen[name] = np.load(tmp_path / f"{name}.npz")["images"]
+    seen = {k: np.load(sampled["many"] / f"{k}.npz")["images"] for k in ("one", "many")}
     same = (seen["one"] == seen["many"]).reshape(20, -1).all(1)
     np.testing.assert_array_equal(same, np.arange(20) % 10 < 5)
 
 
-def test_one_of_many_students_alone(students, tmp_path):
-    output = tmp_path / "two.npz"
-    arguments = (f"--checkpoint={students}", f"--output={output}", "--num_images=6")
-    code, text = child.run("sample", *arguments, "--student=2")
-    assert code == 0, text
-    assert np.load(output)["labels"].tolist() == [5, 6, 7, 8, 9, 5]
-    code, text = child.run("sample", *arguments, "--student=4")
-    assert code == 2 and "student=4: this model has 4 students, 0 to 3" in text
+def test_one_of_many_students_alone(sampled):
+    labels = np.load(sampled["alone"] / "two.npz")["labels"]
+    assert labels.tolist() == [5, 6, 7, 8, 9, 5]
+    assert not (sampled["alone"] / "four.npz").exists()
 
 
-def test_evaluate_counts_all_students(students):
-    code, output = child.run(
-        "evaluate",
-        f"--checkpoint={students}",
-        "--reference=digits",
-        "--num_images=40",
-        "--batch_size=20",
-    )
-    assert code == 0, output
-    row = json.loads(output.splitlines()[-1])
+def test_evaluate_counts_all_students(rows):
+    _, row = rows
     assert row["num_students"] == 4
     assert row["num_params_total"] == 4 * row["num_params"] > 0
     assert row["macs"] > row["num_params"] / 2 and row["latency_ms"] > 0

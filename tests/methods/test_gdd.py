@@ -1,5 +1,6 @@
 """GDD: its losses from parts, its order, groups of a batch norm, frozen leaves."""
 
+import functools
 import pathlib
 
 import chex
@@ -74,6 +75,7 @@ def test_losses_are_the_sums_over_a_virtual_local_batch():
 
     t = jnp.full(8, process.time_of_logsnr(2 * np.log(2)), jnp.float32)
 
+    @functools.partial(jax.jit, static_argnums=(1, 2))
     def logits(images, name, moves):
         stream = rng.stream(keys(), name)
         images = diffaugment(images, rng.stream(stream, "augment"), policy)
@@ -101,11 +103,13 @@ def test_losses_are_the_sums_over_a_virtual_local_batch():
         "r1": 16
         * 0.3
         / 2
-        * adversarial.r1(lambda x: logits(x, "real", 1), batch["x0"]).mean(),
+        * jax.jit(lambda x0: adversarial.r1(lambda x: logits(x, "real", 1), x0).mean())(
+            batch["x0"]
+        ),
     }
     for phase in method.phases:
         moving = {role: params[role] for role in phase.trains}
-        value, aux = phase.loss(moving, ctx)
+        value, aux = jax.jit(phase.loss)(moving, ctx)
         np.testing.assert_allclose(value, expected[phase.name], **REORDER)
         moved = jax.tree.map(
             lambda a, b: (a != b).any(), aux.carry["spectral"], ctx.carry["spectral"]
@@ -251,9 +255,12 @@ def rgb_batch():
     return {"x0": x0, "y": toy.batch(0)["y"]}
 
 
-def test_features_of_a_classifier_from_its_file(tmp_path):
+def test_features_of_a_classifier_from_its_file(tmp_path, monkeypatch):
     file = tmp_path / "w.npz"
-    weights = torch_resnet.random_weights(np.random.default_rng(0), num_blocks=9)
+    # Of one block a stage, not nine: they are alike, and take long to compile.
+    shallow = functools.partial(resnet.ResNet, num_blocks=1)
+    monkeypatch.setattr(resnet, "ResNet", shallow)
+    weights = torch_resnet.random_weights(np.random.default_rng(0), num_blocks=1)
     np.savez(file, **weights)
     keywords = dict(features=("resnet56",), feature_files=(str(file),), **SMALL)
     method = methods.make("gdd", nets={"student": rgb()}, process=cosine(), **keywords)

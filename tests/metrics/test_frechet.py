@@ -27,7 +27,11 @@ def _moments(f):
     "names, wanted, rtol",
     [
         (("feat1_gen", "feat2_real"), 1.266777729586046, 1e-5),
-        (("rankdef1", "rankdef2"), 1397.2362173819529, 1e-4),
+        # 2048 features; other rank-deficient ones: test_equal_sets_are_at_zero_...
+        pytest.param(
+            *(("rankdef1", "rankdef2"), 1397.2362173819529, 1e-4),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_reference_values(names, wanted, rtol):

@@ -16,7 +16,12 @@ import pytest
 from flax import traverse_util
 from tolerance import GRADIENT, UNET
 
-NAMES = [name for name in loaders.NETWORKS if name.startswith("edm")]
+NAMES = [
+    # Outputs and gradients of all are compared by interop/test_edm.py, by default too.
+    pytest.param(name, marks=() if "_vp_" in name else pytest.mark.slow)
+    for name in loaders.NETWORKS
+    if name.startswith("edm")
+]
 
 
 def precondition(name, sigma):
