@@ -48,7 +48,7 @@ PLANNED_ALIKE = {
     *("cifar10_dmd2", "cifar10_msd2", "digits_dmd", "toy2d_msd"),
     *("imagenet64_edm", "cifar10_o2mkd", "cifar10_progressive", "digits_msd"),
     *("digits_sid", "digits_student", "digits_teacher", "lsun256_student"),
-    *("cifar10_edm",),
+    *("cifar10_edm", "digits_dmd2"),
 }
 
 
@@ -182,7 +182,11 @@ def test_full_size_plans_without_data(name, tmp_path):
 @pytest.mark.parametrize(
     ("name", "size", "lines"),
     [
-        ("digits_msd", "small", ["tsm: tsm, 5 students", "dm: dmd, 5 students"]),
+        # By default O2MKD's students, and rounds of them.
+        pytest.param(
+            *("digits_msd", "small", ["tsm: tsm, 5 students", "dm: dmd, 5 students"]),
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             *("cifar10_msd2", "cpu_gddi", ["student: gdd, 2 students"]),
             marks=pytest.mark.slow,

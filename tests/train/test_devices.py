@@ -25,7 +25,7 @@ SPEC = {
         "channels": 8,
         "channel_mult": [1],
         "num_blocks": 1,
-        "attn_resolutions": [8],
+        "attn_resolutions": [],
         "dropout": 0.3,
     },
     "precondition": {"name": "edm"},
