@@ -44,10 +44,7 @@ def make(
         return y if num_classes else None
 
     def init(key):
-        x = jnp.zeros((1, *image_shape), jnp.float32)
-        augment = jnp.zeros((1, augment_dim), jnp.float32) if augment_dim else None
-        y = labels(jnp.zeros(1, jnp.int32))
-        return module.init(key, x, jnp.zeros(1), y, augment=augment)["params"]
+        return _init(module, key, tuple(image_shape), bool(num_classes), augment_dim)
 
     def run(params, x_t, scalings, y, method=None, **keywords):
         images = left(scalings.c_in, x_t) * x_t
@@ -80,9 +77,18 @@ def make(
     )
 
 
+# Traced once for all networks with these fields and calls of the same shapes: to trace
+# a U-Net takes seconds, and what is checked before a run asks for it again and again.
+@functools.partial(jax.jit, static_argnums=(0, 2, 3, 4))
+def _init(module, key, image_shape, has_labels, augment_dim):
+    x = jnp.zeros((1, *image_shape), jnp.float32)
+    augment = jnp.zeros((1, augment_dim), jnp.float32) if augment_dim else None
+    y = jnp.zeros(1, jnp.int32) if has_labels else None
+    return module.init(key, x, jnp.zeros(1), y, augment=augment)["params"]
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _run(module, method, params, *inputs, **keywords):
-    """A pass of the network, traced once for all calls of the same shapes."""
     return module.apply({"params": params}, *inputs, method=method, **keywords)
 
 

@@ -35,8 +35,11 @@ def edm_run(name):
     "name, key, sampler, keywords",
     [
         (ADM, "heun18", "heun", dict(num_steps=18)),
-        (VP, "heun18", "heun", dict(num_steps=18)),
-        (NCSNPP, "heun18", "heun", dict(num_steps=18)),
+        # These two, read from pickles, are sampled by interop/test_edm.py.
+        pytest.param(VP, "heun18", "heun", dict(num_steps=18), marks=pytest.mark.slow),
+        pytest.param(
+            *(NCSNPP, "heun18", "heun", dict(num_steps=18)), marks=pytest.mark.slow
+        ),
         (ADM, "churn18", "heun", dict(num_steps=18, **CHURN)),
         (VP, "churn18", "heun", dict(num_steps=18, **CHURN)),
         (ADM, "ablation_euler_edm_linear_none_10", "euler", dict(num_steps=10)),
