@@ -3,7 +3,8 @@
 import io
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,16 @@ from kdiff_jax.report.progress import Progress
 from kdiff_jax.train import parallel
 from kdiff_jax.train.divergence import SPIKES, Watch
 from kdiff_jax.train.means import Means
+
+
+class _Line(NamedTuple):
+    """A line of the log, whose numbers may still be on the device."""
+
+    step: int
+    first: int
+    seconds: float
+    means: Means
+    extra: Mapping[str, float]
 
 
 class Log:
@@ -35,6 +46,7 @@ class Log:
         first_step: int,
         num_students: int = 1,
         students: Sequence[int] = (),
+        late: bool = False,
     ):
         """Opens the log, and cuts what was written after the first step.
 
@@ -45,6 +57,7 @@ class Log:
             first_step: Step that the run begins or resumes at.
             num_students: Number of students that this run trains.
             students: Their numbers; () logs their mean alone.
+            late: Whether a line is read from the device when the next one is due.
         """
         self._writes = jax.process_index() == 0  # only the first process talks
         path = folder / "metrics.jsonl"
@@ -59,6 +72,7 @@ class Log:
         self._batch_size = train.batch_size * num_students
         self._extra: dict[str, float] = {}
         self._means, self._first = Means(), None
+        self._late, self._lines = late, []
         self._num_steps = train.num_steps
         self.watch = Watch(
             factor=train.spike_factor, lines=train.spike_lines, before=lines
@@ -87,38 +101,53 @@ class Log:
             self._first = (sums, num_steps)
 
     def __call__(self, step, state) -> None:
-        """Writes a line.
+        """Writes a line; on accelerators the line before, whose numbers are there.
+
+        So a step is dispatched while the device is still at the last ones. The last
+        line of the training is written at once.
 
         Raises:
             NumericsError: If a metric was not finite at one of its steps, or the run
                 has diverged.
         """
         del state
-        values = _numbers(self._means.take(), self._students)
+        now, before = time.monotonic(), self._last
+        self.seconds += now - before[1]
+        self._last = (step, now)
+        line = _Line(step, before[0] + 1, self.seconds, self._means, self._extra)
+        self._means, self._extra = Means(), {}
+        self._lines.append(line)
+        wait = self._late and step != self._num_steps
+        while len(self._lines) > wait:
+            self._write(self._lines.pop(0))
+
+    def _write(self, line: _Line) -> None:
+        values = _numbers(line.means.take(), self._students)
         bad = [k for k, v in values.items() if not math.isfinite(v)]
         if not bad:
-            self._judge(step, values)
-        now = time.monotonic()
-        self.seconds += now - self._last[1]
-        first, num_steps = self._last[0] + 1, step - self._last[0]
-        self._last = (step, now)
-        if self._writes:
-            self._progress.advance(num_steps)
-            line = values | self._extra | self._progress.log(values)
-            line |= {"images": step * self._batch_size, "train_seconds": self.seconds}
-            if self.watch.num_spikes:
-                line[SPIKES] = self.watch.num_spikes
-            self._file.write(step, line)
-            self._board.scalars(step, line)
-        self._extra = {}
-        where = f"stage {self._name!r}, steps {first} to {step}"
+            self._judge(line.step, values)
+        self._put(line, values)
+        where = f"stage {self._name!r}, steps {line.first} to {line.step}"
         if bad:
             raise NumericsError(f"{where}: {bad[0]} is {values[bad[0]]} at one of them")
-        if self.watch.diverged(last=step == self._num_steps):
+        if self.watch.diverged(last=line.step == self._num_steps):
             raise NumericsError(
                 f"{where}: {self.watch.what or 'a loss'}: the run diverges"
                 " (--config.train.spike_factor=0 ignores it)"
             )
+
+    def _put(self, line: _Line, values: Mapping[str, float]) -> None:
+        """Shows a line, and writes it to the file and the board."""
+        if not self._writes:
+            return
+        step = line.step
+        self._progress.advance(step - line.first + 1)
+        whole = {**values, **line.extra, **self._progress.log(values)}
+        whole |= {"images": step * self._batch_size, "train_seconds": line.seconds}
+        if self.watch.num_spikes:
+            whole[SPIKES] = self.watch.num_spikes
+        self._file.write(step, whole)
+        self._board.scalars(step, whole)
 
     def _judge(self, step, values):
         """Compares the line with those before; all hosts go by what the first has."""
@@ -137,6 +166,10 @@ class Log:
         )
 
     def close(self) -> None:
+        """Writes what is left: a run that stops has its last line, unjudged."""
+        for line in self._lines:
+            self._put(line, _numbers(line.means.take(), self._students))
+        self._lines = []
         if self._writes:
             self._progress.close()
             self._file.close()

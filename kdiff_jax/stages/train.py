@@ -83,6 +83,7 @@ def run(job: Job, stage: TrainStage) -> None:
         first_step=step,
         num_students=len(plan.students.ids),
         students=numbers,
+        late=jax.default_backend() != "cpu",  # which has nothing else to do
     )
     saver = Saver(checkpoints, train.save_minutes, log.watch)
     best = None

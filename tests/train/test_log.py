@@ -54,3 +54,39 @@ def test_metrics_of_students_are_their_means_and_each(tmp_path):
     (line,) = metrics_log.read(tmp_path / "metrics.jsonl")
     assert line["kd/loss"] == 2.5
     assert [line[f"kd/loss/{k}"] for k in range(4)] == [1, 2, 3, 4]
+
+
+def test_a_late_line_is_read_when_the_next_one_is_due(tmp_path):
+    """And is the same: so is what other hooks have added to it."""
+    for late in (False, True):
+        log = Log(tmp_path / str(late), "student", TRAIN, first_step=0, late=late)
+        for step in range(0, 20, 5):
+            log.observe({"student/loss": [jnp.float32([step])]}, 5)
+            log.add(score=10.0 + step)
+            log(step + 5, None)
+            written = len(metrics_log.read(tmp_path / str(late) / "metrics.jsonl"))
+            behind = late and step < 15
+            assert written == step // 5 + 1 - behind
+        log.close()
+    now, later = (
+        metrics_log.read(tmp_path / name / "metrics.jsonl")
+        for name in ("False", "True")
+    )
+    for line, same in zip(now, later, strict=True):
+        timed = ("train_seconds", "images_per_second", "time")
+        assert {k: v for k, v in line.items() if k not in timed} == {
+            k: v for k, v in same.items() if k not in timed
+        }
+
+
+def test_a_late_line_stops_the_run_and_is_written_by_one_that_stops(tmp_path):
+    log = Log(tmp_path, "student", TRAIN, first_step=0, late=True)
+    log.observe({"student/loss": [jnp.float32([math.nan])]}, 5)
+    log(5, None)
+    log.observe({"student/loss": [jnp.float32([1])]}, 5)
+    with pytest.raises(NumericsError, match="steps 1 to 5: student/loss is nan"):
+        log(10, None)
+    log.close()
+    assert [line["step"] for line in metrics_log.read(tmp_path / "metrics.jsonl")] == [
+        *(5, 10)
+    ]
