@@ -187,7 +187,14 @@ def test_an_option_that_a_sampler_does_not_have_is_refused(option, rule, tmp_pat
     assert f"--config.{option}: {rule}" in str(error.value).replace("'quad'", "quad")
 
 
-@pytest.mark.parametrize("name", RECIPES)
+# GDD's networks take as long to trace as those of the other three together.
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name == "digits_gdd" else ())
+        for name in RECIPES
+    ],
+)
 def test_what_is_changed_at_random_is_refused_or_planned(name, tmp_path):
     """Never another exception than a ConfigError, whatever a value becomes."""
     config = plain(recipes.load(name, "tiny"))

@@ -13,19 +13,23 @@ PLATFORM = "cpu"
 RECIPE = pathlib.Path(__file__).parent / "everything.py"
 
 
-def start(module: str, *arguments: str, devices: int = 1) -> subprocess.Popen:
-    """`python -m kdiff_jax.MODULE ARGUMENTS`, output captured."""
+def environment(devices: int) -> dict[str, str]:
+    """Variables of a process with so many pretend devices."""
     flags = f"--xla_force_host_platform_device_count={devices}"
-    environment = {
+    return {
         **os.environ,
         "XLA_FLAGS": f"{flags} {os.environ['KDIFF_TEST_FLAGS']}",
         "JAX_PLATFORMS": PLATFORM,
         "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
     }
+
+
+def start(module: str, *arguments: str, devices: int = 1) -> subprocess.Popen:
+    """`python -m kdiff_jax.MODULE ARGUMENTS`, output captured."""
     return subprocess.Popen(
         [sys.executable, "-m", f"kdiff_jax.{module}", *arguments],
         cwd=ROOT,
-        env=environment,
+        env=environment(devices),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -39,16 +43,17 @@ def run(module: str, *arguments: str, devices: int = 1) -> tuple[int, str]:
     return process.returncode, output
 
 
-def run_lines(module: str, lines: list[list[str]]) -> list[tuple[int, str, str]]:
-    """(exit code, stdout, stderr) of each command line, run in turn in one process."""
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
-    environment["XLA_FLAGS"] = os.environ["KDIFF_TEST_FLAGS"]
+def run_lines(
+    module: str, lines: list[list[str]], *, how: str = "together", devices: int = 1
+) -> list[tuple[int, str, str]]:
+    """(exit code, stdout, stderr) of each command line; see `lines` for `how`."""
     script = pathlib.Path(__file__).with_name("lines.py")
     done = subprocess.run(
-        [sys.executable, script, module],
+        [sys.executable, script, module, how],
         input=json.dumps(lines),
         capture_output=True,
-        env=environment,
+        cwd=ROOT,
+        env=environment(devices),
         text=True,
         timeout=300,
     )

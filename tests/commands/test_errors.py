@@ -12,43 +12,50 @@ def said(output: str) -> list[str]:
     return [line for line in output.splitlines() if line.startswith("kdiff_jax: ")]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "words"),
-    [
-        ([], 2, ["--config is missing"]),
-        (["--config=nothing.py"], 2, ["nothing.py"]),
-        ([f"--config={RECIPE}", "--confg.seed=1"], 2, ["confg"]),
-        ([f"--config={RECIPE}", "--config.sed=1"], 2, ["sed"]),
-        ([f"--config={RECIPE}", "--config.seed=abc"], 2, ["abc"]),
-        ([f"--config={RECIPE}", "spare"], 2, ["spare"]),
-        ([f"--config={RECIPE}", "--stage=studnet"], 2, ["studnet", "student"]),
-        ([f"--config={LSUN}:castle"], 2, ["castle", "bedroom, church"]),
-        (
-            [f"--config={LSUN}:church"],
-            3,
-            [
-                "lsun/church_outdoor",
-                "google/ddpm-ema-church-256",
-                "--config.init.teacher",
-            ],
-        ),
-        (
-            [f"--config={RECIPE}", "--config.init.teacher=/no/such/model"],
-            4,
-            ["/no/such/model", "does not exist"],
-        ),
-        (
-            [f"--config={RECIPE}", "--config.stages.teacher.train.batch_size=7"],
-            2,
-            ["batch_size=7"],
-        ),
-    ],
-)
-def test_main_says_one_line(arguments, code, words, tmp_path):
-    devices = 2 if "batch_size" in " ".join(arguments) else 1
-    found, output = child.run(
-        "main", *arguments, f"--workdir={tmp_path}/w", devices=devices
-    )
+CASES = [
+    ([], 2, ["--config is missing"]),
+    (["--config=nothing.py"], 2, ["nothing.py"]),
+    ([f"--config={RECIPE}", "--confg.seed=1"], 2, ["confg"]),
+    ([f"--config={RECIPE}", "--config.sed=1"], 2, ["sed"]),
+    ([f"--config={RECIPE}", "--config.seed=abc"], 2, ["abc"]),
+    ([f"--config={RECIPE}", "spare"], 2, ["spare"]),
+    ([f"--config={RECIPE}", "--stage=studnet"], 2, ["studnet", "student"]),
+    ([f"--config={LSUN}:castle"], 2, ["castle", "bedroom, church"]),
+    (
+        [f"--config={LSUN}:church"],
+        3,
+        [
+            "lsun/church_outdoor",
+            "google/ddpm-ema-church-256",
+            "--config.init.teacher",
+        ],
+    ),
+    (
+        [f"--config={RECIPE}", "--config.init.teacher=/no/such/model"],
+        4,
+        ["/no/such/model", "does not exist"],
+    ),
+    (
+        [f"--config={RECIPE}", "--config.stages.teacher.train.batch_size=7"],
+        2,
+        ["batch_size=7"],
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+    """(exit code, output) of each case."""
+    workdir = tmp_path_factory.mktemp("errors") / "w"
+    lines = [[*arguments, f"--workdir={workdir}"] for arguments, *_ in CASES]
+    found = child.run_lines("main", lines, how="apart", devices=2)
+    assert not workdir.exists()
+    return [(code, out + err) for code, out, err in found]
+
+
+@pytest.mark.parametrize("i", range(len(CASES)))
+def test_main_says_one_line(answers, i):
+    (_, code, words), (found, output) = CASES[i], answers[i]
     assert found == code, output
     (line,) = said(output)
     assert "Traceback" not in output

@@ -40,16 +40,21 @@ def test_there_are_four_families():
     assert sorted(networks.names()) == sorted([*unets, "mlp"])
 
 
+def slow(*values):
+    """Of a family with other sizes here, or with this one in interop/test_edm.py."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     "name, size, fields, count, millions",
     [
         # Luhman & Luhman: CIFAR-10, CelebA 64, LSUN 256.
         ("ddpm_unet", 32, {}, 35_746_307, 35.75),
-        ("ddpm_unet", 64, dict(channel_mult=(1, 2, 2, 2, 4)), 78_700_803, 78.70),
+        slow("ddpm_unet", 64, dict(channel_mult=(1, 2, 2, 2, 4)), 78_700_803, 78.70),
         ("ddpm_unet", 256, dict(channel_mult=(1, 1, 2, 2, 4, 4)), 113_673_219, 113.67),
         # EDM as trained: unconditional with the augmentation's label, but ADM.
-        ("song_unet", 32, dict(augment_dim=9), 55_733_891, 55.73),
-        ("song_unet", 32, dict(augment_dim=9) | NCSNPP, 56_397_827, 56.40),
+        slow("song_unet", 32, dict(augment_dim=9), 55_733_891, 55.73),
+        slow("song_unet", 32, dict(augment_dim=9) | NCSNPP, 56_397_827, 56.40),
         (
             "song_unet",
             64,
@@ -57,18 +62,18 @@ def test_there_are_four_families():
             61_805_571,
             61.81,
         ),
-        (
+        slow(
             "song_unet",
             64,
             dict(augment_dim=9, channel_mult=(1, 2, 2, 2)) | NCSNPP,
             62_761_091,
             62.76,
         ),
-        ("adm_unet", 64, {}, 295_899_267, 295.90),
+        slow("adm_unet", 64, {}, 295_899_267, 295.90),
         # Progressive Distillation: CIFAR-10, ImageNet 64, LSUN 128.
         ("iddpm_unet", 32, {}, 60_004_099, 60.00),
         ("iddpm_unet", 64, PD_IMAGENET, 295_905_222, 295.91),
-        ("iddpm_unet", 128, PD_LSUN, 139_578_502, 139.58),
+        slow("iddpm_unet", 128, PD_LSUN, 139_578_502, 139.58),
     ],
 )
 def test_the_papers_networks_have_the_papers_sizes(name, size, fields, count, millions):
