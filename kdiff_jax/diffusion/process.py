@@ -267,8 +267,8 @@ def edm(
         sigma_max: Level where generation starts.
         num_levels: M of an improved-DDPM network (see `precondition.iddpm`), which
             knows that many levels: time grids take the nearest ones. None: any level.
-        C_1: Of those levels.
-        C_2: Of those levels.
+        C_1: Constant C_1 of those levels.
+        C_2: Constant C_2 of those levels.
 
     Source: Karras et al. 2022, arXiv:2206.00364, Table 1, column "Ours".
     """

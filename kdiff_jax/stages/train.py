@@ -75,16 +75,7 @@ def run(job: Job, stage: TrainStage) -> None:
     checkpoints = Checkpoints(folder / "checkpoints", keep=train.keep)
     fed, state, step = _begin(job, stage, plan, checkpoints)
     plan = plan._replace(roles=plan.roles.without_params())
-    numbers = plan.students.ids if plan.students.partition.num_students > 1 else ()
-    log = Log(
-        folder,
-        stage.name,
-        train,
-        first_step=step,
-        num_students=len(plan.students.ids),
-        students=numbers,
-        late=jax.default_backend() != "cpu",  # which has nothing else to do
-    )
+    log = _log(folder, stage, plan.students, first_step=step)
     saver = Saver(checkpoints, train.save_minutes, log.watch)
     best = None
     if train.result == "best":
@@ -117,6 +108,21 @@ def run(job: Job, stage: TrainStage) -> None:
     params = results.params_of(student, train.result)
     params = best.params(params) if best else params
     _leave(job, stage, plan, params, log.seconds)
+
+
+def _log(
+    folder: pathlib.Path, stage: TrainStage, students: Students, *, first_step: int
+) -> Log:
+    """The log of a stage, in which several students are named."""
+    return Log(
+        folder,
+        stage.name,
+        stage.train,
+        first_step=first_step,
+        num_students=len(students.ids),
+        students=students.ids if students.partition.num_students > 1 else (),
+        late=jax.default_backend() != "cpu",  # which has nothing else to do
+    )
 
 
 @contextlib.contextmanager

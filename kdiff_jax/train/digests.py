@@ -58,8 +58,8 @@ def contribution(shape: tuple[int, ...], dtype, parts) -> int:
     """What parts of a row add to its checksum, by exclusive or with that of zeros.
 
     Args:
-        shape: That of the row.
-        dtype: That of the row.
+        shape: Shape of the row.
+        dtype: Type of the row.
         parts: (index into the row, array) of each.
     """
     row = np.zeros(shape, dtype)

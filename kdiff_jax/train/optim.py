@@ -41,7 +41,7 @@ def make(
         name: "adam" (decoupled weight decay, so AdamW when weight_decay > 0) or "sgd".
         lr: Learning rate after the warm-up.
         batch_size: Global; the half-life is counted in images.
-        b1, b2, eps: Of Adam.
+        b1, b2, eps: Constants of Adam.
         weight_decay: Decoupled, scaled by the learning rate; buffers are left alone.
         clip_norm: Largest norm of the gradient that is averaged over all devices.
         schedule: "constant", "linear" to 0 at the last step, or "cosine" to 0.
