@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import points
 import pytest
+from commands import everything
 from jax.sharding import PartitionSpec as P
 from tolerance import REORDER
 
@@ -82,3 +83,44 @@ def test_the_plan_says_what_part_of_the_state_a_device_has(tmp_path, monkeypatch
     (line,) = (x for x in plan.text(job).splitlines() if x.startswith("  teacher: "))
     state, saved = needs.held.state / 1e3, needs.saved / 1e3
     assert f"{state:.3g} KB of it state, a part of {saved:.3g} KB on 4" in line
+
+
+@pytest.mark.slow  # pairs and their student are two programs more
+def test_the_best_average_is_found_in_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr(layout, "SMALLEST", 16)
+    found = []
+    for name in ("replicated", "zero1"):
+        several = everything.get_config("4").unlock()
+        several.order = ("teacher", "pairs", "student")
+        several.train.layout = name
+        for stage in ("teacher", "student"):
+            several.stages[stage].optim.update(points.OPTIM)
+        several.stages.student.train.validate_every = 2
+        recipe.run(several, tmp_path / name, devices=jax.devices()[:4])
+        found.append(interop.load(tmp_path / name / "student").params)
+    assert (tmp_path / "zero1" / "student" / "best.safetensors").is_file()
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, **REORDER), *found)
+
+
+@pytest.mark.slow
+def test_students_trained_apart_in_parts_are_joined(tmp_path, monkeypatch):
+    monkeypatch.setattr(layout, "SMALLEST", 16)
+
+    def start(name, workdir, **only):
+        several = points.config(**only).unlock()
+        several.train.layout = name
+        several.order = ("teacher", "student")
+        recipe.run(several, workdir, devices=jax.devices()[:4])
+        folder = workdir / "student"
+        return interop.load(folder / f"only_{only['only']}" if only else folder)
+
+    together = start("replicated", tmp_path / "together").params
+    shutil.copytree(tmp_path / "together" / "teacher", tmp_path / "apart" / "teacher")
+    alone = [start("zero1", tmp_path / "apart", only=k).params for k in (0, 1)]
+    joined = start("zero1", tmp_path / "apart")
+    for k, own in enumerate(alone):
+        jax.tree.map(np.testing.assert_array_equal, joined.student(k).params, own)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(b, a, **REORDER),
+        *(together, joined.params),
+    )

@@ -5,10 +5,13 @@ import shutil
 import socket
 
 import child
+import jax
 import numpy as np
 import pytest
 from child import RECIPE
+from tolerance import REORDER
 
+from kdiff_jax import interop
 from kdiff_jax.report import metrics_log
 
 
@@ -93,3 +96,24 @@ def test_each_process_trains_a_student_of_its_own(tmp_path):
         output, _ = process.communicate(timeout=500)
         assert process.returncode == 0 and "resumes at step 2" in output, output
     assert model.read_bytes() == before
+
+
+@pytest.mark.slow  # as the first, with the kernels of a network on both processes
+def test_two_processes_share_a_state_in_parts(tmp_path):
+    together, alone = tmp_path / "together", tmp_path / "alone"
+    recipe = f"--config={RECIPE.with_name('in_parts.py')}"
+    code, output = child.run("main", f"{recipe}:replicated", f"--workdir={alone}")
+    assert code == 0, output
+    for again in (False, True):
+        for process in start_two([recipe, f"--workdir={together}"]):
+            output, _ = process.communicate(timeout=500)
+            assert process.returncode == 0, output
+            assert not again or "resumes at step 2" in output
+        one, two = (interop.load(w / "teacher").params for w in (alone, together))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, **REORDER), one, two)
+        # Digests are those of whole leaves, which the parts of both have told.
+        folder = together / "teacher" / "checkpoints" / "4"
+        interop.load(folder)
+        shutil.rmtree(folder)
+        shutil.rmtree(together / "teacher" / "model")
+        (together / "teacher" / "done.json").unlink()
