@@ -100,26 +100,37 @@ def _axis(spec: P) -> int | None:
     return spec.index(DATA) if DATA in spec else None
 
 
-def whole(state, lies, before=None, roles: Iterable[str] | None = None):
+def is_split(lies) -> bool:
+    """Whether any leaf of a state lies in parts."""
+    return any(_axis(spec) is not None for spec in jax.tree.leaves(lies))
+
+
+def whole(state, lies, narrow=None, before=None, roles: Iterable[str] | None = None):
     """A TrainState as the losses see it, with all parts of parameters and averages.
 
     Args:
         state: What a device holds; the optimizer's part is left as it is.
         lies: What `Layout.specs` gives.
+        narrow: Role -> tree of bool of its parameters: what is gathered in bfloat16, as
+            nothing else of it is read. Default: none.
         before: What this has returned earlier, to gather those `roles` alone that have
             moved since.
         roles: Default: all.
     """
 
-    def gather(x, spec):
+    def gather(x, spec, is_narrow=False):
         if (axis := _axis(spec)) is None:
             return x
-        return jax.lax.all_gather(x, DATA, axis=axis, tiled=True, to="invarying")
+        sent = x.astype(jnp.bfloat16) if is_narrow else x
+        found = jax.lax.all_gather(sent, DATA, axis=axis, tiled=True, to="invarying")
+        # In the type of before: gradients add up in it, and XLA undoes what is idle.
+        return found.astype(x.dtype)
 
     nets = dict(before.nets if before else state.nets)
     for role in state.nets if roles is None else roles:
         net, places = state.nets[role], lies.nets[role]
-        params = jax.tree.map(gather, net.params, places.params)
+        kinds = () if narrow is None else (narrow[role],)
+        params = jax.tree.map(gather, net.params, places.params, *kinds)
         nets[role] = net.replace(
             params=params, ema=jax.tree.map(gather, net.ema, places.ema)
         )

@@ -10,7 +10,7 @@ from flax import struct
 
 from kdiff_jax import rng
 from kdiff_jax.method import Context, Method, Numbers, Phase, updates_before
-from kdiff_jax.train import layout
+from kdiff_jax.train import layout, rounded
 
 
 class Optim(NamedTuple):
@@ -166,16 +166,28 @@ def make_train_step(
         carry = {**state.carry, **with_axis(dict(aux.carry))}
         return state.replace(nets={**state.nets, **new}, carry=carry), metrics
 
+    def may_round(lies):
+        rounding = any(net.precision == "bfloat16" for net in method.nets.values())
+        return rounding and layout.is_split(lies)
+
+    def losses(nets, state, frozen, numbers, batch, keys):
+        ctx = context_of(state, frozen, numbers, batch, keys)._replace(nets=nets)
+        ctx = ctx._replace(batch=method.prepare(ctx))
+        return [p.loss({r: nets[r] for r in p.trains}, ctx) for p in phases]
+
     def train_step(state, frozen, numbers, batch, keys, lies=None):
         lies = layout.REPLICATED.specs(state) if lies is None else lies
+        given = frozen, numbers, batch, keys
         seen = layout.whole(state, lies)
+        narrow = _narrow(losses, seen, given) if may_round(lies) else None
+        seen = layout.whole(state, lies, narrow) if narrow else seen
         batch = method.prepare(context(seen, frozen, numbers, batch, keys, "prepare"))
         metrics = {}
         for phase in phases:
             ctx = context(seen, frozen, numbers, batch, keys, phase.name)
             state, more = update(phase, state, ctx, lies)
             metrics |= more
-            seen = layout.whole(state, lies, before=seen, roles=phase.trains)
+            seen = layout.whole(state, lies, narrow, before=seen, roles=phase.trains)
         nets = dict(state.nets)
         # Once a step, however many phases have trained the role.
         for role, count in counts.items():
@@ -184,6 +196,23 @@ def make_train_step(
         return state.replace(step=state.step + 1, nets=nets), metrics
 
     return train_step
+
+
+def _narrow(losses, state: TrainState, given):
+    """Role -> tree of bool, the leaves that losses read as bfloat16 keeps them.
+
+    Args:
+        losses: (role -> params, state, *given) -> whatever depends on them.
+        state: One student's, with its axis and all parts of its leaves.
+        given: What else losses read.
+    """
+
+    def shapes(tree):
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+
+    one = jax.eval_shape(without_axis, shapes(state))
+    nets = {role: net.params for role, net in one.nets.items()}
+    return rounded.leaves(losses, nets, one, *shapes(given))
 
 
 def context_of(state: TrainState, frozen, numbers: Numbers, batch, keys) -> Context:

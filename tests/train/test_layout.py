@@ -14,10 +14,11 @@ import toy
 from jax.sharding import PartitionSpec as P
 from tolerance import REORDER
 
-from kdiff_jax import methods
+from kdiff_jax import denoiser, domain, methods
 from kdiff_jax.diffusion.process import cosine
 from kdiff_jax.interop import steps
-from kdiff_jax.train import digests, parallel
+from kdiff_jax.networks import mlp
+from kdiff_jax.train import digests, parallel, rounded
 from kdiff_jax.train.checkpoint import Checkpoints
 from kdiff_jax.train.layout import Layout
 from kdiff_jax.train.step import Optim, init_state, make_train_step
@@ -163,3 +164,63 @@ def test_hosts_tell_a_digest_from_the_parts_that_each_has():
     own = [digests.contribution(row.shape, row.dtype, parts) for parts in hosts]
     found = functools.reduce(operator.xor, own, steps.checksum(np.zeros_like(row)))
     assert found == steps.checksum(row)
+
+
+def bfloat16_step(num_parts):
+    """A step on two devices of a network that computes in bfloat16."""
+    net = denoiser.make(
+        mlp.Mlp(channels=32, num_blocks=1, out_channels=2, dtype="bfloat16"),
+        cosine(),
+        precondition="v",
+        image_shape=(1, 1, 2),
+        num_classes=0,
+    )
+    method = methods.make("denoise", nets={"student": net}, process=cosine())
+    state = init_state(method, {"student": SGD}, {}, jax.random.key(0))
+    batch = {"x0": jnp.ones((8, 1, 1, 2)), "y": jnp.zeros(8, jnp.int32)}
+    step = make_train_step(method, {"student": SGD}, method.phases, axis_name="data")
+    keywords = dict(
+        frozen={},
+        numbers=toy.numbers(method, share=domain.whole(0, (0.0, 1.0))),
+        batch=batch,
+        key=jax.random.key(1),
+        layout=Layout(num_parts, SMALL),
+    )
+    return one_student.train(step, jax.devices()[:2], state, **keywords)
+
+
+def test_what_is_rounded_anyway_is_gathered_in_bfloat16(monkeypatch):
+    """Kernels; not a bit of the step changes. Of two devices, any sum is the same."""
+    gathered, all_gather = [], jax.lax.all_gather
+
+    def watched(x, *arguments, **keywords):
+        gathered.append((x.ndim - 1, x.dtype.name))
+        return all_gather(x, *arguments, **keywords)
+
+    monkeypatch.setattr(jax.lax, "all_gather", watched)
+    (parts, metrics), (whole, metrics_whole) = bfloat16_step(2), bfloat16_step(1)
+    chex.assert_trees_all_equal(parts, whole)
+    chex.assert_trees_all_close(metrics, metrics_whole, **REORDER)  # a norm of parts
+    assert (2, "bfloat16") in gathered
+
+
+def test_only_what_is_always_rounded_counts_as_rounded():
+    def function(p, x):
+        def body(x, _):
+            return x @ p["in_a_loop"].astype(jnp.bfloat16), None
+
+        x, _ = jax.lax.scan(
+            body, x.astype(jnp.bfloat16) @ round_(p["kernel"]), length=2
+        )
+        return x * p["norm"].sum(), p["norm"].astype(jnp.bfloat16), p["returned"]
+
+    round_ = jax.jit(lambda x: x.astype(jnp.bfloat16))
+    names = ("in_a_loop", "kernel", "norm", "returned")
+    p = {name: jnp.ones((2, 2)) for name in names}
+    found = rounded.leaves(function, p, jnp.ones((3, 2)))
+    assert found == {
+        "in_a_loop": True,
+        "kernel": True,
+        "norm": False,
+        "returned": False,
+    }
