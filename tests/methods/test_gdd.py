@@ -21,6 +21,7 @@ from kdiff_jax.diffusion.process import cosine
 from kdiff_jax.discriminators import projected, spectral
 from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.features import deit, resnet
+from kdiff_jax.features import frozen as frozen_networks
 from kdiff_jax.losses import adversarial
 from kdiff_jax.method import Context, Net, Numbers
 from kdiff_jax.methods import gdd
@@ -62,10 +63,10 @@ def test_generator_then_discriminator_then_a_late_penalty():
 
 def test_losses_are_the_sums_over_a_virtual_local_batch():
     """The losses again, from the parts that have tests of their own."""
-    v, process, student = 4, cosine(), toy.NETS["student"]
-    policy = ("color", "cutout")
+    v, process, nets = 4, cosine(), one_level(toy.NETS)
+    student, policy = nets["student"], ("color", "cutout")
     method = make(
-        virtual_local_batch=v, r1_weight=0.3, noise_levels=(0.5,), augment=policy
+        nets, virtual_local_batch=v, r1_weight=0.3, noise_levels=(0.5,), augment=policy
     )
     state = without_axis(start(method)[1])
     params = {role: net.params for role, net in state.nets.items()}
@@ -81,7 +82,7 @@ def test_losses_are_the_sums_over_a_virtual_local_batch():
         images = diffaugment(images, rng.stream(stream, "augment"), policy)
         eps = rng.normal(stream, "eps_0", toy.SHAPE)
         x_t = process.add_noise(images, eps, t)
-        maps = toy.NETS["teacher"].encode(FROZEN["teacher"], x_t, t, batch["y"])
+        maps = nets["teacher"].encode(FROZEN["teacher"], x_t, t, batch["y"])
         variables = {
             "params": params["disc"]["teacher_0"],
             spectral.STATE: state.carry["spectral"]["teacher_0"],
@@ -270,6 +271,10 @@ def test_features_of_a_classifier_from_its_file(tmp_path, monkeypatch):
     # Of one block a stage, not nine: they are alike, and take long to compile.
     shallow = functools.partial(resnet.ResNet, num_blocks=1)
     monkeypatch.setattr(resnet, "ResNet", shallow)
+    mine = gdd.CLASSIFIERS["resnet56"]._replace(
+        shapes=functools.partial(frozen_networks.shapes, shallow())
+    )
+    monkeypatch.setitem(gdd.CLASSIFIERS, "resnet56", mine)
     weights = torch_resnet.random_weights(np.random.default_rng(0), num_blocks=1)
     np.savez(file, **weights)
     keywords = dict(features=("resnet56",), feature_files=(str(file),), **SMALL)
