@@ -19,8 +19,8 @@ from absl import app, flags
 
 from kdiff_jax import interop, partition, rng
 from kdiff_jax.data import images
-from kdiff_jax.data.pixels import to_float
 from kdiff_jax.diffusion import noise_levels, predict
+from kdiff_jax.pixels import to_float
 
 DATA = flags.DEFINE_string("data", "digits", "As data.name of a recipe.")
 PATH = flags.DEFINE_string("path", None, "As data.path.")

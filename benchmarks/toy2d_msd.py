@@ -65,7 +65,7 @@ def points(folder: pathlib.Path, *, seed: int) -> np.ndarray:
     """f32[CLASSES, NUM, 2], samples of each class."""
     model = interop.load(folder)
     mesh = parallel.make_mesh(jax.devices()[:1])
-    make = generate.of_model(model, model.sampler(), mesh=mesh, as_pixels=lambda x0: x0)
+    make = generate.of_model(model, model.sampler(), mesh=mesh, leave=lambda x0: x0)
     labels = np.repeat(np.arange(CLASSES), NUM.value).astype(np.int32)
     found = np.empty((len(labels), 2), np.float32)
     for made in make.batches(model.params, seed=seed, labels=labels, batch_size=5000):

@@ -104,6 +104,24 @@ def check(
             raise ConfigError(f"{prefix}{key}: is missing, and {what} needs it")
 
 
+def as_declared(
+    function: Callable[..., Any], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Keywords with whole numbers as floats, where the signature declares a float."""
+    declared = inspect.signature(function).parameters
+
+    def of(key, value):
+        if type(value) is not int or key not in declared:
+            return value
+        try:
+            kind = plain_type(declared[key].annotation)
+        except TypeError:  # it takes several types
+            return value
+        return float(value) if kind is float else value
+
+    return {key: of(key, value) for key, value in given.items()}
+
+
 def plain_type(annotation) -> Any:
     """int of `Count`, float of `Positive | None`: what a value of the command line is.
 

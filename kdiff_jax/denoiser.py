@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from kdiff_jax import domain
 from kdiff_jax.diffusion import guidance
 from kdiff_jax.diffusion import precondition as preconditions
 from kdiff_jax.diffusion.process import Process, left
@@ -23,7 +24,9 @@ def make(
     precondition: str = "v",
     image_shape: tuple[int, int, int],
     num_classes: int = 0,
+    cond_dim: int = 0,
     augment_dim: int = 0,
+    space: str = "pixels",
     **keywords,
 ) -> Net:
     """x0_hat = c_skip x_t + c_out F(c_in x_t, c_noise, y).
@@ -35,7 +38,9 @@ def make(
         precondition: A name of `diffusion.precondition`.
         image_shape: (H, W, C) of one image.
         num_classes: Number of classes; 0 hides the labels from the network.
+        cond_dim: Length of the vectors that it reads in place of labels; 0 for labels.
         augment_dim: Length of the augmentation label; 0 for a network without.
+        space: Where images live, a name of `domain.SPACES`.
         keywords: Keywords of the preconditioning.
     """
     scalings_at = preconditions.make(precondition, process, **keywords)
@@ -43,8 +48,10 @@ def make(
     def labels(y):
         return y if num_classes else None
 
+    conditions = domain.Conditions(num_classes, cond_dim)
+
     def init(key):
-        return _init(module, key, tuple(image_shape), bool(num_classes), augment_dim)
+        return _init(module, key, tuple(image_shape), conditions, augment_dim)
 
     def run(params, x_t, scalings, y, method=None, **keywords):
         images = left(scalings.c_in, x_t) * x_t
@@ -74,16 +81,18 @@ def make(
         num_classes,
         with_features,
         getattr(module, "dtype", "float32"),
+        domain.make_space(space, image_shape),
+        cond_dim,
     )
 
 
 # Traced once for all networks with these fields and calls of the same shapes: to trace
 # a U-Net takes seconds, and what is checked before a run asks for it again and again.
 @functools.partial(jax.jit, static_argnums=(0, 2, 3, 4))
-def _init(module, key, image_shape, has_labels, augment_dim):
+def _init(module, key, image_shape, conditions, augment_dim):
     x = jnp.zeros((1, *image_shape), jnp.float32)
     augment = jnp.zeros((1, augment_dim), jnp.float32) if augment_dim else None
-    y = jnp.zeros(1, jnp.int32) if has_labels else None
+    y = conditions.example(1) if conditions.num else None
     return module.init(key, x, jnp.zeros(1), y, augment=augment)["params"]
 
 

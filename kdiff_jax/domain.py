@@ -1,8 +1,145 @@
-"""What students may be asked for. Below methods and samplers."""
+"""What images are, and what a model may be asked for. Below methods and samplers.
 
+Everything outside networks speaks of conditions by number: data, pairs, shares,
+partitions, `--labels`. What a network reads is a `Cond`: the number itself, where
+conditions are classes, or a row of a table of vectors. The table is no parameter
+of any network: programs get it as an argument, as they get a teacher.
+"""
+
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
+
+from kdiff_jax import pixels, registry
+
+Frozen = Mapping[str, Any]  # arrays that nothing trains, by role
+Cond = Any  # i32[B] labels, or f32[B, D] vectors
+
+
+NULL = -1  # the number of the null condition
+TABLE = "conditions"  # the role of the table of vectors among the frozen arrays
+
+
+class Conditions(NamedTuple):
+    """What a model may be asked for, by number: classes, or the rows of a table.
+
+    Attributes:
+        num: How many; 0 where the model is unconditional.
+        dim: Length of a vector; 0 where networks read the numbers, as labels.
+    """
+
+    num: int
+    dim: int = 0
+
+    def take(self, frozen: Frozen, numbers) -> Cond:
+        """The condition of each i32[B] as networks read it; of -1 none."""
+        if not self.dim:
+            return numbers
+        rows = frozen[TABLE][jnp.maximum(numbers, 0)]
+        return jnp.where((numbers >= 0)[:, None], rows, 0.0)
+
+    def example(self, batch: int) -> Cond:
+        """Any condition of so many images, for its shape."""
+        if not self.dim:
+            return jnp.zeros(batch, jnp.int32)
+        return jnp.zeros((batch, self.dim), jnp.float32)
+
+    @property
+    def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of the frozen arrays that `take` reads, by role."""
+        if not self.dim:
+            return {}
+        return {TABLE: jax.ShapeDtypeStruct((self.num, self.dim), jnp.float32)}
+
+
+def null(cond: Cond) -> Cond:
+    """No condition, for as many images: the label -1, a vector of zeros."""
+
+    def none(x):
+        is_number = jnp.issubdtype(jnp.result_type(x), jnp.integer)
+        return jnp.full_like(x, NULL if is_number else 0)
+
+    return jax.tree.map(none, cond)
+
+
+def why_no_table(table: np.ndarray, num: int, dim: int) -> str:
+    """What keeps an array from being the table of `num` vectors of `dim`, or ""."""
+    if table.dtype.kind not in "fiu" or table.ndim != 2:
+        return f"holds {table.dtype}{list(table.shape)}, not numbers [conditions, D]"
+    if len(table) != num:
+        return f"has {len(table)} rows, and the model {num} conditions (num_classes)"
+    if table.shape[1] != dim:
+        return f"has rows of {table.shape[1]} entries, and the model reads {dim}"
+    if not np.isfinite(table).all():
+        (row, *_) = np.flatnonzero(~np.isfinite(table).all(axis=1))
+        return f"row {row} is not finite"
+    if np.abs(table).max(initial=0) > np.finfo(np.float32).max:
+        return "has entries beyond float32"
+    return ""
+
+
+class Space(NamedTuple):
+    """Where clean images `x0` live: the one way in, and the one way out to pixels.
+
+    The functions run on the device, and `frozen` has the arrays that they read there.
+
+    Attributes:
+        shape: (H, W, C) of x0.
+        pixel_shape: (H, W, C) of the images.
+        from_data: (frozen, uint8[B, *pixel_shape]) -> f32[B, *shape].
+        to_pixels: (frozen, f32[B, *shape]) -> uint8[B, *pixel_shape].
+        to_kept: (x0) -> x0 as pairs are kept on disk, in the space: float16, or the
+            uint8 of pixels.
+    """
+
+    shape: tuple[int, ...]
+    pixel_shape: tuple[int, ...]
+    from_data: Callable[[Frozen, Any], Any]
+    to_pixels: Callable[[Frozen, Any], Any]
+    to_kept: Callable[[Any], Any]
+
+    @property
+    def kept(self) -> np.dtype:
+        """Type of `to_kept`'s result."""
+        x0 = jax.ShapeDtypeStruct((1, *self.shape), jnp.float32)
+        return np.dtype(jax.eval_shape(self.to_kept, x0).dtype)
+
+    def to_x0(self, frozen: Frozen, raw):
+        """f32[B, *shape] of what a batch holds: pixels, or x0 as pairs are kept."""
+        if raw.dtype == jnp.uint8:
+            return self.from_data(frozen, raw)
+        return raw.astype(jnp.float32)
+
+
+def pixel_space(shape: tuple[int, ...]) -> Space:
+    """Images as they are, in [-1, 1]."""
+    return Space(
+        shape,
+        shape,
+        from_data=lambda frozen, raw: pixels.to_float(raw),
+        to_pixels=lambda frozen, x0: pixels.to_uint8(x0),
+        to_kept=pixels.truncate_to_uint8,
+    )
+
+
+SPACES: dict[str, Callable[[tuple[int, ...]], Space]] = {"pixels": pixel_space}
+
+
+def check_space(name: str) -> None:
+    """Raises ConfigError if there is no such space."""
+    registry.entry(SPACES, name, what="space")
+
+
+def make_space(name: str, shape) -> Space:
+    """The space of x0 of this shape, by its name in `SPACES`.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    return registry.entry(SPACES, name, what="space")(tuple(shape))
 
 
 class Share(NamedTuple):

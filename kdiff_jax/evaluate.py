@@ -67,9 +67,10 @@ def main() -> None:
         sampler = model.sampler(
             **options.beside(OPTIONS, name=SAMPLER.value, num_steps=STEPS.value)
         )
-    dim = extractors.dim_of(features, model.image_shape)
+    shape = model.net.space.pixel_shape
+    dim = extractors.dim_of(features, shape)
     moments.check_memory(f"--features={features.name}", dim)
-    mu, sigma = reference.of(wanted, data, features, model.image_shape)
+    mu, sigma = reference.of(wanted, data, features, shape)
     began = time.monotonic()
     found = measure.generated(
         model,

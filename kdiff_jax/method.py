@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from kdiff_jax.domain import Share
+from kdiff_jax import domain, rng
+from kdiff_jax.domain import Cond, Conditions, Share, Space
 from kdiff_jax.types import Batch, Keys, Metrics, Params
 
 
@@ -33,6 +34,8 @@ class Net(NamedTuple):
             one for each level on the way back; None without levels.
         precision: Type that it computes in, "float32" or "bfloat16", as do the networks
             that a method makes beside it; parameters and x0_hat are float32.
+        own_space: Where its images live, if not as pixels.
+        cond_dim: Length of the vectors that `y` is, f32[B, cond_dim]; 0 for labels.
     """
 
     init: Callable[..., Params]
@@ -42,6 +45,18 @@ class Net(NamedTuple):
     num_classes: int = 0
     with_features: Callable[..., Any] | None = None
     precision: str = "float32"
+    own_space: Space | None = None
+    cond_dim: int = 0
+
+    @property
+    def conditions(self) -> Conditions:
+        """What it may be asked for."""
+        return Conditions(self.num_classes, self.cond_dim)
+
+    @property
+    def space(self) -> Space:
+        """Where x0 lives: the way from data to it, and the way to pixels."""
+        return self.own_space or domain.pixel_space(self.image_shape)
 
 
 class Numbers(NamedTuple):
@@ -85,6 +100,11 @@ class Context(NamedTuple):
     step: Any = 0
     num_steps: Any = 1
     settings: Mapping[str, Any] = {}
+
+    def draw_y(self, net: Net) -> Cond:
+        """One of the student's conditions for each image, as networks read it."""
+        numbers = rng.choice(self.keys, "y_gen", self.share.conditions)
+        return net.conditions.take(self.frozen, numbers)
 
 
 class Aux(NamedTuple):

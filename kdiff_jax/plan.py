@@ -128,7 +128,7 @@ def _shapes(job: Job, stage: TrainStage):
     state = jax.eval_shape(lambda given: init_state(method, optim, given, key), given)
     frozen = {role: given[role] for role in method.frozen if role in given}
     pretrained = {role: found.shapes for role, found in method.pretrained.items()}
-    return method, state, frozen | pretrained
+    return method, state, frozen | pretrained | student.conditions.shapes
 
 
 def _layout(job: Job, stage: TrainStage) -> Layout:
@@ -203,7 +203,8 @@ def _train(job, stage: TrainStage, facts, needs: Needs) -> str:
 
 def _pairs(job, stage: PairsStage, facts):
     num = stage.num_pairs + stage.num_held_out
-    size = pair_files.disk_need(num, job.recipe.image_shape)
+    space = job.recipe.space
+    size = pair_files.disk_need(num, space.shape, space.kept)
     sampler = _sampler(build.spec_of(stage, before.origin(job, stage)))
     flops = facts["flops"] * sampler.nfe * num
     line = (

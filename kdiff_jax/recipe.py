@@ -5,6 +5,7 @@ again is always right.
 """
 
 import logging
+import os
 import pathlib
 
 import jax
@@ -135,7 +136,7 @@ def _say_what_is_there(job: Job, only: str | None) -> None:
 def _everywhere(tree):
     """What must be the same on all hosts; files may lie in other places."""
     if isinstance(tree, dict):
-        own = ("path", "weights", "embeddings")
+        own = ("path", "weights", "embeddings", "conditions")
         return {k: _everywhere(v) for k, v in tree.items() if k not in own}
     return tree
 
@@ -171,6 +172,9 @@ def make_job(config, workdir, *, devices=None) -> Job:
     recipe, mesh = build.resolve(config), parallel.make_mesh(devices)
     job = Job(recipe, pathlib.Path(workdir).absolute(), mesh)
     before.check(job)
+    path = recipe.table
+    if not path or os.path.exists(os.path.expanduser(path)):
+        _ = job.frozen  # a table that is none is refused at once
     return job
 
 
@@ -204,6 +208,7 @@ def _inputs(job: Job) -> Images | None:
     teacher = _missing_teacher(job)
     try:
         data = build.load_images(job.recipe)
+        _ = job.frozen
     except DataError as error:
         raise DataError(f"{error}{'; also ' + teacher if teacher else ''}") from error
     if teacher:

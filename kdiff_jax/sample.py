@@ -75,7 +75,7 @@ def main() -> None:
         model = model.student(k)
         if wanted is None and model.num_classes:
             wanted = ",".join(map(str, partition.labels(k, model.num_classes)))
-    check(path, kind, model.image_shape, NUM.value)
+    check(path, kind, model.net.space.pixel_shape, NUM.value)
     labels = parse_labels(wanted, NUM.value, model.num_classes)
     images = sample_images(model, labels)
     if jax.process_index() == 0:

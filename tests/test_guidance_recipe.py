@@ -11,9 +11,9 @@ import recipes
 
 from kdiff_jax import build, interop, recipe, samplers
 from kdiff_jax.data import pairs
-from kdiff_jax.data.pixels import truncate_to_uint8
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.interop import spec as specs
+from kdiff_jax.pixels import truncate_to_uint8
 from kdiff_jax.stages import grids, record, rehearsal
 from kdiff_jax.train import generate, measure
 

@@ -80,3 +80,12 @@ def test_what_would_be_untrue_is_refused_and_the_way_out_works(begun, change, wh
     for folder in folders.split(", "):
         shutil.rmtree(folder)
     record.write(job(begun, **change), True, None)
+
+
+def test_a_workdir_of_before_there_were_vectors_and_spaces_goes_on(tmp_path):
+    now = job(tmp_path).recipe.config
+    before = json.loads(json.dumps(now))
+    for section, keys in (("model", ("cond_dim", "space")), ("data", ("conditions",))):
+        for key in keys:
+            del before[section][key]
+    assert record.differences(record._with_later_options(before, now), now) == []

@@ -7,7 +7,7 @@ label.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from kdiff_jax import rng
 from kdiff_jax.diffusion.process import left
@@ -17,8 +17,8 @@ AUGMENT_DIM = 9
 
 
 def random_flip(
-    x0: Float[Array, "B H W C"], keys: Keys, prob: float = 0.5
-) -> Float[Array, "B H W C"]:
+    x0: Shaped[Array, "B H W C"], keys: Keys, prob: float = 0.5
+) -> Shaped[Array, "B H W C"]:
     """Mirrors each image left-right with probability `prob`; no label."""
     flip = rng.bernoulli(keys, "random_flip", prob)
     return jnp.where(left(flip, x0), x0[:, :, ::-1], x0)

@@ -12,6 +12,7 @@ from kdiff_jax.build.objects import (
     averages,
     check_fits,
     load_images,
+    load_table,
     make_method,
     program,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "check_fits",
     "complete",
     "expand",
+    "load_table",
     "load_images",
     "lock",
     "make_method",

@@ -9,10 +9,10 @@ import numpy as np
 from flax.core import FrozenDict
 from jax.sharding import Mesh
 
-from kdiff_jax import methods
+from kdiff_jax import arguments, domain, methods
 from kdiff_jax.build.resolved import Recipe, TrainStage
 from kdiff_jax.build.sections import Train
-from kdiff_jax.data import images
+from kdiff_jax.data import conditions, images
 from kdiff_jax.diffusion.process import Process
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.method import Method, Net
@@ -31,24 +31,46 @@ FREE_OF_TRAIN = {
     **dict(validate_every=1, steps_per_dispatch=0, keep=1, result="params"),
     **dict(spike_factor=0.0, spike_lines=1, hang_minutes=0.0),
 }
+# What all models of a recipe have alike, and what it is where a spec does not say.
+FITTING = {"image_shape": None, "num_classes": 0, "cond_dim": 0, "space": "pixels"}
 
 
 def load_images(recipe: Recipe) -> images.Images:
     """The data set of the recipe, checked against the model's image shape."""
     found = images.load(recipe.data.name, **recipe.data.keywords)
-    if found.shape != recipe.image_shape:
+    shape = recipe.space.pixel_shape
+    if found.shape != shape:
         raise ConfigError(
-            f"data {found.name!r} has images of {found.shape}, model.image_shape is"
-            f" {recipe.image_shape}; set data.size or data.channels, or the model's"
-            " shape"
+            f"data {found.name!r} has images of {found.shape}, those of the model have"
+            f" {shape} (model.image_shape); set data.size or data.channels, or the"
+            " model's shape"
         )
     num_classes = recipe.num_classes
-    if num_classes and found.num_classes != num_classes:
+    # Of a table there may be rows that no image has.
+    has_rows = recipe.conditions.dim and 0 < found.num_classes <= num_classes
+    if num_classes and found.num_classes != num_classes and not has_rows:
         raise ConfigError(
             f"data {found.name!r} has {found.num_classes} classes, model.num_classes is"
             f" {num_classes}; make them equal, or set model.num_classes=0"
         )
     return found
+
+
+def load_table(recipe: Recipe) -> dict[str, np.ndarray]:
+    """The recipe's table of vectors by its role; {} where networks read labels.
+
+    Raises:
+        ConfigError: If there is a table and networks read labels, or the other way.
+        DataError: If it is missing, or no table for the model.
+    """
+    path, asked = recipe.table, recipe.conditions
+    if bool(path) != bool(asked.dim):
+        raise ConfigError(
+            f"model.cond_dim={asked.dim}, data.conditions={path!r}: vectors need both,"
+            " their length and the .npy file of them, and labels none; give both or"
+            " none"
+        )
+    return {domain.TABLE: conditions.read(path, asked)} if path else {}
 
 
 def check_fits(recipe: Recipe, role: str, spec: Mapping[str, Any]) -> None:
@@ -57,9 +79,8 @@ def check_fits(recipe: Recipe, role: str, spec: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: Names both values.
     """
-    own = {"image_shape": recipe.image_shape, "num_classes": recipe.num_classes}
-    for key, want in own.items():
-        found = spec[key]
+    for key, default in FITTING.items():
+        want, found = recipe.model.get(key, default), spec.get(key, default)
         if list(np.atleast_1d(want)) != list(np.atleast_1d(found)):
             raise ConfigError(
                 f"init.{role} is a model with {key}={found}, the config has"
@@ -135,13 +156,17 @@ def program(
         method, optimizers = make_method(
             stage, networks.nets, networks.process, train.batch_size
         )
+        student = networks.nets["student"]
+        of_student: dict[str, Any] = dict(
+            space=student.space, conditions=student.conditions
+        )
         augmented = {} if "z" in method.batch_keys else recipe.augmented
         steps = Programs(
             method,
             optimizers,
             mesh,
             batch_size=train.batch_size,
-            inputs=inputs.make(**augmented),
+            inputs=inputs.make(**of_student, **augmented),
             num_microbatches=train.num_microbatches,
             own=own,
             layout=layout.of(train.layout, mesh),
@@ -188,12 +213,13 @@ def _optim(stage: TrainStage, role: str) -> dict[str, Any]:
     if role != "student":
         shared |= dict.fromkeys(("ema_decay", "ema_half_life", "ema_power"))
         shared["averages"] = {}
-    return {**shared, **stage.roles.get(role, {})}
+    return arguments.as_declared(optim.make, {**shared, **stage.roles.get(role, {})})
 
 
 def _method(stage: TrainStage, nets, process) -> Method:
     name, keywords = stage.method
-    method = methods.make(name, nets=nets, process=process, **keywords)
+    given = arguments.as_declared(methods.make_function(name), keywords)
+    method = methods.make(name, nets=nets, process=process, **given)
     wanted = method.sampler
     for key, value in stage.sampler.items():
         if wanted and value != wanted.get(key):

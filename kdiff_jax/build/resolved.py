@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from flax.core import FrozenDict
 
 from kdiff_jax.build.sections import Evaluate, Partition, Train
+from kdiff_jax.domain import Conditions, Space, make_space
 
 Keywords = Mapping[str, Any]  # a FrozenDict, see `frozen`
 
@@ -139,6 +140,7 @@ class Recipe:
         data: Source of the data set.
         augmented: Keywords of `inputs.make`: what is done to its images.
         model: Spec of the model, see `interop.build`, and its sampler.
+        table: Path of the table of vectors that are conditions; "" for labels.
         partition: What students share; None where there is one.
         teacher: Path of a teacher that is brought; "teacher" for the stage of that
             name.
@@ -152,6 +154,7 @@ class Recipe:
     data: Named
     augmented: Keywords
     model: Keywords
+    table: str = ""
     partition: Partition | None = None
     teacher: str = "teacher"
     teacher_hint: str = ""
@@ -174,6 +177,16 @@ class Recipe:
     def num_classes(self) -> int:
         """Number of classes; 0 if unconditional."""
         return self.model.get("num_classes", 0)
+
+    @property
+    def conditions(self) -> Conditions:
+        """What its models may be asked for."""
+        return Conditions(self.num_classes, self.model.get("cond_dim", 0))
+
+    @property
+    def space(self) -> Space:
+        """Where the images of its networks live."""
+        return make_space(self.model.get("space", "pixels"), self.image_shape)
 
     @property
     def is_brought(self) -> bool:

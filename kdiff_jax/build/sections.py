@@ -19,7 +19,12 @@ from kdiff_jax.train import optim
 
 Precision = Literal["float32", "bfloat16"]
 Section = Mapping[str, Any]
-GIVEN_BY_BUILD = ("out_channels", "num_classes", "augment_dim")  # of a network
+GIVEN_BY_BUILD = (
+    "out_channels",
+    "num_classes",
+    "cond_dim",
+    "augment_dim",
+)  # of a network
 
 
 class Train(NamedTuple):
@@ -93,6 +98,8 @@ class Data(NamedTuple):
         split: Split of the data set, as the set itself names it.
         size: Side in pixels that images are resized to; 0 keeps them as they are.
         use_labels: Whether labels are used.
+        conditions: .npy of f32[model.num_classes, model.cond_dim], whose row k is what
+            images of label k are conditioned on; "" for the labels themselves.
         channels: 1 or 3, that images are converted to; 0 keeps them.
         background: Colour below transparent pixels.
         flip: Whether images are flipped, with probability 1/2.
@@ -105,6 +112,7 @@ class Data(NamedTuple):
     split: str = "train"
     size: Whole = 0
     use_labels: bool = True
+    conditions: str = ""
     channels: Literal[0, 1, 3] = 0
     background: str = "white"
     flip: bool = False
@@ -123,7 +131,8 @@ class Partition(NamedTuple):
         rule: How the classes are split, see `partition.make`.
         table: The group of each class, for the rule "table".
         seed: Seed of the rules "random" and "kmeans".
-        embeddings: .npy of [classes, D], for "kmeans" and "pca"; "": the teacher's.
+        embeddings: .npy of [classes, D], for "kmeans" and "pca"; "": the vectors of
+            `data.conditions`, or without them the teacher's rows of the classes.
         num_ranges: Number of ranges of the time.
         spacing: Spacing of the borders of the ranges.
         only: The one student to train, beside other jobs; None for all.
@@ -140,7 +149,20 @@ class Partition(NamedTuple):
 
 
 class Model(NamedTuple):
-    """The section `model`; also what a stage changes of it."""
+    """The section `model`; also what a stage changes of it.
+
+    Attributes:
+        network: Name of the network, and its fields.
+        precondition: Name of the preconditioning, and its keywords.
+        process: Name of the forward process, and its keywords.
+        image_shape: (H, W, C) of what the network denoises.
+        sampler: Name of the sampler, and its keywords.
+        num_classes: Number of classes; 0 if unconditional. With `cond_dim` the number
+            of vectors.
+        cond_dim: Length of the vectors of `data.conditions`; 0 for labels.
+        augment_dim: Length of EDM's augmentation label; 0 for none.
+        space: Where the network's images live, a name of `domain.SPACES`.
+    """
 
     network: Section
     precondition: Section
@@ -148,7 +170,9 @@ class Model(NamedTuple):
     image_shape: tuple[Count, Count, Count]
     sampler: Section
     num_classes: Whole = 0
+    cond_dim: Whole = 0
     augment_dim: Whole = 0
+    space: str = "pixels"
 
 
 class TrainStage(NamedTuple):
@@ -295,7 +319,7 @@ def complete(config: Section) -> dict[str, Any]:
         leave_out=(*networks.FLAX, *GIVEN_BY_BUILD),
     )
     model["network"] = {**fields, **model["network"]}
-    model = {"augment_dim": 0, **model}
+    model = {"cond_dim": 0, "augment_dim": 0, "space": "pixels", **model}
     stages = {}
     model["sampler"] = _open(model["sampler"])
     for key, section in config["stages"].items():

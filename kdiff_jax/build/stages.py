@@ -26,6 +26,7 @@ def resolve(config: Mapping[str, Any]) -> Recipe:
     """
     data = dict(config["data"])
     augmented = {k: v for k in ("flip", "augment_prob") if (v := data.pop(k, None))}
+    table = data.pop("conditions", "")
     partition = config.get("partition")
     return Recipe(
         config["name"],
@@ -33,6 +34,7 @@ def resolve(config: Mapping[str, Any]) -> Recipe:
         named(data),
         frozen(augmented),
         frozen(config["model"]),
+        table,
         partition=sections.Partition(**frozen(partition)) if partition else None,
         teacher=config.get("init", {}).get("teacher", "teacher"),
         teacher_hint=config.get("teacher_hint", ""),

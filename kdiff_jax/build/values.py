@@ -7,7 +7,7 @@ before its first stage, and also a dry one.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from kdiff_jax import arguments, methods, networks, samplers
+from kdiff_jax import arguments, domain, methods, networks, samplers
 from kdiff_jax.build import sections
 from kdiff_jax.build.stages import halvings
 from kdiff_jax.data import images
@@ -33,6 +33,12 @@ def check(config: Mapping[str, Any]) -> None:
     _check(sections.Config, config, "a config", path)
     _model(config["model"], f"{path}model.", config["model"])
     _data(config["data"], f"{path}data.")
+    space, prob = config["model"].get("space", "pixels"), "augment_prob"
+    if config["data"].get(prob) and space != "pixels":
+        raise ConfigError(
+            f"{path}data.{prob}={config['data'][prob]}: moves pixels, and images live"
+            f" in model.space={space!r}; set 0"
+        )
     shared = dict(
         train=sections.Train, evaluate=sections.Evaluate, partition=sections.Partition
     )
@@ -147,6 +153,15 @@ def _optim(section, path) -> None:
 def _model(section, path, whole, *, partial: bool = False) -> None:
     """The model of a config, or what a stage changes of it."""
     _check(sections.Model, section, "the section model", path, partial=partial)
+    try:
+        domain.check_space(section.get("space", "pixels"))
+    except ConfigError as error:
+        raise ConfigError(f"{path}{error}") from error
+    if section.get("cond_dim") and not whole.get("num_classes"):
+        raise ConfigError(
+            f"{path}cond_dim={section['cond_dim']}: {path}num_classes is the number of"
+            " vectors, and 0; set it to the rows of data.conditions"
+        )
     network = section.get("network", {})
     name = network.get("name", whole["network"].get("name"))
     hidden = (*networks.FLAX, *sections.GIVEN_BY_BUILD)

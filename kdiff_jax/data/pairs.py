@@ -2,7 +2,8 @@
 
     FOLDER/pairs.json                  what made them, see `begin`
     FOLDER/shard-00007/z.npy           float16[n, H, W, C], the noise
-    FOLDER/shard-00007/x0.npy          uint8[n, H, W, C], the samples
+    FOLDER/shard-00007/x0.npy          uint8[n, H, W, C], the samples; float16 where
+                                       images live in another space than pixels
     FOLDER/shard-00007/y.npy           int32[n], the labels asked for
     FOLDER/shard-00007/checksums.json  see `shards`
 
@@ -25,6 +26,7 @@ from kdiff_jax.errors import DataError, StorageError
 
 IDENTITY = "pairs.json"
 DTYPES = {"z": np.float16, "x0": np.uint8, "y": np.int32}
+BYTE = np.dtype(np.uint8)
 
 Folder = str | os.PathLike
 
@@ -35,8 +37,9 @@ class Pairs(NamedTuple):
     """Finished pairs; like `Images`, with the noise.
 
     Attributes:
-        read: (int64[n] indices) -> (z float16[n, H, W, C], x0 uint8[n, H, W, C],
-            y int32[n]); maps the files into memory, and is safe to call from threads.
+        read: (int64[n] indices) -> (z float16[n, H, W, C], x0 uint8[n, H, W, C] or
+            float16, y int32[n]); maps the files into memory, and is safe to call from
+            threads.
         labels: int32[num].
         num: Number of pairs.
         shape: (H, W, C).
@@ -50,23 +53,31 @@ class Pairs(NamedTuple):
     name: str
 
     def batch(self, indices) -> dict[str, np.ndarray]:
-        """The entries of a batch: z float16, x0 uint8, y int32."""
+        """The entries of a batch: z float16, x0 uint8 or float16, y int32."""
         return dict(zip(DTYPES, self.read(indices), strict=True))
 
 
-def disk_need(num_pairs: int, shape: tuple[int, int, int]) -> int:
-    """Bytes of the pairs: num_pairs (2 HWC + HWC + 4)."""
-    return num_pairs * (3 * int(np.prod(shape)) + 4)
+def disk_need(num_pairs: int, shape: tuple[int, ...], kept: np.dtype = BYTE) -> int:
+    """Bytes of the pairs: num_pairs (2 HWC + HWC + 4) of pixels.
+
+    Args:
+        num_pairs: Number of pairs.
+        shape: (H, W, C).
+        kept: Type of x0.
+    """
+    return num_pairs * ((2 + kept.itemsize) * int(np.prod(shape)) + 4)
 
 
-def check_disk(folder: Folder, num_pairs: int, shape: tuple[int, int, int]) -> None:
+def check_disk(
+    folder: Folder, num_pairs: int, shape: tuple[int, ...], kept: np.dtype = BYTE
+) -> None:
     """To be called before anything is made; shards anywhere in the folder count.
 
     Raises:
         StorageError: If the pairs will not fit; it says the numbers.
     """
     folder = pathlib.Path(folder)
-    need = disk_need(num_pairs, shape)
+    need = disk_need(num_pairs, shape, kept)
     there = sum(f.stat().st_size for f in folder.rglob("shard-*/*") if f.is_file())
     exists = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     free = shutil.disk_usage(exists).free
@@ -87,7 +98,8 @@ def begin(folder: Folder, identity: Mapping[str, Any]) -> None:
     Args:
         folder: Folder to write to; made if need be.
         identity: What the pairs depend on, as JSON: num_pairs, shard_size and shape,
-            which `open_pairs` reads, and teacher (a digest), sampler, seed.
+            which `open_pairs` reads, x0_type where x0 is not uint8, and teacher (a
+            digest), sampler, seed.
 
     Raises:
         DataError: If other pairs are in the folder.
@@ -123,7 +135,7 @@ def missing(folder: Folder, numbers: Iterable[int] | None = None) -> list[int]:
     """
     identity = _identity(pathlib.Path(folder) / IDENTITY)
     facts = [_facts(identity, num) for num in _sizes(identity)]
-    return shards.missing(folder, DTYPES, facts, numbers)
+    return shards.missing(folder, _dtypes(identity), facts, numbers)
 
 
 def verify(folder: Folder) -> None:
@@ -144,7 +156,7 @@ def write_shard(
     folder: Folder,
     number: int,
     z: Float16[np.ndarray, "n H W C"],
-    x0: UInt8[np.ndarray, "n H W C"],
+    x0: UInt8[np.ndarray, "n H W C"] | Float16[np.ndarray, "n H W C"],
     y: Int32[np.ndarray, " n"],
 ) -> None:
     """Writes one shard, or writes it anew. Killed at any time, it leaves none or all.
@@ -155,13 +167,15 @@ def write_shard(
         StorageError: If the disk does not take it.
     """
     arrays = {"z": z, "x0": x0, "y": y}
+    identity = _identity(pathlib.Path(folder) / IDENTITY)
+    dtypes = _dtypes(identity)
     for key, array in arrays.items():
-        if array.dtype != DTYPES[key] or array.shape[: len(y.shape)] != y.shape:
+        if array.dtype != dtypes[key] or array.shape[: len(y.shape)] != y.shape:
             raise ValueError(
                 f"{key}={array.dtype}{list(array.shape)}: must be"
-                f" {np.dtype(DTYPES[key])} with {len(y)} rows, one for each label"
+                f" {np.dtype(dtypes[key])} with {len(y)} rows, one for each label"
             )
-    facts = _facts(_identity(pathlib.Path(folder) / IDENTITY), len(y))
+    facts = _facts(identity, len(y))
     try:
         shards.write(folder, number, arrays, facts)
     except OSError as error:
@@ -180,11 +194,12 @@ def open_pairs(folder: Folder) -> Pairs:
     """
     identity = _identity(pathlib.Path(folder) / IDENTITY)
     shape, shard_size = tuple(identity["shape"]), identity["shard_size"]
+    dtypes = _dtypes(identity)
     found = []
     for k, num in enumerate(_sizes(identity)):
         shard = shards.path(folder, k)
         try:
-            maps = shards.open_maps(folder, k, DTYPES)
+            maps = shards.open_maps(folder, k, dtypes)
         except sealed.Damaged as damage:
             raise DataError(
                 f"{damage}; run the stage that makes the pairs again"
@@ -200,7 +215,7 @@ def open_pairs(folder: Folder) -> Pairs:
     def read(indices):
         indices = np.asarray(indices)
         z = np.empty((len(indices), *shape), np.float16)
-        x0 = np.empty((len(indices), *shape), np.uint8)
+        x0 = np.empty((len(indices), *shape), dtypes["x0"])
         y = np.empty(len(indices), np.int32)
         numbers, rows = np.divmod(indices, shard_size)
         for k in np.unique(numbers).tolist():
@@ -216,6 +231,10 @@ def open_pairs(folder: Folder) -> Pairs:
         shape=shape,
         name=f"pairs {folder}",
     )
+
+
+def _dtypes(identity) -> dict[str, Any]:
+    return DTYPES | {"x0": np.dtype(identity.get("x0_type", "uint8"))}
 
 
 def _sizes(identity) -> list[int]:
@@ -235,6 +254,8 @@ def _identity(file: pathlib.Path) -> dict[str, Any]:
     counts = [identity.get(name) for name in ("num_pairs", "shard_size")]
     shape = identity.get("shape")
     counts += shape if isinstance(shape, list) and len(shape) == 3 else [None]
-    if any(type(n) is not int or n < 1 for n in counts):
+    if any(type(n) is not int or n < 1 for n in counts) or (
+        identity.get("x0_type", "float16") != "float16"
+    ):
         raise DataError(f"{file}: is damaged (no counts and no shape); {way_out}")
     return identity

@@ -5,11 +5,12 @@ from typing import Annotated
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from kdiff_jax import rng
 from kdiff_jax.arguments import NotNegative, Range
 from kdiff_jax.diffusion.process import Process, left
+from kdiff_jax.domain import Cond, null
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.types import Denoise, Keys
 
@@ -18,22 +19,17 @@ Levels = Sequence[float | int]  # (low, high)
 Interval = tuple[NotNegative, Annotated[float, Range(0, low_open=True)]]
 
 
-NULL = -1  # the label of the null condition, to networks with classes
-
-
-def null(y: Int[Array, " B"]) -> Int[Array, " B"]:
-    """The null condition, for as many examples."""
-    return jnp.full_like(y, NULL)
-
-
-def drop(keys: Keys, y: Int[Array, " B"], prob: float) -> Int[Array, " B"]:
-    """Labels, each replaced by the null condition with probability `prob`.
+def drop(keys: Keys, y: Cond, prob: float) -> Cond:
+    """Conditions, each replaced by the null condition with probability `prob`.
 
     So a network learns both branches of guidance.
 
     Source: Ho & Salimans 2022, arXiv:2207.12598, Algorithm 1.
     """
-    return jnp.where(rng.bernoulli(keys, "null", prob), null(y), y) if prob else y
+    if not prob:
+        return y
+    dropped = rng.bernoulli(keys, "null", prob)
+    return jax.tree.map(lambda n, c: jnp.where(left(dropped, c), n, c), null(y), y)
 
 
 def check_null_prob(prob: float, num_classes: int) -> None:
@@ -79,7 +75,7 @@ def guide(
     def guided(x_t, t, y, **keywords):
         # One call on twice the images, so that the network is compiled once; a pair
         # lies side by side, so that it stays on the device of its example.
-        pair = jnp.stack([y, null(y)], axis=1).reshape(-1)
+        pair = jax.tree.map(_side_by_side, y, null(y))
         x_t, t, keywords = jax.tree.map(_twice, (x_t, t, keywords))
         both = denoise(x_t, t, pair, **keywords)
         both = both.reshape(-1, 2, *both.shape[1:])
@@ -126,6 +122,10 @@ def within(t: Float[Array, " B"], process: Process | None, interval: Levels):
         )
     level = jnp.exp(-0.5 * process.logsnr(t))
     return (low < level) & (level <= high)
+
+
+def _side_by_side(a, b):
+    return jnp.stack([a, b], axis=1).reshape(-1, *a.shape[1:])
 
 
 def _twice(x):

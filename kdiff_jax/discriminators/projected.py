@@ -44,6 +44,7 @@ class Discriminator(nn.Module):
     Attributes:
         width: Channels of the finest map; 64 in the paper.
         num_classes: Number of classes that the logits depend on; 0 if unconditional.
+        cond_dim: Length of the vectors that conditions are; 0 for labels.
         group: Examples that share the statistics of a batch norm; must divide B.
         pyramid: Channels of `Pyramid`, finest first, for a network whose maps have one
             size; () leaves the maps as they are.
@@ -54,6 +55,7 @@ class Discriminator(nn.Module):
 
     width: int = 64
     num_classes: int = 0
+    cond_dim: int = 0
     group: int = 1
     pyramid: tuple[int, ...] = ()
     embedding_dim: int = EMBEDDING_DIM
@@ -62,7 +64,9 @@ class Discriminator(nn.Module):
 
     @nn.compact
     def __call__(
-        self, features: Sequence[Array], y: Int[Array, " B"] | None = None
+        self,
+        features: Sequence[Array],
+        y: Int[Array, " B"] | Float[Array, "B D"] | None = None,
     ) -> Float[Array, "B L"]:
         """Every logit of every head, in float32; see `SpectralConv` for the state."""
         if self.pyramid:
@@ -83,6 +87,7 @@ class Discriminator(nn.Module):
             head = Head(
                 widths[i:],
                 self.num_classes,
+                self.cond_dim,
                 self.group,
                 self.embedding_dim,
                 self.embedding_init,
@@ -222,6 +227,7 @@ class Head(nn.Module):
 
     widths: tuple[int, ...]
     num_classes: int
+    cond_dim: int
     group: int
     embedding_dim: int
     embedding_init: Callable[..., Any]
@@ -230,7 +236,9 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B H W C"], y: Int[Array, " B"] | None
+        self,
+        x: Float[Array, "B H W C"],
+        y: Int[Array, " B"] | Float[Array, "B D"] | None,
     ) -> Float[Array, "B L"]:
         for i, width in enumerate(self.widths):
             halves = min(x.shape[1:3]) >= 8
@@ -244,17 +252,21 @@ class Head(nn.Module):
         last = SpectralConv(width, size, use_bias=False, dtype=self.dtype, name="last")
         x = last(x).astype(jnp.float32)
         if self.num_classes:
-            table = nn.Embed(
-                self.num_classes,
-                self.embedding_dim,
-                embedding_init=self.embedding_init,
-                name="embedding",
-            )
+            embedded: Any = y
+            dim = self.cond_dim
+            if not dim:
+                dim = self.embedding_dim
+                embedded = nn.Embed(
+                    self.num_classes,
+                    dim,
+                    embedding_init=self.embedding_init,
+                    name="embedding",
+                )(y)
             dense = nn.Dense(
                 width, kernel_init=nn.initializers.normal(1.0), name="condition"
             )
             # The kernel is N(0, 1) and its gain stands outside, as in StyleGAN.
-            rows = dense(table(y) / math.sqrt(self.embedding_dim))
+            rows = dense(embedded / math.sqrt(dim))
             rows = math.sqrt(2) * nn.leaky_relu(rows, SLOPE)
             x = (x * rows[:, None, None]).sum(axis=-1) / math.sqrt(width)
         return x.reshape(x.shape[0], -1)

@@ -4,6 +4,8 @@ model = interop.load(path)
 x0_hat = model.apply(x_t, t, y)
 """
 
+from kdiff_jax.interop.conditions import FILE as CONDITIONS
+from kdiff_jax.interop.conditions import digest as digest_of_conditions
 from kdiff_jax.interop.model import Model, load, save
 from kdiff_jax.interop.source import Facts
 from kdiff_jax.interop.spec import (
@@ -17,6 +19,7 @@ from kdiff_jax.interop.spec import (
 from kdiff_jax.interop.training import STAGE
 
 __all__ = [
+    "CONDITIONS",
     "STAGE",
     "Facts",
     "Model",
@@ -24,6 +27,7 @@ __all__ = [
     "check_guidance",
     "check_revision",
     "defining",
+    "digest_of_conditions",
     "load",
     "sampler_of",
     "save",

@@ -9,7 +9,13 @@ from typing import Any
 from kdiff_jax import __version__, networks, samplers
 from kdiff_jax.diffusion import process as processes
 from kdiff_jax.errors import CheckpointError, ConfigError
-from kdiff_jax.interop import diffusers_export, foreign, model, safetensors_export
+from kdiff_jax.interop import (
+    conditions,
+    diffusers_export,
+    foreign,
+    model,
+    safetensors_export,
+)
 from kdiff_jax.interop.source import Facts
 from kdiff_jax.partition import Partition
 
@@ -58,8 +64,14 @@ def run(
         _check_sampler(loaded.spec)
         if target == "kdiff":
             text = card(loaded.spec, ())
-            model.save(output, params=loaded.params, spec=loaded.spec, card=text)
+            of_it = dict(params=loaded.params, frozen=loaded.frozen)
+            model.save(output, spec=loaded.spec, card=text, **of_it)
         else:
+            if loaded.frozen:
+                raise CheckpointError(
+                    f"target={target}: holds no table of vectors, on which this model"
+                    " is conditioned; take target=kdiff"
+                )
             EXPORTS[target](output, loaded)
         return [f"{loaded.num_params:,} parameters: {output}"]
     read, origin = foreign.read(source, said, family)
@@ -111,6 +123,8 @@ def card(spec: Mapping[str, Any], assumed) -> str:
         "images": f"{height}x{width}, {channels} channels, in [-1, 1]",
         "classes": spec["num_classes"] or "none",
     }
+    if dim := spec.get("cond_dim"):
+        rows["conditions"] = f"vectors of {dim} entries, `{conditions.FILE}`"
     partition = Partition.from_spec(spec.get("partition"))
     if partition.num_students > 1:
         rows["students"] = "<br>".join(partition.table().splitlines())

@@ -22,13 +22,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdiff_jax import __version__, arguments, networks, samplers, sealed
-from kdiff_jax.diffusion import guidance
 from kdiff_jax.diffusion.process import Process, left
 from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.files import write_atomically
 from kdiff_jax.formats import lazy, tensors
 from kdiff_jax.formats.lazy import Lazy
-from kdiff_jax.interop import foreign, training
+from kdiff_jax.interop import asked, conditions, foreign, training
 from kdiff_jax.interop.source import Facts, Source
 from kdiff_jax.interop.spec import build, built, check_sampler, sampler_of
 from kdiff_jax.interop.trees import flatten, unflatten
@@ -53,6 +52,8 @@ class Model:
         net: The pure functions; of many students those of one.
         params: Their parameters, float32; of many students leaves [num_students, ...].
         process: The forward process; its times are the model's own.
+        frozen: What its programs read beside the parameters, by role: the table of
+            vectors, where it is conditioned on such.
         spec: Network, preconditioning, process, image shape, classes, default sampler,
             and the partition of many students.
     """
@@ -61,6 +62,7 @@ class Model:
     params: Any
     process: Process
     spec: Mapping[str, Any]
+    frozen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def apply(self, x_t, t, y=None):
         """x0_hat, float32 NHWC in [-1, 1]; of many students by the owner of (t, y).
@@ -71,26 +73,27 @@ class Model:
         Args:
             x_t: f32[B, H, W, C], noised images.
             t: f32[B] or a number, in the model's own time (EDM: sigma; DDPM: index).
-            y: i32[B] labels; None, or -1, is no label.
+            y: i32[B] labels; None, or -1, is no label. Of a model that is conditioned
+                on vectors the numbers of its table, or vectors f32[B, D] themselves,
+                also such as the table does not have; zeros are no condition.
 
         Raises:
-            ConfigError: If labels are not such.
+            ConfigError: If labels are not such, or vectors have no owner.
         """
         x_t = jnp.asarray(x_t, jnp.float32)
         t = jnp.broadcast_to(jnp.asarray(t, jnp.float32), (len(x_t),))
-        y = np.full(len(x_t), guidance.NULL) if y is None else y
-        self._check_labels(y, len(x_t))
-        y = jnp.asarray(y, jnp.int32)
+        about = self.net.conditions, self.partition, self.frozen
+        y, group = asked.of(y, len(x_t), *about)
         apply = jax.jit(self.net.apply)  # op by op takes seconds; traced once a shape
         if self.num_students == 1:
             return apply(self.params, x_t, t, y)
-        owner = self.partition.owner(t, y)
+        owner = group * self.partition.num_ranges + self.partition.range_of(t)
         try:
-            asked = np.unique(np.asarray(owner)).tolist()
+            ids = np.unique(np.asarray(owner)).tolist()
         except jax.errors.TracerArrayConversionError:
-            asked = range(self.num_students)  # while tracing there are no values
+            ids = range(self.num_students)  # while tracing there are no values
         x0_hat = jnp.zeros_like(x_t)
-        for k in asked:
+        for k in ids:
             own = apply(self._of_student(k), x_t, t, y)
             x0_hat = jnp.where(left(owner == k, own), own, x0_hat)
         return x0_hat
@@ -171,30 +174,12 @@ class Model:
         )
         return sampler_of(self.spec, self.process, keywords | options)
 
-    def _check_labels(self, y, batch: int) -> None:
-        if np.shape(y) != (batch,) or not jnp.issubdtype(
-            jnp.result_type(y), jnp.integer
-        ):
-            raise ConfigError(
-                f"y={jnp.result_type(y)}{list(np.shape(y))}: labels are integers, one"
-                " per image"
-            )
-        if not (self.num_classes and batch):
-            return
-        try:
-            highest, lowest = int(np.max(np.asarray(y))), int(np.min(np.asarray(y)))
-        except jax.errors.TracerArrayConversionError:
-            return  # while tracing there are no values
-        if highest >= self.num_classes:
-            raise ConfigError(
-                f"y={highest}: this model has {self.num_classes} classes; -1 or None"
-                " is no label"
-            )
-        if lowest < 0 and self.partition.groups:
-            raise ConfigError(
-                "y=None: the students of this model own classes, and no label has no"
-                " owner; give one per image"
-            )
+    def group_of_vectors(self, vectors) -> np.ndarray:
+        """i32[N], the group of students that answers for each of f32[N, D].
+
+        See `asked.group_of_vectors`.
+        """
+        return asked.group_of_vectors(vectors, self.partition, self.frozen)
 
     @property
     def num_params(self) -> int:
@@ -231,7 +216,14 @@ class Model:
         return self.spec["num_classes"]
 
 
-def save(folder, *, params, spec: Mapping[str, Any], card: str = "") -> pathlib.Path:
+def save(
+    folder,
+    *,
+    params,
+    spec: Mapping[str, Any],
+    card: str = "",
+    frozen: Mapping[str, Any] = {},
+) -> pathlib.Path:
     """Writes a model folder; an interrupted call leaves no half-written model.
 
     Args:
@@ -239,13 +231,19 @@ def save(folder, *, params, spec: Mapping[str, Any], card: str = "") -> pathlib.
         params: Tree of arrays.
         spec: See `build`; facts of the model's origin may be added.
         card: Markdown for people.
+        frozen: See `Model`.
     """
     leaves = {k: lazy.of(np.asarray(v)) for k, v in flatten(params).items()}
-    return write(folder, leaves=leaves, spec=spec, card=card)
+    return write(folder, leaves=leaves, spec=spec, card=card, frozen=frozen)
 
 
 def write(
-    folder, *, leaves: Mapping[str, Lazy], spec: Mapping[str, Any], card: str = ""
+    folder,
+    *,
+    leaves: Mapping[str, Lazy],
+    spec: Mapping[str, Any],
+    card: str = "",
+    frozen: Mapping[str, Any] = {},
 ) -> pathlib.Path:
     """As `save`, from {"a/b": leaf}; holds one leaf at a time."""
     folder = pathlib.Path(folder)
@@ -255,7 +253,7 @@ def write(
     sha256 = tensors.write(folder / WEIGHTS, leaves)
     revision = networks.revision(spec["network"]["name"])
     origin = {"revision": revision, "sha256": sha256, "kdiff_jax": __version__}
-    spec = {**spec, **origin}
+    spec = {**conditions.write(folder, spec, frozen), **origin}
     write_atomically(folder / CARD, card)
     sealed.write_json(folder / SPEC, spec)
     return folder
@@ -360,7 +358,9 @@ def _load_own(path: pathlib.Path) -> Model:
             return _load_folder(folder)
     if (found := training.find(path)) is not None:
         spec, params = training.load(*found)
-        return _own(_model(spec, flatten(params), path), path)
+        model = _own(_model(spec, flatten(params), path), path)
+        stage, _ = found
+        return dataclasses.replace(model, frozen=conditions.read(stage, spec))
     raise CheckpointError(
         f"checkpoint={str(path)!r} holds no model; give a stage folder of a workdir, a"
         f" step in its checkpoints/, a folder with {WEIGHTS} and {SPEC}, or another"
@@ -381,7 +381,8 @@ def _load_folder(folder: pathlib.Path) -> Model:
             f" {expected[:12]}...; it is damaged: copy or train it again"
         )
     leaves, _ = tensors.read(folder / WEIGHTS)
-    return _own(_model(spec, {k: v.read() for k, v in leaves.items()}, folder), folder)
+    model = _own(_model(spec, {k: v.read() for k, v in leaves.items()}, folder), folder)
+    return dataclasses.replace(model, frozen=conditions.read(folder, spec))
 
 
 def _own(model: Model, where) -> Model:

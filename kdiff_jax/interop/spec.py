@@ -26,8 +26,8 @@ def build(spec: Mapping[str, Any], precision: str | None = None) -> tuple[Net, P
     Args:
         spec: {"network": {"name", ...}, "precondition": {"name", ...}, "process":
             {"name", ...}, "image_shape": [H, W, C], "num_classes": int,
-            "augment_dim": int}. "revision" is that of the network's definition. With
-            "partition" it is one student of many.
+            "cond_dim": int, "augment_dim": int, "space": name}. "revision" is that of
+            the network's definition. With "partition" it is one student of many.
         precision: Type that the network computes in, "float32" or "bfloat16"; None for
             that of the spec, which is float32 unless it has a `network.dtype`.
 
@@ -37,6 +37,7 @@ def build(spec: Mapping[str, Any], precision: str | None = None) -> tuple[Net, P
     channels = spec["image_shape"][-1]
     num_classes, augment_dim = spec["num_classes"], spec.get("augment_dim", 0)
     network, precondition = spec["network"], dict(spec["precondition"])
+    cond_dim = spec.get("cond_dim", 0)
     check_revision(spec)
     fields: dict[str, Any] = {
         k: tuple(v) if isinstance(v, list) else v for k, v in network.items()
@@ -47,6 +48,7 @@ def build(spec: Mapping[str, Any], precision: str | None = None) -> tuple[Net, P
         **fields,
         out_channels=channels * (2 if precondition["name"] in ("both", "iddpm") else 1),
         num_classes=num_classes,
+        cond_dim=cond_dim,
         augment_dim=augment_dim,
     )
     process = processes.make(**spec["process"])
@@ -57,7 +59,9 @@ def build(spec: Mapping[str, Any], precision: str | None = None) -> tuple[Net, P
         precondition=name,
         image_shape=tuple(spec["image_shape"]),
         num_classes=num_classes,
+        cond_dim=cond_dim,
         augment_dim=augment_dim,
+        space=spec.get("space", "pixels"),
         **precondition,
     )
     return net, process
@@ -74,7 +78,9 @@ def without_precision(spec: Mapping[str, Any]) -> dict[str, Any]:
 def defining(spec: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a spec that defines the function of its parameters."""
     names = ("network", "precondition", "process", "image_shape", "num_classes")
-    return {name: spec[name] for name in (*names, "augment_dim") if name in spec}
+    return {
+        name: spec[name] for name in (*names, "augment_dim", "space") if name in spec
+    }
 
 
 def check_revision(spec: Mapping[str, Any]) -> None:

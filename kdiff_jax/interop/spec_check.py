@@ -9,7 +9,7 @@ import numbers
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from kdiff_jax import arguments, networks, samplers
+from kdiff_jax import arguments, domain, networks, samplers
 from kdiff_jax.diffusion import precondition, process
 from kdiff_jax.errors import ConfigError
 
@@ -28,7 +28,13 @@ def check(spec: Mapping[str, Any]) -> None:
         _check_section("sampler", spec["sampler"])
     _check_shape(spec.get("image_shape"))
     _check_count("num_classes", spec.get("num_classes"))
+    _check_count("cond_dim", spec.get("cond_dim", 0))
+    if spec.get("cond_dim", 0) and not spec["num_classes"]:
+        raise ConfigError(
+            f"cond_dim={spec['cond_dim']}: num_classes is the number of vectors, and 0"
+        )
     _check_count("augment_dim", spec.get("augment_dim", 0))
+    domain.make_space(spec.get("space", "pixels"), spec["image_shape"])
 
 
 def _check_section(section: str, values) -> None:

@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 
 from kdiff_jax import sealed
 from kdiff_jax.errors import CheckpointError, ConfigError
-from kdiff_jax.interop import spec_check
+from kdiff_jax.interop import conditions, spec_check
 from kdiff_jax.interop import steps as step_folders
 from kdiff_jax.interop.trees import unflatten
 
@@ -40,15 +40,19 @@ def find(path: pathlib.Path) -> tuple[pathlib.Path, list[int]] | None:
     return None
 
 
-def describe(stage: pathlib.Path, about: Mapping[str, Any]) -> None:
+def describe(
+    stage: pathlib.Path, about: Mapping[str, Any], frozen: Mapping[str, Any] = {}
+) -> None:
     """Writes what the steps of a stage folder are, which `description` reads.
 
     Args:
         stage: The folder.
         about: The "spec" of its model, the "role" and the "result" that it is made of,
             and the "partition" of the recipe's students.
+        frozen: The table of its vectors, if it has one, which is written beside it.
     """
-    sealed.write_json(stage / STAGE, about)
+    spec = conditions.write(stage, about["spec"], frozen)
+    sealed.write_json(stage / STAGE, {**about, "spec": spec})
 
 
 def description(stage: pathlib.Path) -> dict[str, Any]:

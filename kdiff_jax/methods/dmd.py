@@ -79,7 +79,7 @@ def make(
 
     def prepare(ctx):
         z_gen = rng.normal(ctx.keys, "z", shape)
-        y_gen = rng.choice(ctx.keys, "y_gen", ctx.share.conditions)
+        y_gen = ctx.draw_y(student)
         x_gen = generate(ctx.nets["student"], z_gen, y_gen)
         return {**ctx.batch, "z_gen": z_gen, "y_gen": y_gen, "x_gen": x_gen}
 

@@ -112,7 +112,7 @@ def make(
 
     def prepare(ctx):
         z = rng.normal(ctx.keys, "z", shape)
-        y_gen = rng.choice(ctx.keys, "y_gen", ctx.share.conditions)
+        y_gen = ctx.draw_y(student)
 
         def generate(x_t, t):
             return student.apply(ctx.nets["student"], x_t, t, y_gen)
@@ -272,7 +272,7 @@ def _head(teacher: Net, num_groups: int) -> Net:
 
     def features(key):
         x, t = jnp.zeros((1, *teacher.image_shape)), jnp.ones(1)
-        y = jnp.zeros(1, jnp.int32)
+        y = teacher.conditions.example(1)
         # Nobody asks for a head on a network without encoder: `make` refuses it.
         encode: Any = teacher.encode
         return bottleneck(encode(teacher.init(key), x, t, y))

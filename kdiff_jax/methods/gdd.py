@@ -16,6 +16,7 @@ from kdiff_jax import registry, rng
 from kdiff_jax.arguments import Count, NotNegative, Positive, Share
 from kdiff_jax.augment import ada, diffaugment
 from kdiff_jax.discriminators import projected, spectral
+from kdiff_jax.domain import Conditions
 from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.features.classifiers import CLASSIFIERS, Classifier
 from kdiff_jax.losses import adversarial
@@ -111,11 +112,15 @@ def make(
     heads = dict(
         width=width,
         num_classes=student.num_classes,
+        cond_dim=student.cond_dim,
         group=virtual_local_batch,
         dtype=student.precision,
     )
     disc, state = _discriminators(
-        extractors, **heads, **_embedding(class_embedding, student.num_classes)
+        extractors,
+        student.conditions,
+        **heads,
+        **_embedding(class_embedding, student.conditions),
     )
 
     def generate(params, ctx):
@@ -291,7 +296,7 @@ def _teacher_features(
         def shapes(batch):
             x = jax.ShapeDtypeStruct((batch, *teacher.image_shape), jnp.float32)
             times = jax.ShapeDtypeStruct((batch,), jnp.float32)
-            y = jax.ShapeDtypeStruct((batch,), jnp.int32)
+            y = jax.eval_shape(lambda: teacher.conditions.example(batch))
             return jax.eval_shape(encode, params, x, times, y)
 
         return Extractor(maps, shapes)
@@ -299,25 +304,29 @@ def _teacher_features(
     return {f"teacher_{i}": extractor(i, s) for i, s in enumerate(noise_levels)}
 
 
-def _embedding(path: str, num_classes: int) -> dict[str, Any]:
+def _embedding(path: str, conditions: Conditions) -> dict[str, Any]:
     """Fields of a discriminator whose table of the classes is that of a file."""
     if not path:
         return {}
-    if not num_classes:
+    if not conditions.num or conditions.dim:
+        what = "is conditioned on vectors" if conditions.dim else "has no classes"
         raise ConfigError(
-            f"class_embedding={path!r}: the student has no classes; leave it empty"
+            f"class_embedding={path!r}: the student {what}; leave it empty"
         )
-    table = projected.load_embedding(path, num_classes)
+    table = projected.load_embedding(path, conditions.num)
     return dict(embedding_dim=table.shape[1], embedding_init=lambda *_: table)
 
 
-def _discriminators(extractors: dict[str, Extractor], *, group: int, **fields):
+def _discriminators(
+    extractors: dict[str, Extractor], conditions: Conditions, *, group: int, **fields
+):
     """(Net, state): one discriminator for each feature network, as one role.
 
     Net.apply is (params, state, maps, y) -> (logits by feature network, new state).
 
     Args:
         extractors: The feature networks.
+        conditions: Conditions that they are told.
         group: And `fields`: of `projected.Discriminator`.
     """
     modules = {
@@ -329,7 +338,7 @@ def _discriminators(extractors: dict[str, Extractor], *, group: int, **fields):
 
     def variables(name, key):
         maps = jax.tree.map(lambda x: jnp.zeros(x.shape), shapes[name])
-        return modules[name].init(key, maps, jnp.zeros(group, jnp.int32))
+        return modules[name].init(key, maps, conditions.example(group))
 
     def init(key):
         keys = jax.random.split(key, len(extractors))

@@ -68,7 +68,7 @@ def make(
     def generate(params, ctx):
         """(images, their labels) of this phase's own noise."""
         z = rng.normal(ctx.keys, "z", shape)
-        y = rng.choice(ctx.keys, "y_gen", ctx.share.conditions)
+        y = ctx.draw_y(student)
         t = jnp.full(len(z), t_init, jnp.float32)
         return student.apply(params, scale * z, t, y), y
 

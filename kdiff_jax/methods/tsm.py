@@ -162,7 +162,7 @@ def _shapes(net):
 
     def run(key):
         x, t = jnp.zeros((1, *net.image_shape)), jnp.ones(1)
-        return with_features(net.init(key), x, t, jnp.zeros(1, jnp.int32))[1]
+        return with_features(net.init(key), x, t, net.conditions.example(1))[1]
 
     return [h.shape for h in jax.eval_shape(run, jax.random.key(0))]
 

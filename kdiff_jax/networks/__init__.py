@@ -14,7 +14,8 @@ name              network                                    c_noise
 ``mlp``           a few layers, for points of the plane      c_noise of EDM
 ================  =========================================  =========================
 
-`y` is i32[B]; None, or -1, is no label. Dropout is active if and only if one typed key
+`y` is i32[B]; None, or -1, is no label. With `cond_dim` it is f32[B, cond_dim], and
+zeros are none. Dropout is active if and only if one typed key
 per example is given, `dropout_keys`. `module.apply(..., method="encode")` returns the
 features of the encoder in place of F, `method="with_features"` F and all features.
 """

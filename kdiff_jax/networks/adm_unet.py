@@ -114,14 +114,14 @@ class AdmUNet(Network):
             )
         emb = nn.silu(dense(emb, width, "map_layer0", ADM))
         emb = dense(emb, width, "map_layer1", ADM)
-        if self.num_classes:
+        if self.width_of_rows:
             emb = emb + dense(
                 rows,
                 width,
                 "map_label",
                 ADM,
                 init="kaiming_normal",
-                scale=math.sqrt(self.num_classes),
+                scale=math.sqrt(self.width_of_rows),
                 use_bias=False,
             )
         return nn.silu(emb)

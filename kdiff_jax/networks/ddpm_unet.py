@@ -177,7 +177,7 @@ class DdpmUNet(Network):
                 width, kernel_init=XAVIER, name=f"time_embedding_linear_{i}"
             )
             emb = dense(emb)
-        if self.num_classes:
+        if self.width_of_rows:
             emb = emb + nn.Dense(width, use_bias=False, name="class_embedding")(rows)
         if self.augment_dim:
             emb = emb + nn.Dense(width, use_bias=False, name="augment_embedding")(

@@ -164,7 +164,7 @@ class IddpmUNet(Network):
         emb = layers.sinusoid(1000.0 * u, self.channels)
         emb = nn.Dense(self.emb_channels, name="dense0")(emb)
         emb = nn.Dense(self.emb_channels, name="dense1")(nn.silu(emb))
-        if self.num_classes:
+        if self.width_of_rows:
             emb = emb + nn.Dense(self.emb_channels, name="class_emb")(rows)
         if self.augment_dim:
             dense = nn.Dense(self.emb_channels, use_bias=False, name="augment_emb")

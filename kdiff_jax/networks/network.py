@@ -12,6 +12,8 @@ from kdiff_jax.errors import ConfigError
 from kdiff_jax.networks import layers
 from kdiff_jax.types import Keys
 
+Cond = Int[Array, " B"] | Float[Array, "B D"]  # labels, or vectors
+
 
 class Network(nn.Module):
     """A denoising network on images; a family adds its fields and writes `trunk`.
@@ -24,6 +26,7 @@ class Network(nn.Module):
         dropout: Dropout rate, active when keys are given.
         out_channels: The image's channels; twice that for two outputs.
         num_classes: Number of classes; 0 ignores labels.
+        cond_dim: Length of the vectors that are conditions; 0 for labels.
         augment_dim: Length of the augmentation label, 9 in EDM; 0 ignores it.
         dtype: Type of the activations and products; parameters are float32. A recipe
             sets it by its `precision`.
@@ -37,6 +40,7 @@ class Network(nn.Module):
     dropout: Below1 = 0.0
     out_channels: Count = 3
     num_classes: Whole = 0
+    cond_dim: Whole = 0
     augment_dim: Whole = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = False
@@ -45,7 +49,7 @@ class Network(nn.Module):
         self,
         x: Float[Array, "B H W C"],
         c_noise: Float[Array, " B"],
-        y: Int[Array, " B"] | None = None,
+        y: Cond | None = None,
         *,
         augment: Float[Array, "B A"] | None = None,
         dropout_keys: Keys | None = None,
@@ -55,7 +59,7 @@ class Network(nn.Module):
         Args:
             x: Images scaled as the family expects (c_in x_t).
             c_noise: What the family's embedding reads; see `kdiff_jax.networks`.
-            y: Labels; None, or -1, is no label.
+            y: Labels, or vectors; None, -1, or zeros, is no condition.
             augment: EDM's augmentation label; None where images are not augmented.
             dropout_keys: One typed key per example; None switches dropout off.
 
@@ -69,7 +73,7 @@ class Network(nn.Module):
         self,
         x: Float[Array, "B H W C"],
         c_noise: Float[Array, " B"],
-        y: Int[Array, " B"] | None = None,
+        y: Cond | None = None,
         *,
         augment: Float[Array, "B A"] | None = None,
         dropout_keys: Keys | None = None,
@@ -85,7 +89,7 @@ class Network(nn.Module):
         self,
         x: Float[Array, "B H W C"],
         c_noise: Float[Array, " B"],
-        y: Int[Array, " B"] | None = None,
+        y: Cond | None = None,
         *,
         augment: Float[Array, "B A"] | None = None,
         dropout_keys: Keys | None = None,
@@ -101,10 +105,10 @@ class Network(nn.Module):
     def conditions(
         self,
         x: Float[Array, "B H W C"],
-        y: Int[Array, " B"] | None,
+        y: Cond | None,
         augment: Float[Array, "B A"] | None,
     ) -> tuple[Float[Array, "B K"], Float[Array, "B A"]]:
-        """One-hot labels and augmentation labels; zeros where there are none."""
+        """One-hot labels, or vectors, and augmentation labels; zeros for none."""
         batch, height, width, _ = x.shape
         levels = len(self.channel_mult)
         divisor = 2 ** (levels - 1)
@@ -115,7 +119,15 @@ class Network(nn.Module):
             )
         if augment is None:
             augment = jnp.zeros((batch, self.augment_dim))
-        return layers.one_hot(y, num_classes=self.num_classes, batch=batch), augment
+        if not self.cond_dim:
+            rows = layers.one_hot(y, num_classes=self.num_classes, batch=batch)
+            return rows, augment
+        return jnp.zeros((batch, self.cond_dim)) if y is None else y, augment
+
+    @property
+    def width_of_rows(self) -> int:
+        """Entries of a row of conditions that a trunk embeds; 0 for none."""
+        return self.cond_dim or self.num_classes
 
     @abc.abstractmethod
     def trunk(

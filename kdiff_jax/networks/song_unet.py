@@ -163,10 +163,10 @@ class SongUNet(Network):
             emb = layers.Fourier(width, name="map_noise")(c_noise)
         else:
             emb = layers.sinusoid(c_noise, width)
-        if self.num_classes:
-            emb = emb + dense(
-                rows * math.sqrt(self.num_classes), width, "map_label", SONG
-            )
+        if self.width_of_rows:
+            # Entries of about unit size, as those of vectors are meant to be.
+            unit = 1.0 if self.cond_dim else math.sqrt(self.num_classes)
+            emb = emb + dense(rows * unit, width, "map_label", SONG)
         if self.augment_dim:
             emb = emb + dense(augment, width, "map_augment", SONG, use_bias=False)
         for i in range(2):

@@ -14,7 +14,7 @@ from kdiff_jax import registry
 from kdiff_jax.diffusion.process import Process
 from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.partition import clusters
-from kdiff_jax.partition.clusters import MedianSplits
+from kdiff_jax.partition.clusters import Centers, MedianSplits
 
 RULES = ("consecutive", "random", "kmeans", "pca", "table")
 SPACINGS = ("even", "logsnr")
@@ -29,13 +29,14 @@ class Partition(NamedTuple):
             Range i owns borders[i] < t <= borders[i + 1]; the first and the last also
             what lies beyond the ends. The inner ones are float32 numbers: in float32
             networks are asked, and a time on a border must not depend on who asks.
-        splits: That made the groups by the rule "pca", and route vectors that no class
-            has, such as embeddings of prompts; None by other rules.
+        splits: What routes vectors that no class has, such as embeddings of prompts:
+            the median splits of the rule "pca", the centres of "kmeans"; None by other
+            rules.
     """
 
     groups: tuple[tuple[int, ...], ...] = ()
     borders: tuple[float, ...] = ()
-    splits: MedianSplits | None = None
+    splits: MedianSplits | Centers | None = None
 
     @property
     def num_groups(self) -> int:
@@ -68,8 +69,8 @@ class Partition(NamedTuple):
         """
         if self.splits is None:
             raise ConfigError(
-                "group_of_vectors: this partition routes labels alone; one by"
-                " rule='pca' routes vectors"
+                "group_of_vectors: this partition routes labels alone; those by"
+                " rule='pca' and rule='kmeans' route vectors"
             )
         return self.splits.group_of(vectors)
 
@@ -101,7 +102,8 @@ class Partition(NamedTuple):
 
     def to_spec(self) -> dict:
         """The partition as values that JSON keeps exactly."""
-        splits = {} if self.splits is None else {"splits": self.splits.to_spec()}
+        kind = "centers" if isinstance(self.splits, Centers) else "splits"
+        splits = {} if self.splits is None else {kind: self.splits.to_spec()}
         return {
             "groups": [list(labels) for labels in self.groups],
             "borders": list(self.borders),
@@ -121,7 +123,7 @@ class Partition(NamedTuple):
             found = Partition(
                 tuple(tuple(int(y) for y in labels) for labels in spec["groups"]),
                 tuple(float(t) for t in spec["borders"]),
-                MedianSplits.from_spec(spec["splits"]) if "splits" in spec else None,
+                _splits_of(spec),
             )
             _check(found)
         except CheckpointError:
@@ -147,6 +149,12 @@ class Partition(NamedTuple):
                 owns.append(f"{lo:g} {'<' if i else '<='} t <= {hi:g}")
             lines.append(f"student {k}: {'; '.join(owns) or 'everything'}")
         return "\n".join(lines)
+
+
+def _splits_of(spec: dict) -> MedianSplits | Centers | None:
+    if "centers" in spec:
+        return Centers.from_spec(spec["centers"])
+    return MedianSplits.from_spec(spec["splits"]) if "splits" in spec else None
 
 
 ONE = Partition()  # of one student, who owns all
@@ -209,6 +217,8 @@ def make(
         owners = splits.group_of(embeddings)
     else:
         owners = _owners(num_classes, num_groups, rule, table, seed, embeddings)
+        if rule == "kmeans":
+            splits = clusters.centers_of(embeddings, owners)
     groups = tuple(
         tuple(np.flatnonzero(owners == group).tolist()) for group in range(num_groups)
     )
@@ -320,9 +330,9 @@ def _check(partition):
     if sorted(y for g in partition.groups for y in g) != list(range(sum(sizes))):
         raise ConfigError("groups: every class must have one owner; give each one")
     splits = partition.splits
-    if splits is not None and len(splits.thresholds) + 1 != len(sizes):
+    if splits is not None and splits.num_groups != len(sizes):
         raise ConfigError(
-            f"splits: make {len(splits.thresholds) + 1} groups, and there are"
+            f"splits: make {splits.num_groups} groups, and there are"
             f" {len(sizes)}; split again"
         )
     borders = partition.borders

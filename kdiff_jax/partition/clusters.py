@@ -24,15 +24,13 @@ class MedianSplits(NamedTuple):
     axes: tuple[tuple[float, ...], ...]
     thresholds: tuple[float, ...]
 
+    @property
+    def num_groups(self) -> int:
+        return len(self.thresholds) + 1
+
     def group_of(self, vectors) -> np.ndarray:
         """i32[N] in 0 .. 2^L - 1, the group of each of f32[N, D]."""
-        vectors = np.asarray(vectors, np.float64)
-        if vectors.ndim != 2 or vectors.shape[1] != len(self.mean):
-            raise ConfigError(
-                f"embeddings have the shape {vectors.shape}: must be"
-                f" (N, {len(self.mean)}), like those of which the splits were made;"
-                " take the same encoder"
-            )
+        vectors = _of_length(vectors, len(self.mean))
         places = (vectors - np.array(self.mean)) @ np.array(self.axes).T
         thresholds = np.array(self.thresholds)
         node = np.zeros(len(vectors), np.int32)
@@ -70,6 +68,75 @@ class MedianSplits(NamedTuple):
                 " take the file from its source again"
             ) from error
         return _splits(mean, axes, thresholds)
+
+
+class Centers(NamedTuple):
+    """The means of groups of vectors, which route new vectors to the nearest.
+
+    Attributes:
+        centers: [K][D], numbers of float64.
+    """
+
+    centers: tuple[tuple[float, ...], ...]
+
+    @property
+    def num_groups(self) -> int:
+        return len(self.centers)
+
+    def group_of(self, vectors) -> np.ndarray:
+        """i32[N] in 0 .. K - 1, the group of each of f32[N, D]."""
+        centers = np.array(self.centers)
+        vectors = _of_length(vectors, centers.shape[1])
+        # |v - c|^2 without |v|^2, so that N vectors take N K numbers.
+        distances = (centers**2).sum(1) - 2 * vectors @ centers.T
+        return distances.argmin(1).astype(np.int32)
+
+    def to_spec(self) -> dict:
+        """The centres as values that JSON keeps exactly."""
+        return {"centers": [list(center) for center in self.centers]}
+
+    @staticmethod
+    def from_spec(spec: dict) -> "Centers":
+        """What `to_spec` gave.
+
+        Raises:
+            CheckpointError: If they are no centres.
+        """
+        try:
+            centers = np.asarray(spec["centers"], np.float64)
+            if centers.ndim != 2 or not np.isfinite(centers).all():
+                raise ValueError("no finite rows of one length")
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise CheckpointError(
+                f"centers={str(spec)[:80]}: not as they were written ({error});"
+                " take the file from its source again"
+            ) from error
+        return _centers(centers)
+
+
+def _centers(centers: np.ndarray) -> Centers:
+    return Centers(tuple(map(tuple, centers.tolist())))
+
+
+def centers_of(vectors, owners) -> Centers:
+    """The mean of each group of f32[N, D], by i[N]."""
+    x = np.asarray(vectors, np.float64)
+    return _centers(np.stack([x[owners == k].mean(0) for k in range(max(owners) + 1)]))
+
+
+def _of_length(vectors, dim: int) -> np.ndarray:
+    """f64[N, dim].
+
+    Raises:
+        ConfigError: If vectors have another length.
+    """
+    vectors = np.asarray(vectors, np.float64)
+    if vectors.ndim != 2 or vectors.shape[1] != dim:
+        raise ConfigError(
+            f"embeddings have the shape {vectors.shape}: must be (N, {dim}), like"
+            " those of which the groups were made; take the same encoder"
+        )
+    return vectors
 
 
 def _splits(mean, axes, thresholds) -> MedianSplits:

@@ -16,9 +16,9 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from kdiff_jax import interop, sealed
+from kdiff_jax import build, domain, interop, sealed
 from kdiff_jax.build import Program, Recipe, Stage
-from kdiff_jax.errors import CheckpointError
+from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.interop import training
 
 DONE = "done.json"
@@ -48,6 +48,16 @@ class Job:
     def stages(self) -> tuple[Stage, ...]:
         """All stages of the recipe, rounds written out."""
         return self.recipe.stages
+
+    @functools.cached_property
+    def frozen(self) -> domain.Frozen:
+        """What programs read beside networks, by role: the table of the vectors.
+
+        Raises:
+            ConfigError: If there is no table, and the model reads vectors.
+            DataError: If the table is missing, or none for this model.
+        """
+        return build.load_table(self.recipe)
 
     @property
     def only(self) -> int | None:
@@ -91,6 +101,7 @@ class Job:
         """
         if source not in {stage.name for stage in self.stages}:
             model = interop.load(source, precision=precision)
+            self._check_conditions(source, model)
             spec = {**model.spec, "sampler": self.recipe.spec["sampler"]}
             return dataclasses.replace(model, spec=spec)
         folder = self.left(source) / "model"
@@ -99,7 +110,23 @@ class Job:
                 f"stage {source!r} has no model in {folder}; run it first: the same"
                 " command without --stage"
             )
-        return interop.load(folder, precision=precision)
+        model = interop.load(folder, precision=precision)
+        self._check_conditions(source, model)
+        return model
+
+    def _check_conditions(self, source: str, model: interop.Model) -> None:
+        """Refuses a model of another table: its numbers would ask for something else.
+
+        Raises:
+            ConfigError: Names the model.
+        """
+        given = interop.digest_of_conditions(model.frozen)
+        if given not in (None, interop.digest_of_conditions(self.frozen)):
+            raise ConfigError(
+                f"{source}: was trained with another table of vectors than"
+                f" data.conditions={self.recipe.table!r}; give"
+                f" that, {interop.CONDITIONS} in the folder of the model"
+            )
 
     def names_role(self, source: str) -> bool:
         """Whether `source` is "stage/role", of a stage of this recipe."""

@@ -58,15 +58,17 @@ class Best:
         self._mesh = job.mesh
         self._size = min(stage.train.batch_size, self._source.num)
         self._size -= self._size % job.mesh.shape["data"]
-        frozen = {role: fed.frozen[role] for role in method.frozen}
+        roles = (*method.frozen, *method.nets["student"].conditions.shapes)
+        frozen = {role: fed.frozen[role] for role in roles}
         self._given = frozen, fed.numbers
-        (phase,), as_batch = method.phases, inputs.make()
+        (phase,), student = method.phases, method.nets["student"]
+        as_batch = inputs.make(space=student.space, conditions=student.conditions)
 
         def loss(params, frozen, numbers, batch, positions):
             # There is one student, and one group of devices.
             params, numbers, batch = without_axis((params, numbers, batch))
             keys = rng.example_keys(jax.random.key(0), 0, positions)
-            batch = as_batch({}, batch, keys)
+            batch = as_batch(frozen, batch, keys)
             share, _, settings = numbers
             context = Context({}, {}, frozen, {}, batch, keys, share, settings=settings)
             value, _ = phase.loss(params, context)

@@ -113,7 +113,8 @@ class Reference:
         if name := options.features:
             weights = options.weights or None
             self.features = feature_extractors.make(name, weights=weights)
-            dim = feature_extractors.dim_of(self.features, job.recipe.image_shape)
+            shape = job.recipe.space.pixel_shape
+            dim = feature_extractors.dim_of(self.features, shape)
             check_memory(f"evaluate.features={name}", dim)
             path = folder / f"reference_{name}.npz"
             if not parallel.from_first_host(_is_reference(path, name)):
@@ -229,12 +230,14 @@ def _title(row) -> str:
 def _real(job: Job, shown: np.ndarray) -> np.ndarray:
     """Real images in the order of labels that the models were asked for."""
     data = build.load_images(job.recipe)
-    asked = shown % max(data.num_classes, 1)
+    # A table of vectors may have rows that no image is of.
+    num = max(data.num_classes, job.recipe.num_classes, 1)
+    asked = shown % num
     found = []
     for i, label in enumerate(asked.tolist()):
         places = np.flatnonzero(data.labels == label)
         places = places if len(places) else np.arange(data.num)
-        found.append(places[i // max(data.num_classes, 1) % len(places)])
+        found.append(places[i // num % len(places)])
     return data.read(np.array(found))
 
 

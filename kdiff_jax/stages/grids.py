@@ -85,6 +85,7 @@ def of_stage(
         sampler,
         students.mesh,
         students.owners,
+        frozen=job.frozen,
         name=f"stage {stage.name!r}",
         batch_option=option,
     )

@@ -14,7 +14,6 @@ import numpy as np
 from kdiff_jax import build, interop
 from kdiff_jax.build import PairsStage
 from kdiff_jax.data import pairs
-from kdiff_jax.data.pixels import truncate_to_uint8
 from kdiff_jax.errors import DataError
 from kdiff_jax.report.progress import duration
 from kdiff_jax.stages import Job, finish
@@ -42,10 +41,11 @@ def run(job: Job, stage: PairsStage) -> None:
     counts = {TRAIN: stage.num_pairs, HELD_OUT: stage.num_held_out}
     teacher = job.model(stage.init["teacher"], stage.precision)
     build.check_fits(job.recipe, "teacher", teacher.spec)
+    kept = teacher.net.space.kept
     # What is there counts, so both parts are looked at before either is made.
-    need = pairs.disk_need(sum(counts.values()), teacher.image_shape)
+    need = pairs.disk_need(sum(counts.values()), teacher.image_shape, kept)
     log.info("%s: the pairs take %.3g GB", folder, need / 1e9)
-    pairs.check_disk(folder, sum(counts.values()), teacher.image_shape)
+    pairs.check_disk(folder, sum(counts.values()), teacher.image_shape, kept)
     keywords = build.spec_of(stage, teacher.spec)["sampler"]
     sampler = interop.sampler_of(teacher.spec, teacher.process, keywords)
     make = generate.of_model(
@@ -53,7 +53,7 @@ def run(job: Job, stage: PairsStage) -> None:
         sampler,
         mesh=job.mesh,
         purpose="pairs",
-        as_pixels=truncate_to_uint8,
+        leave=teacher.net.space.to_kept,
         name=f"stage {stage.name!r}, teacher={stage.init['teacher']}",
         batch_option=f"{job.section(stage.name)}.batch_size",
     )
@@ -69,6 +69,10 @@ def run(job: Job, stage: PairsStage) -> None:
             "seed": job.recipe.seed,
             "first": FIRST[part],
         }
+        if table := teacher.spec.get("conditions"):
+            identity["conditions"] = table
+        if kept != pairs.BYTE:
+            identity["x0_type"] = str(kept)
         _make(job, folder / part, identity, make, teacher, stage.batch_size)
     if jax.process_index() == 0:
         finish(folder, num_pairs=counts[TRAIN])
@@ -86,7 +90,7 @@ def _make(job, folder: pathlib.Path, identity, make, teacher, batch_size) -> Non
         count = min(size, num - k * size)
         labels = generate.cycled_labels(count, teacher.num_classes, first)
         z = np.empty((count, *teacher.image_shape), np.float16)
-        x0 = np.empty(z.shape, np.uint8)
+        x0 = np.empty(z.shape, identity.get("x0_type", np.uint8))
         for made in make.batches(
             teacher.students,
             seed=identity["seed"],

@@ -38,6 +38,7 @@ FREE = (
     "spike_lines",
     "hang_minutes",
     "path",  # a data set may move
+    "conditions",  # and the table beside it, whose content counts
     "weights",
     "only",  # jobs of a queue share a workdir
 )
@@ -192,7 +193,7 @@ def _recorded(path: pathlib.Path) -> dict[str, Any]:
 
 def _with_later_options(before, now):
     """A record of an earlier version, whose options of today had their defaults."""
-    kinds = {"data": sections.Data, "train": sections.Train}
+    kinds = {"data": sections.Data, "train": sections.Train, "model": sections.Model}
     for name, kind in (kinds | {"evaluate": sections.Evaluate}).items():
         had, has = before.get(name, {}), now.get(name, {})
         before = {**before, name: _with_defaults(had, has, kind)}

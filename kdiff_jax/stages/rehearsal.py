@@ -154,7 +154,8 @@ def _say_unused(stage: TrainStage, method: Method) -> None:
 
 def _trace(method: Method, optim, nets, case: _Case) -> None:
     """Raises what a loss says of the shapes of its batch."""
-    root, shape = jax.random.key(0), nets["student"].image_shape
+    root, student = jax.random.key(0), nets["student"]
+    space = student.space
     params = {r: jax.eval_shape(net.init, root) for r, net in method.nets.items()}
     frozen = {
         role: jax.eval_shape(nets[role].init, root)
@@ -163,14 +164,16 @@ def _trace(method: Method, optim, nets, case: _Case) -> None:
     }
     num = case.batch_size
     batch = {
-        "x0": jax.ShapeDtypeStruct((num, *shape), jnp.uint8),
+        "x0": jax.ShapeDtypeStruct((num, *space.pixel_shape), jnp.uint8),
         "y": jax.ShapeDtypeStruct((num,), jnp.int32),
     }
     if "z" in method.batch_keys:
-        batch["z"] = jax.ShapeDtypeStruct((num, *shape), jnp.float16)
+        batch["z"] = jax.ShapeDtypeStruct((num, *space.shape), jnp.float16)
+        batch["x0"] = jax.eval_shape(space.to_kept, _float32(batch["z"]))
     settings = {**method.settings, **case.stage.settings}
     share = domain.whole(nets["student"].num_classes, (0.0, 1.0))
-    as_batch = inputs.make(**({} if "z" in batch else case.augmented))
+    augmented = {} if "z" in batch else case.augmented
+    as_batch = inputs.make(space=space, conditions=student.conditions, **augmented)
 
     def losses(params, frozen, carry, settings, batch, keys):
         batch = as_batch(frozen, batch, keys)
@@ -186,7 +189,7 @@ def _trace(method: Method, optim, nets, case: _Case) -> None:
 
     settings = {name: jnp.asarray(value) for name, value in settings.items()}
     files = {role: found.shapes for role, found in method.pretrained.items()}
-    given = {**frozen, **files}
+    given = {**frozen, **files, **student.conditions.shapes}
     keys = jax.random.split(root, num)
     try:
         jax.eval_shape(losses, params, given, method.carry, settings, batch, keys)
@@ -196,13 +199,17 @@ def _trace(method: Method, optim, nets, case: _Case) -> None:
         log.debug("the losses cannot be traced on shapes: %s", error)
 
 
+def _float32(x):
+    return jax.ShapeDtypeStruct(x.shape, jnp.float32)
+
+
 def _evaluate(job: Job, stage: EvaluateStage, data: Images | None) -> None:
     if not (name := stage.options.features):
         return
     place = "--config.evaluate"
     try:
         extractor = features.make(name, weights=stage.options.weights or None)
-        shape = job.recipe.image_shape
+        shape = job.recipe.space.pixel_shape
         features.check_shape(extractor, shape)
     except UserError as error:
         raise type(error)(f"{place}.{error}") from error

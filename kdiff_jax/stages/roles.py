@@ -72,7 +72,7 @@ def find(job: Job, stage: TrainStage) -> Roles:
     if teacher:
         scale = stage.method.keywords.get("guidance", 1)
         interop.check_guidance(teacher.spec, scale)
-    for key in ("sha256", "kdiff_jax", "source", "partition"):
+    for key in ("sha256", "kdiff_jax", "source", "partition", "conditions"):
         base.pop(key, None)
     base["revision"] = networks.revision(base["network"]["name"])
     spec = interop.without_precision(build.spec_of(stage, base))

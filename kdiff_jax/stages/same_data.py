@@ -4,7 +4,7 @@ import logging
 
 import jax
 
-from kdiff_jax import sealed
+from kdiff_jax import interop, sealed
 from kdiff_jax.data import identity
 from kdiff_jax.data.images import Images
 from kdiff_jax.errors import DataError
@@ -29,6 +29,8 @@ def check(job: Job, images: Images, *, force: bool) -> None:
         ConfigError: If the processes of the run have different ones.
     """
     path, now = job.workdir / FILE, identity.of(images)
+    if (table := interop.digest_of_conditions(job.frozen)) is not None:
+        now["conditions"] = table
     hosts.compare(
         {"data": now}, "set --config.data.path on each to a copy of the same images"
     )

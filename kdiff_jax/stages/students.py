@@ -18,6 +18,7 @@ from kdiff_jax.data import batches as data_batches
 from kdiff_jax.data.students import StudentBatches
 from kdiff_jax.diffusion import process as processes
 from kdiff_jax.diffusion.process import Process
+from kdiff_jax.domain import TABLE
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.files import Unreadable
 from kdiff_jax.interop import Model
@@ -201,12 +202,15 @@ def partition_of(
     del options["only"]
     path = options.pop("embeddings")
     num_classes = job.recipe.num_classes
-    rows = None
+    rows, vectors = None, job.frozen.get(TABLE)
     if options["rule"] in ("kmeans", "pca") and options["num_groups"] > 1:
-        rows = _embeddings(path, find_teacher, num_classes)
-    return partitions.make(
+        by_table = vectors is not None and not path
+        rows = vectors if by_table else _embeddings(path, find_teacher, num_classes)
+    found = partitions.make(
         process=process, num_classes=num_classes, embeddings=rows, **options
     )
+    # Groups of other rows than the conditions say nothing of other conditions.
+    return found if vectors is None or rows is vectors else found._replace(splits=None)
 
 
 def section_of(job: Job) -> Section:
@@ -241,7 +245,8 @@ def check(job: Job) -> None:
                     " classes, by partition.num_groups"
                 )
     process = processes.make(**job.recipe.spec["process"])
-    by_teacher = section.rule in ("kmeans", "pca") and not section.embeddings
+    given = section.embeddings or job.frozen
+    by_teacher = section.rule in ("kmeans", "pca") and not given
     if by_teacher and section.num_groups > 1:
         num_classes = job.recipe.num_classes
         groups, rule, table = section.num_groups, section.rule, section.table

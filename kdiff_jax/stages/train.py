@@ -71,7 +71,7 @@ def run(job: Job, stage: TrainStage) -> None:
     folder, train = job.folder(stage.name), stage.train
     plan = prepare(job, stage)
     folder.mkdir(parents=True, exist_ok=True)
-    _describe(folder, plan, train.result)
+    _describe(folder, plan, train.result, job.frozen)
     checkpoints = Checkpoints(folder / "checkpoints", keep=train.keep)
     fed, state, step = _begin(job, stage, plan, checkpoints)
     plan = plan._replace(roles=plan.roles.without_params())
@@ -168,7 +168,9 @@ def prepare(job: Job, stage: TrainStage) -> Plan:
     return Plan(found, own, many, method, optim, programs)
 
 
-def _describe(folder: pathlib.Path, plan: Plan, result: str) -> None:
+def _describe(
+    folder: pathlib.Path, plan: Plan, result: str, frozen: domain.Frozen
+) -> None:
     """Says what the steps of the stage's folder are, if they are what it said before.
 
     Raises:
@@ -180,7 +182,7 @@ def _describe(folder: pathlib.Path, plan: Plan, result: str) -> None:
     if plan.students.partition.num_students > 1:
         about["partition"] = plan.students.partition.to_spec()
     _check_begun(folder, about)
-    training.describe(folder, about)
+    training.describe(folder, about, frozen)
 
 
 def _check_begun(folder: pathlib.Path, about) -> None:
@@ -216,6 +218,7 @@ def _begin(
     root_keys = many.root_keys(seed)
     frozen = {role: given[role] for role in method.frozen if role in given}
     frozen |= {role: found.read() for role, found in method.pretrained.items()}
+    frozen |= job.frozen
     data, batches = many.feed(
         job, stage, method, _source(job, stage), stage.train.batch_size
     )
@@ -293,7 +296,13 @@ def _leave(job: Job, stage: TrainStage, plan: Plan, params, seconds: float) -> N
     if many.partition.num_students > 1:
         facts["num_students"] = len(many.ids)
     folder, card = job.folder(stage.name), _card(job, stage, facts, many)
-    interop.save(folder / "model", params=params, spec=plan.roles.spec, card=card)
+    interop.save(
+        folder / "model",
+        params=params,
+        spec=plan.roles.spec,
+        card=card,
+        frozen=job.frozen,
+    )
     finish(folder, **facts)
 
 

@@ -52,7 +52,9 @@ def of_method(
     images = jax.ShapeDtypeStruct(
         (batch_size, *method.nets["student"].image_shape), jnp.float32
     )
-    labels = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
+    conditions = method.nets["student"].conditions
+    labels = jax.eval_shape(lambda: conditions.example(batch_size))
+    frozen = {**frozen, **conditions.shapes}
     entries = {"x0": images, "z": images, "y": labels}
     one = jax.eval_shape(without_axis, state)
     inputs = (one, frozen, {k: entries[k] for k in method.batch_keys}, keys)

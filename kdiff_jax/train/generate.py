@@ -6,7 +6,7 @@ student makes it.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +17,6 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from kdiff_jax import memory, rng
-from kdiff_jax.data.pixels import to_uint8
 from kdiff_jax.errors import ConfigError, Interrupted, NumericsError
 from kdiff_jax.method import Net
 from kdiff_jax.partition import ONE, Partition
@@ -43,7 +42,7 @@ class Made(NamedTuple):
     Attributes:
         places: i64[B], whose images they are: places in the labels that were asked for.
         z: f32[B, H, W, C], the noise that they start from.
-        x0: [B, H, W, C], what the generator's `as_pixels` gives: uint8 by default.
+        x0: [B, H, W, C], what the generator's `leave` gives: uint8 pixels by default.
     """
 
     places: np.ndarray
@@ -66,8 +65,9 @@ class Generator:
         partition: The students; one who owns all by default. Parameters have a leading
             axis of all students.
         purpose: See `noise`.
-        as_pixels: Function of x0 f32[B, H, W, C], run on the devices as the end of the
-            program; `to_uint8` by default.
+        frozen: Arrays that the network's space and conditions read, by role.
+        leave: Function of x0, run on the devices as the end of the program; None for
+            the way to pixels of the network's space.
         name: Name of the model in messages.
         batch_option: Option that says how many images are made at once, for messages.
     """
@@ -77,32 +77,42 @@ class Generator:
     mesh: Mesh
     partition: Partition = ONE
     purpose: str = "sample"
-    as_pixels: Callable[[Any], Any] = to_uint8
+    frozen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    leave: Callable[[Any], Any] | None = None
     name: str = "model"
     batch_option: str = "--batch_size"
 
     @functools.cached_property
     def program(self) -> Callable[..., tuple]:
-        """(params, seed, positions, y) -> (z, pixels, bad), on the devices.
+        """(params, frozen, seed, positions, y) -> (z, pixels, bad), on the devices.
 
-        `params` is what `of_group` returns, the seed a uint32[]; B must be a multiple
-        of the devices. `bad` is the first place in the batch whose image is not finite,
-        or -1: an i32[] that every host has without asking the others.
+        `params` is what `of_group` returns, `frozen` is `placed`, the seed a uint32[];
+        B must be a multiple of the devices. `bad` is the first place in the batch whose
+        image is not finite, or -1: an i32[] that every host has without asking the
+        others.
         """
         split = NamedSharding(self.mesh, P(self.mesh.axis_names))
         everywhere = NamedSharding(self.mesh, P())
 
         @jax.jit
-        def generate(params, seed, positions, y):
+        def generate(params, frozen, seed, positions, y):
             positions = jax.lax.with_sharding_constraint(positions, split)
             z, keys = noise(seed, positions, self.net.image_shape, self.purpose)
+            y = self.net.conditions.take(frozen, y)
             x0 = self.sampler.sample(self._denoiser(params), z, y, keys=keys)
             finite = jnp.isfinite(x0).all(axis=(1, 2, 3))
             bad = jnp.where(finite.all(), -1, jnp.argmin(finite))
             bad = jax.lax.with_sharding_constraint(bad, everywhere)
-            return z, self.as_pixels(x0), bad
+            if self.leave is not None:
+                return z, self.leave(x0), bad
+            return z, self.net.space.to_pixels(frozen, x0), bad
 
         return generate
+
+    @functools.cached_property
+    def placed(self) -> Mapping[str, Any]:
+        """`frozen` on all devices."""
+        return parallel.replicate(dict(self.frozen), self.mesh)
 
     def _denoiser(self, params):
         def at(i):
@@ -180,7 +190,9 @@ class Generator:
                 padded = np.resize(places, size)
                 positions = (first + padded).astype(np.int32)
                 with self.within_memory(size):
-                    z, x0, bad = self.program(mine, root, positions, labels[padded])
+                    z, x0, bad = self.program(
+                        mine, self.placed, root, positions, labels[padded]
+                    )
                     bad = int(np.asarray(bad))
                 watchdog.beat()
                 self._check(bad, positions, group)
@@ -208,7 +220,7 @@ class Generator:
 
     def images(self, params, *, labels: np.ndarray, **keywords) -> np.ndarray:
         """All images of `batches` as uint8[N, H, W, C], in the order of the labels."""
-        found = np.empty((len(labels), *self.net.image_shape), np.uint8)
+        found = np.empty((len(labels), *self.net.space.pixel_shape), np.uint8)
         for made in self.batches(params, labels=labels, **keywords):
             found[made.places] = made.x0
         return found
@@ -221,9 +233,10 @@ def of_model(model: Any, sampler: Sampler, *, mesh: Mesh, **keywords) -> Generat
         model: The model.
         sampler: Sampler that makes the images.
         mesh: The devices.
-        **keywords: purpose, as_pixels, name and batch_option of `Generator`.
+        **keywords: purpose, leave, name and batch_option of `Generator`.
     """
-    return Generator(model.net, sampler, mesh, model.partition, **keywords)
+    of_it: dict[str, Any] = dict(partition=model.partition, frozen=model.frozen)
+    return Generator(model.net, sampler, mesh, **of_it, **keywords)
 
 
 def cycled_labels(num: int, num_classes: int, first: int = 0) -> np.ndarray:

@@ -69,7 +69,7 @@ def generated(
     batch_size = min(batch_size, num_images)
     moments = Moments()
     places = np.arange(min(20, num_images)) if places is None else places
-    shown = np.zeros((len(places), *model.image_shape), np.uint8)
+    shown = np.zeros((len(places), *model.net.space.pixel_shape), np.uint8)
     for made in make.batches(
         model.students, seed=seed, labels=labels, batch_size=batch_size
     ):
@@ -142,7 +142,7 @@ def _calls(make, params, labels, batch_size) -> tuple[Callable[[], Any], int]:
     mine = make.of_group(params, int(owners[0]))
     positions = np.arange(size, dtype=np.int32)
     y = np.resize(labels, size).astype(np.int32)
-    return lambda: make.program(mine, np.uint32(0), positions, y), size
+    return lambda: make.program(mine, make.placed, np.uint32(0), positions, y), size
 
 
 def macs(net: Net) -> int:
@@ -164,7 +164,7 @@ def forward(net: Net):
         jax.eval_shape(net.init, jax.random.key(0)),
         jax.ShapeDtypeStruct((1, *net.image_shape), jnp.float32),
         jax.ShapeDtypeStruct((1,), jnp.float32),
-        jax.ShapeDtypeStruct((1,), jnp.int32),
+        jax.eval_shape(lambda: net.conditions.example(1)),
     )
     return jax.make_jaxpr(net.apply)(*inputs), inputs
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from kdiff_jax.data import pixels
+from kdiff_jax import pixels
 
 
 def test_the_ends_and_the_middle():

@@ -99,3 +99,19 @@ def test_labels_are_dropped_by_example_and_only_if_asked():
     assert 0.17 < (dropped < 0).mean() < 0.23
     # An example's own key decides, in whatever batch it is.
     np.testing.assert_array_equal(guidance.drop(keys[7:9], y[7:9], 0.2), dropped[7:9])
+
+
+def test_vectors_are_guided_and_dropped_as_labels_are():
+    y = jnp.asarray(np.random.RandomState(0).randn(64, 3), jnp.float32)
+
+    def denoise(x_t, t, y):
+        return x_t + y.sum(1)[:, None]
+
+    x_t, t = jnp.ones((64, 1)), jnp.zeros(64)
+    found = guidance.guide(denoise, 3.0)(x_t, t, y)
+    np.testing.assert_allclose(found, 1 + 3 * y.sum(1)[:, None], rtol=1e-5)
+    keys = jax.random.split(jax.random.key(0), 64)
+    dropped = guidance.drop(keys, y, 0.5)
+    gone = np.asarray(guidance.drop(keys, jnp.zeros(64, jnp.int32), 0.5)) == -1
+    assert 10 < gone.sum() < 54  # the same examples as of labels
+    np.testing.assert_array_equal(dropped, jnp.where(gone[:, None], 0, y))

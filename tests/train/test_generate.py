@@ -13,9 +13,9 @@ from jax.sharding import PartitionSpec as P
 from tolerance import REORDER
 
 from kdiff_jax import interop, partition, rng, samplers
-from kdiff_jax.data.pixels import to_uint8
 from kdiff_jax.diffusion.process import cosine
 from kdiff_jax.errors import ConfigError, Interrupted, NumericsError
+from kdiff_jax.pixels import to_uint8
 from kdiff_jax.train import generate, parallel, signals
 from kdiff_jax.train.generate import Generator
 
@@ -47,7 +47,7 @@ def generator(
     name, num_steps = sampler
     mesh = parallel.make_mesh(jax.devices()[:devices])
     made = samplers.make(name, process=cosine(), num_steps=num_steps)
-    return Generator(net, made, mesh, owners, as_pixels=as_they_are, **keywords)
+    return Generator(net, made, mesh, owners, leave=as_they_are, **keywords)
 
 
 def in_order(make, params, labels, *, batch_size=4, **keywords):
@@ -168,7 +168,7 @@ def test_every_seed_of_the_range_is_another_set_of_images():
 def test_pixels_are_made_by_the_program():
     make = generator()
     _, x0 = in_order(make, ONE, LABELS)
-    pixels = dataclasses.replace(make, as_pixels=to_uint8)
+    pixels = dataclasses.replace(make, leave=to_uint8)
     (made,) = pixels.batches(ONE, seed=5, labels=LABELS, batch_size=14)
     assert made.x0.dtype == np.uint8
     # One level where the compiler rounds a product and a sum once instead of twice.
@@ -259,7 +259,7 @@ def test_a_state_that_is_split_over_devices_makes_the_same_images(name):
     params = stacked(num, change=0.2)
     split = jax.device_put(params, NamedSharding(mesh, P("student")))
     sampler = samplers.make("ddim", process=cosine(), num_steps=3)
-    make = Generator(NET, sampler, mesh, owners, as_pixels=as_they_are)
+    make = Generator(NET, sampler, mesh, owners, leave=as_they_are)
     z, x0 = in_order(make, split, LABELS)
     host = in_order(make, jax.tree.map(np.asarray, params), LABELS)
     np.testing.assert_array_equal(z, host[0])

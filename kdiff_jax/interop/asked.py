@@ -1,0 +1,86 @@
+"""What a model is asked for, as numbers or vectors, and which students own it."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kdiff_jax import domain
+from kdiff_jax.domain import Cond, Conditions, Frozen
+from kdiff_jax.errors import ConfigError
+from kdiff_jax.partition import Partition
+
+
+def of(
+    y, batch: int, conditions: Conditions, partition: Partition, frozen: Frozen
+) -> tuple[Cond, Any]:
+    """(conditions as networks read them, i32[batch] groups of students that own them).
+
+    Args:
+        y: Numbers i32[batch], or vectors f32[batch, D] of a model of such; None is no
+            condition.
+        batch: Number of images.
+        conditions: What the model may be asked for.
+        partition: Who owns what.
+        frozen: The model's table of vectors, by its role.
+
+    Raises:
+        ConfigError: If there is no such condition, or none of the students owns it.
+    """
+    y = np.full(batch, domain.NULL) if y is None else y
+    if conditions.dim and np.shape(y) == (batch, conditions.dim):
+        vectors = jnp.asarray(y, jnp.float32)
+        return vectors, group_of_vectors(vectors, partition, frozen)
+    _check(y, batch, conditions, partition)
+    y = jnp.asarray(y, jnp.int32)
+    return conditions.take(frozen, y), partition.group_of(y)
+
+
+def group_of_vectors(vectors, partition: Partition, frozen: Frozen) -> np.ndarray:
+    """i32[N], the group of students that answers for each of f32[N, D].
+
+    Rows of the table have their owner. Others go where the partition's rule puts them:
+    by the median splits of "pca", or to the nearest centre of "kmeans".
+
+    Raises:
+        ConfigError: If another vector than the table's is asked of students whose
+            groups were made by neither.
+    """
+    if not partition.groups:
+        return np.zeros(len(vectors), np.int32)
+    vectors = np.asarray(vectors, np.float32)
+    table = np.asarray(frozen[domain.TABLE], np.float32)
+    numbers = {row.tobytes(): k for k, row in enumerate(table)}
+    known = np.array([numbers.get(v.tobytes(), -1) for v in vectors])
+    found = np.zeros(len(vectors), np.int32)
+    found[known >= 0] = partition.group_of(known[known >= 0])
+    if (known < 0).any():
+        found[known < 0] = partition.group_of_vectors(vectors[known < 0])
+    return found
+
+
+def _check(y, batch: int, conditions: Conditions, partition: Partition) -> None:
+    if np.shape(y) != (batch,) or not jnp.issubdtype(jnp.result_type(y), jnp.integer):
+        dim = conditions.dim
+        vectors = f", and vectors have {dim} entries" if dim else ""
+        raise ConfigError(
+            f"y={jnp.result_type(y)}{list(np.shape(y))}: labels are integers, one"
+            f" per image{vectors}"
+        )
+    if not (conditions.num and batch):
+        return
+    try:
+        highest, lowest = int(np.max(np.asarray(y))), int(np.min(np.asarray(y)))
+    except jax.errors.TracerArrayConversionError:
+        return  # while tracing there are no values
+    if highest >= conditions.num:
+        raise ConfigError(
+            f"y={highest}: this model has {conditions.num} classes; -1 or None"
+            " is no label"
+        )
+    if lowest < 0 and partition.groups:
+        raise ConfigError(
+            "y=None: the students of this model own classes, and no label has no"
+            " owner; give one per image"
+        )
