@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import vectors
 
-from kdiff_jax import build, interop, partition, plan, recipe
+from kdiff_jax import build, domain, interop, partition, plan, recipe
 from kdiff_jax.data import pairs
 from kdiff_jax.errors import CheckpointError, ConfigError, DataError
+from kdiff_jax.interop import convert
 from kdiff_jax.stages import same_data
 from kdiff_jax.train import generate, parallel
 
@@ -140,6 +141,15 @@ def test_another_table_is_refused(workdir, tmp_path):
     data = build.load_images(job.recipe)
     with pytest.raises(DataError, match="conditions was sha256:"):
         same_data.check(job, data, force=False)
+
+
+def test_a_converted_model_keeps_its_table(workdir, tmp_path):
+    convert.run(workdir / "student/model", tmp_path / "one", student=1)
+    model = interop.load(tmp_path / "one")
+    np.testing.assert_array_equal(model.frozen[domain.TABLE], vectors.table())
+    with pytest.raises(CheckpointError, match="target=diffusers: holds no table"):
+        convert.run(workdir / "teacher/model", tmp_path / "other", "diffusers")
+    assert not (tmp_path / "other").exists()
 
 
 TABLE = vectors.table()
