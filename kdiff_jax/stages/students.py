@@ -27,6 +27,7 @@ from kdiff_jax.networks.labels import class_rows
 from kdiff_jax.partition import ONE, Partition
 from kdiff_jax.stages import Job, idle
 from kdiff_jax.train import parallel
+from kdiff_jax.train.layout import Layout
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ class Students(NamedTuple):
             return root[None]
         return jax.vmap(lambda k: jax.random.fold_in(root, k))(jnp.array(self.ids))
 
-    def first_states(self, first, given, own, root_keys):
+    def first_states(self, first, given, own, root_keys, layout: Layout):
         """(their shapes, () -> the states that they begin with, stacked on the host).
 
         One after the other: a device never holds those of all.
@@ -110,6 +111,7 @@ class Students(NamedTuple):
             given: Params by role.
             own: The roles of them that have an axis of students.
             root_keys: Key[n].
+            layout: How a state lies on the devices; in parts, it is made in parts.
         """
 
         def of(i):
@@ -120,11 +122,15 @@ class Students(NamedTuple):
             return jax.ShapeDtypeStruct((len(self.ids), *x.shape[1:]), x.dtype)
 
         def begin():
-            made = jax.jit(first)
+            alone = parallel.make_mesh(list(self.mesh.devices.flat))
+            places = layout.on(alone).shardings(shapes, alone)
+            in_parts = {"out_shardings": places} if layout.num_parts > 1 else {}
+            made = jax.jit(first, **in_parts)
             states = [parallel.to_host(made(*of(i))) for i in range(len(self.ids))]
             return jax.tree.map(lambda *x: np.concatenate(x), *states)
 
-        return jax.tree.map(stacked, jax.eval_shape(first, *of(0))), begin
+        shapes = jax.eval_shape(first, *of(0))
+        return jax.tree.map(stacked, shapes), begin
 
     def feed(self, job: Job, stage: TrainStage, method, source, batch_size):
         """(data on the device by role, batches): small sets go to the device whole.

@@ -243,8 +243,8 @@ def _begin(
         (key,) = rng.stream(root_key[None], "init")
         return init_state(method, plan.optim, given, key)
 
-    shapes, make = many.first_states(first, given, own, root_keys)
     layout = plan.programs.layout
+    shapes, make = many.first_states(first, given, own, root_keys, layout)
     template = parallel.abstract(shapes, mesh, layout)
     found = checkpoints.restore_latest(template)
     parts = apart.parts(job, stage, many)
