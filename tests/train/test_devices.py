@@ -76,7 +76,10 @@ def train():
     return lambda num_devices: (state, one, run(num_devices))
 
 
-@pytest.mark.parametrize("num_devices", [4, pytest.param(8, marks=pytest.mark.slow)])
+# Half a minute of compiling. By default test_all_methods.py trains on several devices,
+# and what an example draws is its own: test_networks.py (dropout), test_augment.py.
+@pytest.mark.slow
+@pytest.mark.parametrize("num_devices", [4, 8])
 def test_a_step_does_not_depend_on_the_number_of_devices(train, num_devices):
     start, (one, metrics_one), (many, metrics_many) = train(num_devices)
     chex.assert_trees_all_close(many.nets, one.nets, **REORDER)
