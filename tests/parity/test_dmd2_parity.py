@@ -117,7 +117,10 @@ def test_fake_score_learns_the_students_images(dmd2, data):
         np.testing.assert_allclose(norm, expected, rtol=1e-3, err_msg=str(path))
 
 
-@pytest.mark.parametrize("diffusion_gan", [False, True])
+# With noise before it, its features and logits are compared below.
+@pytest.mark.parametrize(
+    "diffusion_gan", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
 def test_discriminator(dmd2, data, diffusion_gan):
     phases, context = dmd2(diffusion_gan=diffusion_gan, gan_weight=3e-3)
     end = f"dg{int(diffusion_gan)}"

@@ -100,12 +100,13 @@ def assert_close(got, expected, output):
 @pytest.mark.parametrize(
     "output, num_steps, clip",
     [
+        # By default each output, and clipping or none; both of "both".
         ("x", 8, 1),
-        ("x", 1, 0),
+        pytest.param("x", 1, 0, marks=pytest.mark.slow),
         ("v", 4, 0),
-        ("v", 2, 1),
+        pytest.param("v", 2, 1, marks=pytest.mark.slow),
         ("eps", 8, 1),
-        ("eps", 2, 0),
+        pytest.param("eps", 2, 0, marks=pytest.mark.slow),
         ("both", 8, 1),
         ("both", 1, 0),
     ],
