@@ -40,6 +40,7 @@ FAMILIES = {
 PLANE = {"digits_progressive", "digits_student", "digits_o2mkd"}
 # The same of their plans, which take seconds where the networks are large.
 PLANNED_ALIKE = {
+    "cifar10_student",  # the network is planned in cifar10_teacher
     *("afhq64_gddi", "ffhq64_gddi", "imagenet64_gddi", "ffhq64_edm", "cifar10_gdd"),
     *("fashion_student", "fashion_progressive", "imagenet64_msd", "digits_o2mkd"),
     *("lsun256_o2mkd", "celebahq256_o2mkd", "imagenet64_msd_small"),

@@ -266,7 +266,7 @@ CASES: dict[str, Any] = {
 @pytest.mark.parametrize(
     "case",
     [
-        pytest.param(case, marks=() if case in ("dmd2", "gdd") else pytest.mark.slow)
+        pytest.param(case, marks=() if case == "dmd2" else pytest.mark.slow)
         for case in CASES
     ],
 )
