@@ -17,6 +17,7 @@ from tolerance import REORDER
 from kdiff_jax import denoiser, domain, methods
 from kdiff_jax.diffusion.process import cosine
 from kdiff_jax.interop import steps
+from kdiff_jax.method import Aux, Method, Net, Phase
 from kdiff_jax.networks import mlp
 from kdiff_jax.train import digests, parallel, rounded
 from kdiff_jax.train.checkpoint import Checkpoints
@@ -66,6 +67,39 @@ def run(name, optimizer, num_devices, num_parts):
 def test_a_state_in_parts_is_trained_as_a_whole(name, optimizer, num_devices):
     whole, parts = (run(name, optimizer, num_devices, k) for k in (1, num_devices))
     chex.assert_trees_all_close(parts, whole, **REORDER)
+
+
+def follow(num_parts):
+    """The state after a step in which "second" learns what "first" has just become."""
+
+    def first(params, ctx):
+        return jnp.square(params["first"]["w"] - ctx.batch["x0"].mean()).sum(), Aux({})
+
+    def second(params, ctx):
+        moved = ctx.nets["first"]["w"]
+        return jnp.square(params["second"]["w"] - moved).sum(), Aux({})
+
+    net = Net(
+        lambda key: {"w": jax.random.normal(key, (8, 4))}, toy.NETS["student"].apply
+    )
+    phases = Phase("a", ("first",), first), Phase("b", ("second",), second)
+    method = Method({"first": net, "second": net}, phases)
+    optim = {role: SGD._replace(lr=lambda step, n: 0.25) for role in method.nets}
+    state, _ = one_student.train(
+        make_train_step(method, optim, phases, axis_name="data"),
+        jax.devices()[:2],
+        init_state(method, optim, {}, jax.random.key(0)),
+        frozen={},
+        numbers=toy.numbers(method),
+        batch=toy.batch(0),
+        key=jax.random.key(1),
+        layout=Layout(num_parts, SMALL),
+    )
+    return state
+
+
+def test_a_later_phase_sees_what_an_earlier_one_has_moved():
+    chex.assert_trees_all_close(follow(2), follow(1), **REORDER)
 
 
 def state_of(num_numbers=64):
