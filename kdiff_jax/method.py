@@ -25,7 +25,7 @@ class Net(NamedTuple):
         init: (key) -> params.
         apply: A denoiser: (params, x_t, t, y, *, dropout_keys=None, augment=None) ->
             x0_hat. `x_t` is f32[B, H, W, C], `t` f32[B] in the process' own time, `y`
-            i32[B]. Dropout is off without keys, which are Key[B].
+            i32[B], or f32[B, cond_dim]. Dropout is off without keys, which are Key[B].
         encode: As `apply`, but gives the features of the network's encoder, one
             f32[B, H_i, W_i, C_i] per level and one of the bottleneck; None without.
         image_shape: (H, W, C) of a denoiser's images.

@@ -56,7 +56,7 @@ def unknown(what: str, name: object, known: Iterable[str]) -> ConfigError:
     """The error for a name that nothing has, with the names that there are."""
     known = list(known)
     near = difflib.get_close_matches(str(name), known, n=1)
-    meant = f", perhaps {near[0]}" if near else ""
+    meant = f"; did you mean {near[0]}?" if near else ""
     return ConfigError(
         f"{what}={name!r}: unknown; choose one of {', '.join(known)}{meant}"
     )

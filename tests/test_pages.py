@@ -1,4 +1,4 @@
-"""The example of docs/add_a_method.md does what the page says."""
+"""The examples of docs/add_a_method.md and add_a_sampler.md do what the pages say."""
 
 import pathlib
 import re
@@ -10,14 +10,15 @@ import points
 import pytest
 import toy
 
-from kdiff_jax import interop, methods, recipe, rng
+from kdiff_jax import interop, methods, recipe, rng, samplers
 from kdiff_jax.diffusion import grids
 from kdiff_jax.diffusion.process import cosine
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.method import Context
 from kdiff_jax.report import metrics_log
 
-PAGE = pathlib.Path(__file__).resolve().parents[1] / "docs" / "add_a_method.md"
+DOCS = pathlib.Path(__file__).resolve().parents[1] / "docs"
+PAGE = DOCS / "add_a_method.md"
 
 
 @pytest.fixture
@@ -84,3 +85,38 @@ def test_it_trains_with_its_average(page, tmp_path):
     config.stages.student.optim.averages = {}
     with pytest.raises(ConfigError, match="'consistency' reads the moving average"):
         recipe.run(config, tmp_path / "other", devices=jax.devices()[:1])
+
+
+@pytest.fixture
+def momentum(tmp_path, monkeypatch):
+    """The sampler of the other page is in the package."""
+    (module,) = re.findall(
+        r"```python\n(.*?)```", (DOCS / "add_a_sampler.md").read_text(), flags=re.S
+    )
+    (tmp_path / "momentum.py").write_text(module)
+    monkeypatch.setattr(samplers, "__path__", [*samplers.__path__, str(tmp_path)])
+
+
+def test_the_sampler_of_the_page(momentum):
+    process, net = cosine(), toy.NETS["student"]
+    params = net.init(jax.random.key(0))
+    z, y = toy.batch(0)["z"], toy.batch(0)["y"]
+
+    def made(name, **keywords):
+        sampler = samplers.make(name, process=process, num_steps=4, **keywords)
+        assert len(samplers.asked_times(sampler)) == sampler.nfe == 4
+        return sampler.sample(lambda *asked: net.apply(params, *asked), z, y)
+
+    plain = made("ddim")
+    np.testing.assert_allclose(made("momentum", momentum=0.0), plain, atol=1e-6)
+    assert np.abs(made("momentum", momentum=0.5) - plain).max() > 1e-4
+    one = samplers.make("momentum", process=process, num_steps=1, guidance=2.0)
+    assert one.nfe == 2 and one.name == "momentum"
+    with pytest.raises(ConfigError, match="momentum=2.0: must lie in"):
+        samplers.make("momentum", process=process, num_steps=4, momentum=2.0)
+
+
+def test_a_sampler_that_asks_by_itself_says_so(momentum):
+    ranges = samplers.Ranges(lambda i: None, lambda times: np.zeros(len(times), int))
+    with pytest.raises(ConfigError, match="outside of `walk`.*add_a_sampler.md"):
+        ranges(None, None, None)

@@ -7,9 +7,10 @@ import points
 import pytest
 import recipes
 
-from kdiff_jax import build, interop, recipe
+from kdiff_jax import build, domain, interop, recipe
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.features import lpips
+from kdiff_jax.method import Context
 from kdiff_jax.methods import dmd
 from kdiff_jax.stages import roles
 
@@ -121,14 +122,29 @@ def test_a_model_is_loaded_as_it_is_asked_for(teacher):
 
 
 def test_lpips_computes_in_the_precision_of_the_student(monkeypatch):
-    seen = {}
+    seen = []
 
-    def load(**keywords):
-        seen.update(keywords)
-        return None, {}
+    def distance(params, x, target, *, dtype):
+        seen.append(dtype)
+        return (x - target).mean(axis=(1, 2, 3))
 
-    monkeypatch.setattr(lpips, "load", load)
-    net = interop.build(build.plain(make_config())["model"], "bfloat16")
-    nets = dict.fromkeys(("student", "teacher"), net[0])
-    dmd.make(nets=nets, process=net[1], distance="lpips")
-    assert seen["dtype"] == "bfloat16"
+    monkeypatch.setattr(lpips, "distance", distance)
+    net, process = interop.build(build.plain(make_config())["model"], "bfloat16")
+    nets = dict.fromkeys(("student", "teacher"), net)
+    files = dict(lpips_weights="vgg.pth", lpips_heads="lin.pth")
+    method = dmd.make(nets=nets, process=process, distance="lpips", **files)
+    root = jax.random.key(0)
+    images, labels = jnp.zeros((2, *net.image_shape)), jnp.zeros(2, jnp.int32)
+    batch = {"x0": images, "z": images, "y": labels}
+
+    def loss(params):
+        frozen = {"teacher": params, "lpips": ()}
+        roles = {"student": params, "fake_score": params}
+        share = domain.whole(net.num_classes, (process.t_min, process.t_max))
+        keys = jax.random.split(root, 2)
+        ctx = Context(roles, {}, frozen, {}, batch, keys, share)
+        ctx = ctx._replace(batch=method.prepare(ctx))
+        return method.phases[0].loss({"student": params}, ctx)[0]
+
+    jax.eval_shape(loss, jax.eval_shape(net.init, root))
+    assert seen == ["bfloat16"]

@@ -29,6 +29,7 @@ def of(
         ConfigError: If there is no such condition, or none of the students owns it.
     """
     y = np.full(batch, domain.NULL) if y is None else y
+    y = np.asarray(y) if isinstance(y, (list, tuple)) else y
     if conditions.dim and np.shape(y) == (batch, conditions.dim):
         vectors = jnp.asarray(y, jnp.float32)
         return vectors, group_of_vectors(vectors, partition, frozen)
@@ -49,7 +50,13 @@ def group_of_vectors(vectors, partition: Partition, frozen: Frozen) -> np.ndarra
     """
     if not partition.groups:
         return np.zeros(len(vectors), np.int32)
-    vectors = np.asarray(vectors, np.float32)
+    try:
+        vectors = np.asarray(vectors, np.float32)
+    except jax.errors.TracerArrayConversionError:
+        raise ConfigError(
+            "y: vectors of a traced call have no owner yet among these students; give"
+            " numbers, call it outside of jit, or take model.student(k)"
+        ) from None
     table = np.asarray(frozen[domain.TABLE], np.float32)
     numbers = {row.tobytes(): k for k, row in enumerate(table)}
     known = np.array([numbers.get(v.tobytes(), -1) for v in vectors])

@@ -52,14 +52,14 @@ def mse_per_example(
     return jnp.mean((x - target) ** 2, axis=(1, 2, 3))
 
 
-def l1_per_example(
+def l1_sum_per_example(
     x: Float[Array, "B H W C"], target: Float[Array, "B H W C"]
 ) -> Float[Array, " B"]:
     """Sum over pixels and channels of |x - target| (Luhman & Luhman 2021, CIFAR-10)."""
     return jnp.sum(jnp.abs(x - target), axis=(1, 2, 3))
 
 
-def l2_per_example(
+def l2_sum_per_example(
     x: Float[Array, "B H W C"], target: Float[Array, "B H W C"]
 ) -> Float[Array, " B"]:
     """Sum over pixels and channels of (x - target)^2, without a factor 1/2."""

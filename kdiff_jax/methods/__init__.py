@@ -6,6 +6,7 @@ from types import ModuleType
 from typing import Any
 
 from kdiff_jax import arguments, registry
+from kdiff_jax.errors import ConfigError
 from kdiff_jax.method import Method
 
 
@@ -21,8 +22,16 @@ def make(name: str, **keywords) -> Method:
         ConfigError: If there is no such method, or a keyword is not one of its.
     """
     function = make_function(name)
-    arguments.check(function, keywords, what=f"method {name!r}")
-    return function(**keywords)
+    parts = [key for key in ("nets", "process") if key in keywords]  # no options
+    own = {key: value for key, value in keywords.items() if key not in parts}
+    arguments.check(function, own, what=f"method {name!r}", hidden=parts)
+    method = function(**keywords)
+    if takes_times(name) and "t_range" not in method.draws:
+        raise ConfigError(
+            f"method {name!r}: its file says TAKES_TIMES, and it does not draw from"
+            ' ctx.share.t_range; add draws=("t_range",), or take the line out'
+        )
+    return method
 
 
 def takes_times(name: str) -> bool:

@@ -27,7 +27,10 @@ def make(*, nets, process, loss: str = "l2") -> Method:
     Source: arXiv:2101.02388 Eq. 11; the authors' code omits the 1/2.
     """
     student = nets["student"]
-    distances = {"l1": regression.l1_per_example, "l2": regression.l2_per_example}
+    distances = {
+        "l1": regression.l1_sum_per_example,
+        "l2": regression.l2_sum_per_example,
+    }
     if loss not in distances:
         raise registry.unknown("loss", loss, distances)
     distance = distances[loss]

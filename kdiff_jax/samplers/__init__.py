@@ -54,6 +54,17 @@ class Ranges(NamedTuple):
     at: Callable[[Any], Callable[..., Any]]
     range_of: Callable[[np.ndarray], Any]
 
+    def __call__(self, *asked):
+        """Refuses a sampler that asks by itself, and so in no range.
+
+        Raises:
+            ConfigError: Always.
+        """
+        raise ConfigError(
+            "sampler: calls its denoiser outside of `walk`, so that the times that it"
+            " asks for are not known; see docs/add_a_sampler.md"
+        )
+
 
 def walk(body, carry, rows, times: np.ndarray, denoise):
     """The last carry of body(denoise, carry, row) over the rows of a time grid.
@@ -145,7 +156,7 @@ def make(name: str, *, process: Process, **keywords) -> Sampler:
         raise ConfigError(
             f"num_steps={keywords['num_steps']}: must be at most {MAX_STEPS}"
         )
-    return function(process=process, **keywords)._replace(options=keywords)
+    return function(process=process, **keywords)._replace(name=name, options=keywords)
 
 
 def make_function(name: str) -> Callable[..., Sampler]:

@@ -247,8 +247,8 @@ def check(job: Job) -> None:
             if not methods.takes_times(name):
                 raise ConfigError(
                     f"partition.num_ranges={section.num_ranges}: the method {name!r}"
-                    f" of stage {stage.name!r} trains at one time alone; split the"
-                    " classes, by partition.num_groups"
+                    f" of stage {stage.name!r} trains at one time alone (its file does"
+                    " not say TAKES_TIMES); split the classes, by partition.num_groups"
                 )
     process = processes.make(**job.recipe.spec["process"])
     given = section.embeddings or job.frozen

@@ -64,8 +64,8 @@ def test_reductions_by_hand():
     x = jnp.array([1.0, -2.0, 3.0, 0.0, 0.0, 0.0, 0.0, 4.0]).reshape(2, 2, 2, 1)
     zero = jnp.zeros_like(x)
     np.testing.assert_allclose(regression.mse_per_example(x, zero), [14 / 4, 4])
-    np.testing.assert_allclose(regression.l1_per_example(x, zero), [6, 4])
-    np.testing.assert_allclose(regression.l2_per_example(x, zero), [14, 16])
+    np.testing.assert_allclose(regression.l1_sum_per_example(x, zero), [6, 4])
+    np.testing.assert_allclose(regression.l2_sum_per_example(x, zero), [14, 16])
 
 
 def test_unknown_weight():

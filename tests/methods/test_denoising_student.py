@@ -51,7 +51,7 @@ def test_the_student_is_its_input_minus_the_networks_output_at_the_last_index():
     class Module:
         def apply(self, variables, x, c_noise, y, **unused):
             del unused, y
-            seen.append(c_noise)
+            jax.debug.callback(seen.append, c_noise)
             return variables["params"]["w"] * x
 
     process = processes.discrete()
@@ -59,6 +59,7 @@ def test_the_student_is_its_input_minus_the_networks_output_at_the_last_index():
         Module(), process, precondition="residual", image_shape=(1, 2, 1)
     )
     found = value(net, process, "l1")
+    jax.effects_barrier()
     # x_T - 0.5 x_T = 0.5 x_T, as above.
     np.testing.assert_allclose(found, (2.5 + 1.75) / 2, rtol=1e-6)
     np.testing.assert_array_equal(seen[0], [999.0, 999.0])
@@ -71,7 +72,7 @@ def test_edm_students_see_noise_of_sigma_max():
 
 
 def test_an_unknown_loss_is_refused():
-    with pytest.raises(ConfigError, match="loss='l3'; choose one of l1, l2"):
+    with pytest.raises(ConfigError, match="loss='l3': unknown; choose one of l1, l2"):
         methods.make(
             "denoising_student",
             nets={"student": None},

@@ -72,7 +72,7 @@ def test_losses_are_the_sums_over_a_virtual_local_batch():
     params = {role: net.params for role, net in state.nets.items()}
     batch = toy.batch(0)
     ctx = Context(params, params, FROZEN, state.carry, batch, keys(), toy.SHARE)
-    module = projected.Discriminator(2, toy.NUM_CLASSES, v)
+    module = projected.Discriminator(2, toy.NUM_CLASSES, group=v)
 
     t = jnp.full(8, process.time_of_logsnr(2 * np.log(2)), jnp.float32)
 
