@@ -490,6 +490,7 @@ def test_students_of_classes_and_times_are_one_model(together, tmp_path):
     assert (np.sort(apart, axis=0)[1:] > 1e-4).all()  # another's answer is another
 
 
+@pytest.mark.slow  # by default: that rounds halve their own steps
 def test_rounds_are_grouped_like_the_first_of_them(together, monkeypatch, tmp_path):
     """By k-means: the rows are the first teacher's, though a round's is the one before.
 
