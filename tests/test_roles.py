@@ -6,7 +6,7 @@ import pytest
 import recipes
 
 from kdiff_jax import build, interop, recipe
-from kdiff_jax.errors import CheckpointError
+from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.interop import training
 from kdiff_jax.stages import train
 from kdiff_jax.train import loop
@@ -101,18 +101,26 @@ def test_a_narrower_student_does_not_begin_as_its_teacher(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("source", "text"),
+    ("source", "error", "text"),
     [
-        ("matching/disc", "matching/checkpoints/2: it has no nets/disc/params/"),
-        ("student/disc", "init.fake_score='student/disc': is of another network"),
+        (
+            "matching/disc",
+            CheckpointError,
+            "matching/checkpoints/2: it has no nets/disc/params/",
+        ),
+        (
+            "student/disc",
+            ConfigError,
+            "init.fake_score='student/disc': is no training stage before 'student'",
+        ),
     ],
 )
-def test_what_a_role_cannot_begin_with_is_named(finished, source, text):
+def test_what_a_role_cannot_begin_with_is_named(finished, source, error, text):
     config, workdir, _ = finished
     config = {**config, "order": [*config["order"], "evaluate"]}
     init = {"fake_score": source}
     student = {**config["stages"]["student"], "init": init}
     config["stages"] = {**config["stages"], "student": student}
-    job = recipe.make_job(config, workdir, devices=jax.devices()[:1])
-    with pytest.raises(CheckpointError, match=text):
+    with pytest.raises(error, match=text):
+        job = recipe.make_job(config, workdir, devices=jax.devices()[:1])
         train.run(job, next(s for s in job.stages if s.name == "student"))
