@@ -9,15 +9,13 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from kdiff_jax.arguments import Count, Whole
-from kdiff_jax.networks import layers
+from kdiff_jax.networks import edm_layers, layers
 from kdiff_jax.networks.edm_layers import ADM, UNetBlock, conv, dense, group_norm
 from kdiff_jax.networks.network import Network
 
 REVISION = 1  # see `networks.revision`
 CLASS_LAYER = "map_label"  # reads one-hot labels
-ALTERNATING = "qkv"  # its outputs are q, k and v in turns
-# Paths of the leaves that GDD-I freezes, see `freeze`.
-CONVOLUTIONS = r"([^/]*_)?(block\d+|up|down|in\d+)/(conv[012]|proj)/[^/]+"
+ALTERNATING, CONVOLUTIONS = edm_layers.ALTERNATING, edm_layers.CONVOLUTIONS
 
 
 class AdmUNet(Network):

@@ -14,6 +14,10 @@ from jaxtyping import Array, Float
 from kdiff_jax.networks import layers
 from kdiff_jax.types import Keys
 
+ALTERNATING = "qkv"  # the layer whose outputs are q, k and v in turns
+# Paths of the leaves that GDD-I freezes, see `freeze`.
+CONVOLUTIONS = r"([^/]*_)?(block\d+|up|down|in\d+)/(conv[012]|proj)/[^/]+"
+
 
 class Family(NamedTuple):
     """What differs between the blocks of SongUNet and ADM."""
