@@ -3,8 +3,9 @@
     python benchmarks/program_cost.py --config=configs/digits_gdd.py --stage=student
 
 For each set of due phases: seconds to trace, lower and compile the program of one step,
-and that of `dispatch` steps in a loop, where the phases are due at so many in a row.
-Each is measured in turn, `rounds` times, with nothing cached; medians, as JSON lines.
+and that of up to `dispatch` steps, where the phases are due at several in a row. Each
+is measured in turn, `rounds` times, with nothing cached; medians, as JSON lines. At the
+end the sum over the programs that a training run needs, to that of single steps.
 """
 
 import json
@@ -48,7 +49,7 @@ def main():
     root = jax.random.key(0)
     print(json.dumps({"versions": environment.versions()} | environment.hardware()))
 
-    def measured(step, num_steps):
+    def measured(step, most):
         """Seconds of each part; nets are built anew, so that nothing is cached."""
         jax.clear_caches()
         method, optim, programs = build.program({}, **about)
@@ -62,15 +63,17 @@ def main():
         state = init_state(method, optim, given, jax.random.key(1))
         state = parallel.by_student(state, job.mesh)
         (part,) = batches[0]
-        if num_steps > 1:
-            part = jax.tree.map(lambda x: np.stack([x] * num_steps), part)
-        axis = 1 if num_steps > 1 else 0
+        together = programs.together(step, most)
+        if together > 1:
+            part = jax.tree.map(lambda x: np.stack([x] * together), part)
+        axis = 1 if together > 1 else 0
         batch = parallel.shard_batch(part, job.mesh, axis=axis)
         roots = parallel.by_student(root[None], job.mesh)
-        program = programs.compiled(step, num_steps, state)
+        program = programs.compiled(step, most, state)
+        turn = (np.int32(0),) + (np.int32(together),) * axis
         seconds, began = [], time.perf_counter()
         stages = (
-            lambda _: program.trace(state, frozen, numbers, batch, roots, np.int32(0)),
+            lambda _: program.trace(state, frozen, numbers, batch, roots, *turn),
             lambda traced: traced.lower(),
             lambda lowered: lowered.compile(),
         )
@@ -83,33 +86,31 @@ def main():
 
     _, programs = measured(1, 1)
     method = build.program({}, **about).method
-    seen = set()
+    seen, sums = set(), {"single": 0.0, "together": 0.0}
     for step in range(64):
         names = tuple(p.name for p in due(method.phases, step))
         if names in seen:
             continue
-        alike = [
-            s for s in range(64) if due(method.phases, s) == due(method.phases, step)
-        ]
-        runs = [s for s in alike if programs.alike(s, DISPATCH.value)]
-        lengths = (1, DISPATCH.value) if runs else (1,)
-        found = {n: [] for n in lengths}
-        for _ in range(ROUNDS.value):
-            for n in lengths:
-                found[n].append(measured(runs[0] if runs else step, n)[0])
         seen.add(names)
-        row = {"phases": names}
-        for n, seconds in found.items():
+        together = programs.together(step, DISPATCH.value)
+        settings = (1, DISPATCH.value) if together > 1 else (1,)
+        found = {most: [] for most in settings}
+        for _ in range(ROUNDS.value):
+            for most in settings:
+                found[most].append(measured(step, most)[0])
+        row = {"phases": names, "longest run": together}
+        for most, seconds in found.items():
             medians = [
                 round(statistics.median(one), 2) for one in zip(*seconds, strict=True)
             ]
-            row[f"{n} steps"] = dict(
+            row["single" if most == 1 else "together"] = dict(
                 zip(("trace", "lower", "compile"), medians, strict=True)
             )
-        if runs:
-            sums = [sum(row[f"{n} steps"].values()) for n in lengths]
-            row["ratio"] = round(sums[1] / sums[0], 3)
+        single = sum(row["single"].values())
+        sums["single"] += single
+        sums["together"] += sum(row.get("together", row["single"]).values())
         print(json.dumps(row), flush=True)
+    print(json.dumps({"ratio": round(sums["together"] / sums["single"], 3)}))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from kdiff_jax.train import parallel, signals, watchdog
 from kdiff_jax.train.layout import REPLICATED, Layout
 from kdiff_jax.train.step import due, make_train_step
 
+_SCHEDULE = 4096  # steps after which a schedule has shown all of its runs
+
 
 class Hook(NamedTuple):
     """Called after every `every`-th step, and after the last one."""
@@ -25,8 +27,8 @@ class Hook(NamedTuple):
 class Programs:
     """The compiled steps of one method: one per distinct set of due phases.
 
-    With several steps a dispatch there is a second for each set, of a run of so many
-    steps at which it is due.
+    With several steps a dispatch it is a loop, of as many of them as it is told: runs
+    of any length are one program.
 
     Args:
         method: What to train.
@@ -57,33 +59,43 @@ class Programs:
         self._batch_size, self._inputs = batch_size, inputs
         self._num_microbatches, self._own = num_microbatches, own
         self._compiled: dict = {}
+        self._longest: dict = {}
 
-    def __call__(self, step: int, num_steps: int = 1):
-        """The program of the steps step .. step + num_steps - 1, which are `alike`.
+    def __call__(self, step: int, num_steps: int = 1, *, most: int = 1):
+        """The program of the steps step .. step + num_steps - 1, a run of equal ones.
 
         It takes (state, frozen, numbers, batch, root_keys), the batch with a part for
         each round, and returns the state and, by name, the sum of each metric over
         these steps: for each round an array of numbers, one for each group of devices.
+
+        Args:
+            step: The first one.
+            num_steps: Their number, at most `together(step, most)`.
+            most: Steps of a dispatch. Where it leaves room for several, each part of
+                the batch has an axis of `together(step, most)` steps, of which the
+                first `num_steps` are read.
         """
 
         def program(state, frozen, numbers, batch, root_keys):
-            compiled, rounds = self.compiled(step, num_steps, state), []
+            compiled, rounds = self.compiled(step, most, state), []
+            looped = self.together(step, most) > 1
+            count = (np.int32(num_steps),) if looped else ()
             for turn, part in enumerate(batch):
                 state, more = compiled(
-                    state, frozen, numbers, part, root_keys, np.int32(turn)
+                    state, frozen, numbers, part, root_keys, np.int32(turn), *count
                 )
                 rounds.append(more)
             return state, {name: [one[name] for one in rounds] for name in rounds[0]}
 
         return program
 
-    def compiled(self, step: int, num_steps: int, state):
+    def compiled(self, step: int, most: int, state):
         """That of one round, jitted; `state` has the shapes."""
-        phases = due(self._method.phases, step)
-        key = (tuple(p.name for p in phases), num_steps)
+        phases, looped = self._due(step), self.together(step, most) > 1
+        key = (tuple(p.name for p in phases), looped)
         if key not in self._compiled:
             program = self._one(phases)
-            if num_steps > 1:
+            if looped:
                 program = parallel.in_one_dispatch(program)
             # Where the state comes out it goes in again: elsewhere, jit would compile
             # the program twice.
@@ -95,10 +107,30 @@ class Programs:
             )
         return self._compiled[key]
 
-    def alike(self, step: int, num_steps: int) -> bool:
-        """Whether the same phases are due at all of these steps."""
-        first, *others = (due(self._method.phases, step + i) for i in range(num_steps))
-        return all(phases == first for phases in others)
+    def together(self, step: int, most: int) -> int:
+        """The longest run of steps like this one in the whole schedule, up to `most`.
+
+        So a phase that is due at every fifth step does not make each of its dispatches
+        carry batches for `most` of them.
+        """
+        phases = self._due(step)
+        if (phases, most) not in self._longest:
+            longest = length = 0
+            for i in range(_SCHEDULE if most > 1 else 0):
+                length = length + 1 if self._due(i) == phases else 0
+                longest = max(longest, length)
+                if longest >= most:
+                    break
+            self._longest[phases, most] = max(longest, 1)
+        return self._longest[phases, most]
+
+    def run_length(self, step: int, most: int) -> int:
+        """How many steps from this one on, up to `most`, have the same phases due."""
+        phases = self._due(step)
+        return next((i for i in range(1, most) if self._due(step + i) != phases), most)
+
+    def _due(self, step: int):
+        return due(self._method.phases, step)
 
     def _one(self, phases):
         """One step of these phases over the devices."""
@@ -136,10 +168,9 @@ def run(
 ):
     """Trains from state.step to num_steps.
 
-    Steps are dispatched together only where the same phases are due at all of them, and
-    one by one elsewhere. How depends on the step and the hooks alone, so that a run
-    that resumes where another has stopped goes on with the programs that the other
-    would have called.
+    Steps are dispatched together where the same phases are due at all of them, up to
+    the next hook. A run that resumes where another has stopped goes on with the same
+    programs, whatever the lengths: they are a loop.
 
     Whoever has waited for the last save calls `signals.release`.
 
@@ -156,8 +187,8 @@ def run(
         save: Called with (step, state) before a signal is obeyed.
         observe: Called after each dispatch with the sum of each metric over its steps,
             still on the device, and their number; it must not wait for the device.
-        steps_per_dispatch: Steps per call of the device; more than 1 hides the latency
-            of accelerators, and is slow on the CPU.
+        steps_per_dispatch: Most steps of a call of the device; more than 1 hides the
+            latency of accelerators, and is slow on the CPU.
 
     Returns:
         The last state.
@@ -168,12 +199,10 @@ def run(
     step = step_of(state)
     while step < num_steps:
         room = min([num_steps - step] + [h.every - step % h.every for h in hooks])
-        together = room >= steps_per_dispatch and programs.alike(
-            step, steps_per_dispatch
-        )
-        num = steps_per_dispatch if together else 1
-        batch = _stack([next(batches) for _ in range(num)], programs)
-        program = programs(step, num)
+        together = programs.together(step, steps_per_dispatch)
+        num = programs.run_length(step, min(room, together))
+        batch = _stack([next(batches) for _ in range(num)], together, programs)
+        program = programs(step, num, most=steps_per_dispatch)
         state, sums = program(state, frozen, numbers, batch, root_keys)
         signals.hold()  # until now a signal ended the process, also while compiling
         step += num
@@ -200,9 +229,11 @@ def step_of(state) -> int:
     return int(np.ravel(state.step.addressable_data(0))[0])
 
 
-def _stack(batches, programs):
-    if len(batches) == 1:
+def _stack(batches, together: int, programs):
+    """One batch for a program of one step; for a loop `together`, the last repeated."""
+    if together == 1:
         return parallel.shard_batch(batches[0], programs.mesh)
+    batches += batches[-1:] * (together - len(batches))
     stacked = jax.tree.map(lambda *x: np.stack(x), *batches)
     return parallel.shard_batch(stacked, programs.mesh, axis=1)
 

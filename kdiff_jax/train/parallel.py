@@ -251,15 +251,25 @@ def _of_groups(metric):
 def in_one_dispatch(program):
     """Steps of the same phases as one program; their batches have an axis of steps.
 
-    They are scanned. Metrics are summed over the steps. Not for the CPU, where a
-    gradient in a loop is slow.
+    It takes the number of steps beside the rest and loops over so many, so that there
+    is one program for runs of all lengths. Metrics are summed over the steps. Not for
+    the CPU, where a gradient in a loop is slow.
     """
+    # Traced once: its shapes below and the body of the loop are the same trace.
+    program = jax.jit(program, inline=True)
 
-    def several(state, frozen, numbers, batches, root_keys, turn):
-        def body(state, batch):
+    def several(state, frozen, numbers, batches, root_keys, turn, num_steps):
+        def one(state, i):
+            batch = jax.tree.map(lambda x: x[i], batches)
             return program(state, frozen, numbers, batch, root_keys, turn)
 
-        state, metrics = jax.lax.scan(body, state, batches)
-        return state, jax.tree.map(lambda m: m.sum(axis=0), metrics)
+        def body(i, carried):
+            state, sums = carried
+            state, metrics = one(state, i)
+            return state, jax.tree.map(jnp.add, sums, metrics)
+
+        _, metrics = jax.eval_shape(one, state, jnp.int32(0))
+        sums = jax.tree.map(lambda m: jnp.zeros(m.shape, m.dtype), metrics)
+        return jax.lax.fori_loop(0, num_steps, body, (state, sums))
 
     return several

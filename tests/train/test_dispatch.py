@@ -84,7 +84,7 @@ def at_step(state, step):
 
 
 @pytest.mark.parametrize("student_every", [1, 2, 5])
-def test_a_mixed_schedule_in_one_dispatch_has_two_programs_a_set(student_every, mesh):
+def test_a_mixed_schedule_in_one_dispatch_has_one_program_a_set(student_every, mesh):
     """From whatever step it begins, and the steps are the same as one by one."""
     which = method(student_every)
     several, _ = begin(which, mesh)
@@ -97,10 +97,33 @@ def test_a_mixed_schedule_in_one_dispatch_has_two_programs_a_set(student_every, 
         chex.assert_trees_all_close(*states, **REORDER)
     sets = {due(which.phases, i) for i in range(NUM_STEPS)}
     assert len(single._compiled) == len(sets)
-    # A run of four equal steps exists for the commonest set alone, if at all.
-    assert len(several._compiled) == len(sets) + (student_every != 2)
+    assert len(several._compiled) == len(sets)
     for program in several._compiled.values():
         assert program._cache_size() == 1
+
+
+@pytest.mark.parametrize(
+    "student_every, step, together",
+    [(5, 0, 1), (5, 1, 4), (5, 16, 1), (1, 0, 10), (1, 16, 1), (2, 1, 1)],
+)
+def test_a_program_has_room_for_its_longest_run(student_every, step, together, mesh):
+    programs, _ = begin(method(student_every), mesh)
+    assert programs.together(step, 10) == together
+    assert programs.together(step, 1) == 1
+
+
+def test_runs_end_where_another_phase_is_due_or_a_hook_is(mesh):
+    lengths = []
+    hook = loop.Hook(12, lambda step, state: None)
+    run(
+        *begin(method(5), mesh),
+        hooks=[hook],
+        per_dispatch=10,
+        observe=lambda sums, num_steps: lengths.append(num_steps),
+    )
+    # The student's at 0, 5, ..., the penalty at 16 and 32, the hook before 12, 24, 36.
+    expected = [1, 4, 1, 4, 1, 1, 3, 1, 1, 3, 1, 3, 1, 1, 4, 1, 1, 1, 2, 1, 4]
+    assert lengths == expected and sum(lengths) == NUM_STEPS
 
 
 @pytest.mark.parametrize("stop_after", [1, 7, 16, 19])
