@@ -99,7 +99,7 @@ def main() -> None:
         "macs": measure.macs(model.net),
         "num_images": NUM.value,
         "seed": SEED.value,
-        "metrics": {extractors.metric_name(features): distance},
+        "metrics": {extractors.figure_name(features, "fd"): distance},
         "images_per_second": found.images_per_second,
         "latency_ms": found.latency_ms,
         "seconds": time.monotonic() - began,

@@ -13,9 +13,15 @@ import toy
 from networks import tiny_networks as tiny
 
 from kdiff_jax import denoiser, domain, methods, rng
+from kdiff_jax import features as feature_networks
 from kdiff_jax.diffusion.process import cosine
-from kdiff_jax.features import deit, efficientnet, lpips, resnet, vgg
-from kdiff_jax.methods import gdd
+from kdiff_jax.features import (
+    deit_base_distilled,
+    efficientnet_lite0,
+    lpips,
+    resnet56,
+    vgg16_bn,
+)
 from kdiff_jax.train.step import Optim, init_state, make_train_step
 
 BFLOAT16 = "bfloat16"
@@ -30,10 +36,10 @@ KEYWORDS = {
     "dmd": dict(dm_weight="sigma"),
 }
 CLASSIFIERS = {
-    "resnet56": resnet.ResNet(),
-    "vgg16_bn": vgg.BN,
-    "efficientnet_lite0": efficientnet.LITE0,
-    "deit_base_distilled": deit.BASE,
+    "resnet56": resnet56.ResNet(),
+    "vgg16_bn": vgg16_bn.BN,
+    "efficientnet_lite0": efficientnet_lite0.LITE0,
+    "deit_base_distilled": deit_base_distilled.BASE,
 }
 SLOW = ("dmd2", "gdd", "sid")  # five to ten seconds of compiling each
 PHASES = {"gdd": 2}  # the penalty takes as long to compile as all the rest
@@ -177,21 +183,22 @@ def test_classifiers_have_no_product_in_float32(name, whole, monkeypatch):
     size = 32 if name == "resnet56" else 224  # so that nothing is resized
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     shapes = jax.eval_shape(CLASSIFIERS[name].init, ROOT, images)["params"]
-    given, asked = gdd.CLASSIFIERS[name], []
+    given = feature_networks.network(name, feature_networks.CLASSIFIER)
+    asked, own = [], given.features
 
     def features(params, images, dtype):
         asked.append(dtype)
-        return given.features(params, images, dtype)
+        return own(params, images, dtype)
 
-    mine = given._replace(load=lambda path: shapes, features=features)
-    monkeypatch.setitem(gdd.CLASSIFIERS, name, mine)
+    monkeypatch.setattr(given, "load", lambda path: shapes)
+    monkeypatch.setattr(given, "features", features)
     student = network(BFLOAT16)._replace(image_shape=(size, size, 3))
     files = dict(features=(name,), feature_files=("none",))
     method = methods.make("gdd", nets={"student": student}, process=cosine(), **files)
     assert set(asked) == {BFLOAT16}
 
     def maps(params, images):
-        return given.features(params, images, BFLOAT16)
+        return own(params, images, BFLOAT16)
 
     def logits(disc, images, params):
         apply: Any = method.nets["disc"].apply

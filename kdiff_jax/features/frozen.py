@@ -28,6 +28,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 # Features must not depend on the accelerator: TPUs and GPUs would multiply in less.
 PRECISION = jax.lax.Precision.HIGHEST
+BN_EPS = 1e-5  # PyTorch's
 SIZE = 224  # of the images that all of these networks were trained on
 
 WRAPPERS = ("state_dict", "model")  # where training scripts put the weights
@@ -37,6 +38,23 @@ LEAVES = {
     "mean": "running_mean",
     "var": "running_var",
 }
+
+
+class FixedBatchNorm(nn.Module):
+    """(x - mean) / sqrt(var + eps) * scale + bias, with stored mean and var."""
+
+    eps: float = BN_EPS
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+        zeros, ones = nn.initializers.zeros, nn.initializers.ones
+        shape = x.shape[-1:]
+        scale = self.param("scale", ones, shape)
+        bias = self.param("bias", zeros, shape)
+        mean = self.param("mean", zeros, shape)
+        var = self.param("var", ones, shape)
+        factor = scale / jnp.sqrt(var + self.eps)
+        return x * factor[None, None, None] + (bias - mean * factor)[None, None, None]
 
 
 def conv(

@@ -6,19 +6,21 @@ are never looked at. GDD-I is the same with the generator's convolutions frozen.
 """
 
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kdiff_jax import features as feature_networks
 from kdiff_jax import registry, rng
 from kdiff_jax.arguments import Count, NotNegative, Positive, Share
 from kdiff_jax.augment import ada, diffaugment
 from kdiff_jax.discriminators import projected, spectral
 from kdiff_jax.domain import Conditions
 from kdiff_jax.errors import CheckpointError, ConfigError
-from kdiff_jax.features.classifiers import CLASSIFIERS, Classifier
+from kdiff_jax.features import CLASSIFIER
 from kdiff_jax.losses import adversarial
 from kdiff_jax.method import Aux, Method, Net, Phase, Pretrained
 from kdiff_jax.networks.freeze import trains_with_frozen_convolutions
@@ -220,7 +222,7 @@ class Extractor(NamedTuple):
 
 def _files(features, files) -> dict[str, Pretrained]:
     """The classifiers by name, each to be read from its file."""
-    known = ("teacher", *CLASSIFIERS)
+    known = ("teacher", *feature_networks.names(CLASSIFIER))
     wrong = [name for name in features if name not in known]
     if wrong or not features or len(set(features)) < len(features):
         raise ConfigError(
@@ -233,12 +235,12 @@ def _files(features, files) -> dict[str, Pretrained]:
             " features; 'teacher' needs none"
         )
     return {
-        name: _pretrained(CLASSIFIERS[name], file)
+        name: _pretrained(feature_networks.network(name, CLASSIFIER), file)
         for name, file in zip(wanted, files, strict=True)
     }
 
 
-def _pretrained(classifier: Classifier, file: str) -> Pretrained:
+def _pretrained(classifier: ModuleType, file: str) -> Pretrained:
     def read():
         try:
             return classifier.load(file)
@@ -251,7 +253,7 @@ def _pretrained(classifier: Classifier, file: str) -> Pretrained:
 
 def _classifier(name: str, student: Net) -> Extractor:
     """The feature maps of a classifier, which sees no label and no noise."""
-    classifier = CLASSIFIERS[name]
+    classifier = feature_networks.network(name, CLASSIFIER)
 
     def features(params, images):
         return classifier.features(params, images, student.precision)
@@ -264,7 +266,7 @@ def _classifier(name: str, student: Net) -> Extractor:
         x = jax.ShapeDtypeStruct((batch, *student.image_shape), jnp.float32)
         return jax.eval_shape(features, classifier.shapes(), x)
 
-    return Extractor(maps, shapes, classifier.pyramid)
+    return Extractor(maps, shapes, getattr(classifier, "PYRAMID", ()))
 
 
 def _teacher_features(

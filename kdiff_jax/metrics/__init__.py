@@ -1,8 +1,8 @@
 """What samples are worth: distances and scores on features, in float64 on the host."""
 
 from kdiff_jax.metrics.features import Features as Features
+from kdiff_jax.metrics.features import figure_name as figure_name
 from kdiff_jax.metrics.features import make as make
-from kdiff_jax.metrics.features import metric_name as metric_name
 from kdiff_jax.metrics.frechet import frechet_distance as frechet_distance
 from kdiff_jax.metrics.inception_score import inception_score as inception_score
 from kdiff_jax.metrics.kernel import kernel_distance as kernel_distance

@@ -1,117 +1,221 @@
-"""Images to features, by name. The name of the features is the name of the metric."""
+"""Images to features, by the name of a feature network and the file of its weights."""
 
+import dataclasses
+import functools
+import hashlib
+import logging
 import math
 import os
-from collections.abc import Callable
-from typing import NamedTuple
+import pathlib
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float32, Float64, UInt8
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Float, UInt8
 
+from kdiff_jax import features as networks
 from kdiff_jax import registry
-from kdiff_jax.errors import ConfigError
-from kdiff_jax.features import frozen, resnet
-from kdiff_jax.features.resnet import ResNet
+from kdiff_jax.errors import CheckpointError, ConfigError, DataError
+from kdiff_jax.features import Extractor, WeightsFile
+from kdiff_jax.types import Params
+
+log = logging.getLogger(__name__)
 
 
-class Features(NamedTuple):
-    """A feature extractor."""
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """A feature network with its weights, and how images go through it.
+
+    Attributes:
+        name: Name of the network, a file of `features/`.
+        extractor: What that file states.
+        params: Its weights.
+        preprocessing: What is done to images first, by name.
+        sha256: Digest of the file of the weights; None without weights.
+        batch_size: Images a call of the network; the last batch is filled up, so that
+            one program serves any number.
+        mesh: Devices that a batch is split over; None for one device of this host.
+    """
 
     name: str
-    dim: int | None  # None: as many as an image has numbers
-    apply: Callable  # uint8[N, H, W, C] -> f32[N, dim] or f64[N, dim], on the host
-    channels: int | None = None  # of the images; None: any
+    extractor: Extractor
+    params: Params
+    preprocessing: str
+    sha256: str | None = None
+    batch_size: int = 256
+    mesh: Mesh | None = None
+
+    @property
+    def main(self) -> str:
+        """Name of the features that distances read."""
+        return self.extractor.main
+
+    def apply(self, images: UInt8[np.ndarray, "N H W C"]) -> Float[np.ndarray, "N _D"]:
+        """The main features of images; see `named`."""
+        return self.named(images, [self.main])[self.main]
+
+    def named(
+        self, images: UInt8[np.ndarray, "N H W C"], wanted: Collection[str]
+    ) -> dict[str, Float[np.ndarray, "N _D"]]:
+        """Features by name, on every host, each image's in its place.
+
+        Args:
+            images: The same on every host.
+            wanted: Names in `extractor.dims`.
+
+        Raises:
+            ConfigError: If the images have another number of channels.
+            DataError: If they are no images of bytes.
+        """
+        if images.dtype != np.uint8 or images.ndim != 4:
+            raise DataError(
+                f"images={images.dtype}{list(images.shape)}: features are those of"
+                " bytes, uint8 [N, H, W, C] in 0 to 255; convert them"
+            )
+        check_shape(self, images.shape)
+        if self.extractor.extract is None:
+            found = self.extractor.prepare(images, self.preprocessing)
+            return {name: found[name] for name in wanted}
+        found = {
+            name: np.empty((len(images), dim_of(self, images.shape[1:], name)), "f4")
+            for name in wanted
+        }
+        size = self.batch_size
+        if self.mesh is not None:
+            size = -(-size // self.mesh.size) * self.mesh.size
+        for start in range(0, len(images), size):
+            part = images[start : start + size]
+            fill = ((0, size - len(part)), (0, 0), (0, 0), (0, 0))
+            prepared = self.extractor.prepare(np.pad(part, fill), self.preprocessing)
+            values = self._program(self._params, self._placed(prepared))
+            for name, rows in found.items():
+                rows[start : start + len(part)] = np.asarray(values[name])[: len(part)]
+        return found
+
+    @functools.cached_property
+    def _program(self):
+        """(params, prepared images) -> all features, a copy on every device."""
+        extract, preprocessing = self.extractor.extract, self.preprocessing
+        assert extract is not None, "features of the host"
+
+        def run(params, prepared):
+            return extract(params, prepared, preprocessing)
+
+        if self.mesh is None:
+            return jax.jit(run)
+        return jax.jit(run, out_shardings=NamedSharding(self.mesh, P()))
+
+    @functools.cached_property
+    def _params(self):
+        if self.mesh is None:
+            return self.params
+        whole = NamedSharding(self.mesh, P())
+        return jax.tree.map(lambda x: _put(np.asarray(x), whole), self.params)
+
+    def _placed(self, prepared):
+        if self.mesh is None:
+            return prepared
+        return _put(prepared, NamedSharding(self.mesh, P(self.mesh.axis_names)))
 
 
 def make(
-    name: str, *, weights: str | os.PathLike | None = None, batch_size: int = 256
+    name: str,
+    *,
+    weights: str | os.PathLike | None = None,
+    preprocessing: str | None = None,
+    batch_size: int = 256,
+    mesh: Mesh | None = None,
 ) -> Features:
-    """The feature extractor `name`.
+    """The features `name`, one of `names()`.
 
     Args:
-        name: "pixels": the image itself, in [-1, 1] (for tiny images).
-            "resnet56": 64 pooled activations of a CIFAR-10 classifier (RGB images).
-        weights: The network's file; for "resnet56" an .npz with PyTorch's names
-            (conv1.weight, layer1.0.bn1.running_mean, ..., linear.bias).
-        batch_size: Images a call of the network; the last batch is filled up, so that
-            one program serves any number.
+        name: A file of `features/`: "pixels", "resnet56", ...
+        weights: The network's file; see `FILE` of its module.
+        preprocessing: One of `Extractor.preprocessings`; None for the first.
+        batch_size: Images a call of the network.
+        mesh: Devices that a batch is split over; None for one device of this host.
 
     Raises:
         ConfigError: If there are no such features, or weights miss or are too much.
         CheckpointError: If the weights cannot be read or are of another network.
     """
-    maker = registry.entry(_MAKERS, name, what="features")
-    return maker(weights, batch_size)
+    network = networks.network(name)
+    extractor: Extractor = network.EXTRACTOR
+    file: WeightsFile | None = network.FILE
+    if preprocessing is None:
+        preprocessing = extractor.preprocessings[0]
+    if preprocessing not in extractor.preprocessings:
+        raise registry.unknown("preprocessing", preprocessing, extractor.preprocessings)
+    about: dict[str, Any] = dict(batch_size=batch_size, mesh=mesh)
+    if file is None:
+        if weights is not None:
+            raise ConfigError(f"weights={weights}: {name} need none; leave it out")
+        return Features(name, extractor, {}, preprocessing, **about)
+    if weights is None:
+        raise ConfigError(f"weights=None: {name} needs its file; give {file.wanted}")
+    params = network.load(weights)
+    sha256 = _digest(pathlib.Path(os.path.expanduser(weights)), file)
+    return Features(name, extractor, params, preprocessing, sha256, **about)
 
 
 def names() -> tuple[str, ...]:
     """The features that `make` knows."""
-    return tuple(_MAKERS)
+    return tuple(networks.names())
 
 
-def metric_name(features: Features | str) -> str:
-    """The key under which a Frechet distance on these features is reported."""
-    return f"fd_{features if isinstance(features, str) else features.name}"
+def figure_name(features: Features | str, figure: str) -> str:
+    """The key under which a figure on these features is reported.
+
+    The network's established name, such as "fid", or the figure's with the network's
+    behind it: "fd_pixels".
+    """
+    name = features if isinstance(features, str) else features.name
+    established: Mapping[str, str] = networks.network(name).EXTRACTOR.figures
+    return established.get(figure, f"{figure}_{name}")
 
 
-def dim_of(features: Features, image_shape: tuple[int, ...]) -> int:
-    """How many features an image of this shape has."""
-    return features.dim or math.prod(image_shape)
+def dim_of(
+    features: Features, image_shape: tuple[int, ...], feature: str | None = None
+) -> int:
+    """How many features an image of this shape has; the main ones by default."""
+    dim = features.extractor.dims[feature or features.main]
+    return dim or math.prod(image_shape)
 
 
 def check_shape(features: Features, image_shape: tuple[int, ...]) -> None:
     """Raises ConfigError if the features are none of such images."""
-    if features.channels not in (None, image_shape[-1]):
+    channels = features.extractor.channels
+    if channels not in (None, image_shape[-1]):
         raise ConfigError(
-            f"features={features.name}: reads images of {features.channels} channels,"
+            f"features={features.name}: reads images of {channels} channels,"
             f" and these have {image_shape[-1]}; set features to pixels"
         )
 
 
-def _pixels(weights, batch_size):
-    del batch_size  # no network
-    if weights is not None:
-        raise ConfigError(f"weights={weights}: pixels need none; leave it out")
+def _digest(path: pathlib.Path, file: WeightsFile) -> str:
+    """The digest of a file of weights; the public file must have its own.
 
-    def apply(images: UInt8[np.ndarray, "N H W C"]) -> Float64[np.ndarray, "N D"]:
-        return images.reshape(len(images), -1).astype(np.float64) / 127.5 - 1
-
-    return Features("pixels", None, apply)
-
-
-def _resnet56(weights, batch_size):
-    if weights is None:
-        raise ConfigError(
-            f"weights=None: resnet56 needs its file; give {resnet.WANTED}"
+    Raises:
+        CheckpointError: If it has the name of the public file, and is none.
+    """
+    with path.open("rb") as content:
+        found = hashlib.file_digest(content, "sha256").hexdigest()
+    if file.sha256 and found != file.sha256:
+        if path.name == file.name:
+            raise CheckpointError(
+                f"weights={path}: sha256 is {found}; it is damaged: give {file.wanted}"
+            )
+        log.warning(
+            "weights=%s: not the public file (sha256 %s); figures compare with those of"
+            " the same file alone",
+            *(path, found),
         )
-    network = ResNet()
-    params = resnet.load(weights)
-
-    @jax.jit
-    def forward(params, images):
-        mean, std = jnp.array(frozen.IMAGENET_MEAN), jnp.array(frozen.IMAGENET_STD)
-        x = (images / 255 - mean[None, None, None]) / std[None, None, None]
-        return network.apply({"params": params}, x)[0]
-
-    def apply(images: UInt8[np.ndarray, "N H W C"]) -> Float32[np.ndarray, "N 64"]:
-        check_shape(found, images.shape)
-        return _in_batches(lambda part: forward(params, part), images, batch_size, 64)
-
-    found = Features("resnet56", 64, apply, channels=3)
     return found
 
 
-# Inception joins here with its weight file; its metric is then called `fid`.
-_MAKERS = {"pixels": _pixels, "resnet56": _resnet56}
-
-
-def _in_batches(function, images, batch_size, dim):
-    features = np.empty((len(images), dim), np.float32)
-    for start in range(0, len(images), batch_size):
-        part = images[start : start + batch_size]
-        fill = ((0, batch_size - len(part)), (0, 0), (0, 0), (0, 0))
-        values = function(np.pad(part, fill))
-        features[start : start + len(part)] = np.asarray(values)[: len(part)]
-    return features
+def _put(x: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    """An array that every host has, on the devices of all."""
+    return jax.make_array_from_callback(x.shape, sharding, lambda place: x[place])

@@ -129,7 +129,7 @@ class Reference:
         if self.features is None:
             return {}
         ours, theirs = found.moments, self.stats
-        name = feature_extractors.metric_name(self.features)
+        name = feature_extractors.figure_name(self.features, "fd")
         distance = metrics.frechet_distance(
             ours.mu, ours.sigma, theirs.mu, theirs.sigma
         )

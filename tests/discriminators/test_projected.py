@@ -9,7 +9,7 @@ from tolerance import IDENTITY, REORDER
 from kdiff_jax.discriminators import projected, spectral
 from kdiff_jax.discriminators.projected import Discriminator
 from kdiff_jax.errors import ConfigError
-from kdiff_jax.features import deit
+from kdiff_jax.features import deit_base_distilled as deit
 
 
 def shapes(sizes, channels, *, num_classes=0, **fields):

@@ -18,14 +18,15 @@ from flax import traverse_util
 from tolerance import LOSS, REORDER
 
 from kdiff_jax.errors import CheckpointError, ConfigError
-from kdiff_jax.features import alexnet, deit, efficientnet, frozen, lpips, vgg
+from kdiff_jax.features import alexnet, efficientnet_lite0, frozen, lpips, vgg, vgg16_bn
+from kdiff_jax.features import deit_base_distilled as deit
 from kdiff_jax.features.squeezenet import SqueezeNet
 
 DATA = pathlib.Path(__file__).parents[1] / "parity/data"
 PLAIN = vgg.VGG16(taps=(29,))
 NETWORKS = {
-    "vgg16_bn": (vgg, vgg.BN),
-    "efficientnet": (efficientnet, efficientnet.LITE0),
+    "vgg16_bn": (vgg16_bn, vgg16_bn.BN),
+    "efficientnet": (efficientnet_lite0, efficientnet_lite0.LITE0),
     "deit": (deit, deit.BASE),
 }
 
@@ -66,11 +67,15 @@ def linear(*widths):
     ("module", "published", "rest"),
     [  # what the whole network has, and what of it is no feature
         (PLAIN, 138_357_544, linear(7 * 7 * 512, 4096, 4096, 1000)),
-        (vgg.BN, 138_365_992, linear(7 * 7 * 512, 4096, 4096, 1000)),
+        (vgg16_bn.BN, 138_365_992, linear(7 * 7 * 512, 4096, 4096, 1000)),
         (alexnet.AlexNet(), 61_100_840, linear(6 * 6 * 256, 4096, 4096, 1000)),
         (SqueezeNet(), 1_235_496, linear(512, 1000)),
         # A convolution with a norm, and the classifier.
-        (efficientnet.LITE0, 4_652_008, 320 * 1280 + 2 * 1280 + linear(1280, 1000)),
+        (
+            efficientnet_lite0.LITE0,
+            4_652_008,
+            320 * 1280 + 2 * 1280 + linear(1280, 1000),
+        ),
         # The last norm and two classifiers.
         (deit.BASE, 87_338_192, 2 * 768 + 2 * linear(768, 1000)),
     ],
@@ -159,25 +164,27 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
             source.load(path)
         assert "\n" not in str(caught.value) and caught.value.exit_code == 4
 
-    refused(vgg, "weights=.*w.pth: no such file; give torchvision's vgg16_bn-6c64b313")
-    refused(efficientnet, "no such file; give timm's tf_efficientnet_lite0")
+    refused(
+        vgg16_bn, "weights=.*w.pth: no such file; give torchvision's vgg16_bn-6c64b313"
+    )
+    refused(efficientnet_lite0, "no such file; give timm's tf_efficientnet_lite0")
     refused(deit, "no such file; give timm's deit_base_distilled_patch16_224")
     path.write_bytes((DATA / "torch_wrapped.pth").read_bytes())
     refused(
         deit,
         r"not DeiT-B distilled: blocks.0.attn.proj.bias missing.* and 146 more;",
     )
-    refused(vgg, r"not VGG16-BN: features\.0\.bias missing")
+    refused(vgg16_bn, r"not VGG16-BN: features\.0\.bias missing")
     path.write_bytes(b"<html>")
-    refused(vgg, "w.pth: it is a web page")
+    refused(vgg16_bn, "w.pth: it is a web page")
     path = tmp_path / "w.npz"
-    wrong = arrays(efficientnet.LITE0)
+    wrong = arrays(efficientnet_lite0.LITE0)
     # The plain EfficientNet has squeeze-and-excitation; the width of another one.
     wrong["blocks.1.0.se.conv_reduce.bias"] = np.zeros(3)
     wrong["conv_stem.weight"] = np.zeros((40, 3, 3, 3))
     np.savez(path, **wrong)
     refused(
-        efficientnet,
+        efficientnet_lite0,
         r"blocks\.1\.0\.se\.conv_reduce\.bias unknown, conv_stem\.weight has shape"
         r" \(40, 3, 3, 3\); give",
     )

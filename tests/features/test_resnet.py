@@ -8,8 +8,8 @@ import torch_resnet
 from tolerance import REORDER, UNET
 
 from kdiff_jax.errors import ConfigError
-from kdiff_jax.features import resnet
-from kdiff_jax.features.resnet import ResNet
+from kdiff_jax.features import resnet56
+from kdiff_jax.features.resnet56 import ResNet
 
 
 def _params(arrays):
@@ -49,24 +49,24 @@ def test_features_of_a_file_are_numpys(tmp_path):
     rng = np.random.default_rng(1)
     arrays = torch_resnet.random_weights(rng, num_blocks=9)
     np.savez(tmp_path / "w.npz", **arrays)
-    params = resnet.load(tmp_path / "w.npz")
+    params = resnet56.load(tmp_path / "w.npz")
     images = rng.uniform(-1, 1, (1, 32, 32, 3)).astype(np.float32)
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     x = ((images + 1) / 2 - mean) / std
     wanted = torch_resnet.stages(arrays, x.transpose(0, 3, 1, 2), num_blocks=9)
-    found = jax.jit(resnet.features)(params, jnp.asarray(images))
+    found = jax.jit(resnet56.features)(params, jnp.asarray(images))
     assert [x.shape for x in found] == [(1, 32, 32, 16), (1, 16, 16, 32), (1, 8, 8, 64)]
     for ours, theirs in zip(found, wanted, strict=True):
         np.testing.assert_allclose(ours, theirs.transpose(0, 2, 3, 1), **UNET)
     # Constant images are the same at any size: others are resized.
     small, large = (
-        jax.jit(resnet.features)(params, jnp.full((1, size, size, 3), 0.3))
+        jax.jit(resnet56.features)(params, jnp.full((1, size, size, 3), 0.3))
         for size in (8, 32)
     )
     for one, two in zip(small, large, strict=True):
         np.testing.assert_allclose(one, two, **UNET)
     with pytest.raises(ConfigError, match="ResNet-56 reads RGB"):
-        resnet.features(params, jnp.zeros((1, 8, 8, 1)))
+        resnet56.features(params, jnp.zeros((1, 8, 8, 1)))
 
 
 def test_resnet56_has_its_published_size():

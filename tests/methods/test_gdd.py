@@ -20,11 +20,10 @@ from kdiff_jax.augment.diffaugment import diffaugment
 from kdiff_jax.diffusion.process import cosine
 from kdiff_jax.discriminators import projected, spectral
 from kdiff_jax.errors import CheckpointError, ConfigError
-from kdiff_jax.features import deit, resnet
-from kdiff_jax.features import frozen as frozen_networks
+from kdiff_jax.features import deit_base_distilled as deit
+from kdiff_jax.features import resnet56
 from kdiff_jax.losses import adversarial
 from kdiff_jax.method import Context, Net, Numbers
-from kdiff_jax.methods import gdd
 from kdiff_jax.train.checkpoint import Checkpoints
 from kdiff_jax.train.step import Optim, due, init_state, make_train_step, without_axis
 
@@ -269,12 +268,8 @@ def rgb_batch():
 def test_features_of_a_classifier_from_its_file(tmp_path, monkeypatch):
     file = tmp_path / "w.npz"
     # Of one block a stage, not nine: they are alike, and take long to compile.
-    shallow = functools.partial(resnet.ResNet, num_blocks=1)
-    monkeypatch.setattr(resnet, "ResNet", shallow)
-    mine = gdd.CLASSIFIERS["resnet56"]._replace(
-        shapes=functools.partial(frozen_networks.shapes, shallow())
-    )
-    monkeypatch.setitem(gdd.CLASSIFIERS, "resnet56", mine)
+    shallow = functools.partial(resnet56.ResNet, num_blocks=1)
+    monkeypatch.setattr(resnet56, "ResNet", shallow)
     weights = torch_resnet.random_weights(np.random.default_rng(0), num_blocks=1)
     np.savez(file, **weights)
     keywords = dict(features=("resnet56",), feature_files=(str(file),), **SMALL)
@@ -299,7 +294,7 @@ def test_features_of_a_classifier_from_its_file(tmp_path, monkeypatch):
         }
         logits, _ = projected.Discriminator(2, 10).apply(
             variables,
-            resnet.features(frozen["resnet56"], x_gen),
+            resnet56.features(frozen["resnet56"], x_gen),
             ctx.batch["y"],
             mutable=[spectral.STATE],
         )
@@ -320,8 +315,7 @@ def test_the_authors_classifiers_of_64_pixels(monkeypatch):
     images = jnp.zeros((1, 224, 224, 3))
     shapes = jax.eval_shape(lambda: deit.BASE.init(jax.random.key(0), images)["params"])
     name = "deit_base_distilled"
-    classifier = gdd.CLASSIFIERS[name]._replace(load=lambda path: shapes)
-    monkeypatch.setitem(gdd.CLASSIFIERS, name, classifier)
+    monkeypatch.setattr(deit, "load", lambda path: shapes)
     method = methods.make(
         "gdd",
         nets={"student": rgb()},
@@ -333,7 +327,7 @@ def test_the_authors_classifiers_of_64_pixels(monkeypatch):
     disc = method.nets["disc"]
     params = jax.eval_shape(disc.init, jax.random.key(0))[name]
     assert params["projection_pyramid"]["up_0"]["kernel"].shape == (4, 4, 96, 96)
-    maps = jax.eval_shape(classifier.features, shapes, rgb_batch()["x0"])
+    maps = jax.eval_shape(deit.features, shapes, rgb_batch()["x0"])
     logits, _ = jax.eval_shape(
         disc.apply,
         {name: params},

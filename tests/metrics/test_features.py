@@ -6,8 +6,8 @@ import torch_resnet
 
 from kdiff_jax import metrics
 from kdiff_jax.errors import CheckpointError, ConfigError
-from kdiff_jax.features.resnet import ResNet
-from kdiff_jax.metrics import features as features_module
+from kdiff_jax.features import resnet56
+from kdiff_jax.features.resnet56 import ResNet
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def test_pixels_are_the_image_in_minus_one_to_one():
     values = features.apply(images)
     assert values.dtype == np.float64
     np.testing.assert_allclose(values, [[-1, 1, -0.6, 0.6]], rtol=1e-15)
-    assert metrics.metric_name(features) == "fd_pixels"
+    assert metrics.figure_name(features, "fd") == "fd_pixels"
 
 
 def test_resnet56_is_numpys_on_any_number_of_images_in_one_trace(
@@ -39,7 +39,7 @@ def test_resnet56_is_numpys_on_any_number_of_images_in_one_trace(
             traces.append(x.shape)
             return super().__call__(x)
 
-    monkeypatch.setattr(features_module, "ResNet", Counted)
+    monkeypatch.setattr(resnet56, "ResNet", Counted)
     # PyTorch's checkpoints count the training batches; that is no weight.
     np.savez(tmp_path / "w.npz", **arrays, **{"bn1.num_batches_tracked": np.array(7)})
     features = metrics.make("resnet56", weights=tmp_path / "w.npz", batch_size=2)
@@ -50,13 +50,13 @@ def test_resnet56_is_numpys_on_any_number_of_images_in_one_trace(
     std = np.array([0.229, 0.224, 0.225])[:, None, None]
     x = (images.transpose(0, 3, 1, 2) / 255 - mean) / std
     wanted, _ = torch_resnet.forward(arrays, x, num_blocks=9)
-    assert values.shape == (5, features.dim) and values.dtype == np.float32
+    assert values.shape == (5, 64) and values.dtype == np.float32
     # Fifty-five layers in float32; the fixtures' tolerance for network outputs.
     np.testing.assert_allclose(values, wanted, rtol=0, atol=1e-4)
     np.testing.assert_array_equal(features.apply(images[:1]), values[:1])
     assert features.apply(images[:0]).shape == (0, 64)
     assert traces == [(2, 8, 8, 3)]
-    assert metrics.metric_name(features) == "fd_resnet56"
+    assert metrics.figure_name(features, "fd") == "fd_resnet56"
 
 
 def test_files_that_do_not_fit_are_refused_with_their_leaves(arrays, tmp_path):
@@ -83,7 +83,9 @@ def test_files_that_do_not_fit_are_refused_with_their_leaves(arrays, tmp_path):
 
 
 def test_wrong_usage_is_refused(arrays, tmp_path):
-    with pytest.raises(ConfigError, match="features='vgg': unknown; choose one of pix"):
+    with pytest.raises(
+        ConfigError, match="features='vgg': unknown; choose one of .*pixels"
+    ):
         metrics.make("vgg")
     with pytest.raises(ConfigError, match="pixels need none"):
         metrics.make("pixels", weights="w.npz")

@@ -8,7 +8,8 @@ import pytest
 import tiny_networks as tiny
 
 from kdiff_jax.discriminators import gan_head, projected
-from kdiff_jax.features import deit, resnet
+from kdiff_jax.features import deit_base_distilled as deit
+from kdiff_jax.features import frozen
 from kdiff_jax.networks import layers
 
 MEANS = (0.0, 30.0, 1000.0)  # in standard deviations
@@ -55,7 +56,7 @@ def test_batch_norms(mean):
     ones, zeros = jnp.ones(16), jnp.zeros(16)
     found = applied(projected.GroupedBatchNorm(1), x, scale=ones, bias=zeros)
     check(found, expected(x, (1, 2), 1e-5), x)
-    fixed = resnet.FixedBatchNorm()
+    fixed = frozen.FixedBatchNorm()
     leaves = dict(scale=ones, bias=zeros, mean=jnp.full(16, mean), var=ones)
     wanted = (x.astype(np.float64) - mean) / np.sqrt(1 + 1e-5)
     check(applied(fixed, x, **leaves), wanted, x)

@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 from loaders import DATA, from_torch
 
-from kdiff_jax import methods
+from kdiff_jax import features, methods
 from kdiff_jax.diffusion import process
 from kdiff_jax.features import frozen
 from kdiff_jax.method import Net
@@ -178,12 +178,14 @@ def method(case, monkeypatch, tmp_path, loss="nonsaturating"):
     _, weights = data(case)
     for k, name in enumerate(OURS):
         params = features_of(weights, NAMES[k])
-        classifier = gdd.Classifier(
-            feature_network(k),
-            lambda path, p=params: p,
-            lambda p=params: jax.eval_shape(lambda: p),
-        )
-        monkeypatch.setitem(gdd.CLASSIFIERS, name, classifier)
+        own = {
+            "features": feature_network(k),
+            "load": lambda path, p=params: p,
+            "shapes": lambda p=params: jax.eval_shape(lambda: p),
+        }
+        classifier = features.network(name, features.CLASSIFIER)
+        for fact, value in own.items():
+            monkeypatch.setattr(classifier, fact, value)
     # The noise comes as the keys, and no stream is drawn from it.
     monkeypatch.setattr(gdd.rng, "normal", lambda keys, name, shape: keys)
     monkeypatch.setattr(gdd.rng, "stream", lambda keys, name: keys)

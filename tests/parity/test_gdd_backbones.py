@@ -19,11 +19,12 @@ from gdd_tiny import close, nchw, nhwc, picked
 from loaders import DATA
 
 from kdiff_jax.discriminators import projected, spectral
-from kdiff_jax.features import deit, efficientnet, frozen, vgg
+from kdiff_jax.features import deit_base_distilled as deit
+from kdiff_jax.features import efficientnet_lite0, frozen, vgg16_bn
 
 NETWORKS = {
-    "vgg16_bn": (vgg, vgg.BN),
-    "tf_efficientnet_lite0": (efficientnet, efficientnet.LITE0),
+    "vgg16_bn": (vgg16_bn, vgg16_bn.BN),
+    "tf_efficientnet_lite0": (efficientnet_lite0, efficientnet_lite0.LITE0),
     "deit_base_distilled_patch16_224": (deit, deit.BASE),
 }
 # Ten times what float32 and float64 of the reference differ by, of the largest entry.

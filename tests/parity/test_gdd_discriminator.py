@@ -21,8 +21,8 @@ from gdd_tiny import (
     states,
 )
 
+from kdiff_jax import features
 from kdiff_jax.discriminators import projected
-from kdiff_jax.methods import gdd
 
 TERMS = {  # of the logits of one network
     "G": lambda logits: jax.nn.softplus(-logits).mean(1).sum(),
@@ -41,7 +41,9 @@ def test_features_projector_heads_and_their_gradients(case, monkeypatch, tmp_pat
     y = jnp.asarray(arrays["labels"][0], jnp.int32)
     x = nhwc(arrays["x_real"][0])
     maps = {
-        name: gdd.CLASSIFIERS[name].features(features_of(weights, NAMES[k]), x)
+        name: features.network(name, features.CLASSIFIER).features(
+            features_of(weights, NAMES[k]), x
+        )
         for k, name in enumerate(OURS)
     }
 

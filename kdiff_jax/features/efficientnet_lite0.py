@@ -7,8 +7,7 @@ import flax.linen as nn
 from jax import Array
 from jaxtyping import Float
 
-from kdiff_jax.features import frozen
-from kdiff_jax.features.resnet import FixedBatchNorm
+from kdiff_jax.features import WeightsFile, frozen
 from kdiff_jax.types import Params
 
 PLAN = (  # of the stages after the first: blocks, size of the kernel, stride, channels
@@ -23,9 +22,9 @@ TAPS = (1, 2, 4, 6)  # the stages whose outputs are the features
 EXPANSION = 6
 BN_EPS = 1e-3  # TensorFlow's
 MEAN = STD = (0.5, 0.5, 0.5)
-WANTED = (
-    "timm's tf_efficientnet_lite0-0aa007d2.pth"
-    " (github.com/rwightman/pytorch-image-models, release v0.1-weights)"
+FILE = WeightsFile(
+    "timm's tf_efficientnet_lite0-0aa007d2.pth",
+    "github.com/rwightman/pytorch-image-models, release v0.1-weights",
 )
 IGNORED = ("conv_head.", "bn2.", "classifier.")
 
@@ -119,12 +118,17 @@ def features(
 def load(path: str | os.PathLike) -> Params:
     """Parameters from timm's file; see `frozen.load`."""
     return frozen.load(
-        LITE0, path, network="EfficientNet-Lite0", wanted=WANTED, ignored=IGNORED
+        LITE0, path, network="EfficientNet-Lite0", wanted=FILE.wanted, ignored=IGNORED
     )
 
 
+def shapes() -> Params:
+    """Shapes of what `load` returns, without the file."""
+    return frozen.shapes(LITE0)
+
+
 def _norm(name):
-    return FixedBatchNorm(eps=BN_EPS, name=name)
+    return frozen.FixedBatchNorm(eps=BN_EPS, name=name)
 
 
 def _pointwise(x, num_channels, name, dtype):

@@ -9,32 +9,14 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
-from kdiff_jax.features import frozen
+from kdiff_jax.features import Extractor, WeightsFile, frozen
 from kdiff_jax.features.frozen import PRECISION
 from kdiff_jax.types import Params
 
-BN_EPS = 1e-5
 SIZE = 32  # of the images that it is trained on
-WANTED = "the .npz of a CIFAR-10 ResNet-56"
-
-
-class FixedBatchNorm(nn.Module):
-    """(x - mean) / sqrt(var + eps) * scale + bias, with stored mean and var."""
-
-    eps: float = BN_EPS
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
-        zeros, ones = nn.initializers.zeros, nn.initializers.ones
-        shape = x.shape[-1:]
-        scale = self.param("scale", ones, shape)
-        bias = self.param("bias", zeros, shape)
-        mean = self.param("mean", zeros, shape)
-        var = self.param("var", ones, shape)
-        factor = scale / jnp.sqrt(var + self.eps)
-        return x * factor[None, None, None] + (bias - mean * factor)[None, None, None]
+FILE = WeightsFile("the .npz of a CIFAR-10 ResNet-56")
 
 
 class BasicBlock(nn.Module):
@@ -51,9 +33,9 @@ class BasicBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w c"]:
         h = _conv(self.num_channels, self.stride, "conv1", self.dtype)(x)
-        h = nn.relu(FixedBatchNorm(name="bn1")(h))
+        h = nn.relu(frozen.FixedBatchNorm(name="bn1")(h))
         h = _conv(self.num_channels, 1, "conv2", self.dtype)(h)
-        h = FixedBatchNorm(name="bn2")(h)
+        h = frozen.FixedBatchNorm(name="bn2")(h)
         missing = self.num_channels - x.shape[-1]
         edges = (missing // 2, missing - missing // 2)
         shortcut = x[:, :: self.stride, :: self.stride]
@@ -88,7 +70,7 @@ class ResNet(nn.Module):
             x: Images as the weights expect them (usually (x / 255 - mean) / std).
         """
         x = _conv(16, 1, "conv1", self.dtype)(x)
-        x = nn.relu(FixedBatchNorm(name="bn1")(x))
+        x = nn.relu(frozen.FixedBatchNorm(name="bn1")(x))
         maps = []
         for stage, num_channels in enumerate((16, 32, 64), start=1):
             for i in range(self.num_blocks):
@@ -123,7 +105,30 @@ def features(
 
 def load(path: str | os.PathLike) -> Params:
     """Parameters of a ResNet-56 from PyTorch's names; see `frozen.load`."""
-    return frozen.load(ResNet(), path, network="a CIFAR-10 ResNet-56", wanted=WANTED)
+    return frozen.load(
+        ResNet(), path, network="a CIFAR-10 ResNet-56", wanted=FILE.wanted
+    )
+
+
+def shapes() -> Params:
+    """Shapes of what `load` returns, without the file."""
+    return frozen.shapes(ResNet())
+
+
+def extract(
+    params: Params, images: UInt8[Array, "B H W 3"], preprocessing: str
+) -> dict[str, Float[Array, "B _D"]]:
+    """Pooled activations and logits of images of any size, which is kept."""
+    del preprocessing
+    mean, std = jnp.array(frozen.IMAGENET_MEAN), jnp.array(frozen.IMAGENET_STD)
+    x = (images / 255 - mean[None, None, None]) / std[None, None, None]
+    pooled, logits, _ = ResNet().apply({"params": params}, x)  # type: ignore[misc]
+    return {"pooled": pooled, "logits": logits}
+
+
+EXTRACTOR = Extractor(
+    {"pooled": 64, "logits": 10}, main="pooled", extract=extract, logits="logits"
+)
 
 
 def _conv(num_channels, stride, name, dtype):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from kdiff_jax.features import frozen
+from kdiff_jax.features import WeightsFile, frozen
 from kdiff_jax.features.frozen import PRECISION
 from kdiff_jax.types import Params
 
@@ -19,8 +19,8 @@ TAPS = (2, 5, 8, 11)  # the blocks whose outputs are the features
 # Channels that a projection gives them, as it brings them to four sizes.
 PYRAMID = (96, 192, 384, 768)
 NORM_EPS = 1e-6
-WANTED = (
-    "timm's deit_base_distilled_patch16_224-df68dfff.pth (dl.fbaipublicfiles.com/deit)"
+FILE = WeightsFile(
+    "timm's deit_base_distilled_patch16_224-df68dfff.pth", "dl.fbaipublicfiles.com/deit"
 )
 IGNORED = ("norm.", "head.", "head_dist.")
 
@@ -131,8 +131,13 @@ def features(
 def load(path: str | os.PathLike) -> Params:
     """Parameters from timm's file; see `frozen.load`."""
     return frozen.load(
-        BASE, path, network="DeiT-B distilled", wanted=WANTED, ignored=IGNORED
+        BASE, path, network="DeiT-B distilled", wanted=FILE.wanted, ignored=IGNORED
     )
+
+
+def shapes() -> Params:
+    """Shapes of what `load` returns, without the file."""
+    return frozen.shapes(BASE)
 
 
 def _dense(num_features, name, dtype):
