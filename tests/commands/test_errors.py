@@ -48,9 +48,9 @@ def answers(tmp_path_factory):
     """(exit code, output) of each case."""
     workdir = tmp_path_factory.mktemp("errors") / "w"
     lines = [[*arguments, f"--workdir={workdir}"] for arguments, *_ in CASES]
-    found = child.run_lines("main", lines, how="apart", devices=2)
+    found = [child.run("main", *words, devices=2) for words in lines]
     assert not workdir.exists()
-    return [(code, out + err) for code, out, err in found]
+    return found
 
 
 @pytest.mark.parametrize("i", range(len(CASES)))
@@ -91,7 +91,7 @@ def test_a_workdir_of_another_config_is_refused(tmp_path):
 
 @pytest.mark.parametrize("module", ["main", "sample", "evaluate", "convert"])
 def test_help(module):
-    code, output = child.run(module, "--help")
+    code, output = child.run(module, "--help", anew=True)
     assert code == 0 and "debug" in output
 
 

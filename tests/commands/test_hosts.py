@@ -21,15 +21,20 @@ def free_port() -> int:
         return found.getsockname()[1]
 
 
-def start_two(arguments, own=((), ())):
-    """Both processes of one job, two pretend devices each, `own` arguments of each."""
+def start_two(arguments, own=((), ()), *, anew=False):
+    """Both processes of one job, two pretend devices each, `own` arguments of each.
+
+    As copies of one process they hash alike, and end without taking down the
+    interpreter: what may depend on that is begun anew.
+    """
     port = free_port()
     processes = []
     for i in range(2):
         names = ("KDIFF_COORDINATOR", "KDIFF_NUM_PROCESSES", "KDIFF_PROCESS_ID")
         values = (f"127.0.0.1:{port}", "2", str(i))
         os.environ |= dict(zip(names, values, strict=True))
-        processes.append(child.start("main", *arguments, *own[i], devices=2))
+        how = dict(devices=2, anew=anew)
+        processes.append(child.start("main", *arguments, *own[i], **how))
     for name in names:
         del os.environ[name]
     return processes
@@ -40,7 +45,7 @@ def test_two_processes_give_what_one_gives(tmp_path):
     stages = ("teacher", "pairs", "student", "many")
     recipe = [f"--config={RECIPE}:2", f"--config.order={stages}"]
     outputs = []
-    for process in start_two([*recipe, f"--workdir={together}"]):
+    for process in start_two([*recipe, f"--workdir={together}"], anew=True):
         output, _ = process.communicate(timeout=500)
         outputs.append(output)
         assert process.returncode == 0, "\n".join(outputs)

@@ -42,7 +42,7 @@ def test_a_workdir_that_is_not_shared_ends_both(tmp_path):
 @pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_process_that_is_killed_ends_the_other_with_8(victim, tmp_path):
     arguments = [f"--config={RECIPE}:100000", f"--workdir={tmp_path}"]
-    processes = start_two([*arguments, "--stage=teacher"])
+    processes = start_two([*arguments, "--stage=teacher"], anew=True)
     log = tmp_path / "teacher" / "metrics.jsonl"
     child.stop_when(
         processes[victim], lambda: len(metrics_log.read(log)) > 2, signal.SIGKILL

@@ -25,7 +25,7 @@ def test_a_platform_that_is_not_here_is_named(module, tmp_path, monkeypatch):
         "convert": ["--input=x", f"--output={tmp_path}/x"],
     }
     monkeypatch.setattr(child, "PLATFORM", "nonsense")
-    code, output = child.run(module, *arguments[module])
+    code, output = child.run(module, *arguments[module], anew=True)
     assert code == 2, output
     (line,) = [x for x in output.splitlines() if x.startswith("kdiff_jax: ")]
     assert "JAX_PLATFORMS=nonsense" in line and "JAX_PLATFORMS=cpu" in line
