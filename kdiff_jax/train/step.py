@@ -1,5 +1,6 @@
 """TrainState, and the one train step that every method shares."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -149,20 +150,23 @@ def make_train_step(
         places = {r: split(p, method.trainable.get(r))[0] for r, p in places.items()}
         grads, aux = layout.mean(grads, aux, places, axis_name)
         grads, aux = _without_nonfinite(grads, aux, optim, places)
+        # Once, for the log and for clipping: on the axis XLA would not see that these
+        # are the same sums.
+        norms = {r: layout.norm(grads[r], places[r]) for r in phase.trains}
         new = {
             role: _apply(
                 state.nets[role],
-                with_axis(grads[role]),
+                with_axis(_clipped(grads[role], optim[role].clip_norm, norms[role])),
                 optim[role],
                 optim[role].lr(ctx.step, ctx.num_steps),
                 method.trainable.get(role),
-                places[role],
             )
             for role in phase.trains
         }
         metrics = {f"{phase.name}/{k}": v for k, v in aux.metrics.items()}
         if phase.trains:
-            metrics[f"{phase.name}/grad_norm"] = layout.norm(grads, places)
+            norm = functools.reduce(jnp.hypot, norms.values())
+            metrics[f"{phase.name}/grad_norm"] = norm
         carry = {**state.carry, **with_axis(dict(aux.carry))}
         return state.replace(nets={**state.nets, **new}, carry=carry), metrics
 
@@ -277,12 +281,11 @@ def join(moving, still):
     )
 
 
-def _apply(net: NetState, grads, optim: Optim, lr, trainable, lies) -> NetState:
+def _apply(net: NetState, grads, optim: Optim, lr, trainable) -> NetState:
     """`net` after one update; it and its gradients have a leading axis of students."""
 
     def one(net, grads):
         moving, still = split(net.params, trainable)
-        grads = _clipped(grads, optim.clip_norm, lies)
         updates, opt_state = optim.tx.update(grads, net.opt_state, moving)
         params = jax.tree.map(lambda p, u: p - lr * u, moving, updates)
         return NetState(join(params, still), opt_state, net.ema)
@@ -290,11 +293,10 @@ def _apply(net: NetState, grads, optim: Optim, lr, trainable, lies) -> NetState:
     return jax.vmap(one)(net, grads)
 
 
-def _clipped(grads, clip_norm: float | None, lies=None):
-    """Gradients whose norm, of all leaves together, is at most `clip_norm`."""
+def _clipped(grads, clip_norm: float | None, norm):
+    """Gradients of the norm `norm`, shortened to `clip_norm` where they are longer."""
     if clip_norm is None:
         return grads
-    norm = layout.norm(grads, lies)
     return jax.tree.map(
         lambda g: jnp.where(norm < clip_norm, g, g / norm * clip_norm), grads
     )
