@@ -35,8 +35,11 @@ class Conditions(NamedTuple):
     dim: int = 0
 
     def take(self, frozen: Frozen, numbers) -> Cond:
-        """The condition of each i32[B] as networks read it; of -1 none."""
-        if not self.dim:
+        """The condition of each i32[B] as networks read it; of -1 none.
+
+        Vectors f32[B, dim], of the table or not, are such already.
+        """
+        if not self.dim or jnp.issubdtype(jnp.result_type(numbers), jnp.floating):
             return numbers
         rows = frozen[TABLE][jnp.maximum(numbers, 0)]
         return jnp.where((numbers >= 0)[:, None], rows, 0.0)

@@ -8,7 +8,7 @@ import jax
 
 from kdiff_jax import build, interop, samplers
 from kdiff_jax.build import EvaluateStage, PairsStage, TrainStage
-from kdiff_jax.build.resolved import frozen
+from kdiff_jax.build.resolved import Recipe, frozen
 from kdiff_jax.data import pairs as pair_files
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.stages import Job, before, evaluate, results, students
@@ -47,6 +47,7 @@ def text(job: Job) -> str:
         f"model: {job.recipe.model['network']['name']},"
         f" {facts['params'] / 1e6:.2f} M parameters, images {shape},"
         f" {facts['flops'] / 1e9:.2f} GFLOP a forward pass of one image",
+        f"conditions: {_conditions(job.recipe)}",
         "stages:",
     ]
     disk, known = 0, {}
@@ -73,6 +74,15 @@ def text(job: Job) -> str:
             lines.append(_evaluate(job, stage))
     lines.append(f"disk: {_size(disk)} at most, checkpoints and pairs together")
     return "\n".join(lines)
+
+
+def _conditions(recipe: Recipe) -> str:
+    """What models may be asked for, and where it comes from."""
+    num, dim = recipe.conditions
+    if not dim:
+        return f"{num} classes, labels of the data" if num else "none"
+    size = 4 * num * dim
+    return f"{num} vectors of {dim} entries, {_size(size)}, from {recipe.table}"
 
 
 class Needs(NamedTuple):

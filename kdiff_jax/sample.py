@@ -1,8 +1,9 @@
 """Images from a model: python -m kdiff_jax.sample --checkpoint=PATH --output=FILE.png
 
 PATH is a stage folder of a workdir, a step in it, or a converted model. The output is a
-picture grid (.png), arrays (.npz: `images` uint8 NHWC, `labels`), or a folder of PNGs,
-which is replaced if there is nothing else in it.
+picture grid (.png), arrays (.npz: `images` uint8 NHWC, and the `labels` or `conditions`
+that they were asked by), or a folder of PNGs, which is replaced if there is nothing
+else in it.
 """
 
 import io
@@ -43,6 +44,12 @@ SEED = flags.DEFINE_integer(
 LABELS = flags.DEFINE_string(
     "labels", None, "Classes, as 3 or 0,1,2 or 0-4, repeated; default: all in turn."
 )
+CONDITIONS = flags.DEFINE_string(
+    "conditions",
+    None,
+    "In place of labels: FILE.npy of f32[N, D], vectors to ask for, repeated; of models"
+    " with cond_dim.",
+)
 STUDENT = flags.DEFINE_integer(
     "student",
     None,
@@ -62,6 +69,8 @@ PICTURE = re.compile(r"\d{6,}\.png")  # of a folder; others in it are not ours
 
 def main() -> None:
     checkpoint, text = command.required(CHECKPOINT), command.required(OUTPUT)
+    if LABELS.value is not None and CONDITIONS.value is not None:
+        raise ConfigError("--labels and --conditions: give one of them")
     path, kind = place(text, checkpoint)
 
     command.start_distributed()
@@ -75,18 +84,21 @@ def main() -> None:
         model = model.student(k)
         if wanted is None and model.num_classes:
             wanted = ",".join(map(str, partition.labels(k, model.num_classes)))
-    check(path, kind, model.net.space.pixel_shape, NUM.value)
-    labels = parse_labels(wanted, NUM.value, model.num_classes)
-    images = sample_images(model, labels)
+    dim = model.net.cond_dim if CONDITIONS.value is not None else 0
+    check(path, kind, model.net.space.pixel_shape, NUM.value, dim)
+    asked = {"labels": parse_labels(wanted, NUM.value, model.num_classes)}
+    if CONDITIONS.value is not None:
+        asked = {"conditions": read_vectors(CONDITIONS.value, NUM.value, model)}
+    images = sample_images(model, *asked.values())
     if jax.process_index() == 0:
         with output.speaking("--output", text):
-            save(path, kind, images, labels)
+            save(path, kind, {"images": images, **asked})
         print(f"{len(images)} images: {output.printable(text)}")
 
 
 def place(text: str, checkpoint: str) -> tuple[pathlib.Path, str]:
     """(where the images go, ".png", ".npz" or "" for a folder)."""
-    inputs = {"--checkpoint": checkpoint}
+    inputs = {"--checkpoint": checkpoint, "--conditions": CONDITIONS.value}
     given = output.expanded("--output", text)
     there = text.endswith("/") or os.path.isdir(given)
     kind = "" if there else given.suffix.lower()
@@ -111,8 +123,11 @@ def _others(folder: pathlib.Path) -> str:
         return next((e.name for e in entries if not PICTURE.fullmatch(e.name)), "")
 
 
-def check(path: pathlib.Path, kind: str, shape, num: int) -> None:
-    """Refuses images that such an output, the memory or the disk cannot hold."""
+def check(path: pathlib.Path, kind: str, shape, num: int, dim: int = 0) -> None:
+    """Refuses images that such an output, the memory or the disk cannot hold.
+
+    `dim` is the length of the vectors that they are asked by; 0 for labels.
+    """
     height, width, channels = shape
     points = kind == ".png" and shape == (1, 1, 2)
     if kind != ".npz" and channels not in (1, 3) and not points:
@@ -124,12 +139,12 @@ def check(path: pathlib.Path, kind: str, shape, num: int) -> None:
     # Of the images, and of a copy: as a file, or as tiles of 50 pixels at least.
     copy = num * max(height, 50) * max(width, 50) * channels if kind == ".png" else size
     way_out = "ask for fewer, and for more with another seed"
-    memory.check(f"--num_images={num}", size + copy + 16 * num, way_out)
+    memory.check(f"--num_images={num}", size + copy + (16 + 4 * dim) * num, way_out)
     output.check_disk(f"--num_images={num}", path, size if kind == ".npz" else 0)
 
 
 def sample_images(model, labels) -> np.ndarray:
-    """uint8[N, H, W, C], one image per label, by the flags' sampler and seed."""
+    """uint8[N, H, W, C], one image per label or vector, by the flags' sampler, seed."""
     from kdiff_jax.train import generate, parallel
 
     mesh = parallel.make_mesh()
@@ -168,13 +183,32 @@ def parse_labels(text: str | None, num: int, num_classes: int) -> np.ndarray:
     return np.resize(np.array(wanted, np.int32), num)
 
 
-def save(path: pathlib.Path, kind: str, images: np.ndarray, labels: np.ndarray) -> None:
+def read_vectors(path: str, num: int, model) -> np.ndarray:
+    """f32[num, D] of the rows of an .npy, repeated in turn.
+
+    Raises:
+        ConfigError: If the model reads labels, or none.
+        DataError: If the file is missing or damaged, or has other rows.
+    """
+    from kdiff_jax.data import conditions
+
+    if not (dim := model.net.cond_dim):
+        way_out = "give --labels" if model.num_classes else "leave it out"
+        raise ConfigError(
+            f"--conditions={path}: this model reads no vectors; {way_out}"
+        )
+    rows = conditions.read_asked(path, dim, "--conditions")
+    return np.resize(rows, (num, dim))
+
+
+def save(path: pathlib.Path, kind: str, found: dict[str, np.ndarray]) -> None:
     """Writes a grid, arrays, or a folder of numbered pictures; whole or not at all."""
     from kdiff_jax.report import grid
 
+    images = found["images"]
     if kind == ".npz":
         buffer = io.BytesIO()
-        np.savez(buffer, images=images, labels=labels)
+        np.savez(buffer, **found)  # type: ignore[arg-type]
         files.write_atomically(path, buffer.getbuffer())
     elif kind == ".png":
         columns = max(1, round(len(images) ** 0.5))

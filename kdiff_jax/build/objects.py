@@ -88,6 +88,26 @@ def check_fits(recipe: Recipe, role: str, spec: Mapping[str, Any]) -> None:
             )
 
 
+def check_shared(recipe: Recipe, stage: TrainStage) -> None:
+    """Refuses a student of other images or conditions than its recipe's.
+
+    A student without classes is one of a teacher with labels, which it ignores.
+
+    Raises:
+        ConfigError: Names both values.
+    """
+    for key, default in FITTING.items():
+        want = recipe.model.get(key, default)
+        found = stage.model.get(key, want)
+        ignores = key == "num_classes" and not found and not recipe.conditions.dim
+        if found != want and not ignores:
+            raise ConfigError(
+                f"--config.stages.{stage.name}.model.{key}={found}: the model has"
+                f" {key}={want}, as the teacher and the data, which all stages share;"
+                f" leave it out, or change model.{key}"
+            )
+
+
 class Networks(NamedTuple):
     """The networks that a stage is given.
 

@@ -13,7 +13,7 @@ from kdiff_jax.files import Unreadable
 
 
 def read(path: str, conditions: domain.Conditions) -> np.ndarray:
-    """f32[num, dim], the rows of an .npy file.
+    """f32[num, dim], the table of a recipe, from an .npy file.
 
     Args:
         path: The file; `~` is the home folder.
@@ -24,15 +24,39 @@ def read(path: str, conditions: domain.Conditions) -> np.ndarray:
     """
     num, dim = conditions.num, conditions.dim
     way_out = f"give an .npy of f32[{num}, {dim}], a row for each label"
+    table, place = _load(path, "data.conditions", way_out)
+    if why := domain.why_no_table(table, num, dim):
+        raise DataError(f"{place}: {why}; {way_out}")
+    return np.ascontiguousarray(table, np.float32)
+
+
+def read_asked(path: str, dim: int, option: str) -> np.ndarray:
+    """f32[N, dim], vectors to ask a model for, any number of them, from an .npy file.
+
+    Args:
+        path: The file; `~` is the home folder.
+        dim: Length of the vectors that the model reads.
+        option: Name of the option that gives the path, for messages.
+
+    Raises:
+        DataError: If it is missing or damaged, or holds other arrays or none.
+    """
+    way_out = f"give an .npy of f32[N, {dim}], a row for each image"
+    table, place = _load(path, option, way_out)
+    num = len(table) if table.ndim else 0
+    why = domain.why_no_table(table, num, dim)
+    if why or not num:
+        raise DataError(f"{place}: {why or 'has no rows'}; {way_out}")
+    return np.ascontiguousarray(table, np.float32)
+
+
+def _load(path: str, option: str, way_out: str) -> tuple[np.ndarray, str]:
+    """(the array of a file, the option and its value for messages)."""
+    place = f"{option}={path!r}"
     try:
-        table = arrays.load_one(os.path.expanduser(path))
+        return arrays.load_one(os.path.expanduser(path)), place
     except FileNotFoundError:
-        raise DataError(f"data.conditions={path!r}: is missing; {way_out}") from None
+        raise DataError(f"{place}: is missing; {way_out}") from None
     except (OSError, Unreadable) as error:
         why = " ".join(str(error).split())[:200]
-        raise DataError(
-            f"data.conditions={path!r}: cannot be read ({why}); {way_out}"
-        ) from error
-    if why := domain.why_no_table(table, num, dim):
-        raise DataError(f"data.conditions={path!r}: {why}; {way_out}")
-    return np.ascontiguousarray(table, np.float32)
+        raise DataError(f"{place}: cannot be read ({why}); {way_out}") from error

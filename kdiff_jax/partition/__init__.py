@@ -69,8 +69,9 @@ class Partition(NamedTuple):
         """
         if self.splits is None:
             raise ConfigError(
-                "group_of_vectors: this partition routes labels alone; those by"
-                " rule='pca' and rule='kmeans' route vectors"
+                "group_of_vectors: this partition routes labels alone, and those by"
+                " rule='pca' and rule='kmeans' vectors too; ask for rows of its table,"
+                " or one student alone (--student=K, Model.student(k))"
             )
         return self.splits.group_of(vectors)
 

@@ -34,6 +34,7 @@ def check(job: Job) -> None:
                 raise ConfigError(f"{path}.train.{error}") from error
             _check_pairs(job, stage, path)
             if not is_done(job.left(stage.name)):
+                build.check_shared(job.recipe, stage)
                 _check_network(origin(job, stage), "--config.model.network")
                 _check_network(spec(job, stage), f"{path}.model.network")
             trained.append(stage.name)

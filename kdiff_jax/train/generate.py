@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec as P
 
 from kdiff_jax import memory, rng
 from kdiff_jax.errors import ConfigError, Interrupted, NumericsError
+from kdiff_jax.interop.asked import group_of_vectors
 from kdiff_jax.method import Net
 from kdiff_jax.partition import ONE, Partition
 from kdiff_jax.samplers import Ranges, Sampler
@@ -159,14 +160,15 @@ class Generator:
         Args:
             params: Parameters of all students, leaves [num_students, ...].
             seed: Seed of the noise.
-            labels: i32[N], the label of each image.
+            labels: i32[N], the label of each image; or the vectors f32[N, D] that a
+                model of such is asked for, which its table need not have.
             batch_size: Rounded up to a multiple of the devices; the last batch of a
                 group is padded, so that one program serves all.
             first: The number of the first image.
 
         Raises:
             ConfigError: If there is no such seed, no such number of an image, or too
-                little memory.
+                little memory; or a vector has no owner among these students.
             Interrupted: If a signal asked to stop.
             NumericsError: If an image, or an evaluation before it, is not finite.
         """
@@ -177,8 +179,7 @@ class Generator:
                 " for fewer, and for more with another seed"
             )
         size = -(-batch_size // self.mesh.size) * self.mesh.size
-        labels = np.asarray(labels, np.int32)
-        groups = self.partition.group_of(labels)
+        labels, groups = self._owned(labels)
         for group in np.unique(groups).tolist():
             owned, mine = np.flatnonzero(groups == group), self.of_group(params, group)
             for start in range(0, len(owned), size):
@@ -198,6 +199,15 @@ class Generator:
                 self._check(bad, positions, group)
                 num = len(places)
                 yield Made(places, _to_host(z)[:num], _to_host(x0)[:num])
+
+    def _owned(self, labels) -> tuple[np.ndarray, np.ndarray]:
+        """(labels i32[N] or vectors f32[N, D], i32[N] groups that own them)."""
+        labels = np.asarray(labels)
+        if labels.ndim == 1:
+            labels = labels.astype(np.int32)
+            return labels, self.partition.group_of(labels)
+        vectors = labels.astype(np.float32)
+        return vectors, group_of_vectors(vectors, self.partition, self.frozen)
 
     def within_memory(self, size: int):
         """Context in which too little memory for `size` images names the option."""

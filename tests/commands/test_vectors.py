@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 
 import child
@@ -75,6 +76,79 @@ def test_a_step_of_a_stage_and_the_command_take_numbers(workdir, tmp_path):
     code, text = child.run("sample", *arguments, "--labels=3,5-6")
     assert code == 0, text
     assert np.load(output)["labels"].tolist() == [3, 5, 6, 3, 5, 6]
+
+
+@pytest.fixture(scope="module")
+def new(workdir, tmp_path_factory):
+    """(file of vectors that the table has not, the vectors), one near each group."""
+    groups = interop.load(workdir / "student/model").partition.groups
+    rows = np.stack([vectors.table()[list(own)].mean(0) for own in groups])
+    path = tmp_path_factory.mktemp("new") / "rows.npy"
+    np.save(path, rows)
+    return path, rows.astype(np.float32)
+
+
+BAD = {  # why a file is refused -> what is in it, of the vectors that are asked for
+    "rows of 2 entries": lambda rows: rows[:, :2],
+    "no rows": lambda rows: rows[:0],
+    "row 0 is not": lambda rows: rows * np.nan,
+    r"float32\[3\]": lambda rows: rows[0],
+    "<U": lambda rows: rows.astype(str),
+    "missing": lambda rows: None,
+}
+
+
+@pytest.fixture(scope="module")
+def sampled(workdir, new, tmp_path_factory):
+    """(folder, answers of `sample`: to all students, to each alone, to bad files)."""
+    path, rows = new
+    folder = tmp_path_factory.mktemp("sampled")
+    words = f"--checkpoint={workdir / 'student'}", "--num_images=6"
+    lines = [
+        [*words, f"--conditions={path}", f"--output={folder}/{name}.npz", *more]
+        for name, more in (("all", ()), (0, ["--student=0"]), (1, ["--student=1"]))
+    ]
+    for i, make in enumerate(BAD.values()):
+        file, array = folder / f"bad_{i}.npy", make(rows)
+        if array is not None:
+            np.save(file, array)
+        lines.append([*words, f"--conditions={file}", f"--output={folder / 'bad.npz'}"])
+    both = f"--conditions={path}", "--labels=1", f"--output={folder / 'bad.npz'}"
+    return folder, child.run_lines("sample", [*lines, [*words, *both]])
+
+
+def test_sample_takes_vectors_and_each_goes_to_its_student(sampled, new):
+    folder, answers = sampled
+    assert [code for code, _, _ in answers[:3]] == [0, 0, 0], answers[:3]
+    every, *alone = [np.load(folder / f"{name}.npz") for name in ("all", 0, 1)]
+    assert set(every) == {"images", "conditions"}
+    np.testing.assert_array_equal(every["conditions"], np.resize(new[1], (6, 3)))
+    owner = np.arange(6) % 2
+    for k, one in enumerate(alone):
+        mine = owner == k
+        np.testing.assert_array_equal(every["images"][mine], one["images"][mine])
+        assert (every["images"][~mine] != one["images"][~mine]).any()
+
+
+def test_vectors_that_are_none_are_refused_in_a_line(sampled):
+    folder, answers = sampled
+    *found, both = answers[3:]
+    for (code, _, error), why in zip(found, BAD, strict=True):
+        assert code == 3, error
+        line = error.strip().splitlines()[-1]
+        assert re.search(rf"--conditions='.*{why}.*give an .npy of f32\[N, 3\]", line)
+    assert both[0] == 2 and "--labels and --conditions: give one" in both[2]
+    assert not (folder / "bad.npz").exists()
+
+
+def test_images_of_vectors_in_python_are_those_of_their_numbers(workdir):
+    model, numbers = interop.load(workdir / "student"), np.array([7, 0, 3], np.int32)
+    make = generate.of_model(model, model.sampler(), mesh=parallel.make_mesh(ONE))
+    options = dict(seed=1, batch_size=4)
+    by_number = make.images(model.students, labels=numbers, **options)
+    rows = vectors.table()[numbers]
+    by_row = make.images(model.students, labels=rows, **options)
+    np.testing.assert_array_equal(by_row, by_number)
 
 
 def test_a_vector_that_no_condition_has_is_routed(workdir):
@@ -183,6 +257,30 @@ def test_a_table_that_is_missing_is_named(tmp_path):
     config.data.conditions = ""
     with pytest.raises(ConfigError, match="model.cond_dim=3, data.conditions=''"):
         recipe.check_inputs(recipe.make_job(config, tmp_path / "run", devices=ONE))
+
+
+@pytest.mark.parametrize(
+    "model, why",
+    [
+        (dict(cond_dim=2), "cond_dim=2: the model has cond_dim=3"),
+        (dict(num_classes=4), "num_classes=4: the model has num_classes=8"),
+        (dict(image_shape=(1, 1, 3)), r"image_shape=\(1, 1, 3\): the model has"),
+    ],
+)
+def test_a_student_of_other_conditions_than_its_teacher_is_refused(
+    model, why, tmp_path
+):
+    config = vectors.config(tmp_path / "table.npy")
+    config.stages.student.model = model
+    with pytest.raises(ConfigError, match=f"--config.stages.student.model.{why}"):
+        recipe.make_job(config, tmp_path / "run", devices=ONE)  # also of a dry run
+
+
+def test_a_dry_run_tells_of_the_vectors(tmp_path):
+    path = tmp_path / "table.npy"
+    job = recipe.make_job(vectors.config(path), tmp_path / "run", devices=ONE)
+    lines = plan.text(job).splitlines()
+    assert f"conditions: 8 vectors of 3 entries, 96 B, from {path}" in lines
 
 
 @pytest.mark.parametrize(

@@ -180,7 +180,9 @@ def test_a_partition_by_pca_keeps_its_thresholds_and_routes_vectors():
     fewer = {**spec, "splits": clusters.median_splits(EMBEDDINGS, 2).to_spec()}
     with pytest.raises(CheckpointError, match="splits: make 2 groups, and there are 4"):
         Partition.from_spec(fewer)
-    with pytest.raises(ConfigError, match="routes labels alone; those by rule='pca'"):
+    with pytest.raises(
+        ConfigError, match="routes labels alone, and those by rule='pca'"
+    ):
         make().group_of_vectors(EMBEDDINGS)
 
 
