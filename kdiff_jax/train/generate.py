@@ -205,7 +205,7 @@ class Generator:
         labels = np.asarray(labels)
         if labels.ndim == 1:
             labels = labels.astype(np.int32)
-            return labels, self.partition.group_of(labels)
+            return labels, np.asarray(self.partition.group_of(labels))
         vectors = labels.astype(np.float32)
         return vectors, group_of_vectors(vectors, self.partition, self.frozen)
 
