@@ -40,7 +40,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     measure.SECONDS = 0.01  # no trial is about a speed
     # Nor about a drawing, of which a report has many: the numbers stand in their place.
-    curves.svg = lambda lines, name, salt: f"{name} {[x.get(name) for x in lines]}"
+    curves.plot = lambda lines, curve, stage: f"{[x.get(curve.name) for x in lines]}"
     print("ready", file=replies, flush=True)
     for line in sys.stdin:
         request = json.loads(line)

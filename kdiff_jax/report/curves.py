@@ -1,71 +1,116 @@
-"""A metric over the steps as inline SVG that takes the page's colours."""
+"""Metrics over the steps of a training: losses and errors first, then the rest."""
 
-import io
 import math
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
-INK = "#010203"  # stands for the page's text colour until the SVG is text
-LINE = "#2a7de1"  # readable on white and on black
+from kdiff_jax.report import svg
+
 AXES = ("step", "time", "images")  # no measurements
+SECONDS = re.compile(r"(^|_)seconds$")  # a clock, which only ever rises
 LOG_RANGE = 50  # a positive metric that spans more than this gets a logarithmic axis
+MAX_COLORED = len(svg.COLORS)  # students that are told apart by colour
 
 
-def names(lines: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The metrics of a log that can be drawn: finite at two steps or more."""
+class Curve(NamedTuple):
+    """A metric of a log, and the same of each of several students.
+
+    Attributes:
+        name: The metric.
+        matters: Whether it tells how well a training goes: a loss, an error, a
+            distance. Norms of gradients and the speed do not.
+        lines: Key of the log for each line of the plot; the first is that of all.
+    """
+
+    name: str
+    matters: bool
+    lines: tuple[str, ...]
+
+
+def curves(lines: Sequence[Mapping[str, Any]]) -> list[Curve]:
+    """What of a log can be drawn: finite at two steps or more, and no clock."""
     seen = dict.fromkeys(name for line in lines for name in line)
-    return [n for n in seen if n not in AXES and len(_points(lines, n)) > 1]
+    drawn = [n for n in seen if n not in AXES and not SECONDS.search(n)]
+    drawn = [name for name in drawn if len(_points(lines, name)) > 1]
+    found = []
+    for name in drawn:
+        stem, _, student = name.rpartition("/")
+        if student.isdigit() and stem in drawn:
+            continue  # with the metric of all
+        own = sorted(_students(name, drawn), key=lambda n: int(n.rpartition("/")[2]))
+        # The only student of a part is the same line again.
+        own = own if len(own) > 1 else []
+        found.append(Curve(name, _matters(name), (name, *own)))
+    return found
 
 
-def svg(lines: Sequence[Mapping[str, Any]], name: str, *, salt: str) -> str:
-    """One metric of a log as an <svg> element.
+def plot(lines: Sequence[Mapping[str, Any]], curve: Curve, *, stage: str) -> str:
+    """A curve as an <svg> element.
 
     Args:
         lines: As `metrics_log.read` gives them.
-        name: The metric.
-        salt: Text of which the page holds no second one: makes its ids unique.
+        curve: One of `curves`.
+        stage: Name of the stage, of which the page has no second one.
     """
-    # Late: it takes half as long to import as JAX, and only a report needs it.
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    points = _points(lines, name)
-    steps, values = zip(*points, strict=True)
-    # Margins that hold any label: to find the tightest takes longer than to draw.
-    figure = Figure(figsize=(4.2, 2.4))
-    axes = figure.add_axes((0.18, 0.21, 0.78, 0.68))
-    axes.plot(steps, values, color=LINE, linewidth=1.4)
-    finite = [value for value in values if math.isfinite(value)]
-    if min(finite) > 0 and max(finite) > LOG_RANGE * min(finite):
+    figure, axes = svg.axes(4.2, 2.4)
+    values: list[float] = []
+    first, *students = curve.lines
+    colored = len(students) <= MAX_COLORED
+    for i, key in enumerate(students):
+        color = svg.COLORS[i] if colored else svg.INK
+        faint: dict[str, Any] = dict(linewidth=1.0, alpha=0.8 if colored else 0.25)
+        values += _draw(axes, lines, key, color=color, **faint)
+        if colored:
+            axes.plot([], [], color=color, label=key.rpartition("/")[2])
+    color = svg.INK if students else svg.COLORS[0]
+    values += _draw(axes, lines, first, color=color, linewidth=1.5)
+    if students and colored:
+        axes.plot([], [], color=svg.INK, label="all")
+        _legend(axes)
+    if min(values) > 0 and max(values) > LOG_RANGE * min(values):
         axes.set_yscale("log")
-    axes.set_xlabel("step", color=INK)
-    axes.tick_params(which="both", colors=INK, labelsize=9)
-    axes.grid(alpha=0.2, color=INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(INK)
-    style: Any = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": salt,
-        "font.family": "sans-serif",
-    }
-    buffer = io.StringIO()
-    with matplotlib.rc_context(style):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    return _inline(buffer.getvalue())
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_xlabel("step", color=svg.INK, fontsize=svg.SIZE)
+    alt, salt = f"{stage}, {_alt(lines, curve)}", f"{stage} {curve.name}"
+    return svg.text(figure, alt=alt, salt=salt)
 
 
-def _points(lines, name):
+def _draw(axes, lines, key: str, **style) -> list[float]:
+    steps, values = zip(*_points(lines, key), strict=True)
+    axes.plot(steps, values, **style)
+    return [value for value in values if math.isfinite(value)]
+
+
+def _legend(axes) -> None:
+    """The students by number, in the margin above the plot."""
+    place: dict[str, Any] = dict(loc="lower left", bbox_to_anchor=(0, 0.97))
+    tight = dict(handlelength=1.0, handletextpad=0.4, columnspacing=1.0, borderpad=0)
+    letters: dict[str, Any] = dict(fontsize=svg.SIZE - 2, labelcolor=svg.INK)
+    axes.legend(frameon=False, ncols=MAX_COLORED + 1, **place, **tight, **letters)
+
+
+def _alt(lines, curve: Curve) -> str:
+    points = [(s, v) for s, v in _points(lines, curve.name) if math.isfinite(v)]
+    (first, start), (last, end) = points[0], points[-1]
+    text = f"{curve.name}: {start:.4g} at step {first}, {end:.4g} at step {last}"
+    several = len(curve.lines) - 1
+    return f"{text}; also of each of {several} students" if several else text
+
+
+def _matters(name: str) -> bool:
+    last = [part for part in name.split("/") if not part.isdigit()][-1]
+    return not last.endswith("norm") and name != "images_per_second"
+
+
+def _students(name: str, drawn: Sequence[str]) -> Iterator[str]:
+    for other in drawn:
+        stem, _, student = other.rpartition("/")
+        if stem == name and student.isdigit():
+            yield other
+
+
+def _points(lines, name) -> list[tuple[int, float]]:
     """(step, value) pairs; NaN stays and interrupts the line, and does not count."""
     found = [(line["step"], line[name]) for line in lines if name in line]
     return found if sum(math.isfinite(value) for _, value in found) > 1 else []
-
-
-def _inline(text):
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    # matplotlib numbers its groups from 1 in each figure; nothing refers to them.
-    text = re.sub(r'<g id="[^"]*"', "<g", text)
-    # The page decides the size; the viewBox keeps the proportions.
-    text = re.sub(r' (?:width|height)="[\d.]+pt"', "", text)
-    return text.replace(INK, "currentColor")

@@ -1,50 +1,25 @@
 """`report.html`: everything about a run in one file that needs no network."""
 
-import base64
 import json
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
 from kdiff_jax.files import json_text, write_atomically
 from kdiff_jax.report import curves as curve_plots
-from kdiff_jax.report.summary import table
+from kdiff_jax.report import elements, figures, models
+from kdiff_jax.report.elements import Html, element, section
+from kdiff_jax.report.figures import finite
+from kdiff_jax.report.summary import Row, number_text
 
-STYLE = """
-:root { color-scheme: light dark; --ink: #1b1f24; --paper: #ffffff; --soft: #f3f4f6;
-  --line: #d5d9de; --student: #2a7de1; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e8eb; --paper: #14171a;
-  --soft: #1f2428; --line: #394048; } }
-* { box-sizing: border-box; }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink);
-  background: var(--paper); max-width: 72rem; margin: 0 auto;
-  padding: 1.5rem 1rem 4rem; }
-h1 { font-size: 1.6rem; margin: 0 0 .3rem; }
-h2 { font-size: 1.2rem; margin: 2.2rem 0 .6rem; }
-h3 { font-size: 1rem; margin: 1.2rem 0 .4rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .92rem;
-  font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem .55rem; border-bottom: 1px solid var(--line);
-  text-align: right; white-space: nowrap; }
-th.text, td.text { text-align: left; }
-tr.student td:first-child { box-shadow: inset 3px 0 var(--student); }
-figure { margin: 0; }
-figcaption { font-size: .9rem; margin-bottom: .2rem; overflow-wrap: anywhere; }
-.grid { margin-bottom: 1.2rem; }
-img { max-width: 100%; height: auto; border-radius: 4px; }
-.curves { display: grid; gap: 1rem;
-  grid-template-columns: repeat(auto-fit, minmax(min(17rem, 100%), 1fr)); }
-.curves svg { width: 100%; max-width: 30rem; height: auto; display: block; }
-pre { background: var(--soft); padding: .8rem; border-radius: 4px;
-  white-space: pre-wrap; overflow-wrap: anywhere; font-size: .85rem; }
-summary { cursor: pointer; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem;
-  margin: 0; }
-dd { margin: 0; overflow-wrap: anywhere; }
-"""
+SPEEDS = (
+    "Speeds are those of the whole sampling program, warm: noise, network, and bytes"
+    " of the images. Images a second are of full batches, the milliseconds of one image"
+    " alone; below each, half of the rounds."
+)
+POINTS = "Filled: students. Hollow: teachers. Joined: one model at several steps."
+
+Lines = Sequence[Mapping[str, Any]]
 
 
 def write(
@@ -52,7 +27,7 @@ def write(
     *,
     report: Mapping[str, Any],
     grids: Sequence[tuple[str, str | os.PathLike]],
-    curves: Mapping[str, Sequence[Mapping[str, Any]]],
+    curves: Mapping[str, Lines],
     config: Mapping[str, Any],
 ) -> None:
     """Writes the page.
@@ -66,84 +41,98 @@ def write(
     """
     # Values that JSON cannot hold (paths, NaN) look as they do in config.json.
     config = json.loads(json_text(config))
+    name, rows = str(report["config"]), report["rows"]
+    names, hardware = figures.names(rows), report.get("hardware", {})
+    machine = {**hardware, **report.get("versions", {})}
+    drawn = models.plots(rows, names, salt="models")
     parts = [
-        f"<h1>{escape(str(report['config']))}</h1>",
-        _command(config),
-        "<h2>Teacher and student</h2>",
-        _table(report["rows"]),
-        "<h2>Samples</h2>" if grids else "",
-        *(_grid(title, png) for title, png in grids),
-        "<h2>Training</h2>" if any(map(curve_plots.names, curves.values())) else "",
-        *(_stage(stage, lines) for stage, lines in curves.items()),
-        "<h2>Measured with</h2>",
-        _facts({**report.get("hardware", {}), **report.get("versions", {})}),
-        "<h2>Config</h2>",
-        "<details><summary>config.json</summary>",
-        f"<pre>{escape(json.dumps(config, indent=2))}</pre></details>",
+        element("h1", name),
+        *(element("p", text, kind="result") for text in results(rows, names)),
+        section("Samples", *(elements.picture(*one) for one in grids)),
+        section(
+            "Teacher and student",
+            models.table(rows, names, caption="All models of this run"),
+            element("p", SPEEDS, kind="faint"),
+            drawn,
+            drawn and element("p", POINTS, kind="faint"),
+        ),
+        section("Students", models.students(rows, names)),
+        section("Groups of labels", models.groups(rows, names)),
+        section("Training", *(_stage(stage, lines) for stage, lines in curves.items())),
+        section("What each figure is", models.each(rows, names, hardware)),
+        section("Run", _command(config), elements.facts(machine.items())),
+        elements.folded("config.json", element("pre", json.dumps(config, indent=2))),
     ]
-    title = escape(str(report["config"]))
-    page = (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        + "\n".join(part for part in parts if part)
-        + "\n</body>\n</html>\n"
+    write_atomically(path, elements.page(name, parts))
+
+
+def results(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
+    """The last student beside the teacher of most evaluations, in a sentence or two.
+
+    Nothing where one of them is missing.
+    """
+    numbered = range(len(rows))
+    students = [i for i in numbered if rows[i]["role"] == "student"]
+    teachers = [i for i in numbered if rows[i]["role"] == "teacher"]
+    if not students or not teachers:
+        return []
+    mine = students[-1]
+    theirs = max(teachers, key=lambda i: finite(rows[i]["nfe"]) or 0)
+    student, teacher = rows[mine], rows[theirs]
+    text = f"{names[mine]}: {figures.evaluations(student['nfe'])}"
+    if student["nfe"] != teacher["nfe"]:
+        text += f" where the teacher takes {number_text(teacher['nfe'])}"
+    told = [_distance(name, student, teacher) for name in figures.distances(rows)[:2]]
+    told += [_speeds(student, teacher)]
+    return [" ".join([f"{text}.", *(part for part in told if part)])]
+
+
+def _distance(name: str, student: Row, teacher: Row) -> str:
+    ours, theirs = (finite(row["metrics"].get(name)) for row in (student, teacher))
+    if ours is None or theirs is None:
+        return ""
+    text = f"{name} {number_text(ours)}, the teacher's {number_text(theirs)}"
+    times = f" ({ours / theirs:.3g} x)" if theirs > 0 else ""
+    return f"{text}{times}, of {number_text(student['num_images'])} images."
+
+
+def _speeds(student: Row, teacher: Row) -> str:
+    """Both ratios: a call costs something beside the network, and more so alone."""
+    fast, slow = (finite(row.get("images_per_second")) for row in (student, teacher))
+    short, long = (finite(row.get("latency_ms")) for row in (student, teacher))
+    if not (fast and slow and short and long):
+        return ""
+    return (
+        f"{fast / slow:.3g} x as many images per second ({number_text(fast)} and"
+        f" {number_text(slow)}); one image alone takes {number_text(short)} ms where"
+        f" it took {number_text(long)} ms ({long / short:.3g} x)."
     )
-    write_atomically(path, page)
 
 
-def _command(config):
+def _command(config: Mapping[str, Any]) -> str:
     command = config.get("command")
     if command is None:
         return ""
     text = command if isinstance(command, str) else " ".join(map(str, command))
-    return f"<pre>{escape(text)}</pre>"
+    return element("pre", text)
 
 
-def _table(rows):
-    head, *body = table(rows)
-    first_number = head.index("nfe")
-
-    def line(cells, tag):
-        kinds = ' class="text"', ""
-        return "".join(
-            f"<{tag}{kinds[i >= first_number]}>{escape(cell)}</{tag}>"
-            for i, cell in enumerate(cells)
-        )
-
-    lines = [
-        f'<tr class="{escape(row["role"])}">{line(cells, "td")}</tr>'
-        for row, cells in zip(rows, body, strict=True)
-    ]
-    return (
-        f'<div class="scroll"><table><thead><tr>{line(head, "th")}</tr></thead>'
-        f"<tbody>{''.join(lines)}</tbody></table></div>"
-    )
-
-
-def _grid(title, png):
-    data = base64.b64encode(pathlib.Path(png).read_bytes()).decode()
-    title = escape(title)
-    return (
-        f'<figure class="grid"><figcaption>{title}</figcaption>'
-        f'<img alt="{title}" src="data:image/png;base64,{data}"></figure>'
-    )
-
-
-def _stage(stage, lines):
-    plots = [
-        f"<figure><figcaption>{escape(name)}</figcaption>"
-        f"{curve_plots.svg(lines, name, salt=f'{stage} {name}')}</figure>"
-        for name in curve_plots.names(lines)
-    ]
-    if not plots:
+def _stage(stage: str, lines: Lines) -> str:
+    """The curves of a stage, what tells little folded."""
+    found = curve_plots.curves(lines)
+    if not found:
         return ""
-    return f'<h3>{escape(stage)}</h3><div class="curves">{"".join(plots)}</div>'
-
-
-def _facts(facts):
-    items = (
-        f"<dt>{escape(str(name))}</dt><dd>{escape(str(value))}</dd>"
-        for name, value in facts.items()
+    shown, folded = (
+        [
+            elements.figure(curve.name, curve_plots.plot(lines, curve, stage=stage))
+            for curve in found
+            if curve.matters == matters
+        ]
+        for matters in (True, False)
     )
-    return f"<dl>{''.join(items)}</dl>"
+    rest = elements.folded("Norms of gradients and speed", _curves(folded))
+    return Html(element("h3", stage) + _curves(shown) + rest)
+
+
+def _curves(plots: Sequence[str]) -> str:
+    return f'<div class="curves">{"".join(plots)}</div>' if plots else ""

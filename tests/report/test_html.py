@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_summary import STUDENT, row
 
-from kdiff_jax.report import curves, summary
+from kdiff_jax.report import curves, summary, svg
 from kdiff_jax.report import html as page
 from kdiff_jax.report.grid import save_png
 
@@ -19,10 +19,12 @@ class Reader(html.parser.HTMLParser):
     """Tags, attributes and text, and whether every tag was closed."""
 
     VOID = ("meta", "img", "path", "use", "rect", "stop")
+    LINKS = ("src", "href", "xlink:href", "srcset", "action", "data", "poster")
 
     def __init__(self):
         super().__init__()
         self.tags, self.ids, self.links, self.open, self.words = [], [], [], [], []
+        self.elements = []
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
@@ -35,10 +37,11 @@ class Reader(html.parser.HTMLParser):
         self._attributes(attrs)
 
     def _attributes(self, attrs):
+        self.elements.append((self.tags[-1], dict(attrs)))
         for name, value in attrs:
             if name == "id":
                 self.ids.append(value)
-            if name in ("src", "href", "xlink:href"):
+            if name in self.LINKS:
                 self.links.append(value)
 
     def handle_endtag(self, tag):
@@ -72,7 +75,8 @@ def written(tmp_path_factory):
 def test_text_is_escaped_everywhere(written):
     _, _, reader = written
     assert "script" not in reader.tags
-    assert "".join(reader.words).count(EVIL) == 8  # title, h1, command, row, grid, ...
+    # title, h1, grid, row, two plots of costs, facts, stage, its curve in both, command
+    assert "".join(reader.words).count(EVIL) == 11
     assert reader.open == []
 
 
@@ -85,9 +89,31 @@ def test_nothing_is_fetched(written):
     assert "url(http" not in text and "@import" not in text
 
 
+def test_the_page_itself_forbids_to_fetch_or_run_anything(written):
+    _, text, reader = written
+    policies = [a["content"] for tag, a in reader.elements if "http-equiv" in a]
+    assert policies == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
+    assert "on" not in {name[:2] for _, attrs in reader.elements for name in attrs}
+
+
+def test_who_does_not_see_is_told(written):
+    """Pictures have texts, tables have heads for their columns and their rows."""
+    _, _, reader = written
+    alts = [attrs.get("alt") for tag, attrs in reader.elements if tag == "img"]
+    labels = [a.get("aria-label") for tag, a in reader.elements if tag == "svg"]
+    assert all(alts) and all(labels) and len(labels) == len(set(labels))
+    assert "fd_pixels against evaluations of the network. <script>" in "".join(labels)
+    scopes = [attrs["scope"] for tag, attrs in reader.elements if tag == "th"]
+    assert scopes.count("row") == 2 and scopes.count("col") > 8
+    assert reader.tags.count("caption") == reader.tags.count("table") == 1
+    framed = [a for _, a in reader.elements if a.get("class") == "scroll"]
+    assert [a["tabindex"] for a in framed] == ["0"]
+
+
 def test_each_stage_has_its_curves_and_ids_are_unique(written):
     _, _, reader = written
-    assert reader.tags.count("svg") == 4  # two metrics of two stages; one line is none
+    # Two metrics of two stages, one line is none, and the distance against two costs.
+    assert reader.tags.count("svg") == 4 + 2
     assert len(reader.ids) == len(set(reader.ids))
     targets = {link.removeprefix("#") for link in reader.links[1:]}
     assert targets <= set(reader.ids)
@@ -99,24 +125,44 @@ def test_the_table_shows_both_and_nan(written):
     assert '<tr class="teacher">' in text and '<tr class="student">' in text
 
 
+def drawn(lines):
+    (curve,) = curves.curves(lines)
+    return curves.plot(lines, curve, stage="a")
+
+
 def test_the_same_run_gives_the_same_curves():
     lines = [{"step": i, "loss": float(i)} for i in range(5)]
-    assert curves.svg(lines, "loss", salt="a") == curves.svg(lines, "loss", salt="a")
+    assert drawn(lines) == drawn(lines)
 
 
 def test_curves_take_the_colours_of_the_page_and_a_fitting_axis():
     falling = [{"step": i, "loss": 10.0**-i} for i in range(4)]
-    text = curves.svg(falling, "loss", salt="a")
-    assert "currentColor" in text and curves.INK not in text
+    text = drawn(falling)
+    assert "currentColor" in text and svg.INK not in text
     assert "−" in text  # a logarithmic axis names its powers
-    assert "−" not in curves.svg(
-        [{"step": i, "loss": 1 + 10.0**-i} for i in range(4)], "loss", salt="a"
-    )
+    assert "−" not in drawn([{"step": i, "loss": 1 + 10.0**-i} for i in range(4)])
 
 
 def test_nan_interrupts_a_curve_and_alone_is_none():
     lines = [{"step": i, "time": 0.0, "images": i} for i in range(4)]
     for line, a in zip(lines, (1.0, math.nan, 2.0, 3.0), strict=True):
         line |= {"a": a, "b": math.nan}
-    assert curves.names(lines) == ["a"]
-    assert "nan" not in curves.svg(lines, "a", salt="a").lower()
+    assert [curve.name for curve in curves.curves(lines)] == ["a"]
+    assert "nan" not in drawn(lines).lower()
+
+
+def test_curves_of_clocks_and_counters_are_none_and_students_share_one():
+    """Norms and the speed are shown on demand alone."""
+    values = ("images", "train_seconds", "images_per_second", "kd/grad_norm")
+    values += ("kd/loss", "kd/loss/0", "kd/loss/1", "held_out_loss", "kd/grad_norm/0")
+    lines = [dict.fromkeys(values, 1.0 + i) | {"step": i} for i in range(3)]
+    found = {c.name: (c.matters, c.lines) for c in curves.curves(lines)}
+    assert found == {
+        "images_per_second": (False, ("images_per_second",)),
+        "kd/grad_norm": (False, ("kd/grad_norm",)),
+        "kd/loss": (True, ("kd/loss", "kd/loss/0", "kd/loss/1")),
+        "held_out_loss": (True, ("held_out_loss",)),
+    }
+    loss = next(c for c in curves.curves(lines) if c.name == "kd/loss")
+    text = curves.plot(lines, loss, stage="a")
+    assert "also of each of 2 students" in text and ">all<" in text

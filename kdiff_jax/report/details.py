@@ -1,0 +1,161 @@
+"""What a figure needs beside it, in words: of what, how many, with which weights."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kdiff_jax.report import figures
+from kdiff_jax.report.progress import duration
+from kdiff_jax.report.summary import Row, number_text
+
+UNKNOWN = "not recorded"
+
+
+def of_row(
+    row: Row, hardware: Mapping[str, Any] | None = None
+) -> list[tuple[str, str]]:
+    """(name, text) of each fact; what a row of before does not hold says so.
+
+    Args:
+        row: A row of a report, or one that `evaluate` wrote.
+        hardware: That of the report, where the row has none of its own.
+    """
+    measured = row.get("measured") or {}
+    machine = {**(hardware or {}), **measured}
+    return [
+        *((name, _figure(row["metrics"], name)) for name in figure_names([row])),
+        ("images", f"{_text(row, 'num_images')}, seed {_text(row, 'seed')}"),
+        ("features", features_text(row)),
+        ("reference", reference_text(row)),
+        ("weights of the model", average_text(row)),
+        ("sampler", sampler_text(row)),
+        ("evaluations of the network", _text(row, "nfe")),
+        ("images a second", speed_text(row)),
+        ("one image alone", latency_text(row)),
+        ("multiply-adds", f"{_text(row, 'macs')} an evaluation of one image"),
+        ("parameters", _parameters(row)),
+        ("precision", str(row.get("precision") or UNKNOWN)),
+        ("training", _training(row)),
+        ("device", device_text(machine)),
+        ("measured", " ".join(_when(measured)) or UNKNOWN),
+    ]
+
+
+def figure_names(rows: Sequence[Row]) -> list[str]:
+    """The figures that any row has, without what tells their spread."""
+    found = dict.fromkeys(name for row in rows for name in row["metrics"])
+    return [name for name in found if figures.is_figure(name)]
+
+
+def spread_text(metrics: Mapping[str, Any], name: str) -> str:
+    """The spread of a figure: "0.139 to 0.148" or "± 0.002"; "" without one."""
+    found = figures.spread(metrics, name)
+    if found is None:
+        return ""
+    kind, low, high = found
+    if kind == "std":
+        return f"± {number_text(low)}"
+    return f"{number_text(low)} to {number_text(high)}"
+
+
+def features_text(row: Row) -> str:
+    """The features that the figures are of, and their weights."""
+    about = row.get("features")
+    if not isinstance(about, Mapping):
+        return UNKNOWN
+    weights = _digest(about.get("weights_sha256"), "weights sha256 ")
+    parts = about.get("name"), about.get("preprocessing"), weights
+    return ", ".join(str(part) for part in parts if part)
+
+
+def reference_text(row: Row) -> str:
+    """What the images were compared with."""
+    about, named = row.get("compared_with"), row.get("reference")
+    parts = [str(named)] if isinstance(named, str) else []
+    if isinstance(about, Mapping):
+        if about.get("num_images") is not None:
+            parts.append(f"{number_text(about['num_images'])} images")
+        parts.append(_digest(about.get("data"), "data sha256 "))
+    return ", ".join(part for part in parts if part) or UNKNOWN
+
+
+def average_text(row: Row) -> str:
+    """Of which weights: a moving average, or the last ones."""
+    name = row.get("average")
+    if not name:
+        return UNKNOWN
+    return "the last ones" if name == "params" else f"moving average {name!r}"
+
+
+def sampler_text(row: Row) -> str:
+    """The sampler with its keywords."""
+    options = row.get("sampler_options") or {}
+    keywords = ", ".join(f"{name}={value}" for name, value in options.items())
+    return f"{row['sampler']}({keywords})" if keywords else str(row["sampler"])
+
+
+def speed_text(row: Row) -> str:
+    """Images a second: the median, its quartiles, and how many at once."""
+    size = row.get("speed_batch_size")
+    at_once = f", {number_text(size)} at once" if size else ""
+    text = _text(row, "images_per_second")
+    return text + _quartiles(row, "images_per_second_quartiles") + at_once
+
+
+def latency_text(row: Row) -> str:
+    """Milliseconds of one image: the median and its quartiles."""
+    return f"{_text(row, 'latency_ms')} ms" + _quartiles(row, "latency_ms_quartiles")
+
+
+def device_text(machine: Mapping[str, Any]) -> str:
+    """The devices, as "2 x cpu"."""
+    if "device" not in machine:
+        return UNKNOWN
+    hosts = machine.get("num_hosts", 1)
+    text = f"{machine.get('num_devices', 1)} x {machine['device']}"
+    text += f" on {hosts} hosts" if hosts > 1 else ""
+    cpus = machine.get("num_cpus")
+    return f"{text}, {machine.get('machine', '')}, {cpus} cores" if cpus else text
+
+
+def _figure(metrics: Mapping[str, Any], name: str) -> str:
+    spread = spread_text(metrics, name)
+    return number_text(metrics[name]) + (f" ({spread})" if spread else "")
+
+
+def _quartiles(row: Row, name: str) -> str:
+    ends = row.get(name)
+    if not ends:
+        return ""
+    low, high = (number_text(value) for value in ends)
+    return f" (median; half of the rounds {low} to {high})"
+
+
+def _parameters(row: Row) -> str:
+    one, several = _text(row, "num_params"), row.get("num_students") or 1
+    if several == 1:
+        return one
+    return (
+        f"{one} in each of {several} students, {_text(row, 'num_params_total')} in all"
+    )
+
+
+def _training(row: Row) -> str:
+    steps, seconds = row.get("train_steps"), row.get("train_seconds")
+    if steps is None:
+        return UNKNOWN
+    text = f"{row.get('method')}, {number_text(steps)} steps"
+    return text if seconds is None else f"{text}, {duration(seconds)}"
+
+
+def _when(measured: Mapping[str, Any]) -> list[str]:
+    time, commit = measured.get("time"), measured.get("git_commit")
+    return [str(time)] * bool(time) + [f"commit {commit}"] * bool(commit)
+
+
+def _digest(value: Any, before: str) -> str:
+    return before + str(value).removeprefix("sha256:") if value else ""
+
+
+def _text(row: Row, name: str) -> str:
+    value = row.get(name)
+    return UNKNOWN if value is None else number_text(value)
