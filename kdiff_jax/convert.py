@@ -7,6 +7,7 @@ and our own models; no code of a file is run. The output is a model folder for
 `diffusers` (a pipeline folder) or `safetensors` (PyTorch's layout and names).
 """
 
+import functools
 import pathlib
 
 from absl import flags
@@ -31,6 +32,12 @@ STEPS = flags.DEFINE_integer("num_steps", None, "Of the sampler.", lower_bound=1
 STUDENT = flags.DEFINE_integer(
     "student", None, "One of many, to be written alone.", lower_bound=0
 )
+AVERAGE = flags.DEFINE_string(
+    "average",
+    None,
+    "Of a stage folder or a step: params, the name of a moving average, or"
+    " posthoc:SIGMA, the power average of this relative width.",
+)
 
 
 def main() -> None:
@@ -40,6 +47,7 @@ def main() -> None:
     folder = output.folder("--output", text, foreign=_others, inputs=inputs)
     start.platform()
     from kdiff_jax.interop import convert
+    from kdiff_jax.train import snapshots
 
     family = None if SOURCE.value == "auto" else SOURCE.value
     facts = dict(
@@ -48,6 +56,9 @@ def main() -> None:
         sampler=SAMPLER.value,
         num_steps=STEPS.value,
     )
+    read = None
+    if AVERAGE.value is not None:
+        read = functools.partial(snapshots.load, average=AVERAGE.value)
     try:
         lines = convert.run(
             source,
@@ -56,6 +67,7 @@ def main() -> None:
             family=family,
             facts=facts,
             student=STUDENT.value,
+            read=read,
         )
     except OSError as error:
         where = error.filename or text

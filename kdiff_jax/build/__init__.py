@@ -15,6 +15,7 @@ from kdiff_jax.build.objects import (
     load_images,
     load_table,
     make_method,
+    powers,
     program,
 )
 from kdiff_jax.build.resolved import (
@@ -37,6 +38,7 @@ __all__ = [
     "Stage",
     "TrainStage",
     "averages",
+    "powers",
     "changed",
     "check",
     "check_fits",

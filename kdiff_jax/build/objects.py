@@ -223,6 +223,14 @@ def averages(stage: TrainStage, role: str) -> tuple[str, ...]:
     return tuple(optim.make(**_optim(stage, role), batch_size=1).emas)
 
 
+def powers(stage: TrainStage, role: str) -> dict[str, float]:
+    """Name -> relative width, of the averages of a role that are power functions."""
+    given = _optim(stage, role)
+    found = {"ema": given.get("ema_power")}
+    found |= {name: one.get("power") for name, one in given.get("averages", {}).items()}
+    return {name: float(width) for name, width in found.items() if width is not None}
+
+
 def _optim(stage: TrainStage, role: str) -> dict[str, Any]:
     """The optimizer of a role: the stage's, with the changes of the section `roles`.
 

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from kdiff_jax import __version__, networks, samplers
@@ -31,6 +31,7 @@ def run(
     family: str | None = None,
     facts: dict[str, Any] | None = None,
     student: int | None = None,
+    read: Callable[[pathlib.Path], model.Model] | None = None,
 ) -> list[str]:
     """Writes `output`; returns what there is to say, one line each.
 
@@ -41,6 +42,7 @@ def run(
         family: See `foreign.read`.
         facts: Keywords of `Facts`; None for none.
         student: One of many, to be written alone.
+        read: Reads a model of ours in another way than `interop.load`.
 
     Raises:
         CheckpointError: If the source cannot be read, or the target cannot hold it.
@@ -57,8 +59,16 @@ def run(
         raise ConfigError(
             f"student={student}: is for a model folder of many students; leave it out"
         )
+    if read is not None and not ours:
+        raise ConfigError(
+            f"average: is for a stage folder of a workdir, and {source} is a checkpoint"
+            " of another project; leave it out"
+        )
     if ours or target != "kdiff":
-        loaded = _ours(source, said) if ours else model.load(source, family, said)
+        if ours:
+            loaded = _ours((read or model.load)(source), source, said)
+        else:
+            loaded = model.load(source, family, said)
         if student is not None:
             loaded = loaded.student(student)
         _check_sampler(loaded.spec)
@@ -74,18 +84,18 @@ def run(
                 )
             EXPORTS[target](output, loaded)
         return [f"{loaded.num_params:,} parameters: {output}"]
-    read, origin = foreign.read(source, said, family)
-    leaves = model.checked(read, source)
-    _check_sampler(read.spec)
-    spec = {**read.spec, "source": origin}
-    model.write(output, leaves=leaves, spec=spec, card=card(spec, read.assumed))
+    theirs, origin = foreign.read(source, said, family)
+    leaves = model.checked(theirs, source)
+    _check_sampler(theirs.spec)
+    spec = {**theirs.spec, "source": origin}
+    model.write(output, leaves=leaves, spec=spec, card=card(spec, theirs.assumed))
     size = sum(
         math.prod(leaf.shape)
         for name, leaf in leaves.items()
         if name.split("/")[-1] not in BUFFERS
     )
     lines = [f"{origin['family']} {origin['file']}, sha256 {origin['sha256']}"]
-    lines += [f"assumed: {line}" for line in read.assumed]
+    lines += [f"assumed: {line}" for line in theirs.assumed]
     return [*lines, f"{size:,} parameters: {output}"]
 
 
@@ -94,9 +104,8 @@ def _check_sampler(spec: Mapping[str, Any]) -> None:
     samplers.make(process=processes.make(**spec["process"]), **spec["sampler"])
 
 
-def _ours(source: pathlib.Path, said: Facts) -> model.Model:
+def _ours(loaded: model.Model, source: pathlib.Path, said: Facts) -> model.Model:
     """A model of ours, with another sampler if the user wants one."""
-    loaded = model.load(source)
     spec = dict(loaded.spec)
     if "sampler" not in spec:
         raise CheckpointError(

@@ -357,15 +357,18 @@ def _load_own(path: pathlib.Path) -> Model:
         if is_ours(folder):
             return _load_folder(folder)
     if (found := training.find(path)) is not None:
-        spec, params = training.load(*found)
-        model = _own(_model(spec, flatten(params), path), path)
-        stage, _ = found
-        return dataclasses.replace(model, frozen=conditions.read(stage, spec))
+        return of_stage(found[0], *training.load(*found))
     raise CheckpointError(
         f"checkpoint={str(path)!r} holds no model; give a stage folder of a workdir, a"
         f" step in its checkpoints/, a folder with {WEIGHTS} and {SPEC}, or another"
         " project's checkpoint (docs/teachers.md)"
     )
+
+
+def of_stage(stage: pathlib.Path, spec: Mapping[str, Any], params: Any) -> Model:
+    """The model of parameters that come from the steps of a stage folder."""
+    model = _own(_model(spec, flatten(params), stage), stage)
+    return dataclasses.replace(model, frozen=conditions.read(stage, spec))
 
 
 def _load_folder(folder: pathlib.Path) -> Model:

@@ -48,7 +48,8 @@ def describe(
     Args:
         stage: The folder.
         about: The "spec" of its model, the "role" and the "result" that it is made of,
-            and the "partition" of the recipe's students.
+            the "partition" of the recipe's students, and the "powers" of its averages
+            that are power functions: name -> relative width.
         frozen: The table of its vectors, if it has one, which is written beside it.
     """
     spec = conditions.write(stage, about["spec"], frozen)
@@ -90,17 +91,23 @@ def _check_owners(partition) -> None:
 
 
 def load(
-    stage: pathlib.Path, steps: Sequence[int]
+    stage: pathlib.Path, steps: Sequence[int], result: str | None = None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns (spec, params) of the first of these steps that is sound.
 
     Those before it are named in the log, as errors.
 
+    Args:
+        stage: A stage folder.
+        steps: Its steps, in the order of trial.
+        result: Name of a moving average of the stage's role, or "params"; None for what
+            the stage's result is made of.
+
     Raises:
-        CheckpointError: If no step is.
+        CheckpointError: If no step is, or none has this average.
     """
     about = description(stage)
-    spec, result = about["spec"], about["result"]
+    spec, result = about["spec"], result or about["result"]
     part = "params" if result == "params" else f"ema/{result}"
     params = _newest(stage, steps, f"nets/{about['role']}/{part}/")
     if "partition" not in spec:  # a model of one student has no axis of them

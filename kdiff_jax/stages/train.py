@@ -71,7 +71,7 @@ def run(job: Job, stage: TrainStage) -> None:
     folder, train = job.folder(stage.name), stage.train
     plan = prepare(job, stage)
     folder.mkdir(parents=True, exist_ok=True)
-    _describe(folder, plan, train.result, job.frozen)
+    _describe(folder, plan, stage, job.frozen)
     checkpoints = Checkpoints(folder / "checkpoints", keep=train.keep)
     fed, state, step = _begin(job, stage, plan, checkpoints)
     plan = plan._replace(roles=plan.roles.without_params())
@@ -169,7 +169,7 @@ def prepare(job: Job, stage: TrainStage) -> Plan:
 
 
 def _describe(
-    folder: pathlib.Path, plan: Plan, result: str, frozen: domain.Frozen
+    folder: pathlib.Path, plan: Plan, stage: TrainStage, frozen: domain.Frozen
 ) -> None:
     """Says what the steps of the stage's folder are, if they are what it said before.
 
@@ -177,8 +177,10 @@ def _describe(
         CheckpointError: If the network is defined otherwise, or the partition is
             another.
     """
-    stored = results.average(result) or "params"
+    stored = results.average(stage.train.result) or "params"
     about = {"spec": plan.roles.spec, "role": "student", "result": stored}
+    if powers := build.powers(stage, "student"):
+        about["powers"] = powers
     if plan.students.partition.num_students > 1:
         about["partition"] = plan.students.partition.to_spec()
     _check_begun(folder, about)

@@ -95,6 +95,7 @@ REFUSED = [
     (EDM, ["--image_size=32"], 4, "the checkpoint says 16"),
     (EDM, ["--sampler=foo"], 2, "sampler='foo'"),
     (EDM, ["--num_steps=-1"], 2, "num_steps"),
+    (EDM, ["--average=ema"], 2, "average: is for a stage folder of a workdir, and"),
     (GOOGLE, ["--target=diffusers"], 4, "iddpm_unet"),
     (__file__, [], 4, "no known format"),
 ]
