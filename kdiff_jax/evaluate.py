@@ -4,6 +4,10 @@ The reference is a statistics file (.npz with mu, sigma) or a data set: a name s
 digits or cifar10, an .npz of images, a folder, an EDM .zip. The same model, seed and
 number of images give the same figures on any number of devices. The row is printed;
 `images_per_second` is that of full batches, `latency_ms` that of one image alone.
+
+    python -m kdiff_jax.evaluate --make_reference --reference=DATA --output=REF.npz
+
+writes the statistics of a data set once, for the features and metrics of the flags.
 """
 
 import json
@@ -18,7 +22,30 @@ from kdiff_jax.files import json_text, write_atomically
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A model, as in kdiff_jax.sample.")
 REFERENCE = flags.DEFINE_string("reference", None, "Statistics, or a data set.")
-FEATURES = flags.DEFINE_string("features", "pixels", "pixels or resnet56.")
+FEATURES = flags.DEFINE_string(
+    "features", "pixels", "What metrics read: pixels, resnet56, ..."
+)
+METRICS = flags.DEFINE_list(
+    "metrics", ["fd"], "What is measured: fd, kd, prdc, inception_score, ..."
+)
+PREPROCESSING = flags.DEFINE_string(
+    "preprocessing", None, "Of the images, by name; default: the features' first."
+)
+BOOTSTRAP = flags.DEFINE_integer(
+    "bootstrap", 0, "Draws for an interval of each figure; 0: none.", lower_bound=0
+)
+PER = flags.DEFINE_enum(
+    "per", None, ["class", "student"], "Also measure each class, or student's part."
+)
+MAKE = flags.DEFINE_bool(
+    "make_reference", False, "Write --reference's statistics to --output, an .npz."
+)
+SIZE = flags.DEFINE_integer(
+    "image_size",
+    None,
+    "With --make_reference: crop and resize images to squares of this side.",
+    lower_bound=1,
+)
 WEIGHTS = flags.DEFINE_string("weights", None, "The file of the feature network.")
 NUM = flags.DEFINE_integer(
     "num_images", 10_000, "How many images.", lower_bound=2, upper_bound=2**31 - 1
@@ -49,19 +76,25 @@ OUTPUT = flags.DEFINE_string("output", None, "Also write the row to this .json."
 
 
 def main() -> None:
-    checkpoint, wanted = command.required(CHECKPOINT), command.required(REFERENCE)
-    path = place(OUTPUT.value) if OUTPUT.value else None
+    wanted = command.required(REFERENCE)
     data = output.expanded("--reference", wanted)
     weights = WEIGHTS.value and output.expanded("--weights", WEIGHTS.value)
+    if MAKE.value:
+        return make_reference(wanted, data, weights)
+    checkpoint = command.required(CHECKPOINT)
+    path = place(OUTPUT.value) if OUTPUT.value else None
     command.start_distributed()
     import jax
 
-    from kdiff_jax import interop, metrics
+    from kdiff_jax import interop
     from kdiff_jax.metrics import features as extractors
-    from kdiff_jax.metrics import moments
+    from kdiff_jax.metrics import groups, moments, table
     from kdiff_jax.train import generate, measure, parallel, reference
 
-    features = extractors.make(FEATURES.value, weights=weights or None)
+    mesh = parallel.make_mesh()
+    features = extract(weights, mesh)
+    names = METRICS.value
+    table.check(names, features, NUM.value)
     model = interop.load(checkpoint, precision=PRECISION.value)
     with options.placed("sampler"):
         sampler = model.sampler(
@@ -70,21 +103,29 @@ def main() -> None:
     shape = model.net.space.pixel_shape
     dim = extractors.dim_of(features, shape)
     moments.check_memory(f"--features={features.name}", dim)
-    mu, sigma = reference.of(wanted, data, features, shape)
+    needs = table.needs(names, bootstrap=BOOTSTRAP.value > 0)
+    needs_of_reference = table.needs_of_reference(names)
+    parts = groups.of(PER.value, model.num_classes, model.partition)
+    if parts:
+        needs |= groups.needs(names)
+        needs_of_reference |= groups.needs_of_reference(names)
+    stats = reference.of(wanted, data, features, shape, needs_of_reference)
     began = time.monotonic()
     found = measure.generated(
         model,
         sampler,
         features,
-        mesh=parallel.make_mesh(),
+        mesh=mesh,
         num_images=NUM.value,
         seed=SEED.value,
         batch_size=BATCH.value,
         labels=generate.cycled_labels(NUM.value, model.num_classes),
+        needs=needs,
         name=f"--checkpoint={checkpoint}",
     )
-    distance = metrics.frechet_distance(
-        found.moments.mu, found.moments.sigma, mu, sigma
+    table.warn(names, features, found.seen, stats.seen)
+    figures = table.measure(
+        names, features, found.seen, stats.seen, bootstrap=BOOTSTRAP.value
     )
     row = {
         "checkpoint": output.printable(checkpoint),
@@ -99,17 +140,58 @@ def main() -> None:
         "macs": measure.macs(model.net),
         "num_images": NUM.value,
         "seed": SEED.value,
-        "metrics": {extractors.figure_name(features, "fd"): distance},
+        "metrics": figures,
+        "features": features.provenance,
+        "compared_with": stats.provenance,
         "images_per_second": found.images_per_second,
         "latency_ms": found.latency_ms,
         "seconds": time.monotonic() - began,
     }
+    if parts:
+        row["groups"] = groups.measure(names, features, found.seen, stats.seen, parts)
     if jax.process_index() != 0:
         return
     print(json_text(row), flush=True)  # first: what comes now may fail after all
     if path:
         with output.speaking("--output", OUTPUT.value):
             write_atomically(path, json_text(row, indent=2) + "\n")
+
+
+def make_reference(wanted: str, data: pathlib.Path, weights) -> None:
+    """Writes the statistics of a data set, which other commands then compare with."""
+    text = command.required(OUTPUT)
+    inputs = {"--reference": REFERENCE.value, "--weights": WEIGHTS.value}
+    path = output.file("--output", text, suffixes=[".npz"], inputs=inputs)
+    command.start_distributed()
+    import jax
+
+    from kdiff_jax.metrics import groups, stats, table
+    from kdiff_jax.train import parallel, reference
+
+    if path.exists() and path.stat().st_size and not stats.is_stats(path):
+        raise ConfigError(f"--output={text}: holds no statistics; name a new file")
+    features = extract(weights, parallel.make_mesh())
+    needs = table.needs_of_reference(METRICS.value)
+    if PER.value:
+        needs |= groups.needs_of_reference(METRICS.value)
+    found = reference.made(wanted, data, features, needs, size=SIZE.value)
+    if jax.process_index() != 0:
+        return
+    with output.speaking("--output", text):
+        stats.save(path, found)
+    print(json_text({"output": output.printable(text), **found.provenance}), flush=True)
+
+
+def extract(weights, mesh):
+    """The features that the flags name."""
+    from kdiff_jax.metrics import features
+
+    return features.make(
+        FEATURES.value,
+        weights=weights or None,
+        preprocessing=PREPROCESSING.value,
+        mesh=mesh,
+    )
 
 
 def place(text: str) -> pathlib.Path:

@@ -16,7 +16,7 @@ from kdiff_jax import interop, recipe, stages
 from kdiff_jax.data import pairs
 from kdiff_jax.errors import CheckpointError, ConfigError, DataError, UserError
 from kdiff_jax.interop import steps, training
-from kdiff_jax.metrics.moments import load_stats
+from kdiff_jax.metrics import load_stats
 from kdiff_jax.report import metrics_log, summary
 from kdiff_jax.sealed import Damaged
 from kdiff_jax.stages import best, evaluate, record

@@ -1,4 +1,4 @@
-"""The examples of docs/add_a_method.md and add_a_sampler.md do what the pages say."""
+"""The examples of docs/add_a_*.md do what the pages say."""
 
 import pathlib
 import re
@@ -10,11 +10,13 @@ import points
 import pytest
 import toy
 
-from kdiff_jax import interop, methods, recipe, rng, samplers
+from kdiff_jax import interop, methods, metrics, recipe, rng, samplers
 from kdiff_jax.diffusion import grids
 from kdiff_jax.diffusion.process import cosine
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.method import Context
+from kdiff_jax.metrics import table
+from kdiff_jax.metrics.seen import Seen, of_rows
 from kdiff_jax.report import metrics_log
 
 DOCS = pathlib.Path(__file__).resolve().parents[1] / "docs"
@@ -120,3 +122,27 @@ def test_a_sampler_that_asks_by_itself_says_so(momentum):
     ranges = samplers.Ranges(lambda i: None, lambda times: np.zeros(len(times), int))
     with pytest.raises(ConfigError, match="outside of `walk`.*add_a_sampler.md"):
         ranges(None, None, None)
+
+
+def test_the_metric_of_the_page(tmp_path, monkeypatch):
+    (module,) = re.findall(
+        r"```python\n(.*?)```", (DOCS / "add_a_metric.md").read_text(), flags=re.S
+    )
+    (tmp_path / "mahalanobis.py").write_text(module)
+    monkeypatch.setattr(metrics, "__path__", [*metrics.__path__, str(tmp_path)])
+    assert "mahalanobis" in table.names()
+    draw = np.random.default_rng(0).normal
+    spread = np.array([1.0, 5.0, 0.0])  # a variance of 0 does not count
+
+    def measured(rows):
+        found, pixels = Seen(None, np.float32(rows)), metrics.make("pixels")
+        reference = Seen(of_rows(draw(size=(4000, 3)) * spread))
+        return table.measure(["mahalanobis"], pixels, found, reference, bootstrap=9)
+
+    found = measured(draw(size=(4000, 3)) * spread)
+    (name, low, high) = found
+    assert name == "mahalanobis_pixels" and low == "mahalanobis_low_pixels"
+    np.testing.assert_allclose(found[name], 1, atol=0.1)
+    assert found[low] < found[name] < found[high]
+    away = measured(draw(size=(4000, 3)) * spread + [2.0, 0.0, 0.0])
+    np.testing.assert_allclose(away[name], 1 + 4 / 2, atol=0.1)

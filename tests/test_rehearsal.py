@@ -10,8 +10,7 @@ import recipes
 
 from kdiff_jax import build, interop, methods, recipe
 from kdiff_jax.errors import CheckpointError, ConfigError, DataError, UserError
-from kdiff_jax.features import lpips
-from kdiff_jax.metrics import features
+from kdiff_jax.features import lpips, resnet56
 from kdiff_jax.stages import rehearsal
 
 PAIRS = dict(kind="pairs", num_pairs=32, num_held_out=8, shard_size=8, batch_size=8)
@@ -148,6 +147,24 @@ def test_files_of_a_discriminator(tmp_path):
             CheckpointError,
         ),
         (dict(weights="/no/file.npz"), "weights=/no/file.npz: pixels", ConfigError),
+        (
+            dict(preprocessing="clean"),
+            "preprocessing='clean': unknown; choose one of default",
+            ConfigError,
+        ),
+        (
+            dict(metrics=("fd", "inception_score")),
+            "metrics=inception_score: reads logits, and features=pixels has none",
+            ConfigError,
+        ),
+        (
+            dict(metrics=("prdc",), num_images=5),
+            "num_images=5: metrics=prdc needs 6 or more",
+            ConfigError,
+        ),
+        (dict(metrics=("fd", "fid")), "metrics='fid': unknown; choose", ConfigError),
+        (dict(metrics=("fd", "fd")), "metrics=fd,fd: name each once, of", ConfigError),
+        (dict(per="student"), "per=student: one student owns all", ConfigError),
     ],
 )
 def test_files_of_an_evaluation(evaluate, words, kind, tmp_path):
@@ -156,11 +173,10 @@ def test_files_of_an_evaluation(evaluate, words, kind, tmp_path):
 
 
 def test_features_of_other_images(monkeypatch, tmp_path):
-    def make(name, **_):
-        return features.Features(name, 64, lambda images: None, channels=3)
-
-    monkeypatch.setattr(features, "make", make)
-    found = config(dict(name="tsm"), evaluate=dict(features="resnet56"))
+    monkeypatch.setattr(resnet56, "load", lambda path: {})
+    (tmp_path / "file").touch()
+    evaluate = dict(features="resnet56", weights=str(tmp_path / "file"))
+    found = config(dict(name="tsm"), evaluate=evaluate)
     line = refused(found, tmp_path / "w")
     assert line.startswith("--config.evaluate.features=resnet56: reads images of 3 ")
 

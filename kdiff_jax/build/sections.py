@@ -80,6 +80,11 @@ class Evaluate(NamedTuple):
         weights: File of the feature network.
         batch_size: Images made at once, over all devices.
         seed: Seed of the noise.
+        metrics: What is measured, files of `metrics/`: "fd", "kd", "prdc", ...
+        preprocessing: What is done to the images first, by name; "" for the first that
+            the features know.
+        bootstrap: Draws for an interval of each figure; 0 for none.
+        per: "class" or "student" to measure each of them, too.
     """
 
     num_images: Count = 10_000
@@ -87,6 +92,10 @@ class Evaluate(NamedTuple):
     weights: str = ""
     batch_size: Count = 250
     seed: Seed = 1
+    metrics: tuple[str, ...] = ("fd",)
+    preprocessing: str = ""
+    bootstrap: Whole = 0
+    per: Literal["", "class", "student"] = ""
 
 
 class Data(NamedTuple):
@@ -254,6 +263,10 @@ class EvaluateStage(NamedTuple):
     weights: str = ""
     batch_size: Count = 250
     seed: Seed = 1
+    metrics: tuple[str, ...] = ("fd",)
+    preprocessing: str = ""
+    bootstrap: Whole = 0
+    per: Literal["", "class", "student"] = ""
     precision: Precision | None = None
 
 

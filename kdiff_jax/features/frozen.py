@@ -8,6 +8,7 @@ import functools
 import os
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -106,9 +107,13 @@ def check_rgb(x: Array, network: str) -> None:
         )
 
 
+def shapes(module: Any) -> Params:
+    """Shapes of the parameters of a Flax module, without its file."""
+    return _shapes(module)
+
+
 @functools.cache
-def shapes(module: nn.Module) -> Params:
-    """Shapes of a network's parameters, without its file."""
+def _shapes(module: Any) -> Params:
     images = jnp.zeros((1, SIZE, SIZE, 3))
     return jax.eval_shape(lambda: module.init(jax.random.key(0), images)["params"])
 

@@ -122,7 +122,8 @@ def extract(
     del preprocessing
     mean, std = jnp.array(frozen.IMAGENET_MEAN), jnp.array(frozen.IMAGENET_STD)
     x = (images / 255 - mean[None, None, None]) / std[None, None, None]
-    pooled, logits, _ = ResNet().apply({"params": params}, x)  # type: ignore[misc]
+    outputs: Any = ResNet().apply({"params": params}, x)
+    pooled, logits, _ = outputs
     return {"pooled": pooled, "logits": logits}
 
 

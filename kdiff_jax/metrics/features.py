@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
 from kdiff_jax import features as networks
 from kdiff_jax import registry
@@ -53,17 +53,26 @@ class Features:
         """Name of the features that distances read."""
         return self.extractor.main
 
-    def apply(self, images: UInt8[np.ndarray, "N H W C"]) -> Float[np.ndarray, "N _D"]:
+    @property
+    def provenance(self) -> dict[str, str | None]:
+        """What figures on these features depend on, in plain values."""
+        return {
+            "name": self.name,
+            "preprocessing": self.preprocessing,
+            "weights_sha256": self.sha256,
+        }
+
+    def apply(self, images: np.ndarray) -> Float[np.ndarray, "N _D"]:
         """The main features of images; see `named`."""
         return self.named(images, [self.main])[self.main]
 
     def named(
-        self, images: UInt8[np.ndarray, "N H W C"], wanted: Collection[str]
+        self, images: np.ndarray, wanted: Collection[str]
     ) -> dict[str, Float[np.ndarray, "N _D"]]:
         """Features by name, on every host, each image's in its place.
 
         Args:
-            images: The same on every host.
+            images: uint8[N, H, W, C], the same on every host; others are refused.
             wanted: Names in `extractor.dims`.
 
         Raises:

@@ -4,7 +4,21 @@ import numpy as np
 from jaxtyping import Float
 
 from kdiff_jax.metrics.checks import Numbers, check_features
-from kdiff_jax.metrics.kernel import Spread
+from kdiff_jax.metrics.kd import Spread
+from kdiff_jax.metrics.seen import Seen, logits_of
+
+NEEDS = ("logits",)
+NEEDS_OF_REFERENCE = ()
+SHUFFLE = 2020  # of torch-fidelity
+MIN_IMAGES = 10
+RESAMPLED = True
+
+
+def measure(found: Seen, reference: Seen) -> dict[str, float]:
+    """Mean and standard deviation over ten parts of the samples, shuffled."""
+    del reference
+    score = inception_score(logits_of(found), seed=SHUFFLE)
+    return {"inception_score": score.mean, "inception_score_std": score.std}
 
 
 def inception_score(

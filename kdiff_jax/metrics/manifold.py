@@ -1,9 +1,18 @@
-"""Precision and recall of samples, by nearest-neighbour balls around features."""
+"""Neighbours among features, and what they say: precision, recall, density, coverage.
 
+Distances are taken on the device, in float32 of centred features, a block of rows at a
+time: at 50,000 images of 2048 features 410 MB of features a set and 410 MB of
+distances.
+"""
+
+import functools
+from collections.abc import Iterator
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from kdiff_jax.metrics.checks import Numbers, check_pair
 
@@ -15,6 +24,18 @@ class PrecisionRecall(NamedTuple):
 
     precision: float
     recall: float
+
+
+class DensityCoverage(NamedTuple):
+    """How many real balls a sample lies in, and how many of them hold a sample.
+
+    Attributes:
+        density: 1 for equal distributions; not bounded by it.
+        coverage: In [0, 1].
+    """
+
+    density: float
+    coverage: float
 
 
 def precision_recall(
@@ -39,26 +60,117 @@ def precision_recall(
 
     Source: Kynkaanniemi et al. 2019, arXiv:1904.06991, Eq. 1 and 2.
     """
+    f, f_ref = _checked(f, f_ref, k)
+    precision = _held(f, f_ref, k).counts > 0
+    recall = _held(f_ref, f, k).counts > 0
+    return PrecisionRecall(float(precision.mean()), float(recall.mean()))
+
+
+def density_coverage(
+    f_ref: Float[Numbers, "M D_ref"], f: Float[Numbers, "N D"], k: int = 5
+) -> DensityCoverage:
+    """Mean number of real balls around a sample, over k, and real balls with samples.
+
+    Args:
+        f_ref: Features of real images.
+        f: Features of the samples.
+        k: Which neighbour sets the radius of a real image's ball; 5 as in the paper.
+
+    Raises:
+        ValueError: As `precision_recall`.
+
+    Source: Naeem et al. 2020, arXiv:2002.09797, Eq. 3 and 4.
+    """
+    f, f_ref = _checked(f, f_ref, k)
+    held = _held(f, f_ref, k)
+    return DensityCoverage(float(held.counts.mean() / k), float(held.holds.mean()))
+
+
+def nearest(
+    f: Float[Numbers, "N D"], f_ref: Float[Numbers, "M D_ref"]
+) -> tuple[Int[np.ndarray, " N"], Float[np.ndarray, " N"]]:
+    """(places in `f_ref`, distances) of the nearest neighbour of each feature.
+
+    Raises:
+        ValueError: If sizes differ, or a number is not finite.
+    """
+    f, f_ref = check_pair(f, f_ref, min_rows=1)
+    places, squares = [], []
+    for block in _distances(f, f_ref):
+        least = jnp.argmin(block, axis=1)
+        places.append(np.asarray(least))
+        squares.append(np.asarray(jnp.take_along_axis(block, least[:, None], 1))[:, 0])
+    found = np.concatenate(places)[: len(f)], np.concatenate(squares)[: len(f)]
+    return found[0].astype(np.int64), np.sqrt(found[1])
+
+
+def radii(f: Float[Numbers, "N D"], k: int) -> Float[np.ndarray, " N"]:
+    """Distance of each feature to its k-th nearest other one of the set."""
+    f, _ = _checked(f, f, k)
+    return np.sqrt(_radii(f, k))
+
+
+class _Held(NamedTuple):
+    counts: np.ndarray  # i64[N], balls that a point lies in
+    holds: np.ndarray  # bool[M], whether a ball has a point in it
+
+
+def _checked(f, f_ref, k):
     if k < 1:
         raise ValueError(f"k={k}: neighbours count from 1")
-    f, f_ref = check_pair(f, f_ref, min_rows=k + 1)
-    return PrecisionRecall(_covered(f, f_ref, k), _covered(f_ref, f, k))
+    return check_pair(f, f_ref, min_rows=k + 1)
 
 
-def _covered(points, centres, k):
-    """Fraction of the points that lie in some centre's ball."""
-    radii = np.concatenate(
-        # Column k: column 0 is the point itself, at distance 0.
-        [np.partition(block, k, axis=1)[:, k] for block in _distances(centres, centres)]
-    )
-    inside = [(block <= radii).any(axis=1) for block in _distances(points, centres)]
-    return float(np.concatenate(inside).mean())
+def _held(points, centres, k) -> _Held:
+    """Which points lie in which centre's ball."""
+    reach = jnp.asarray(_radii(centres, k))
+    counts, holds = [], np.zeros(len(centres), bool)
+    for i, block in enumerate(_distances(points, centres)):
+        num = min(ROWS, len(points) - i * ROWS)
+        count, hold = _inside(block, reach, num)
+        counts.append(np.asarray(count)[:num])
+        holds |= np.asarray(hold)
+    return _Held(np.concatenate(counts), holds)
 
 
-def _distances(a, b):
-    """Squared distances, a block of rows of `a` at a time."""
-    squares = np.square(b).sum(axis=1)
-    for i in range(0, len(a), ROWS):
-        part = a[i : i + ROWS]
-        own = np.square(part).sum(axis=1)
-        yield np.clip(own[:, None] + squares[None, :] - 2 * part @ b.T, 0, None)
+@jax.jit
+def _inside(block, reach, num):
+    """(balls around each row, balls that hold one of the first `num` rows)."""
+    real = jnp.arange(block.shape[0]) < num
+    inside = (block <= reach[None, :]) & real[:, None]
+    return inside.sum(axis=1), inside.any(axis=0)
+
+
+def _radii(centres, k) -> np.ndarray:
+    """f32[M], squared."""
+    blocks = [np.asarray(_kth(d, k)) for d in _distances(centres, centres)]
+    return np.concatenate(blocks)[: len(centres)]
+
+
+@functools.partial(jax.jit, static_argnames="k")
+def _kth(block, k):
+    # The k + 1 smallest: the first is the point itself, at distance 0.
+    return -jax.lax.top_k(-block, k + 1)[0][:, k]
+
+
+def _distances(a: np.ndarray, b: np.ndarray) -> Iterator[jax.Array]:
+    """Squared distances f32[ROWS, M], a block of rows of `a` at a time.
+
+    The last block is filled up with copies of its first row. Features are centred
+    where `b` is, so that little cancels between those that are near.
+    """
+    centre = b.mean(axis=0)
+    b_there = jnp.asarray(b - centre, jnp.float32)
+    squares = jnp.square(b_there).sum(axis=1)
+    size = min(ROWS, len(a))
+    for i in range(0, len(a), size):
+        part = np.asarray(a[i : i + size] - centre, np.float32)
+        fill = np.broadcast_to(part[:1], (size - len(part), part.shape[1]))
+        yield _squared(jnp.asarray(np.concatenate([part, fill])), b_there, squares)
+
+
+@jax.jit
+def _squared(part, b, squares):
+    own = jnp.square(part).sum(axis=1)
+    products = jnp.matmul(part, b.T, precision="highest")
+    return jnp.clip(own[:, None] + squares[None, :] - 2 * products, 0, None)

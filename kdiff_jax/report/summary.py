@@ -29,6 +29,9 @@ COLUMNS = (
     "num_images",
     "seed",
     "metrics",
+    "groups",  # the same of each class or student's part, where asked for
+    "features",  # that the metrics read: name, preprocessing, digest of the weights
+    "compared_with",  # the reference: images, features, a fingerprint of the data
     "images_per_second",
     "latency_ms",  # of one image, alone
     "train_steps",

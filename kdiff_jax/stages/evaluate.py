@@ -8,16 +8,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from kdiff_jax import build, interop, metrics, sealed
+from kdiff_jax import build, interop, sealed
 from kdiff_jax.build import EvaluateStage
-from kdiff_jax.build.sections import Evaluate
 from kdiff_jax.errors import ConfigError, DataError
 from kdiff_jax.interop import training
-from kdiff_jax.metrics import features as feature_extractors
-from kdiff_jax.metrics.moments import check_memory, load_stats, save_stats
-from kdiff_jax.partition import Partition
+from kdiff_jax.partition import ONE, Partition
 from kdiff_jax.report import grid, html, metrics_log, summary
 from kdiff_jax.stages import Job, facts, finish, is_done
+from kdiff_jax.stages.compared import Reference
 from kdiff_jax.train import generate, measure, parallel
 
 log = logging.getLogger(__name__)
@@ -28,12 +26,12 @@ def run(job: Job, stage: EvaluateStage) -> None:
 
     Keywords: models ("stage" or "stage@steps", with the sampler of that stage; rounds
     of progressive distillation by their common name), num_images, features, weights,
-    seed, batch_size.
+    seed, batch_size, metrics, preprocessing, bootstrap, per; see `Evaluate`.
     """
     folder = job.folder(stage.name)
     folder.mkdir(parents=True, exist_ok=True)
     options, option = stage.options, f"--config.{stage.place}.batch_size"
-    reference = None
+    compared = None
     names = listed(job, stage.models)
     places = shown_places(job, names, options.num_images)
     rows, pictures = [], []
@@ -41,8 +39,10 @@ def run(job: Job, stage: EvaluateStage) -> None:
         path = folder / f"{name}.json"
         found = _measured(path)
         if not parallel.from_first_host(found is not None):
-            reference = reference or Reference(job, options, folder)
-            found = row_of(job, name, stage, reference, places, option)
+            compared = compared or Reference(
+                job, options, folder, students_of(job, names)
+            )
+            found = row_of(job, name, stage, compared, places, option)
             if jax.process_index() == 0:
                 _keep(path, *found)
         if found is not None and jax.process_index() == 0:
@@ -101,65 +101,15 @@ def listed(job: Job, models) -> list[str]:
     return found
 
 
-class Reference:
-    """What the models are compared with: features of the whole data set.
-
-    Without features nothing is compared, and speed and pictures are all there is. The
-    statistics stay in the stage's folder, as `reference_<features>.npz`.
-    """
-
-    def __init__(self, job: Job, options: Evaluate, folder):
-        self.features = None
-        if name := options.features:
-            weights = options.weights or None
-            self.features = feature_extractors.make(name, weights=weights)
-            shape = job.recipe.space.pixel_shape
-            dim = feature_extractors.dim_of(self.features, shape)
-            check_memory(f"evaluate.features={name}", dim)
-            path = folder / f"reference_{name}.npz"
-            if not parallel.from_first_host(_is_reference(path, name)):
-                data = build.load_images(job.recipe)
-                moments = measure.of_data(data, self.features)
-                if jax.process_index() == 0:
-                    save_stats(path, moments, features=name)
-                parallel.wait_for_all("reference")
-            self.stats = load_stats(path, features=name, dim=dim)
-
-    def metrics(self, found: measure.Generated) -> dict[str, float]:
-        if self.features is None:
-            return {}
-        ours, theirs = found.moments, self.stats
-        name = feature_extractors.figure_name(self.features, "fd")
-        distance = metrics.frechet_distance(
-            ours.mu, ours.sigma, theirs.mu, theirs.sigma
-        )
-        return {name: distance}
-
-
-def _is_reference(path: pathlib.Path, features: str) -> bool:
-    """Whether the statistics are there, as they were written."""
-    if not path.is_file():
-        return False
-    try:
-        load_stats(path, features=features)
-    except DataError as error:
-        log.error("%s; they are computed again", error)
-        return False
-    return True
-
-
 def shown_places(job: Job, names: Sequence[str], num_images: int) -> np.ndarray:
     """i64[n], of the images that the report shows: 20, and of every group of students.
 
     All models make the same images, those of `cycled_labels`.
     """
     num, num_classes = min(20, num_images), job.recipe.num_classes
-    split = [name.partition("@")[0] for name in names]
-    about = [job.left(stage) / interop.STAGE for stage in split if job.split(stage)]
-    if not about or not about[0].is_file() or num_images < num_classes:
+    partition = students_of(job, names)
+    if partition.num_students == 1 or num_images < num_classes:
         return np.arange(num)
-    spec = training.description(about[0].parent).get("partition")
-    partition = Partition.from_spec(spec)
     labels = generate.shown_labels(num, num_classes, partition)
     # Image y, y + num_classes, ... have label y: one more for each time it was shown.
     before = [labels[:i].tolist().count(y) for i, y in enumerate(labels.tolist())]
@@ -167,11 +117,20 @@ def shown_places(job: Job, names: Sequence[str], num_images: int) -> np.ndarray:
     return places[places < num_images]
 
 
+def students_of(job: Job, names: Sequence[str]) -> Partition:
+    """The students of the first of these models that has several; else one."""
+    split = [name.partition("@")[0] for name in names]
+    about = [job.left(stage) / interop.STAGE for stage in split if job.split(stage)]
+    if not about or not about[0].is_file():
+        return ONE
+    return Partition.from_spec(training.description(about[0].parent).get("partition"))
+
+
 def row_of(
     job: Job,
     name: str,
     stage: EvaluateStage,
-    reference: Reference,
+    compared: Reference,
     places,
     batch_option: str,
 ):
@@ -185,12 +144,13 @@ def row_of(
     found = measure.generated(
         model,
         sampler,
-        reference.features,
+        compared.features,
         mesh=job.mesh,
         num_images=num,
         seed=options.seed,
         batch_size=options.batch_size,
         labels=generate.cycled_labels(num, model.num_classes),
+        needs=compared.needs,
         places=places,
         name=f"evaluate.models, {name!r}",
         batch_option=batch_option,
@@ -211,7 +171,9 @@ def row_of(
         "macs": measure.macs(model.net),
         "num_images": num,
         "seed": options.seed,
-        "metrics": reference.metrics(found),
+        "metrics": compared.metrics(found),
+        "groups": compared.groups(found),
+        **compared.about(),
         "images_per_second": found.images_per_second,
         "latency_ms": found.latency_ms,
         "train_steps": about.get("train_steps"),

@@ -23,9 +23,9 @@ from kdiff_jax.errors import ConfigError, DataError, UserError
 from kdiff_jax.interop import training
 from kdiff_jax.interop.description import spec_of
 from kdiff_jax.method import Method, Numbers
-from kdiff_jax.metrics import features
+from kdiff_jax.metrics import features, groups, table
 from kdiff_jax.metrics.moments import check_memory
-from kdiff_jax.stages import Job, before, is_done
+from kdiff_jax.stages import Job, before, compared, is_done
 from kdiff_jax.train import inputs, parallel
 from kdiff_jax.train.step import NetState, TrainState, context_of
 
@@ -208,9 +208,13 @@ def _evaluate(job: Job, stage: EvaluateStage, data: Images | None) -> None:
         return
     place = "--config.evaluate"
     try:
-        extractor = features.make(name, weights=stage.options.weights or None)
+        extractor = compared.features_of(stage.options, None)
         shape = job.recipe.space.pixel_shape
         features.check_shape(extractor, shape)
+        options = stage.options
+        table.check(options.metrics, extractor, options.num_images)
+        section, num_classes = job.recipe.partition, job.recipe.num_classes
+        groups.check(options.per, num_classes, section.num_groups if section else 1)
     except UserError as error:
         raise type(error)(f"{place}.{error}") from error
     check_memory(f"{place}.features={name}", features.dim_of(extractor, shape))

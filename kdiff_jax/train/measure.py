@@ -3,7 +3,7 @@
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import jax
@@ -12,8 +12,9 @@ import numpy as np
 
 from kdiff_jax.data.images import Images
 from kdiff_jax.method import Net
+from kdiff_jax.metrics.collect import Collector
 from kdiff_jax.metrics.features import Features
-from kdiff_jax.metrics.moments import Moments
+from kdiff_jax.metrics.seen import Seen
 from kdiff_jax.samplers import Sampler
 from kdiff_jax.train import generate, parallel, watchdog
 
@@ -23,7 +24,7 @@ SECONDS = 2.0  # of timing, of each speed
 class Generated(NamedTuple):
     """What was seen of a model's images."""
 
-    moments: Moments
+    seen: Seen
     images_per_second: float
     latency_ms: float
     shown: np.ndarray  # uint8[n, H, W, C], those at the places asked for
@@ -39,11 +40,12 @@ def generated(
     seed: int,
     batch_size: int,
     labels: np.ndarray,
+    needs: Collection[str] = ("moments",),
     places: np.ndarray | None = None,
     name: str = "model",
     batch_option: str = "--batch_size",
 ) -> Generated:
-    """Moments of the features of `num_images` images, quantised to uint8.
+    """What metrics read of `num_images` images, quantised to uint8.
 
     Args:
         model: An `interop.Model`.
@@ -54,6 +56,7 @@ def generated(
         seed: Seed of the noise.
         batch_size: Images a call of the sampler.
         labels: i32[num_images].
+        needs: What metrics read, see `metrics.table.needs`.
         places: i64[n], of the images to keep; the first 20 by default.
         name: Name of the model in messages.
         batch_option: Option that `batch_size` is the value of, for messages.
@@ -67,20 +70,22 @@ def generated(
     )
     labels = labels[:num_images]
     batch_size = min(batch_size, num_images)
-    moments = Moments()
+    shape = model.net.space.pixel_shape
+    collector = features and Collector(features, needs, num_images, shape, labels)
     places = np.arange(min(20, num_images)) if places is None else places
-    shown = np.zeros((len(places), *model.net.space.pixel_shape), np.uint8)
+    shown = np.zeros((len(places), *shape), np.uint8)
     for made in make.batches(
         model.students, seed=seed, labels=labels, batch_size=batch_size
     ):
-        if features is not None:
-            moments = moments.update(features.apply(made.x0))
+        if collector is not None:
+            collector.add(made.places, made.x0)
         _, mine, theirs = np.intersect1d(places, made.places, return_indices=True)
         shown[mine] = made.x0[theirs]
+    seen = Seen() if collector is None else collector.seen()
     with make.within_memory(batch_size):
         speed = images_per_second(make, model.students, labels, batch_size=batch_size)
     latency = latency_ms(model, sampler, int(labels[0]))
-    return Generated(moments, speed, latency, shown)
+    return Generated(seen, speed, latency, shown)
 
 
 def images_per_second(
@@ -190,11 +195,17 @@ def macs_of(jaxpr) -> int:
     return total
 
 
-def of_data(images: Images, features: Features, *, batch_size: int = 1000) -> Moments:
-    """Moments of the features of a whole data set."""
-    moments = Moments()
+def of_data(
+    images: Images,
+    features: Features,
+    *,
+    needs: Collection[str] = ("moments",),
+    batch_size: int = 1000,
+) -> Seen:
+    """What metrics read of a whole data set; see `generated`."""
+    collector = Collector(features, needs, images.num, images.shape, images.labels)
     for start in range(0, images.num, batch_size):
         indices = np.arange(start, min(start + batch_size, images.num))
-        moments = moments.update(features.apply(images.read(indices)))
+        collector.add(indices, images.read(indices))
         watchdog.beat()
-    return moments
+    return collector.seen()

@@ -3,54 +3,114 @@
 import os
 import pathlib
 import re
+from collections.abc import Collection
 
-from kdiff_jax.data import images
+from kdiff_jax.data import identity, images
 from kdiff_jax.errors import ConfigError, DataError, UserError
-from kdiff_jax.metrics import moments
-from kdiff_jax.metrics.features import Features, dim_of
+from kdiff_jax.metrics import stats
+from kdiff_jax.metrics.features import Features, check_shape, dim_of
+from kdiff_jax.metrics.stats import Stats
 from kdiff_jax.train import measure
 
 SETS = ("digits", "synthetic", "mixture")  # that need no file
 
 
 def of(
-    text: str, path: pathlib.Path, features: Features, image_shape: tuple[int, ...]
-) -> tuple:
-    """(mu, sigma) of the features.
+    text: str,
+    path: pathlib.Path,
+    features: Features,
+    image_shape: tuple[int, ...],
+    needs: Collection[str] = (),
+) -> Stats:
+    """Statistics of the features.
 
     Args:
         text: What the user named: a file, a folder, or a set of `data.images`.
         path: The same as a path.
-        features: The extractor.
+        features: The features.
         image_shape: (H, W, C) of the model's images. A set is cropped and resized to
             squares for a model that makes such; for another it must have its size.
+        needs: What metrics read beside moments, see `metrics.table`.
 
     Raises:
         ConfigError: If there is no such set.
         DataError: If it is missing, damaged, or of other images or features.
     """
-    # Of a name that is too long, os.path says that it is not there.
-    if os.path.exists(path) and not (os.path.isdir(path) or path.is_file()):
-        raise DataError(f"reference={text}: is no regular file; give another")
-    if path.suffix == ".npz" and moments.is_stats(path):
-        dim = dim_of(features, image_shape)
-        stats = moments.load_stats(path, features=features.name, dim=dim)
-        return stats.mu, stats.sigma
+    _check_file(text, path)
+    if path.suffix == ".npz" and stats.is_stats(path):
+        return stats.load_stats(
+            path,
+            features=features,
+            dim=dim_of(features, image_shape),
+            image_shape=image_shape,
+            needs=needs,
+        )
     height, width, _ = image_shape
-    data = _set(text, path, size=height if height == width else None)
+    side = height if height == width else None
+    data = _set(text, path, size=side, use_labels="labels" in needs)
     if data.shape != tuple(image_shape):
         raise DataError(
             f"reference={text}: images of {list(data.shape)}, and the model makes"
             f" {list(image_shape)}; give others"
         )
+    return of_images(text, data, features, needs)
+
+
+def made(
+    text: str,
+    path: pathlib.Path,
+    features: Features,
+    needs: Collection[str] = (),
+    size: int | None = None,
+) -> Stats:
+    """Statistics of a set, to be written to a file; see `of`.
+
+    Args:
+        text: What the user named.
+        path: The same as a path.
+        features: The features.
+        needs: What metrics read beside moments.
+        size: Side of the squares that images are cropped and resized to; None leaves
+            them as they are.
+
+    Raises:
+        ConfigError: If there is no such set, or it has images that the features cannot
+            read.
+        DataError: If it is missing, damaged, or statistics already.
+    """
+    _check_file(text, path)
+    if path.suffix == ".npz" and stats.is_stats(path):
+        raise DataError(f"reference={text}: are statistics already; name a data set")
+    data = _set(text, path, size=size, use_labels="labels" in needs)
+    check_shape(features, data.shape)
+    return of_images(text, data, features, needs)
+
+
+def of_images(
+    text: str, data: images.Images, features: Features, needs: Collection[str]
+) -> Stats:
+    """Statistics of all images of a set."""
     if data.num < 2:
         raise DataError(f"reference={text}: a single image has no covariance; give two")
-    found = measure.of_data(data, features)
-    return found.mu, found.sigma
+    if "labels" in needs and not data.num_classes:
+        raise DataError(f"reference={text}: has no labels to group its images by")
+    seen = measure.of_data(data, features, needs={"moments", *needs})
+    if not data.num_classes:
+        seen = seen._replace(labels=None)
+    print_of = str(identity.of(data)["sha256"])
+    return stats.of_seen(seen, features, data=print_of, image_shape=data.shape)
 
 
-def _set(text: str, path: pathlib.Path, *, size: int | None) -> images.Images:
-    """The images of a folder, a file or a set; labels do not count."""
+def _check_file(text: str, path: pathlib.Path) -> None:
+    # Of a name that is too long, os.path says that it is not there.
+    if os.path.exists(path) and not (os.path.isdir(path) or path.is_file()):
+        raise DataError(f"reference={text}: is no regular file; give another")
+
+
+def _set(
+    text: str, path: pathlib.Path, *, size: int | None, use_labels: bool
+) -> images.Images:
+    """The images of a folder, a file or a set; labels count where groups need them."""
     kind, where = text, str(path)
     if os.path.isdir(path):
         kind = "folder"
@@ -65,7 +125,7 @@ def _set(text: str, path: pathlib.Path, *, size: int | None) -> images.Images:
             " tfds:NAME"
         )
     try:
-        return images.load(kind, path=where, size=size, use_labels=False)
+        return images.load(kind, path=where, size=size, use_labels=use_labels)
     except UserError as error:
         # Whose ways out are options of a recipe.
         why = re.sub(r"[;,] [^;,]*\bdata\.\w.*", "", str(error))

@@ -255,6 +255,56 @@ def test_evaluate(models, tmp_path):
     assert (tmp_path / "notes.json").read_text() == '{"mine": 1}'
 
 
+def test_a_reference_is_made_once_and_every_metric_reads_it(models, tmp_path):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (80, 1, 1, 3), np.uint8)
+    np.savez(tmp_path / "images.npz", images=images, labels=np.arange(80) % 8)
+    np.savez(tmp_path / "grey.npz", images=images[..., :1])
+    np.savez(tmp_path / "mine.npz", notes=np.zeros(3))
+    whole = ["--metrics=fd,kd,kd_full,memorisation,prdc", "--per=class"]
+
+    def make(output, code=0, words="", *more, of="images.npz"):
+        arguments = ["--make_reference", f"--reference={tmp_path / of}", *more]
+        return [*arguments, f"--output={tmp_path / output}"], code, words
+
+    def case(reference, code=0, words="", *more):
+        arguments = [f"--checkpoint={models / 'good'}", "--num_images=64"]
+        return [*arguments, f"--reference={tmp_path / reference}", *more], code, words
+
+    row = f"--output={tmp_path / 'row.json'}"
+    cases = [
+        make("ref.npz", 0, "", *whole),
+        make("plain.npz"),
+        make("plain.npz"),
+        make("grey_ref.npz", of="grey.npz"),
+        make("larger.npz", 0, "", "--image_size=2"),
+        case("ref.npz", 0, "", *whole, "--bootstrap=4", row),
+        case("plain.npz", 3, "holds no rows, which the metrics read", "--metrics=kd"),
+        case("grey_ref.npz", 3, "has 1 features, and pixels are 3"),
+        case("larger.npz", 3, "has 12 features, and pixels are 3"),
+        case("grey.npz", 3, "images of [1, 1, 1], and the model makes [1, 1, 3]"),
+        case("ref.npz", 2, "metrics='fid': unknown; choose", "--metrics=fd,fid"),
+        case("ref.npz", 2, "pixels has none", "--metrics=inception_score"),
+        case("ref.npz", 2, "features='x': unknown", "--features=x"),
+        case("ref.npz", 2, "preprocessing='x': unknown", "--preprocessing=x"),
+        case("ref.npz", 2, "per=student: one student", "--per=student"),
+        make("ref.json", 2, "name a .npz file"),
+        make("mine.npz", 2, "holds no statistics; name a new file"),
+        make("images.npz", 2, "is the --reference"),
+        make("new.npz", 3, "are statistics already; name a data set", of="ref.npz"),
+        make("new.npz", 3, "has no labels to group", "--per=class", of="grey.npz"),
+        make("new.npz", 2, "resnet56 needs its file", "--features=resnet56"),
+    ]
+    check("evaluate", cases)
+    found = json.loads((tmp_path / "row.json").read_text())
+    assert found["metrics"]["fd_pixels"] > found["metrics"]["fd_low_pixels"]
+    assert 0 <= found["metrics"]["precision_pixels"] <= 1
+    assert found["compared_with"]["num_images"] == 80
+    assert found["features"]["name"] == "pixels"
+    assert [one["num_images"] for one in found["groups"].values()] == [8] * 8
+    assert not (tmp_path / "new.npz").exists()
+
+
 def test_a_row_that_cannot_be_written_after_all_is_printed(models, tmp_path):
     """The folder goes while the model is measured: its sets are read from a pipe."""
     script = """

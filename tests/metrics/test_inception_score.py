@@ -1,4 +1,6 @@
-"""Inception score: its extremes, and scipy's entropies."""
+"""Inception score: its extremes, scipy's entropies, torch-fidelity's (Apache-2.0)."""
+
+import pathlib
 
 import numpy as np
 import pytest
@@ -6,6 +8,24 @@ import scipy.special
 import scipy.stats
 
 from kdiff_jax.metrics import inception_score
+
+PARITY = pathlib.Path(__file__).parent.parent / "parity" / "metric_logits.npz"
+
+
+@pytest.mark.parametrize(
+    ("num_splits", "seed", "wanted"),
+    [
+        (1, None, (3.887284402606639, 0.0)),
+        (5, None, (3.7596819995751134, 0.16327862921883352)),
+        (10, None, (3.6165374955622474, 0.20037095414965317)),
+        (10, 2020, (3.6205567932147895, 0.19410494274142892)),
+    ],
+)
+def test_reference_values(num_splits, seed, wanted):
+    with np.load(PARITY) as file:
+        logits = file["logits"]
+    score = inception_score(logits, num_splits=num_splits, seed=seed)
+    assert score == pytest.approx(wanted, rel=1e-9, abs=1e-9)
 
 
 def test_certain_and_varied_reaches_the_number_of_classes():

@@ -1,4 +1,4 @@
-"""Precision and recall: a drawing by hand, extremes, reference values.
+"""Balls and neighbours: a drawing by hand, extremes, reference values.
 
 Reference: torch-fidelity (Apache-2.0) and prdc (MIT) on the features of
 `parity/metric_features.npz`.
@@ -9,7 +9,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from kdiff_jax.metrics import manifold, precision_recall
+from kdiff_jax.metrics import density_coverage, manifold, precision_recall
 
 PARITY = pathlib.Path(__file__).parent.parent / "parity" / "metric_features.npz"
 
@@ -24,6 +24,37 @@ def test_reference_values(monkeypatch, rows, k, precision, recall):
     with np.load(PARITY) as file:
         found = precision_recall(file["feat2_real"], file["feat1_gen"], k)
     assert found == pytest.approx((precision, recall), abs=1e-12)
+
+
+@pytest.mark.parametrize("rows", [500, 2048])
+@pytest.mark.parametrize(
+    "k, density, coverage",
+    [(3, 3.9593333333333334, 0.9966666666666667), (5, 3.7870666666666666, 1)],
+)
+def test_reference_values_of_density(monkeypatch, rows, k, density, coverage):
+    monkeypatch.setattr(manifold, "ROWS", rows)
+    with np.load(PARITY) as file:
+        found = density_coverage(file["feat2_real"], file["feat1_gen"], k)
+    assert found == pytest.approx((density, coverage), abs=1e-12)
+
+
+def test_density_and_coverage_by_hand():
+    """Balls as below: 1.9, 3, -5 lie in 2, 1 and 0 of them; two of three hold one."""
+    real, samples = np.array([[0.0], [1.0], [10.0]]), np.array([[1.9], [3.0], [-5.0]])
+    assert density_coverage(real, samples, k=1) == pytest.approx((1, 2 / 3))
+
+
+def test_neighbours_are_those_of_all_distances(monkeypatch):
+    """Also where the features are far from zero, and blocks are not full."""
+    rng = np.random.default_rng(2)
+    f, f_ref = (1e3 + rng.normal(size=(n, 6)) for n in (23, 40))
+    distances = np.linalg.norm(f[:, None] - f_ref[None], axis=-1)
+    monkeypatch.setattr(manifold, "ROWS", 10)
+    places, found = manifold.nearest(f, f_ref)
+    np.testing.assert_array_equal(places, distances.argmin(axis=1))
+    np.testing.assert_allclose(found, distances.min(axis=1), rtol=1e-5)
+    own = np.sort(np.linalg.norm(f[:, None] - f[None], axis=-1), axis=1)
+    np.testing.assert_allclose(manifold.radii(f, 2), own[:, 2], rtol=1e-5)
 
 
 def test_a_drawing_by_hand():

@@ -1,10 +1,10 @@
-"""Streamed moments are numpy's, in any order of batches; their files keep them."""
+"""Streamed moments are numpy's, in any order of batches."""
 
 import numpy as np
 import pytest
 
 from kdiff_jax.errors import DataError
-from kdiff_jax.metrics import Moments, load_stats, save_stats
+from kdiff_jax.metrics import Moments
 
 
 def _stream(f, sizes):
@@ -52,45 +52,3 @@ def test_nonsense_is_refused():
         Moments().update(np.zeros((1, 2))).update(np.zeros((1, 3)))
     with pytest.raises(ValueError, match="features=1 of 2 rows hold NaN"):
         Moments().update(np.array([[0.0], [np.nan]]))
-
-
-def test_files_keep_the_moments(tmp_path):
-    moments = Moments().update(np.random.default_rng(4).normal(size=(9, 3)))
-    save_stats(tmp_path / "ref.npz", moments, features="pixels")
-    stats = load_stats(tmp_path / "ref.npz", features="pixels")
-    np.testing.assert_array_equal(stats.mu, moments.mu)
-    np.testing.assert_array_equal(stats.sigma, moments.sigma)
-    assert (stats.num, stats.features) == (9, "pixels")
-    assert [path.name for path in tmp_path.iterdir()] == ["ref.npz"]
-
-
-def test_files_of_mu_and_sigma_alone_are_read(tmp_path):
-    np.savez(tmp_path / "ref.npz", mu=np.zeros(2), sigma=np.eye(2))
-    stats = load_stats(tmp_path / "ref.npz", features="resnet56")
-    assert (stats.num, stats.features) == (None, None)
-
-
-def test_bad_files_are_refused_in_one_line(tmp_path):
-    path = tmp_path / "ref.npz"
-
-    def refused(match, **keywords):
-        with pytest.raises(DataError, match=match) as caught:
-            load_stats(path, **keywords)
-        assert "\n" not in str(caught.value)
-
-    refused("no such file")
-    path.write_bytes(b"not an archive")
-    refused("not a readable .npz")
-    with open(path, "wb") as file:
-        np.save(file, np.zeros(3))
-    refused("not a readable .npz")
-    np.savez(path, mu=np.array([object()]), sigma=np.eye(1))
-    refused("not a readable .npz .*pickle")
-    np.savez(path, mu=np.zeros(2))
-    refused(r"holds \['mu'\], lacks \['sigma'\]")
-    np.savez(path, mu=np.zeros(2), sigma=np.eye(3))
-    refused(r"mu \(2,\) and sigma \(3, 3\)")
-    save_stats(path, Moments().update(np.eye(3)), features="pixels")
-    refused("made with features='pixels', not 'resnet56'", features="resnet56")
-    path.write_bytes(path.read_bytes()[:-200])
-    refused("not a readable .npz")

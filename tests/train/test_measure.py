@@ -7,6 +7,7 @@ import numpy as np
 
 from kdiff_jax import interop, partition, samplers
 from kdiff_jax.data.images import load
+from kdiff_jax.features import Extractor
 from kdiff_jax.method import Net
 from kdiff_jax.metrics import features
 from kdiff_jax.train import generate, measure, parallel, watchdog
@@ -88,6 +89,48 @@ def test_students_are_measured_as_one_model():
     np.testing.assert_array_equal(found[2].shown, found[0].shown[[9, 3]])
     for one in found:
         assert 0 < one.latency_ms < 1e4 and one.images_per_second > 0
+
+
+def doubled(params, images, preprocessing):
+    """Features that depend on a weight and go through a compiled program."""
+    del preprocessing
+    x = images.reshape(len(images), -1).astype(jnp.float32) / 255
+    return {"twice": params["two"] * x, "spatial": x**2}
+
+
+def test_devices_and_batches_change_no_figure(monkeypatch):
+    """Not more than the last bits of a sampler's images, which uint8 hides."""
+    monkeypatch.setattr(measure, "SECONDS", 0.001)
+    net, process = interop.build(SPEC)
+    params = net.init(jax.random.key(0))
+    model = interop.Model(net, params, process, SPEC)
+    dims = {"twice": None, "spatial": None}
+    extractor = Extractor(dims, "twice", doubled, spatial="spatial", channels=2)
+    weights = {"two": np.float32(2)}
+
+    def seen(num_devices, batch_size):
+        mesh = parallel.make_mesh(jax.devices()[:num_devices])
+        about = dict(batch_size=batch_size, mesh=mesh)
+        found = measure.generated(
+            model,
+            samplers.make(process=process, **SPEC["sampler"]),
+            features.Features("x", extractor, weights, "default", **about),
+            mesh=mesh,
+            num_images=50,
+            seed=1,
+            batch_size=batch_size,
+            labels=np.arange(50) % 4,
+            needs={"moments", "rows", "spatial"},
+        )
+        return found.seen
+
+    one = seen(1, 50)
+    assert one.rows.shape == (50, 2) and one.rows.max() <= 2
+    for other in (seen(4, 7), seen(8, 24)):
+        np.testing.assert_allclose(other.rows, one.rows, rtol=1e-5)
+        for ours, theirs in ((other.main, one.main), (other.spatial, one.spatial)):
+            np.testing.assert_allclose(ours.mu, theirs.mu, rtol=1e-5)
+            np.testing.assert_allclose(ours.sigma, theirs.sigma, rtol=1e-5)
 
 
 def test_the_clock_of_the_first_host_says_how_often_all_call_the_program(monkeypatch):

@@ -14,10 +14,10 @@ def test_the_size_is_that_of_the_model(tmp_path):
     images = rng.integers(0, 256, (30, 8, 16, 1), np.uint8)
     np.savez(path, images=images)
     pixels = features.make("pixels")
-    mu, sigma = reference.of(str(path), path, pixels, (8, 16, 1))
+    mu, sigma, *_ = reference.of(str(path), path, pixels, (8, 16, 1))
     np.testing.assert_allclose(mu, images.reshape(30, -1).mean(0) / 127.5 - 1)
     assert sigma.shape == (128, 128)
-    middle, _ = reference.of(str(path), path, pixels, (8, 8, 1))
+    middle = reference.of(str(path), path, pixels, (8, 8, 1)).mu
     np.testing.assert_allclose(middle, mu.reshape(8, 16)[:, 4:12].ravel())
     with pytest.raises(DataError, match=r"images of \[8, 16, 1\], and .* \[16, 8, 1\]"):
         reference.of(str(path), path, pixels, (16, 8, 1))
@@ -57,5 +57,5 @@ def test_labels_of_a_reference_do_not_count(tmp_path):
     path = tmp_path / "from_one.npz"
     images = np.random.default_rng(0).integers(0, 256, (9, 4, 4, 3), np.uint8)
     np.savez(path, images=images, labels=np.full(9, -1))
-    mu, _ = reference.of(str(path), path, features.make("pixels"), (4, 4, 3))
+    mu = reference.of(str(path), path, features.make("pixels"), (4, 4, 3)).mu
     np.testing.assert_allclose(mu, images.reshape(9, -1).mean(0) / 127.5 - 1)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tolerance import LOSS
 
-from kdiff_jax.metrics import kernel, kernel_distance, kernel_distance_subsets
+from kdiff_jax.metrics import kd, kernel_distance, kernel_distance_subsets
 
 PARITY = pathlib.Path(__file__).parent.parent / "parity" / "metric_features.npz"
 
@@ -59,7 +59,7 @@ def test_a_value_by_hand():
 def test_blocks_of_rows_change_nothing(monkeypatch):
     f, f_ref = _features("feat1_gen", "feat2_real")
     whole = kernel_distance(f, f_ref)
-    monkeypatch.setattr(kernel, "ROWS", 700)
+    monkeypatch.setattr(kd, "ROWS", 700)
     assert kernel_distance(f, f_ref) == pytest.approx(whole, rel=1e-9)
 
 

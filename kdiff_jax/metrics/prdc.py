@@ -1,0 +1,20 @@
+"""Precision, recall, density and coverage, from balls around features.
+
+Neighbours are the papers': k = 3 of precision and recall, 5 of density and coverage.
+"""
+
+from kdiff_jax.metrics.manifold import density_coverage, precision_recall
+from kdiff_jax.metrics.seen import Seen, rows_of
+
+NEEDS = ("rows",)
+MIN_IMAGES = 6
+K_BALLS, K_DENSITY = 3, 5
+
+
+def measure(found: Seen, reference: Seen) -> dict[str, float]:
+    """All four."""
+    f, f_ref = rows_of(found), rows_of(reference)
+    return {
+        **precision_recall(f_ref, f, K_BALLS)._asdict(),
+        **density_coverage(f_ref, f, K_DENSITY)._asdict(),
+    }

@@ -1,0 +1,87 @@
+"""What metrics read of a set of images: moments, features, logits, labels."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Integer
+
+from kdiff_jax.metrics.moments import Moments
+
+Rows = Float[np.ndarray, "N D"]
+BLOCK = 4096  # features turned to float64 at once
+
+
+class Gaussian(NamedTuple):
+    """Mean and covariance of features.
+
+    Attributes:
+        mu: f64[D].
+        sigma: f64[D, D].
+        num: Number of images; None if a file does not say.
+    """
+
+    mu: np.ndarray
+    sigma: np.ndarray
+    num: int | None
+
+
+class Seen(NamedTuple):
+    """A set of images as metrics see it; None is what no metric asked for.
+
+    Attributes:
+        main: Moments of the features that distances read.
+        rows: f32[N, D], these features, in the order of the images.
+        logits: f32[N, K] of a classifier.
+        spatial: Moments of features that keep places in the image.
+        labels: i32[N]; what the images are grouped by.
+    """
+
+    main: Gaussian | None = None
+    rows: Rows | None = None
+    logits: Rows | None = None
+    spatial: Gaussian | None = None
+    labels: Integer[np.ndarray, " N"] | None = None
+
+    def part(self, places: np.ndarray) -> "Seen":
+        """The same of some of the images, by their places; needs `rows`."""
+        rows = rows_of(self)[places]
+        taken = (None if x is None else x[places] for x in (self.logits, self.labels))
+        logits, labels = taken
+        return Seen(of_rows(rows), rows, logits, None, labels)
+
+
+def of_rows(rows: Rows) -> Gaussian:
+    """Moments of features that are all there, added in float64."""
+    moments = Moments()
+    for start in range(0, len(rows), BLOCK):
+        moments = moments.update(rows[start : start + BLOCK])
+    return gaussian(moments)
+
+
+def gaussian(moments: Moments) -> Gaussian:
+    """What a stream of features came to."""
+    return Gaussian(moments.mu, moments.sigma, moments.num)
+
+
+def rows_of(seen: Seen) -> Rows:
+    """The features; a metric asks for them by NEEDS = ("rows",)."""
+    assert seen.rows is not None, "not asked for"
+    return seen.rows
+
+
+def logits_of(seen: Seen) -> Rows:
+    """The logits; a metric asks for them by NEEDS = ("logits",)."""
+    assert seen.logits is not None, "not asked for"
+    return seen.logits
+
+
+def main_of(seen: Seen) -> Gaussian:
+    """The moments; a metric asks for them by NEEDS = ("moments",)."""
+    assert seen.main is not None, "not asked for"
+    return seen.main
+
+
+def spatial_of(seen: Seen) -> Gaussian:
+    """Moments of spatial features; a metric asks for them by NEEDS = ("spatial",)."""
+    assert seen.spatial is not None, "not asked for"
+    return seen.spatial

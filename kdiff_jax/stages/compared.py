@@ -1,0 +1,112 @@
+"""What the models of a stage are compared with, and how."""
+
+import logging
+import pathlib
+from collections.abc import Collection
+from typing import Any
+
+import jax
+
+from kdiff_jax import build
+from kdiff_jax.build.sections import Evaluate
+from kdiff_jax.errors import DataError
+from kdiff_jax.metrics import features as feature_extractors
+from kdiff_jax.metrics import groups, stats, table
+from kdiff_jax.metrics.features import Features
+from kdiff_jax.metrics.moments import check_memory
+from kdiff_jax.partition import Partition
+from kdiff_jax.stages import Job
+from kdiff_jax.train import measure, parallel, reference
+
+log = logging.getLogger(__name__)
+
+
+class Reference:
+    """What the models are compared with: features of the whole data set.
+
+    Without features nothing is compared, and speed and pictures are all there is. The
+    statistics stay in the stage's folder, as `reference_<features>.npz`.
+
+    Args:
+        job: The job.
+        options: What is measured.
+        folder: The stage's folder.
+        partition: The students whose parts are measured, those with one student too.
+    """
+
+    def __init__(
+        self, job: Job, options: Evaluate, folder: pathlib.Path, partition: Partition
+    ) -> None:
+        self.features, self.options = None, options
+        self.needs: frozenset[str] = frozenset()
+        if not options.features:
+            return
+        self.features = features_of(options, job.mesh)
+        shape = job.recipe.space.pixel_shape
+        dim = feature_extractors.dim_of(self.features, shape)
+        check_memory(f"evaluate.features={options.features}", dim)
+        classes = job.recipe.num_classes
+        self.parts = groups.of(options.per, classes, partition)
+        self.needs = table.needs(options.metrics, bootstrap=options.bootstrap > 0)
+        needed = table.needs_of_reference(options.metrics)
+        if self.parts:
+            self.needs |= groups.needs(options.metrics)
+            needed |= groups.needs_of_reference(options.metrics)
+        path = folder / f"reference_{options.features}.npz"
+        there = parallel.from_first_host(_is_reference(path, self.features, needed))
+        if not there:
+            data = build.load_images(job.recipe)
+            found = reference.of_images(data.name, data, self.features, needed)
+            if jax.process_index() == 0:
+                stats.save(path, found)
+            parallel.wait_for_all("reference")
+        self.stats = stats.load_stats(
+            path, features=self.features, dim=dim, needs=needed
+        )
+
+    def about(self) -> dict[str, Any]:
+        """What the figures of a row are of."""
+        if self.features is None:
+            return {"features": None, "compared_with": None}
+        about = self.features.provenance, self.stats.provenance
+        return dict(zip(("features", "compared_with"), about, strict=True))
+
+    def metrics(self, found: measure.Generated) -> dict[str, float]:
+        """Figures of all metrics by their names."""
+        if self.features is None:
+            return {}
+        names, ours, theirs = self.options.metrics, found.seen, self.stats.seen
+        table.warn(names, self.features, ours, theirs)
+        draws = self.options.bootstrap
+        return table.measure(names, self.features, ours, theirs, bootstrap=draws)
+
+    def groups(self, found: measure.Generated) -> dict[str, Any]:
+        """Figures of each class or each student's part; {} where none are asked for."""
+        if self.features is None or not self.parts:
+            return {}
+        names, ours, theirs = self.options.metrics, found.seen, self.stats.seen
+        return groups.measure(names, self.features, ours, theirs, self.parts)
+
+
+def features_of(options: Evaluate, mesh) -> Features:
+    """The features that a section names, on these devices."""
+    return feature_extractors.make(
+        options.features,
+        weights=options.weights or None,
+        preprocessing=options.preprocessing or None,
+        mesh=mesh,
+    )
+
+
+def _is_reference(
+    path: pathlib.Path, features: Features, needs: Collection[str]
+) -> bool:
+    """Whether the statistics are there, as they were written, with all that is read."""
+    if not path.is_file():
+        return False
+    try:
+        stats.load_stats(path, features=features, needs=needs)
+    except DataError as error:
+        log.error("%s; they are computed again", error)
+        return False
+    return True
