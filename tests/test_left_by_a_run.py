@@ -10,7 +10,7 @@ import pytest
 from kdiff_jax import interop, recipe
 from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.interop import training
-from kdiff_jax.metrics import stats
+from kdiff_jax.metrics import figure_name, stats
 from kdiff_jax.train import snapshots
 
 
@@ -59,7 +59,8 @@ def flat(model):
 def test_every_metric_is_in_the_report_with_its_provenance(workdir):
     (row,) = json.loads((workdir / "report.json").read_text())["rows"]
     names = "fd fd_low fd_high precision recall density coverage memorised nearest"
-    assert list(row["metrics"]) == [f"{name}_pixels" for name in names.split()]
+    wanted = [figure_name("pixels", name) for name in names.split()]
+    assert list(row["metrics"]) == wanted
     assert row["features"]["name"] == "pixels"
     reference = stats.load_stats(workdir / "evaluate" / "reference_pixels.npz")
     assert row["compared_with"] == reference.provenance

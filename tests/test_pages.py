@@ -141,7 +141,7 @@ def test_the_metric_of_the_page(tmp_path, monkeypatch):
 
     found = measured(draw(size=(4000, 3)) * spread)
     (name, low, high) = found
-    assert name == "mahalanobis_pixels" and low == "mahalanobis_low_pixels"
+    assert name == "mahalanobis_pixels" and low == "mahalanobis_pixels_low"
     np.testing.assert_allclose(found[name], 1, atol=0.1)
     assert found[low] < found[name] < found[high]
     away = measured(draw(size=(4000, 3)) * spread + [2.0, 0.0, 0.0])

@@ -22,6 +22,7 @@ from kdiff_jax.errors import CheckpointError, ConfigError, DataError
 from kdiff_jax.features import Extractor, WeightsFile
 from kdiff_jax.types import Params
 
+SPREAD = ("low", "high", "std")  # ends of names of what belongs to a figure
 log = logging.getLogger(__name__)
 
 
@@ -179,11 +180,14 @@ def figure_name(features: Features | str, figure: str) -> str:
     """The key under which a figure on these features is reported.
 
     The network's established name, such as "fid", or the figure's with the network's
-    behind it: "fd_pixels".
+    behind it: "fd_pixels". What tells a figure's spread comes last: "kd_pixels_std".
     """
     name = features if isinstance(features, str) else features.name
     established: Mapping[str, str] = networks.network(name).EXTRACTOR.figures
-    return established.get(figure, f"{figure}_{name}")
+    stem, _, end = figure.rpartition("_")
+    if end not in SPREAD:
+        stem, end = figure, ""
+    return "_".join(filter(None, [established.get(stem, f"{stem}_{name}"), end]))
 
 
 def dim_of(

@@ -297,7 +297,7 @@ def test_a_reference_is_made_once_and_every_metric_reads_it(models, tmp_path):
     ]
     check("evaluate", cases)
     found = json.loads((tmp_path / "row.json").read_text())
-    assert found["metrics"]["fd_pixels"] > found["metrics"]["fd_low_pixels"]
+    assert found["metrics"]["fd_pixels"] > found["metrics"]["fd_pixels_low"]
     assert 0 <= found["metrics"]["precision_pixels"] <= 1
     assert found["compared_with"]["num_images"] == 80
     assert found["features"]["name"] == "pixels"

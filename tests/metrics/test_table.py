@@ -52,7 +52,8 @@ def test_every_file_is_a_metric_by_its_name():
         "fd fd_inf kd kd_std kd_full memorised nearest precision recall density"
         " coverage"
     )
-    assert list(found) == [f"{name}_pixels" for name in figures.split()]
+    assert list(found) == [metrics.figure_name("pixels", n) for n in figures.split()]
+    assert {"fd_pixels", "fd_inf_pixels", "kd_pixels", "kd_pixels_std"} < set(found)
     assert all(np.isfinite(list(found.values())))
 
 
@@ -60,7 +61,8 @@ def test_established_names_are_kept(monkeypatch):
     established = Extractor({"a": 3}, "a", figures={"fd": "fid"})
     monkeypatch.setattr("kdiff_jax.features.pixels.EXTRACTOR", established)
     assert metrics.figure_name("pixels", "fd") == "fid"
-    assert metrics.figure_name("pixels", "kd") == "kd_pixels"
+    assert metrics.figure_name("pixels", "fd_low") == "fid_low"
+    assert metrics.figure_name("pixels", "kd_std") == "kd_pixels_std"
 
 
 def test_neither_batches_nor_their_order_change_what_is_collected():
@@ -119,8 +121,8 @@ def test_intervals_hold_the_figure_and_shrink_with_the_samples():
         ours = seen(normal(num, shift=1.0))
         names = dict(bootstrap=50)
         found = table.measure(["fd", "kd"], PIXELS, ours, theirs, **names)
-        low, high = found["fd_low_pixels"], found["fd_high_pixels"]
-        assert low < found["fd_pixels"] < high and "kd_low_pixels" not in found
+        low, high = found["fd_pixels_low"], found["fd_pixels_high"]
+        assert low < found["fd_pixels"] < high and "kd_pixels_low" not in found
         return high - low
 
     wide, narrow = width(100), width(1600)
