@@ -89,6 +89,7 @@ def main() -> None:
     from kdiff_jax import interop
     from kdiff_jax.metrics import features as extractors
     from kdiff_jax.metrics import groups, moments, table
+    from kdiff_jax.report import environment
     from kdiff_jax.train import generate, measure, parallel, reference
 
     mesh = parallel.make_mesh()
@@ -145,6 +146,8 @@ def main() -> None:
         "compared_with": stats.provenance,
         "images_per_second": found.images_per_second,
         "latency_ms": found.latency_ms,
+        "timing": found.timing,
+        "measured": environment.measured(),
         "seconds": time.monotonic() - began,
     }
     if parts:

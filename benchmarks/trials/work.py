@@ -14,6 +14,7 @@ STAGES = ("teacher", "pairs", "student", "many", "evaluate")
 # Of a run, not of what it made.
 VOLATILE = {
     *("images_per_second", "latency_ms", "train_seconds", "seconds"),
+    *("timing", "measured"),
     *("kdiff_jax", "source", "checkpoint", "reference", "digest"),
 }
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kdiff_jax.report import figures
+from kdiff_jax.report.figures import finite
 from kdiff_jax.report.progress import duration
 from kdiff_jax.report.summary import Row, number_text
 
@@ -95,15 +96,23 @@ def sampler_text(row: Row) -> str:
 
 def speed_text(row: Row) -> str:
     """Images a second: the median, its quartiles, and how many at once."""
-    size = row.get("speed_batch_size")
+    size = (row.get("timing") or {}).get("batch_size")
     at_once = f", {number_text(size)} at once" if size else ""
-    text = _text(row, "images_per_second")
-    return text + _quartiles(row, "images_per_second_quartiles") + at_once
+    return (
+        _text(row, "images_per_second") + _quartiles(row, "images_per_second") + at_once
+    )
 
 
 def latency_text(row: Row) -> str:
     """Milliseconds of one image: the median and its quartiles."""
-    return f"{_text(row, 'latency_ms')} ms" + _quartiles(row, "latency_ms_quartiles")
+    return f"{_text(row, 'latency_ms')} ms{_quartiles(row, 'latency_ms')}"
+
+
+def quartiles(row: Row, name: str) -> tuple[float, float] | None:
+    """(lower, upper) of a speed over its rounds, where the row has them."""
+    spread = (row.get("timing") or {}).get(name) or {}
+    low, high = finite(spread.get("low")), finite(spread.get("high"))
+    return None if low is None or high is None else (low, high)
 
 
 def device_text(machine: Mapping[str, Any]) -> str:
@@ -123,10 +132,10 @@ def _figure(metrics: Mapping[str, Any], name: str) -> str:
 
 
 def _quartiles(row: Row, name: str) -> str:
-    ends = row.get(name)
-    if not ends:
+    ends = quartiles(row, name)
+    if ends is None:
         return ""
-    low, high = (number_text(value) for value in ends)
+    low, high = map(number_text, ends)
     return f" (median; half of the rounds {low} to {high})"
 
 

@@ -1,5 +1,7 @@
 """What a figure was measured with: machine, devices and versions."""
 
+import datetime
+import functools
 import importlib.metadata
 import os
 import pathlib
@@ -25,6 +27,14 @@ def hardware() -> dict[str, Any]:
     }
 
 
+def measured() -> dict[str, Any]:
+    """What a row says of where and when it was measured."""
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    commit = _git_commit()
+    about = {} if commit is None else {"git_commit": commit}
+    return {"time": now, **hardware(), **about}
+
+
 def versions() -> dict[str, str]:
     """Versions of the package, its git commit, Python, and the libraries below it."""
     found = {"python": platform.python_version()}
@@ -37,6 +47,7 @@ def versions() -> dict[str, str]:
     return found if commit is None else {**found, "git_commit": commit}
 
 
+@functools.cache  # once: every row asks
 def _git_commit():
     """The checkout's commit, marked when files differ from it; None outside git."""
     root = pathlib.Path(__file__).resolve().parents[2]

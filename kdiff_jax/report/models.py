@@ -51,7 +51,7 @@ def table(
             for figure in shown
         ]
         cells += [
-            Cell(_text(row.get(key)), _range(row.get(f"{key}_quartiles")))
+            Cell(_text(row.get(key)), _range(details.quartiles(row, key)))
             for key in ("images_per_second", "latency_ms")
         ]
         cells += [_text(row.get("num_params"))]

@@ -38,6 +38,12 @@ COLUMNS = (
     "train_seconds",
     "average",  # of which weights: a moving average by its name, or "params"
 )
+# What a row may have beside them; rows of before, or of other sources, do not.
+OPTIONAL = (
+    "timing",  # quartiles of both speeds, and how many images at once
+    "partition",  # who of several students owns which classes and times
+    "measured",  # when, on which devices, with which commit
+)
 ROLES = ("teacher", "student")
 STUDENTS = {"students": "num_students", "all students'": "num_params_total"}
 
@@ -47,13 +53,14 @@ def make_report(config: str, rows: Sequence[Row]) -> dict[str, Any]:
 
     Args:
         config: The config's name.
-        rows: Each with exactly the keys of `COLUMNS`, role "teacher" or "student".
+        rows: Each with the keys of `COLUMNS`, those of `OPTIONAL` that it has, and the
+            role "teacher" or "student".
 
     Raises:
         ValueError: If a row lacks a key, has another, or an unknown role.
     """
     for row in rows:
-        wrong = set(COLUMNS) ^ set(row)
+        wrong = set(COLUMNS) ^ (set(row) - set(OPTIONAL))
         if wrong:
             raise ValueError(
                 f"row={row.get('stage')!r}: keys {sorted(wrong)} miss or are unknown; "
@@ -63,10 +70,18 @@ def make_report(config: str, rows: Sequence[Row]) -> dict[str, Any]:
             raise ValueError(f"role={row['role']!r}: choose 'teacher' or 'student'")
     return {
         "config": config,
-        "rows": [{name: row[name] for name in COLUMNS} for row in rows],
+        "rows": [
+            {name: row[name] for name in (*COLUMNS, *OPTIONAL) if name in row}
+            for row in rows
+        ],
         "hardware": hardware(),
         "versions": versions(),
     }
+
+
+def is_whole(row: Row) -> bool:
+    """Whether a row has all that `make_report` asks for, and nothing else."""
+    return not set(COLUMNS) ^ (set(row) - set(OPTIONAL)) and row["role"] in ROLES
 
 
 def write(path: str | os.PathLike, report: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from kdiff_jax.build import EvaluateStage
 from kdiff_jax.errors import ConfigError, DataError
 from kdiff_jax.interop import training
 from kdiff_jax.partition import ONE, Partition
-from kdiff_jax.report import grid, html, metrics_log, summary
+from kdiff_jax.report import environment, grid, html, metrics_log, summary
 from kdiff_jax.stages import Job, facts, finish, is_done
 from kdiff_jax.stages.compared import Reference
 from kdiff_jax.train import generate, measure, parallel
@@ -78,9 +78,8 @@ def _measured(path: pathlib.Path):
     except DataError as error:
         log.error("%s", error)
         return None
-    whole = set(row) == set(summary.COLUMNS) and row["role"] in summary.ROLES
     seen = images.dtype == np.uint8 and images.ndim == 4
-    return (row, images) if whole and seen else None
+    return (row, images) if summary.is_whole(row) and seen else None
 
 
 def listed(job: Job, models) -> list[str]:
@@ -179,7 +178,11 @@ def row_of(
         "train_steps": about.get("train_steps"),
         "train_seconds": about.get("train_seconds"),
         "average": about.get("average"),
+        "timing": found.timing,
+        "measured": environment.measured(),
     }
+    if model.num_students > 1:
+        row["partition"] = model.partition.to_spec()
     return row, found.shown
 
 

@@ -3,7 +3,7 @@
 import math
 import statistics
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +21,28 @@ from kdiff_jax.train import generate, parallel, watchdog
 SECONDS = 2.0  # of timing, of each speed
 
 
+class Speed(NamedTuple):
+    """A speed over several rounds, of which others on the machine may slow some down.
+
+    Attributes:
+        median: The median.
+        low: The lower quartile of the rounds, of the same unit.
+        high: The upper one.
+        num_rounds: Number of rounds.
+    """
+
+    median: float
+    low: float
+    high: float
+    num_rounds: int
+
+    @staticmethod
+    def of(values: Sequence[float]) -> "Speed":
+        """Of the values of all rounds, one or more."""
+        low, high = (float(q) for q in np.percentile(values, (25, 75)))
+        return Speed(statistics.median(values), low, high, len(values))
+
+
 class Generated(NamedTuple):
     """What was seen of a model's images."""
 
@@ -28,6 +50,7 @@ class Generated(NamedTuple):
     images_per_second: float
     latency_ms: float
     shown: np.ndarray  # uint8[n, H, W, C], those at the places asked for
+    timing: dict[str, Any]  # how both speeds spread, and how many images at once
 
 
 def generated(
@@ -85,15 +108,20 @@ def generated(
     with make.within_memory(batch_size):
         speed = images_per_second(make, model.students, labels, batch_size=batch_size)
     latency = latency_ms(model, sampler, int(labels[0]))
-    return Generated(seen, speed, latency, shown)
+    timing = {
+        "batch_size": -(-batch_size // mesh.size) * mesh.size,
+        "images_per_second": speed._asdict(),
+        "latency_ms": latency._asdict(),
+    }
+    return Generated(seen, speed.median, latency.median, shown, timing)
 
 
 def images_per_second(
     make: generate.Generator, params, labels: np.ndarray, *, batch_size: int
-) -> float:
+) -> Speed:
     """Speed of a generator on full batches of one group, images left on the device.
 
-    The median of rounds over `SECONDS`, and of three at least. A round is as many
+    Rounds over `SECONDS`, and of three at least. A round is as many
     calls, one behind the other, as take a quarter of that: a call of a one-step student
     is too short to be timed, and its devices must not wait for the host in between.
 
@@ -119,13 +147,13 @@ def images_per_second(
     rounds: list[float] = []
     while len(rounds) < 3 or sum(rounds) < SECONDS:
         rounds.append(seconds_of(num_calls))
-    return size * num_calls / statistics.median(rounds)
+    return Speed.of([size * num_calls / seconds for seconds in rounds])
 
 
-def latency_ms(model: Any, sampler: Sampler, label: int = 0) -> float:
+def latency_ms(model: Any, sampler: Sampler, label: int = 0) -> Speed:
     """Milliseconds from a call for one image, on one device, until it is there.
 
-    The median of the calls of half of `SECONDS`, and of three at least, once compiled.
+    Calls of half of `SECONDS`, and three at least, once compiled.
     """
     mesh = parallel.make_mesh(jax.local_devices()[:1])
     make = generate.of_model(model, sampler, mesh=mesh)
@@ -136,7 +164,7 @@ def latency_ms(model: Any, sampler: Sampler, label: int = 0) -> float:
         began = time.perf_counter()
         jax.block_until_ready(call())
         seconds.append(time.perf_counter() - began)
-    return 1000 * statistics.median(seconds)
+    return Speed.of([1000 * value for value in seconds])
 
 
 def _calls(make, params, labels, batch_size) -> tuple[Callable[[], Any], int]:

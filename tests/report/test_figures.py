@@ -92,9 +92,11 @@ def test_every_fact_of_a_figure_is_told():
             "weights_sha256": "ab",
         },
         compared_with={"num_images": 50_000, "data": "cd"},
-        images_per_second_quartiles=[90.0, 95.0],
-        latency_ms_quartiles=[12.0, 13.0],
-        speed_batch_size=250,
+        timing={
+            "batch_size": 250,
+            "images_per_second": {"low": 90.0, "high": 95.0},
+            "latency_ms": {"low": 12.0, "high": 13.0},
+        },
         measured={"device": "cpu", "num_devices": 2, "time": "2026-11-30T03:00Z"},
     )
     facts = dict(details.of_row(full, {"device": "other"}))
@@ -108,4 +110,5 @@ def test_every_fact_of_a_figure_is_told():
         "93.21 (median; half of the rounds 90 to"
     )
     assert facts["images a second"].endswith(", 250 at once")
+    assert facts["one image alone"] == "12.35 ms (median; half of the rounds 12 to 13)"
     assert facts["device"] == "2 x cpu" and facts["measured"] == "2026-11-30T03:00Z"

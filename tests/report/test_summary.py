@@ -144,6 +144,14 @@ def test_the_markdown_table():
     assert {line.replace("\\|", "").count("|") for line in lines} == {15}
 
 
+def test_a_row_may_hold_more_that_rows_of_before_do_not():
+    full = row(timing={"batch_size": 250}, measured={"time": "now"}, partition=None)
+    rows = summary.make_report("c", [row(), full])["rows"]
+    assert rows == [row(), full]
+    assert summary.is_whole(row()) and summary.is_whole(full)
+    assert not summary.is_whole(row(fid=1.0)) and not summary.is_whole({"role": "x"})
+
+
 @pytest.mark.parametrize(
     "value, text",
     [

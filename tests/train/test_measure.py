@@ -89,6 +89,11 @@ def test_students_are_measured_as_one_model():
     np.testing.assert_array_equal(found[2].shown, found[0].shown[[9, 3]])
     for one in found:
         assert 0 < one.latency_ms < 1e4 and one.images_per_second > 0
+        for name in ("images_per_second", "latency_ms"):
+            spread = one.timing[name]
+            assert spread["low"] <= getattr(one, name) <= spread["high"]
+            assert spread["num_rounds"] >= 3
+        assert one.timing["batch_size"] == 8
 
 
 def doubled(params, images, preprocessing):
@@ -143,7 +148,13 @@ def test_the_clock_of_the_first_host_says_how_often_all_call_the_program(monkeyp
     make = object.__new__(generate.Generator)  # of which only the type is asked
     speed = measure.images_per_second(make, None, np.zeros(8), batch_size=8)
     assert len(calls) == 1 + 1 + 20 * 5  # warm, one, and rounds of 5 up to 2 s
-    assert speed == 8 * 5 / 0.1
+    assert speed == measure.Speed(400.0, 400.0, 400.0, 20)
+
+
+def test_a_speed_is_a_median_with_its_quartiles():
+    """One slow round moves neither far."""
+    values = [10.0, 11.0, 12.0, 13.0, 0.1]
+    assert measure.Speed.of(values) == measure.Speed(11.0, 10.0, 12.0, 5)
 
 
 def test_features_of_a_data_set_are_signs_of_life(monkeypatch):
