@@ -1,5 +1,6 @@
 """What a small run leaves: averages of its checkpoints, and figures of many metrics."""
 
+import functools
 import json
 
 import jax
@@ -9,7 +10,7 @@ import pytest
 
 from kdiff_jax import interop, recipe
 from kdiff_jax.errors import CheckpointError, ConfigError
-from kdiff_jax.interop import training
+from kdiff_jax.interop import convert, training
 from kdiff_jax.metrics import figure_name, stats
 from kdiff_jax.train import snapshots
 
@@ -81,7 +82,7 @@ def test_averages_are_taken_by_name(stage):
     assert all((raw != one).any() for one in found.values())
 
 
-def test_an_average_that_was_never_kept_is_built(stage, monkeypatch):
+def test_an_average_that_was_never_kept_is_built(stage, tmp_path, monkeypatch):
     """Told of two, it finds the third, nearer than any of them."""
     exact = flat(snapshots.load(stage, average="other"))
     about = training.description(stage)
@@ -94,6 +95,9 @@ def test_an_average_that_was_never_kept_is_built(stage, monkeypatch):
         for name in about["powers"]
     )
     assert np.abs(built - exact).mean() < nearest / 5
+    read = functools.partial(snapshots.load, average="posthoc:0.08")
+    convert.run(stage, tmp_path / "out", read=read)
+    np.testing.assert_array_equal(flat(interop.load(tmp_path / "out")), built)
     same = flat(snapshots.load(stage, average="posthoc:0.1"))
     np.testing.assert_allclose(
         same, flat(snapshots.load(stage, average="wide")), atol=1e-5

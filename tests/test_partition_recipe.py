@@ -22,6 +22,7 @@ from kdiff_jax.diffusion import process as processes
 from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.interop import training, trees
 from kdiff_jax.method import Numbers
+from kdiff_jax.metrics import groups
 from kdiff_jax.networks import channels, mlp
 from kdiff_jax.report import metrics_log
 from kdiff_jax.stages import evaluate, students, train
@@ -555,6 +556,9 @@ def test_the_report_shows_images_of_every_group(tmp_path):
     shown = functools.partial(evaluate.shown_places, job)
     few = partitions.make(process=processes.make("cosine"), num_classes=4, num_groups=2)
     training.describe(tmp_path / "student", about | {"partition": few.to_spec()})
+    # Figures of parts are those of the students' classes, the teacher's too.
+    parts = groups.of("student", 4, evaluate.students_of(job, ["teacher", "student"]))
+    assert {k: own.tolist() for k, own in parts.items()} == {"0": [0, 1], "1": [2, 3]}
     assert shown(["student"], 300)[:6].tolist() == [0, 2, 1, 3, 4, 6]
     assert sorted(shown(["student"], 300)) == list(range(20))
     assert sorted(shown(["student"], 7)) == list(range(7))

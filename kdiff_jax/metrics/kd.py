@@ -33,10 +33,40 @@ class Spread(NamedTuple):
     std: float
 
 
+class Kernel(NamedTuple):
+    """(gamma a.b + coef0)^degree, or exp(-|a - b|^2 / (2 rbf_sigma^2)).
+
+    Attributes:
+        degree: Degree of the polynomial; 3 in KID.
+        gamma: Factor of the product; None for 1 / D.
+        coef0: What is added to it.
+        rbf_sigma: Width of a Gaussian kernel, which takes the polynomial's place.
+    """
+
+    degree: int = 3
+    gamma: float | None = None
+    coef0: float = 1.0
+    rbf_sigma: float | None = None
+
+    def __call__(self, products, squares, squares_other, dim):
+        """k(a, b) from a.b, |a|^2 and |b|^2, which broadcast."""
+        if self.rbf_sigma is not None:
+            apart = np.clip(squares + squares_other - 2 * products, 0, None)
+            return np.exp(-apart / (2 * self.rbf_sigma**2))
+        gamma = 1 / dim if self.gamma is None else self.gamma
+        return (gamma * products + self.coef0) ** self.degree
+
+
+CUBIC = Kernel()
+
+
 def kernel_distance(
-    f: Float[Numbers, "N D"], f_ref: Float[Numbers, "M D_ref"]
+    f: Float[Numbers, "N D"],
+    f_ref: Float[Numbers, "M D_ref"],
+    *,
+    kernel: Kernel = CUBIC,
 ) -> float:
-    """Unbiased squared MMD of all features, kernel k(a, b) = (a.b / D + 1)^3.
+    """Unbiased squared MMD of all features, by default with k(a, b) = (a.b / D + 1)^3.
 
     sum_{i != j} k(f_i, f_j) / (N(N-1)) + sum_{i != j} k(r_i, r_j) / (M(M-1))
     - 2 sum_{ij} k(f_i, r_j) / (NM)
@@ -44,6 +74,7 @@ def kernel_distance(
     Args:
         f: Features of the samples.
         f_ref: Features of the reference images; any other number.
+        kernel: The kernel.
 
     Returns:
         The distance; being unbiased, it may lie a little below 0.
@@ -55,10 +86,9 @@ def kernel_distance(
     Source: Binkowski et al. 2018, arXiv:1801.01401, Eq. 4 and section 4.
     """
     f, f_ref = check_pair(f, f_ref)
-    n, m = len(f), len(f_ref)
-    within = (_kernel_sum(f, f) - _kernel_diagonal(f)) / (n * (n - 1))
-    within_ref = (_kernel_sum(f_ref, f_ref) - _kernel_diagonal(f_ref)) / (m * (m - 1))
-    return float(within + within_ref - 2 * _kernel_sum(f, f_ref) / (n * m))
+    within, within_ref = _within(f, kernel), _within(f_ref, kernel)
+    between = _kernel_sum(f, f_ref, kernel) / (len(f) * len(f_ref))
+    return float(within + within_ref - 2 * between)
 
 
 def kernel_distance_subsets(
@@ -68,6 +98,7 @@ def kernel_distance_subsets(
     num_subsets: int = 100,
     subset_size: int = 1000,
     seed: int = 2020,
+    kernel: Kernel = CUBIC,
 ) -> Spread:
     """The mean over random subsets that papers print, and its spread.
 
@@ -77,6 +108,7 @@ def kernel_distance_subsets(
         num_subsets: Number of subsets, each drawn without replacement.
         subset_size: Number of rows per subset; at most N and M.
         seed: Seed of the draws; 2020 gives torch-fidelity's subsets.
+        kernel: The kernel.
 
     Returns:
         Mean and standard deviation over the subsets.
@@ -97,14 +129,21 @@ def kernel_distance_subsets(
     for _ in range(num_subsets):
         rows = draw.choice(len(f), subset_size, replace=False)
         rows_ref = draw.choice(len(f_ref), subset_size, replace=False)
-        values.append(kernel_distance(f[rows], f_ref[rows_ref]))
+        values.append(kernel_distance(f[rows], f_ref[rows_ref], kernel=kernel))
     return Spread(float(np.mean(values)), float(np.std(values)))
 
 
-def _kernel_sum(a, b):
-    parts = (a[i : i + ROWS] @ b.T for i in range(0, len(a), ROWS))
-    return sum(((part / a.shape[1] + 1) ** 3).sum() for part in parts)
+def _within(a, kernel):
+    """Mean kernel of different rows of one set."""
+    squares = (a * a).sum(axis=1)
+    same = kernel(squares, squares, squares, a.shape[1]).sum()
+    return (_kernel_sum(a, a, kernel) - same) / (len(a) * (len(a) - 1))
 
 
-def _kernel_diagonal(a):
-    return (((a * a).sum(axis=1) / a.shape[1] + 1) ** 3).sum()
+def _kernel_sum(a, b, kernel):
+    squares, total = (b * b).sum(axis=1), 0.0
+    for i in range(0, len(a), ROWS):
+        part = a[i : i + ROWS]
+        own = (part * part).sum(axis=1)[:, None]
+        total += kernel(part @ b.T, own, squares[None, :], a.shape[1]).sum()
+    return total

@@ -9,7 +9,7 @@ import scipy.stats
 
 from kdiff_jax.metrics import inception_score
 
-PARITY = pathlib.Path(__file__).parent.parent / "parity" / "metric_logits.npz"
+PARITY = pathlib.Path(__file__).parent.parent / "parity" / "metric_features_16bit.npz"
 
 
 @pytest.mark.parametrize(

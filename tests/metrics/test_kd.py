@@ -12,6 +12,7 @@ import pytest
 from tolerance import LOSS
 
 from kdiff_jax.metrics import kd, kernel_distance, kernel_distance_subsets
+from kdiff_jax.metrics.kd import Kernel
 
 PARITY = pathlib.Path(__file__).parent.parent / "parity" / "metric_features.npz"
 
@@ -44,6 +45,34 @@ def test_reference_values(names, num, wanted, wanted_subsets):
     np.testing.assert_allclose([distance] * 2, wanted, **LOSS)
     spread = kernel_distance_subsets(f, f_ref, num_subsets=20, subset_size=50)
     np.testing.assert_allclose(spread, wanted_subsets, **LOSS)
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        (
+            dict(num_subsets=100, subset_size=200),
+            (0.10348721027374268, 0.01840069371990112),
+        ),
+        (dict(kernel=Kernel(degree=2)), (0.06056852340698242, 0.021318137123843527)),
+        (
+            dict(kernel=Kernel(gamma=0.02, coef0=0.5)),
+            (0.01961836338043213, 0.006689446917675758),
+        ),
+        (dict(seed=7), (0.11821655750274658, 0.04609065504847554)),
+        (
+            dict(kernel=Kernel(rbf_sigma=10.0)),
+            (0.007504843354293383, 0.002222148657247419),
+        ),
+    ],
+)
+def test_reference_values_of_other_kernels_subsets_and_seeds(options, wanted):
+    with np.load(PARITY.with_name("metric_features_16bit.npz")) as file:
+        f, f_ref = (np.float32(file[name]) for name in ("feat1", "feat2"))
+    spread = kernel_distance_subsets(
+        f, f_ref, **dict(num_subsets=50, subset_size=100) | options
+    )
+    np.testing.assert_allclose(spread, wanted, **LOSS)
 
 
 def test_a_value_by_hand():
