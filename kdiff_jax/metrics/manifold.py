@@ -60,10 +60,7 @@ def precision_recall(
 
     Source: Kynkaanniemi et al. 2019, arXiv:1904.06991, Eq. 1 and 2.
     """
-    f, f_ref = _checked(f, f_ref, k)
-    precision = _held(f, f_ref, k).counts > 0
-    recall = _held(f_ref, f, k).counts > 0
-    return PrecisionRecall(float(precision.mean()), float(recall.mean()))
+    return prdc(f_ref, f, k, k)[0]
 
 
 def density_coverage(
@@ -82,8 +79,26 @@ def density_coverage(
     Source: Naeem et al. 2020, arXiv:2002.09797, Eq. 3 and 4.
     """
     f, f_ref = _checked(f, f_ref, k)
-    held = _held(f, f_ref, k)
-    return DensityCoverage(float(held.counts.mean() / k), float(held.holds.mean()))
+    (held,) = _held(f, f_ref, [k])
+    return _density_coverage(held, k)
+
+
+def prdc(
+    f_ref: Float[Numbers, "M D_ref"],
+    f: Float[Numbers, "N D"],
+    k: int = 3,
+    k_density: int = 5,
+) -> tuple[PrecisionRecall, DensityCoverage]:
+    """`precision_recall` with k and `density_coverage` with k_density.
+
+    Both from the same distances, so that four matrices of them are taken in all.
+    """
+    least, most = sorted((k, k_density))
+    f, f_ref = _checked(f, f_ref, most if least > 0 else least)
+    real, dense = _held(f, f_ref, [k, k_density])
+    (fake,) = _held(f_ref, f, [k])
+    precision, recall = (float((one.counts > 0).mean()) for one in (real, fake))
+    return PrecisionRecall(precision, recall), _density_coverage(dense, k_density)
 
 
 def nearest(
@@ -107,7 +122,7 @@ def nearest(
 def radii(f: Float[Numbers, "N D"], k: int) -> Float[np.ndarray, " N"]:
     """Distance of each feature to its k-th nearest other one of the set."""
     f, _ = _checked(f, f, k)
-    return np.sqrt(_radii(f, k))
+    return np.sqrt(_radii(f, [k])[0])
 
 
 class _Held(NamedTuple):
@@ -121,16 +136,22 @@ def _checked(f, f_ref, k):
     return check_pair(f, f_ref, min_rows=k + 1)
 
 
-def _held(points, centres, k) -> _Held:
-    """Which points lie in which centre's ball."""
-    reach = jnp.asarray(_radii(centres, k))
-    counts, holds = [], np.zeros(len(centres), bool)
-    for i, block in enumerate(_distances(points, centres)):
-        num = min(ROWS, len(points) - i * ROWS)
-        count, hold = _inside(block, reach, num)
-        counts.append(np.asarray(count)[:num])
-        holds |= np.asarray(hold)
-    return _Held(np.concatenate(counts), holds)
+def _density_coverage(held: _Held, k: int) -> DensityCoverage:
+    return DensityCoverage(float(held.counts.mean() / k), float(held.holds.mean()))
+
+
+def _held(points, centres, ks: list[int]) -> list[_Held]:
+    """Which points lie in which centre's ball, for balls of each k."""
+    reach = [jnp.asarray(one) for one in _radii(centres, ks)]
+    counts = [np.zeros(len(points), np.int64) for _ in ks]
+    holds = [np.zeros(len(centres), bool) for _ in ks]
+    for start, block in zip(_starts(points), _distances(points, centres), strict=True):
+        num = min(len(block), len(points) - start)
+        for one, count, hold in zip(reach, counts, holds, strict=True):
+            inside, filled = _inside(block, one, num)
+            count[start : start + num] = np.asarray(inside)[:num]
+            hold |= np.asarray(filled)
+    return [_Held(*one) for one in zip(counts, holds, strict=True)]
 
 
 @jax.jit
@@ -141,16 +162,22 @@ def _inside(block, reach, num):
     return inside.sum(axis=1), inside.any(axis=0)
 
 
-def _radii(centres, k) -> np.ndarray:
-    """f32[M], squared."""
-    blocks = [np.asarray(_kth(d, k)) for d in _distances(centres, centres)]
-    return np.concatenate(blocks)[: len(centres)]
+def _radii(centres, ks: list[int]) -> np.ndarray:
+    """f32[K, M], squared distance of each centre to its k-th nearest other one."""
+    blocks = [np.asarray(_kth(d, tuple(ks))) for d in _distances(centres, centres)]
+    return np.concatenate(blocks, axis=1)[:, : len(centres)]
 
 
-@functools.partial(jax.jit, static_argnames="k")
-def _kth(block, k):
+@functools.partial(jax.jit, static_argnames="ks")
+def _kth(block, ks):
     # The k + 1 smallest: the first is the point itself, at distance 0.
-    return -jax.lax.top_k(-block, k + 1)[0][:, k]
+    nearest = -jax.lax.top_k(-block, max(ks) + 1)[0]
+    return jnp.stack([nearest[:, k] for k in ks])
+
+
+def _starts(a: np.ndarray) -> range:
+    """First rows of the blocks of `_distances`."""
+    return range(0, len(a), min(ROWS, len(a)))
 
 
 def _distances(a: np.ndarray, b: np.ndarray) -> Iterator[jax.Array]:
@@ -163,7 +190,7 @@ def _distances(a: np.ndarray, b: np.ndarray) -> Iterator[jax.Array]:
     b_there = jnp.asarray(b - centre, jnp.float32)
     squares = jnp.square(b_there).sum(axis=1)
     size = min(ROWS, len(a))
-    for i in range(0, len(a), size):
+    for i in _starts(a):
         part = np.asarray(a[i : i + size] - centre, np.float32)
         fill = np.broadcast_to(part[:1], (size - len(part), part.shape[1]))
         yield _squared(jnp.asarray(np.concatenate([part, fill])), b_there, squares)

@@ -3,7 +3,7 @@
 Neighbours are the papers': k = 3 of precision and recall, 5 of density and coverage.
 """
 
-from kdiff_jax.metrics.manifold import density_coverage, precision_recall
+from kdiff_jax.metrics import manifold
 from kdiff_jax.metrics.seen import Seen, rows_of
 
 NEEDS = ("rows",)
@@ -14,7 +14,5 @@ K_BALLS, K_DENSITY = 3, 5
 def measure(found: Seen, reference: Seen) -> dict[str, float]:
     """All four."""
     f, f_ref = rows_of(found), rows_of(reference)
-    return {
-        **precision_recall(f_ref, f, K_BALLS)._asdict(),
-        **density_coverage(f_ref, f, K_DENSITY)._asdict(),
-    }
+    balls, density = manifold.prdc(f_ref, f, K_BALLS, K_DENSITY)
+    return {**balls._asdict(), **density._asdict()}

@@ -34,8 +34,10 @@ def test_reference_values(monkeypatch, rows, k, precision, recall):
 def test_reference_values_of_density(monkeypatch, rows, k, density, coverage):
     monkeypatch.setattr(manifold, "ROWS", rows)
     with np.load(PARITY) as file:
-        found = density_coverage(file["feat2_real"], file["feat1_gen"], k)
+        f_ref, f = file["feat2_real"], file["feat1_gen"]
+    found = density_coverage(f_ref, f, k)
     assert found == pytest.approx((density, coverage), abs=1e-12)
+    assert manifold.prdc(f_ref, f, 3, k) == (precision_recall(f_ref, f, 3), found)
 
 
 def test_density_and_coverage_by_hand():
