@@ -122,7 +122,7 @@ def _help(module: str) -> str:
 def _parse(argv) -> None:
     """Flags, with every mistake in one line."""
     try:
-        rest = flags.FLAGS(_with_recipe(options.take(argv)))
+        rest = flags.FLAGS(_with_recipe(_spread(options.take(argv))))
     except (AttributeError, KeyError) as error:
         # The name, and on a second line one that is like it.
         name, *like = str(next(iter(error.args), error)).splitlines() or [""]
@@ -147,6 +147,21 @@ def _parse(argv) -> None:
         raise ConfigError(f"--config: {type(error).__name__}: {error}") from error
     if len(rest) > 1:
         raise ConfigError(f"command line: {rest[1]!r} is not understood; see --help")
+
+
+def _spread(argv) -> list[str]:
+    """The arguments, with the name of a flag of several values before each of them."""
+    found, several = [], None
+    for word in argv:
+        if word.startswith("-"):
+            name = word.lstrip("-").partition("=")[0]
+            flag = flags.FLAGS[name] if name in flags.FLAGS else None
+            multi = isinstance(flag, flags.MultiFlag)
+            several = f"--{name}=" if multi else None
+            if multi and "=" not in word:
+                continue
+        found.append(word if word.startswith("-") or not several else several + word)
+    return found
 
 
 def _with_recipe(argv) -> list[str]:

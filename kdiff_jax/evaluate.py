@@ -8,6 +8,12 @@ number of images give the same figures on any number of devices. The row is prin
     python -m kdiff_jax.evaluate --make_reference --reference=DATA --output=REF.npz
 
 writes the statistics of a data set once, for the features and metrics of the flags.
+
+    python -m kdiff_jax.evaluate --compare RUN RUN ... --output=FILE.html
+
+puts side by side what runs have measured: a table with the best of each figure, and the
+distance against evaluations. Figures of other features, references or numbers of images
+are shown apart.
 """
 
 import json
@@ -72,10 +78,17 @@ PRECISION = flags.DEFINE_enum(
     ["float32", "bfloat16"],
     "Type that the network computes in; default: the model's own.",
 )
-OUTPUT = flags.DEFINE_string("output", None, "Also write the row to this .json.")
+OUTPUT = flags.DEFINE_string(
+    "output", None, "Also write the row to this .json; --compare's, also .html or .md."
+)
+COMPARE = flags.DEFINE_multi_string(
+    "compare", None, "Runs, reports or rows to put side by side; nothing is measured."
+)
 
 
 def main() -> None:
+    if COMPARE.value:
+        return compare(COMPARE.value)
     wanted = command.required(REFERENCE)
     data = output.expanded("--reference", wanted)
     weights = WEIGHTS.value and output.expanded("--weights", WEIGHTS.value)
@@ -183,6 +196,31 @@ def make_reference(wanted: str, data: pathlib.Path, weights) -> None:
     with output.speaking("--output", text):
         stats.save(path, found)
     print(json_text({"output": output.printable(text), **found.provenance}), flush=True)
+
+
+def compare(runs: list[str]) -> None:
+    """Prints what runs have measured side by side, and writes it to --output."""
+    for flag in (CHECKPOINT, REFERENCE):
+        if flag.value:
+            raise ConfigError(
+                f"--{flag.name}={flag.value}: --compare measures nothing; leave it out"
+            )
+    path = None
+    if text := OUTPUT.value:
+        about: dict = dict(
+            inputs={"--compare": None}, suffixes=[".html", ".md", ".json"]
+        )
+        path = output.file("--output", text, **about)
+    from kdiff_jax.report import compare, compare_page
+
+    found = compare.groups(compare.read(runs))
+    print(compare.markdown(found), end="", flush=True)
+    if path is None:
+        return
+    if path.exists() and not compare_page.is_one(path):
+        raise ConfigError(f"--output={text}: holds no comparison; name a new file")
+    with output.speaking("--output", text):
+        write_atomically(path, compare_page.text(found, path.suffix.lower()))
 
 
 def extract(weights, mesh):

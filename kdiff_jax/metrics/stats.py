@@ -6,6 +6,7 @@ read: `rows`, `logits`, `labels`, `spatial_mu` and `spatial_sigma`. Of others an
 with `mu` and `sigma` is read (EDM's fid-refs, clean-fid's, pytorch-fid's).
 """
 
+import hashlib
 import io
 import os
 import pathlib
@@ -63,7 +64,15 @@ class Stats(NamedTuple):
             "weights_sha256": self.sha256,
             "data": self.data,
             "image_shape": self.image_shape and list(self.image_shape),
+            # Of files of others, which do not say what they were made of.
+            "statistics": None if self.data else self._digest(),
         }
+
+    def _digest(self) -> str:
+        blob = b"".join(
+            np.ascontiguousarray(x).tobytes() for x in (self.mu, self.sigma)
+        )
+        return hashlib.sha256(blob).hexdigest()
 
 
 def of_seen(

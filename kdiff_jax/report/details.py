@@ -65,7 +65,7 @@ def features_text(row: Row) -> str:
         return UNKNOWN
     weights = _digest(about.get("weights_sha256"), "weights sha256 ")
     parts = about.get("name"), about.get("preprocessing"), weights
-    return ", ".join(str(part) for part in parts if part)
+    return ", ".join(str(part) for part in parts if part) or UNKNOWN
 
 
 def reference_text(row: Row) -> str:
@@ -76,6 +76,7 @@ def reference_text(row: Row) -> str:
         if about.get("num_images") is not None:
             parts.append(f"{number_text(about['num_images'])} images")
         parts.append(_digest(about.get("data"), "data sha256 "))
+        parts.append(_digest(about.get("statistics"), "statistics sha256 "))
     return ", ".join(part for part in parts if part) or UNKNOWN
 
 

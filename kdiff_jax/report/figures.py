@@ -9,7 +9,7 @@ Row = Mapping[str, Any]
 
 LOWER = ("fid", "fd", "kid", "kd", "sfid", "sfd", "clip_fid")
 HIGHER = ("inception_score", "is", "precision", "recall", "density", "coverage")
-ENDS = ("low", "high", "std")  # what belongs to a figure and is none
+ENDS = ("_low", "_high", "_std")  # what belongs to a figure and is none
 
 
 def better(name: str) -> str | None:
@@ -38,16 +38,15 @@ def spread(metrics: Mapping[str, Any], name: str) -> tuple[str, float, float] | 
     Returns:
         ("interval", low, high), ("std", value, value), or None.
     """
-    low, high = (_beside(metrics, name, end) for end in ("low", "high"))
+    low, high, std = (finite(metrics.get(name + end)) for end in ENDS)
     if low is not None and high is not None:
         return "interval", low, high
-    std = _beside(metrics, name, "std")
     return None if std is None else ("std", std, std)
 
 
 def is_figure(name: str) -> bool:
     """Whether it is a figure of its own, not the spread of another."""
-    return not set(ENDS) & set(name.split("_"))
+    return not name.endswith(ENDS)
 
 
 def names(rows: Sequence[Row]) -> list[str]:
@@ -77,12 +76,3 @@ def finite(value: Any) -> float | None:
 
 def _begins(name: str, prefixes: Sequence[str]) -> bool:
     return any(name == one or name.startswith(f"{one}_") for one in prefixes)
-
-
-def _beside(metrics, name, end) -> float | None:
-    """The spread of a figure, whose name stands before or behind the features'."""
-    stem, _, features = name.partition("_")
-    for key in (f"{name}_{end}", f"{stem}_{end}_{features}"):
-        if (value := finite(metrics.get(key))) is not None:
-            return value
-    return None

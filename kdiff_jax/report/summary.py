@@ -131,8 +131,19 @@ def text_table(rows: Sequence[Row]) -> str:
 
 def markdown_table(rows: Sequence[Row]) -> str:
     """The same table for a document."""
-    head, *body = table(rows)
-    marks = ["---" if i < head.index("nfe") else "---:" for i in range(len(head))]
+    cells = table(rows)
+    return markdown(cells, first_number=cells[0].index("nfe"))
+
+
+def markdown(cells: Sequence[Sequence[str]], *, first_number: int) -> str:
+    """Cells, the head first, as a table of Markdown.
+
+    Args:
+        cells: Text of each cell, row by row.
+        first_number: The first column that holds numbers, aligned to the right.
+    """
+    head, *body = cells
+    marks = ["---" if i < first_number else "---:" for i in range(len(head))]
     escaped = ([cell.replace("|", "\\|") for cell in cells] for cells in body)
     lines = ["| " + " | ".join(cells) + " |" for cells in (head, marks, *escaped)]
     return "\n".join(lines)

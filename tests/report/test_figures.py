@@ -15,7 +15,7 @@ from kdiff_jax.report import details, figures, html
         ("kid_std", None),
         ("precision_inception", "higher"),
         ("inception_score", "higher"),
-        ("fd_low_pixels", None),
+        ("fd_pixels_low", None),
         ("nearest_pixels", None),
         ("memorised_pixels", None),
         ("accuracy", None),
@@ -31,7 +31,7 @@ def test_fid_comes_before_other_distances():
 
 
 def test_the_spread_of_a_figure_stands_beside_it():
-    ends = {"fd_pixels": 2.0, "fd_low_pixels": 1.5, "fd_high_pixels": 2.5}
+    ends = {"fd_pixels": 2.0, "fd_pixels_low": 1.5, "fd_pixels_high": 2.5}
     assert figures.spread(ends, "fd_pixels") == ("interval", 1.5, 2.5)
     assert details.spread_text(ends, "fd_pixels") == "1.5 to 2.5"
     assert details.spread_text({"kid": 1.0, "kid_std": 0.25}, "kid") == "± 0.25"
@@ -75,7 +75,8 @@ def test_a_result_that_is_nan_or_was_not_measured_is_left_out():
 
 
 def test_a_row_of_before_says_what_it_does_not_hold():
-    old = {k: v for k, v in row().items() if k not in ("average", "precision", "seed")}
+    added = ("average", "precision", "seed", "features", "compared_with")
+    old = {k: v for k, v in row().items() if k not in added}
     facts = dict(details.of_row(old, {"device": "TPU v5e", "num_devices": 4}))
     assert facts["features"] == facts["reference"] == details.UNKNOWN
     assert facts["weights of the model"] == details.UNKNOWN
