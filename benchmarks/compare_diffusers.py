@@ -238,17 +238,12 @@ def read(folder: pathlib.Path) -> None:
     for name in STYLES:
         home = folder / "theirs" / name
         source = diffusers.convert(home, Facts())
-        leaves = {k: leaf.read() for k, leaf in checked(source, home).items()}
-        spec, params = source.spec, unflatten(leaves)
-        fields: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v
-            for k, v in spec["network"].items()
-        }
-        module = models.make(
-            **fields,
-            out_channels=spec["image_shape"][-1],
-            num_classes=spec["num_classes"],
-        )
+        spec = interop.Spec.of(source.spec)
+        leaves = {k: leaf.read() for k, leaf in checked(spec, source, home).items()}
+        params = unflatten(leaves)
+        channels, num_classes = spec.image_shape[-1], spec.num_classes
+        about = dict(out_channels=channels, num_classes=num_classes)
+        module = spec.network.call(models.make, **about)
         io = np.load(home / "io.npz")
         x = jnp.asarray(np.moveaxis(io["x"], 1, -1))
         out = jax.jit(module.apply)(
@@ -261,7 +256,7 @@ def read(folder: pathlib.Path) -> None:
         again = diffusers.convert(back, Facts())
         for key, leaf in again.leaves.items():
             assert leaf.read().tobytes() == leaves[key].tobytes(), key
-        assert again.spec["network"] == spec["network"], name
+        assert interop.Spec.of(again.spec).network == spec.network, name
 
     ddpm = interop.load(folder / "ours" / "ddpm")
     labelled = interop.load(folder / "ours" / "class_conditional")
@@ -274,11 +269,8 @@ def read(folder: pathlib.Path) -> None:
             # x0 = (x - sigma eps) / alpha; with the usual alpha of 0.006 an untrained
             # network's chain is so wild that 1e-6 in z becomes 2e-4 in the image.
             process["beta_max"] = 0.005
-        spec = dict(
-            base.spec,
-            precondition=dict(name=output),
-            process=process,
-            sampler=sampler,
+        spec = base.spec.changed(
+            dict(precondition=dict(name=output), process=process, sampler=sampler)
         )
         home = folder / "exports" / name
         # A wild network in a long chain is chaotic: float32 and float64 part ways.

@@ -44,7 +44,8 @@ def write(path: pathlib.Path, fields: dict) -> None:
     leaves = {
         k: lazy.of(rng.standard_normal(x.shape, np.float32)) for k, x in shapes.items()
     }
-    arrays = {k: v.read() for k, v in edm_export.state_dict(spec, leaves).items()}
+    found = edm_export.state_dict(interop.Spec.of(spec), leaves)
+    arrays = {k: v.read() for k, v in found.items()}
     own = dict(
         model_channels=fields["channels"],
         channel_mult=list(fields["channel_mult"]),

@@ -43,7 +43,7 @@ def main():
     networks = build.Networks(nets, process, (spec,))
     about = dict(recipe=job.recipe, stage=own, networks=networks, mesh=job.mesh)
     many = students.find(job, own, process, None)
-    num_classes = spec["num_classes"]
+    num_classes = spec.num_classes
     share = domain.whole(num_classes, (process.t_min, process.t_max))
     source = build.load_images(job.recipe)
     root = jax.random.key(0)

@@ -52,7 +52,7 @@ def main():
     files = {role: found.read() for role, found in method.pretrained.items()}
     frozen = {"teacher": given["teacher"], **files}
     many = students.find(job, one, process, None)
-    share = domain.whole(spec["num_classes"], (process.t_min, process.t_max))
+    share = domain.whole(spec.num_classes, (process.t_min, process.t_max))
     numbers = Numbers(share, np.int32(1000), method.settings)
     of_one = without_axis(many.numbers(process, method, numbers))
     source = build.load_images(job.recipe)

@@ -60,7 +60,7 @@ def main():
         fed = source if on_device else source._replace(in_memory=None)
         data, batches = many.feed(job, one, method, fed, batch_size)
         frozen = parallel.replicate({**frozen, **data}, job.mesh)
-        share = domain.whole(spec["num_classes"], (process.t_min, process.t_max))
+        share = domain.whole(spec.num_classes, (process.t_min, process.t_max))
         numbers = Numbers(share, np.int32(1000), method.settings)
         numbers = parallel.by_student(many.numbers(process, method, numbers), job.mesh)
         root = parallel.by_student(many.root_keys(0), job.mesh)

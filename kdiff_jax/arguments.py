@@ -104,6 +104,42 @@ def check(
             raise ConfigError(f"{prefix}{key}: is missing, and {what} needs it")
 
 
+def check_named(
+    module: Any,
+    section: Any,
+    *,
+    prefix: str = "",
+    hidden: Iterable[str] = (),
+    partial: bool = False,
+) -> None:
+    """Refuses a section whose `name` and keywords are those of no function.
+
+    Args:
+        module: What knows the functions, by `names` and `make_function`.
+        section: {"name": ..., keyword: value}.
+        prefix: See `check`.
+        hidden: See `check`.
+        partial: See `check`.
+
+    Raises:
+        ConfigError: Names the keyword, its value and the rule.
+    """
+    if not isinstance(section, Mapping):
+        place = prefix.rstrip(".")
+        raise ConfigError(f"{place}={_shown(section)}: must be a section with a name")
+    keywords = dict(section)
+    name = keywords.pop("name", None)
+    if not isinstance(name, str):
+        known = ", ".join(module.names())
+        raise ConfigError(f"{prefix}name={_shown(name)}: say which; one of {known}")
+    try:
+        function = module.make_function(name)
+    except ConfigError as error:
+        raise ConfigError(f"{prefix}name: {error}") from error
+    options: dict[str, Any] = dict(prefix=prefix, hidden=hidden, partial=partial)
+    check(function, keywords, what=repr(name), **options)
+
+
 def as_declared(
     function: Callable[..., Any], given: Mapping[str, Any]
 ) -> dict[str, Any]:

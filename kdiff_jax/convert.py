@@ -12,7 +12,7 @@ import pathlib
 
 from absl import flags
 
-from kdiff_jax import command, output, start
+from kdiff_jax import command, options, output, start
 from kdiff_jax.errors import ConfigError
 
 INPUT = flags.DEFINE_string("input", None, "A file or folder.")
@@ -46,6 +46,7 @@ def main() -> None:
     inputs = {"--input": source, "model of the --input": source / "model"}
     folder = output.folder("--output", text, foreign=_others, inputs=inputs)
     start.platform()
+    from kdiff_jax import samplers
     from kdiff_jax.interop import convert
     from kdiff_jax.train import snapshots
 
@@ -60,15 +61,18 @@ def main() -> None:
     if AVERAGE.value is not None:
         read = functools.partial(snapshots.load, average=AVERAGE.value)
     try:
-        lines = convert.run(
-            source,
-            folder,
-            TARGET.value,
-            family=family,
-            facts=facts,
-            student=STUDENT.value,
-            read=read,
-        )
+        with options.named("average", "source", "student", "target", *facts):
+            if SAMPLER.value is not None:
+                samplers.make_function(SAMPLER.value)  # which says if there is none
+            lines = convert.run(
+                source,
+                folder,
+                TARGET.value,
+                family=family,
+                facts=facts,
+                student=STUDENT.value,
+                read=read,
+            )
     except OSError as error:
         where = error.filename or text
         raise ConfigError(f"{where}: {error.strerror}") from error

@@ -67,7 +67,7 @@ STEPS = flags.DEFINE_integer(
     "As --sampler.num_steps; default: the model's own.",
     lower_bound=1,
 )
-OPTIONS = options.section("sampler")
+options.section("sampler")
 SEED = flags.DEFINE_integer(
     "seed", 1, "Of the noise.", lower_bound=0, upper_bound=rng.MAX_SEED
 )
@@ -110,10 +110,8 @@ def main() -> None:
     names = METRICS.value
     table.check(names, features, NUM.value)
     model = interop.load(checkpoint, precision=PRECISION.value)
-    with options.placed("sampler"):
-        sampler = model.sampler(
-            **options.beside(OPTIONS, name=SAMPLER.value, num_steps=STEPS.value)
-        )
+    with options.keywords("sampler", name=SAMPLER, num_steps=STEPS) as keywords:
+        sampler = model.sampler(**keywords)
     shape = model.net.space.pixel_shape
     dim = extractors.dim_of(features, shape)
     moments.check_memory(f"--features={features.name}", dim)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from kdiff_jax.errors import ConfigError
+from kdiff_jax.errors import ConfigError, UserError
 
 _SECTIONS: dict[str, dict[str, Any]] = {}
 
@@ -65,27 +65,45 @@ def literal(text: str) -> Any:
         return text
 
 
-def beside(section: dict[str, Any], **flags) -> dict[str, Any]:
-    """The keywords of a section, and those that have a flag of their own.
+@contextlib.contextmanager
+def keywords(section: str, /, **flags):
+    """Context with the keywords of a section, and those that have a flag of their own.
+
+    In it, messages that begin with a keyword name its option.
+
+    Args:
+        section: Name of the section.
+        **flags: Keyword -> the flag, an `absl.flags.FlagHolder`.
 
     Raises:
         ConfigError: If one is given by both, with different values.
     """
-    found = {key: value for key, value in flags.items() if value is not None}
-    for key in found.keys() & section.keys():
-        if found[key] != section[key]:
+    own = _SECTIONS.get(section, {})
+    given = {key: f.value for key, f in flags.items() if f.value is not None}
+    for key in given.keys() & own.keys():
+        if given[key] != own[key]:
             raise ConfigError(
-                f"{key}={section[key]!r}: was also given as {found[key]!r}; give one"
+                f"--{section}.{key}={own[key]!r}: was also given as"
+                f" --{flags[key].name}={given[key]!r}; give one"
             )
-    return found | section
+    by_flag = {section, *(flags[key].name for key in given)} - own.keys()
+    with named(*by_flag, section=section):
+        yield given | own
 
 
 @contextlib.contextmanager
-def placed(name: str):
-    """Context in which messages about a keyword of a section name its option."""
+def named(*flags: str, section: str = ""):
+    """Context in which messages that begin with the name of an option write its dashes.
+
+    Args:
+        *flags: Names of flags.
+        section: Section whose keywords all other names are; "" for none.
+    """
     try:
         yield
-    except ConfigError as error:
-        key = re.match(r"\w+", str(error))
-        known = key and key[0] in _SECTIONS.get(name, {})
-        raise ConfigError(f"--{name}.{error}" if known else str(error)) from error
+    except UserError as error:
+        found = re.match(r"(\w+)(?=[=:])", str(error))
+        if not found or not (section or found[1] in flags):
+            raise
+        place = "--" if found[1] in flags else f"--{section}."
+        raise type(error)(f"{place}{error}") from error

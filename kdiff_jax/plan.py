@@ -1,16 +1,16 @@
 """What a recipe would do and need, from shapes alone: nothing is computed."""
 
 import functools
-import json
 from typing import NamedTuple
 
 import jax
 
-from kdiff_jax import build, interop, samplers
+from kdiff_jax import build, interop
 from kdiff_jax.build import EvaluateStage, PairsStage, TrainStage
-from kdiff_jax.build.resolved import Recipe, frozen
+from kdiff_jax.build.resolved import Recipe
 from kdiff_jax.data import pairs as pair_files
 from kdiff_jax.errors import CheckpointError
+from kdiff_jax.interop import Spec
 from kdiff_jax.stages import Job, before, evaluate, results, students
 from kdiff_jax.train import cost, layout, measure, parallel
 from kdiff_jax.train.cost import Cost
@@ -44,7 +44,7 @@ def text(job: Job) -> str:
     lines = [
         f"config {job.recipe.name}, workdir {job.workdir}",
         f"devices: {job.mesh.size} x {jax.devices()[0].device_kind}",
-        f"model: {job.recipe.model['network']['name']},"
+        f"model: {job.recipe.spec.network.name},"
         f" {facts['params'] / 1e6:.2f} M parameters, images {shape},"
         f" {facts['flops'] / 1e9:.2f} GFLOP a forward pass of one image",
         f"conditions: {_conditions(job.recipe)}",
@@ -54,12 +54,12 @@ def text(job: Job) -> str:
     for stage in job.stages:
         if stage.kind == "train":
             # Rounds differ in their lengths alone, and hold the same.
-            spec = frozen(before.spec(job, stage))
+            spec = before.spec(job, stage)
             key = spec, stage.method, stage.optim, stage.roles, _layout(job, stage)
             if key not in known:
                 known[key] = needs(job, stage)
             needed = known[key]
-            own = _model_facts(before.spec(job, stage))
+            own = _model_facts(spec)
             lines.append(_train(job, stage, own, needed))
             if needed.why:
                 lines.append(f"    memory a device and disk not counted: {needed.why}")
@@ -125,11 +125,10 @@ def held(job: Job, stage: TrainStage) -> Held:
 def _shapes(job: Job, stage: TrainStage):
     """(method, its first state, its frozen parameters) of a stage, as shapes."""
     precision = stage.precision
-    student, process = _network(json.dumps(before.spec(job, stage)), precision)
+    student, process = _network(before.spec(job, stage), precision)
     nets = {"student": student}
     if "teacher" in stage.init:
-        origin = json.dumps(before.origin(job, stage))
-        nets["teacher"], _ = _network(origin, precision)
+        nets["teacher"], _ = _network(before.origin(job, stage), precision)
     batch_size = stage.train.batch_size
     method, optim = build.make_method(stage, nets, process, batch_size)
     key = jax.random.key(0)
@@ -165,9 +164,9 @@ def _held(job: Job, stage: TrainStage, method, state, frozen) -> Held:
 
 
 @functools.lru_cache
-def _network(spec: str, precision: str):
+def _network(spec: Spec, precision: str):
     """(Net, process) of a spec; a network that is met again is not traced again."""
-    net, process = interop.build(json.loads(spec), precision)
+    net, process = interop.build(spec, precision)
     calls = (net.apply, net.encode, net.with_features)
     apply, encode, with_features = (f and jax.jit(f) for f in calls)
     jitted = net._replace(apply=apply, encode=encode, with_features=with_features)
@@ -215,7 +214,7 @@ def _pairs(job, stage: PairsStage, facts):
     num = stage.num_pairs + stage.num_held_out
     space = job.recipe.space
     size = pair_files.disk_need(num, space.shape, space.kept)
-    sampler = _sampler(build.spec_of(stage, before.origin(job, stage)))
+    sampler = build.spec_of(stage, before.origin(job, stage)).make_sampler()
     flops = facts["flops"] * sampler.nfe * num
     line = (
         f"  {stage.name}: {stage.num_pairs} pairs, {sampler.name} with"
@@ -233,30 +232,23 @@ def _evaluate(job: Job, stage: EvaluateStage) -> str:
         found = job.recipe.spec
         if source in stages:
             found = before.spec(job, stages[source])
-        steps = {"sampler": {"num_steps": int(steps)}} if steps else {}
-        nfe = _sampler(build.changed(found, steps)).nfe
+        changes = {"sampler": {"num_steps": int(steps)}} if steps else {}
+        nfe = found.changed(changes).make_sampler().nfe
         flops += num * nfe * _model_facts(found)["flops"]
     models = ", ".join(stage.models)
     return f"  {stage.name}: {num} images each of {models}, {flops:.2e} FLOP"
 
 
-def _sampler(spec):
-    _, process = interop.build(spec)
-    return samplers.make(process=process, **spec["sampler"])
-
-
-def _model_facts(spec) -> dict[str, float | int]:
+def _model_facts(spec: Spec) -> dict[str, float | int]:
     """`_facts_of` a spec, whatever it says beside the network."""
-    known = interop.defining(spec)
     # Teachers and students often differ in nothing else, and dropout counts nowhere.
-    known["network"] = {**known["network"], "dropout": 0.0}
-    return _facts_of(json.dumps(known))
+    return _facts_of(spec.defining().changed({"network": {"dropout": 0.0}}))
 
 
 @functools.lru_cache
-def _facts_of(spec: str) -> dict[str, float | int]:
+def _facts_of(spec: Spec) -> dict[str, float | int]:
     """Parameters, and FLOPs of a forward pass of one image."""
-    net, _ = interop.build(json.loads(spec))
+    net, _ = interop.build(spec)
     forward, inputs = measure.forward(net)
     return {
         "params": sum(x.size for x in jax.tree.leaves(inputs[0])),

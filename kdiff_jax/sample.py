@@ -33,7 +33,7 @@ STEPS = flags.DEFINE_integer(
     "As --sampler.num_steps; default: the model's own.",
     lower_bound=1,
 )
-OPTIONS = options.section("sampler")
+options.section("sampler")
 SEED = flags.DEFINE_integer(
     "seed",
     0,
@@ -148,10 +148,8 @@ def sample_images(model, labels) -> np.ndarray:
     from kdiff_jax.train import generate, parallel
 
     mesh = parallel.make_mesh()
-    with options.placed("sampler"):
-        sampler = model.sampler(
-            **options.beside(OPTIONS, name=SAMPLER.value, num_steps=STEPS.value)
-        )
+    with options.keywords("sampler", name=SAMPLER, num_steps=STEPS) as keywords:
+        sampler = model.sampler(**keywords)
     name = f"--checkpoint={CHECKPOINT.value}"
     make = generate.of_model(model, sampler, mesh=mesh, name=name)
     size = min(BATCH.value, len(labels))

@@ -1,13 +1,16 @@
 """Jobs and stages as values, without a config, for what reads little of them."""
 
+import points
 from flax.core import FrozenDict
 
 from kdiff_jax.build import EvaluateStage, Recipe, TrainStage
-from kdiff_jax.build.resolved import Named, frozen
 from kdiff_jax.build.sections import Evaluate, Train
+from kdiff_jax.interop import Spec
+from kdiff_jax.named import Named, frozen
 from kdiff_jax.stages import Job
 
 NONE = FrozenDict()
+SPEC = Spec.of(points.sections()["model"])
 
 
 def training(name="student", *, init=NONE, train=(), **fields):
@@ -27,9 +30,9 @@ def evaluating():
     return EvaluateStage(**about, **fields)
 
 
-def job(stages, workdir, mesh, *, model=NONE, **fields):
+def job(stages, workdir, mesh, *, spec=SPEC, **fields):
     """A job of these stages; `fields` are those of `Recipe`."""
     config = {"stages": {stage.name: {} for stage in stages}}
-    given = {"model": frozen(model), "config": config, **fields}
+    given = {"spec": spec, "config": config, **fields}
     recipe = Recipe("test", tuple(stages), Named("digits", NONE), NONE, **given)
     return Job(recipe, workdir, mesh)

@@ -193,6 +193,13 @@ def test_settings_have_defaults_and_unknown_keywords_are_refused(name):
         methods.make(name, nets=toy.NETS, process=cosine(), gan_wieght=1.0)
 
 
+@every_method
+def test_a_network_that_is_missing_is_named(name):
+    other = {"pupil": toy.NETS["student"]}
+    with pytest.raises(ConfigError, match=f"no 'student'.*{name}.*; it has pupil: add"):
+        methods.make(name, nets=other, process=cosine())
+
+
 def test_an_unknown_method_lists_what_there_is():
     with pytest.raises(ConfigError, match="denoise, denoising_student, .*progressive"):
         methods.make("progresive")

@@ -33,6 +33,7 @@ def diffusers_folder(folder):
     """
     spec = dict(recipes.load("cifar10_student", "tiny").model.to_dict())
     spec["sampler"] = dict(name="ddim", num_steps=1000)
+    spec = interop.Spec.of(spec)
     net, process = interop.build(spec)
     params = jax.jit(net.init)(jax.random.key(0))
     return diffusers_export.save(folder, interop.Model(net, params, process, spec))
@@ -65,10 +66,10 @@ def test_no_teacher_is_trained_and_all_are_measured(run):
 def test_the_student_is_the_teacher_s_network_without_dropout(run):
     path, workdir, _ = run
     teacher, student = interop.load(path), interop.load(workdir / "student")
-    assert student.spec["network"] == {**teacher.spec["network"], "dropout": 0.0}
-    kind = student.spec["precondition"]["name"]
+    assert student.spec.network == teacher.spec.network.changed(dropout=0.0)
+    kind = student.spec.precondition.name
     # Of a DDPM's student, F(x) = x - eps(x, 999).
-    assert kind in ("residual", teacher.spec["precondition"]["name"])
+    assert kind in ("residual", teacher.spec.precondition.name)
     before, after = flatten(teacher.params), flatten(student.params)
     assert before.keys() == after.keys()
     # It began from the teacher: four steps do not carry it far, nor leave it there.

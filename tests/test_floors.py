@@ -14,7 +14,7 @@ import kdiff_jax
 
 FLOORS = (
     "types domain rng errors files arguments sealed shards storage ending arrays zips"
-    " memory lock pixels formats registry",
+    " memory lock pixels formats registry named",
     "method diffusion losses networks features",
     "denoiser samplers partition augment discriminators",
     "methods metrics data report interop",

@@ -12,7 +12,7 @@ import recipes
 from kdiff_jax import build, interop, recipe, samplers
 from kdiff_jax.data import pairs
 from kdiff_jax.errors import ConfigError
-from kdiff_jax.interop import spec as specs
+from kdiff_jax.interop import built
 from kdiff_jax.pixels import truncate_to_uint8
 from kdiff_jax.stages import grids, record, rehearsal
 from kdiff_jax.train import generate, measure
@@ -73,11 +73,11 @@ def run(tmp_path_factory):
 def test_a_model_says_whether_it_knows_no_label(run):
     workdir, _ = run
     teacher, student = (interop.load(workdir / s) for s in ("teacher", "student"))
-    assert teacher.spec["null_prob"] == 0.3
-    assert teacher.spec["sampler"]["guidance"] == W
+    assert teacher.spec.null_prob == 0.3
+    assert teacher.spec.guidance == W
     # The student learnt guided images by label alone: it is sampled as it is.
-    assert "null_prob" not in student.spec
-    assert "guidance" not in student.spec["sampler"]
+    assert student.spec.null_prob is None
+    assert student.spec.guidance == 1
 
 
 def test_pairs_are_of_the_guided_teacher(run):
@@ -135,7 +135,7 @@ def test_guidance_without_labels_is_refused_before_anything_starts(tmp_path):
 
 
 def test_a_teacher_that_always_had_labels_is_warned_of_once(tmp_path, caplog):
-    specs._warn_once.cache_clear()
+    built._warn_once.cache_clear()
     found = config(null_prob=0.0)
     for _ in range(2):
         rehearsal.check(job(tmp_path, found))

@@ -86,13 +86,14 @@ def test_an_average_that_was_never_kept_is_built(stage, tmp_path, monkeypatch):
     """Told of two, it finds the third, nearer than any of them."""
     exact = flat(snapshots.load(stage, average="other"))
     about = training.description(stage)
-    assert about["powers"] == WIDTHS
-    del about["powers"]["other"]
+    assert about.powers == WIDTHS
+    powers = {name: width for name, width in WIDTHS.items() if name != "other"}
+    about = about._replace(powers=powers)
     monkeypatch.setattr(training, "description", lambda stage: about)
     built = flat(snapshots.load(stage, average="posthoc:0.08"))
     nearest = min(
         np.abs(flat(snapshots.load(stage, average=name)) - exact).mean()
-        for name in about["powers"]
+        for name in powers
     )
     assert np.abs(built - exact).mean() < nearest / 5
     read = functools.partial(snapshots.load, average="posthoc:0.08")
@@ -116,6 +117,6 @@ def test_what_is_no_average_is_refused(stage, tmp_path, monkeypatch):
     refused(CheckpointError, "has no checkpoints of a stage", "ema", tmp_path)
     monkeypatch.setattr(training, "find", lambda path: (stage, [0]))
     refused(CheckpointError, "0 snapshots of power averages are too few", "posthoc:.1")
-    about = training.description(stage) | {"powers": {}}
+    about = training.description(stage)._replace(powers={})
     monkeypatch.setattr(training, "description", lambda stage: about)
     refused(CheckpointError, "names no power averages; train", "posthoc:0.1")

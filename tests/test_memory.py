@@ -22,7 +22,7 @@ FULL = "RESOURCE_EXHAUSTED: Out of memory allocating 99 bytes.\n[tf-allocator]"
 
 @pytest.fixture
 def model():
-    spec = points.sections()["model"]
+    spec = interop.Spec.of(points.sections()["model"])
     net, process = interop.build(spec)
     params = jax.tree.map(np.zeros_like, net.init(jax.random.key(0)))
     return interop.Model(net, params, process, spec)

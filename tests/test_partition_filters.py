@@ -49,7 +49,7 @@ def students():
 
 def job_of(stage):
     mesh = parallel.make_mesh(jax.devices()[:1])
-    about = dict(model={"num_classes": 10}, partition=sections.Partition())
+    about = dict(spec=jobs.SPEC.replace(num_classes=10), partition=sections.Partition())
     return jobs.job([stage], pathlib.Path("."), mesh, **about)
 
 

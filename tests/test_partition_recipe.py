@@ -9,6 +9,7 @@ import shutil
 import chex
 import jax
 import jax.numpy as jnp
+import jobs
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -16,7 +17,7 @@ import recipes
 import toy
 from points import Features2x2, config, with_discriminators, with_rounds
 
-from kdiff_jax import build, domain, interop, methods, plan, recipe
+from kdiff_jax import domain, interop, methods, plan, recipe
 from kdiff_jax import partition as partitions
 from kdiff_jax.diffusion import process as processes
 from kdiff_jax.errors import CheckpointError, ConfigError
@@ -24,6 +25,7 @@ from kdiff_jax.interop import training, trees
 from kdiff_jax.method import Numbers
 from kdiff_jax.metrics import groups
 from kdiff_jax.networks import channels, mlp
+from kdiff_jax.partition import Partition
 from kdiff_jax.report import metrics_log
 from kdiff_jax.stages import evaluate, students, train
 from kdiff_jax.stages.students import Students
@@ -232,12 +234,12 @@ def test_a_student_that_is_missing_is_named(apart, tmp_path):
 
 
 def test_parts_are_joined_by_what_they_own(apart, tmp_path):
-    """Thresholds of another machine do not count; other borders are refused."""
+    """Other borders are refused."""
 
     def say(part, **partition):
         said = training.description(part)
-        said["partition"] |= partition
-        training.describe(part, said)
+        owners = Partition.from_spec(said.partition.to_spec() | partition)
+        training.describe(part, said._replace(partition=owners))
 
     workdir = shutil.copytree(apart, tmp_path / "owned")
     part = workdir / "student" / "only_0"
@@ -249,7 +251,7 @@ def test_parts_are_joined_by_what_they_own(apart, tmp_path):
     shutil.copytree(apart / "student" / "only_1", workdir / "student" / "only_1")
     with pytest.raises(CheckpointError, match="only_0: is a student of another part"):
         run(workdir)
-    say(part, borders=[0.0, 0.5, 1.0], splits=dict(thresholds=[1e-9]))
+    say(part, borders=[0.0, 0.5, 1.0])
     # One job logged more often than the other.
     log = workdir / "student" / "only_1" / "metrics.jsonl"
     rows = metrics_log.read(log)
@@ -346,18 +348,14 @@ def test_a_stage_begun_on_another_machine_goes_on(tmp_path):
         rule="pca",
         embeddings=embeddings,
     )
-    spec, now = build.plain(config())["model"], found.to_spec()
-    splits = {**now["splits"], "thresholds": [np.nextafter(0.0, 1)]}
-    other = {**now, "groups": [[0, 2], [1, 3]]}
-    about = {"spec": spec, "role": "student", "result": "ema"}
-    for before in (
-        {**now, "splits": splits},
-        {k: now[k] for k in ("groups", "borders")},
-    ):
-        training.describe(tmp_path, about | {"partition": before})
-        train._check_begun(tmp_path, {"partition": now})
+    splits = found.splits._replace(thresholds=(float(np.nextafter(0.0, 1)),))
+    other = found._replace(groups=((0, 2), (1, 3)))
+    about = training.Description(jobs.SPEC, "student", "ema", found)
+    for before in (found._replace(splits=splits), found._replace(splits=None)):
+        training.describe(tmp_path, about._replace(partition=before))
+        train._check_begun(tmp_path, about)
         with pytest.raises(CheckpointError, match="another partition"):
-            train._check_begun(tmp_path, {"partition": other})
+            train._check_begun(tmp_path, about._replace(partition=other))
 
 
 def test_a_method_of_one_time_has_no_ranges(together, tmp_path):
@@ -546,8 +544,8 @@ def test_the_report_shows_images_of_every_group(tmp_path):
         process=processes.make("cosine"), num_classes=100, num_groups=2
     )
     (tmp_path / "student").mkdir()
-    about = {"spec": job.recipe.spec, "role": "student", "result": "ema"}
-    training.describe(tmp_path / "student", about | {"partition": owners.to_spec()})
+    about = training.Description(job.recipe.spec, "student", "ema", owners)
+    training.describe(tmp_path / "student", about)
     assert shown(["teacher", "student@2"], 300)[:4].tolist() == [0, 50, 1, 51]
     assert shown(["teacher"], 300).tolist() == list(range(20))
     # Few classes come again, as other images.
@@ -555,7 +553,7 @@ def test_the_report_shows_images_of_every_group(tmp_path):
     job = recipe.make_job(many, tmp_path, devices=jax.devices()[:1])
     shown = functools.partial(evaluate.shown_places, job)
     few = partitions.make(process=processes.make("cosine"), num_classes=4, num_groups=2)
-    training.describe(tmp_path / "student", about | {"partition": few.to_spec()})
+    training.describe(tmp_path / "student", about._replace(partition=few))
     # Figures of parts are those of the students' classes, the teacher's too.
     parts = groups.of("student", 4, evaluate.students_of(job, ["teacher", "student"]))
     assert {k: own.tolist() for k, own in parts.items()} == {"0": [0, 1], "1": [2, 3]}

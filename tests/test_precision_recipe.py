@@ -87,7 +87,7 @@ def test_a_stage_hands_it_to_its_networks_and_to_no_model(
         given = found(job, name)
         assert {net.precision for net in given.nets.values()} == {expected}
         assert given.teacher.net.precision == expected  # its pictures
-        assert given.spec["network"]["dtype"] == "float32"
+        assert given.spec.plain()["network"]["dtype"] == "float32"
         leaves = jax.tree.leaves(given.params)
         assert {leaf.dtype.name for leaf in leaves} == {"float32"}
     pairs = job.model(str(teacher), stage_of(job, "pairs").precision)
@@ -101,7 +101,7 @@ def test_stages_of_another_precision_share_no_program(teacher, tmp_path):
     def program(name="progressive_2", **values):
         job = job_of(teacher, tmp_path, **values)
         stage, given = stage_of(job, name), found(job, name)
-        specs = (interop.defining(given.spec),)
+        specs = (given.spec.defining(),)
         networks = build.Networks(given.nets, given.process, specs)
         return build.program(held, job.recipe, stage, networks, mesh=job.mesh).steps
 

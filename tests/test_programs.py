@@ -11,15 +11,15 @@ import pytest
 import toy
 
 from kdiff_jax import build
-from kdiff_jax.build import objects, resolved
-from kdiff_jax.build.resolved import Named, frozen
+from kdiff_jax.build import objects
 from kdiff_jax.build.sections import Train
 from kdiff_jax.diffusion import process as processes
+from kdiff_jax.named import Named, frozen, thawed
 from kdiff_jax.train import parallel
 from kdiff_jax.train.step import init_state
 
 STAGE = jobs.training(optim=frozen(dict(name="sgd", lr=0.1)))
-SPEC = {"network": {"name": "toy"}, "augment_dim": 0}
+SPEC = jobs.SPEC.defining()
 # Another value of each field. What is in neither table is a field that came later: add
 # it, and to `objects.FREE` if no program depends on it.
 OTHER = dict(
@@ -76,7 +76,7 @@ def test_and_so_has_one_whose_training_differs(name):
 def test_what_is_around_the_stage_counts():
     others = [
         key(augmented=frozen({"flip": True})),
-        key(spec={**SPEC, "augment_dim": 9}),
+        key(spec=SPEC.replace(augment_dim=9)),
         key(mesh=parallel.make_mesh(jax.devices()[:2])),
         key(own=("teacher",)),
     ]
@@ -130,5 +130,5 @@ def test_a_recipe_is_a_value():
     with pytest.raises(dataclasses.FrozenInstanceError):
         recipe.seed = 1  # pyright: ignore
     tree = {"a": [1, {"b": (2, 3)}], "c": None}
-    assert resolved.thawed(frozen(tree)) == {"a": [1, {"b": [2, 3]}], "c": None}
+    assert thawed(frozen(tree)) == {"a": [1, {"b": [2, 3]}], "c": None}
     assert hash(frozen(tree)) == hash(frozen({"c": None, "a": [1, {"b": [2, 3]}]}))

@@ -14,6 +14,7 @@ from ml_collections import config_flags
 from kdiff_jax import build, main, plan, recipe
 from kdiff_jax.build import plain
 from kdiff_jax.errors import ConfigError
+from kdiff_jax.interop import Spec
 from kdiff_jax.stages import rehearsal
 
 RECIPES = ("toy2d_msd", "digits_student", "digits_gdd", "digits_progressive")
@@ -154,7 +155,8 @@ def test_every_keyword_of_a_sampler_is_an_option_of_the_command_line(tmp_path):
     student = {"name": "ddim", "num_steps": 1, "spacing": "karras"}
     assert stages["pairs"].sampler == pairs
     assert stages["student"].sampler == student
-    teacher = build.spec_of(stages["teacher"], plain(config)["model"])["sampler"]
+    base = Spec.of(plain(config)["model"])
+    teacher = build.spec_of(stages["teacher"], base).sampler.plain()
     assert teacher == {"name": "ddim", "num_steps": 4, "eta": 0.5, "clip": 1.5}
 
 
@@ -164,8 +166,8 @@ def test_a_sampler_section_without_a_name_changes_the_teachers(tmp_path):
         "--config.stages.teacher.sampler.eta=0.5",
     )
     (teacher, _) = job_of(config, tmp_path).stages
-    spec = build.spec_of(teacher, plain(config)["model"])
-    assert spec["sampler"] == {"name": "ddim", "num_steps": 4, "eta": 0.5}
+    spec = build.spec_of(teacher, Spec.of(plain(config)["model"]))
+    assert spec.sampler.plain() == {"name": "ddim", "num_steps": 4, "eta": 0.5}
 
 
 @pytest.mark.parametrize(

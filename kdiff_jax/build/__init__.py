@@ -26,7 +26,7 @@ from kdiff_jax.build.resolved import (
     TrainStage,
 )
 from kdiff_jax.build.sections import complete, lock, plain
-from kdiff_jax.build.stages import changed, expand, resolve, spec_of
+from kdiff_jax.build.stages import expand, resolve, spec_of
 from kdiff_jax.build.values import check
 
 __all__ = [
@@ -39,7 +39,6 @@ __all__ = [
     "TrainStage",
     "averages",
     "powers",
-    "changed",
     "check",
     "check_fits",
     "check_shared",

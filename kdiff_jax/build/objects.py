@@ -1,7 +1,6 @@
 """A stage -> its data set, method, optimizers and compiled programs."""
 
 import dataclasses
-import json
 from collections.abc import Hashable, Mapping
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ from kdiff_jax.build.sections import Train
 from kdiff_jax.data import conditions, images
 from kdiff_jax.diffusion.process import Process
 from kdiff_jax.errors import ConfigError
+from kdiff_jax.interop import Spec
 from kdiff_jax.method import Method, Net
 from kdiff_jax.train import inputs, layout, optim
 from kdiff_jax.train.loop import Programs
@@ -31,8 +31,8 @@ FREE_OF_TRAIN = {
     **dict(validate_every=1, steps_per_dispatch=0, keep=1, result="params"),
     **dict(spike_factor=0.0, spike_lines=1, hang_minutes=0.0),
 }
-# What all models of a recipe have alike, and what it is where a spec does not say.
-FITTING = {"image_shape": None, "num_classes": 0, "cond_dim": 0, "space": "pixels"}
+# What all models of a recipe have alike.
+FITTING = ("image_shape", "num_classes", "cond_dim", "space")
 
 
 def load_images(recipe: Recipe) -> images.Images:
@@ -73,18 +73,18 @@ def load_table(recipe: Recipe) -> dict[str, np.ndarray]:
     return {domain.TABLE: conditions.read(path, asked)} if path else {}
 
 
-def check_fits(recipe: Recipe, role: str, spec: Mapping[str, Any]) -> None:
+def check_fits(recipe: Recipe, role: str, spec: Spec) -> None:
     """Refuses a model of other images or classes than the recipe's.
 
     Raises:
         ConfigError: Names both values.
     """
-    for key, default in FITTING.items():
-        want, found = recipe.model.get(key, default), spec.get(key, default)
-        if list(np.atleast_1d(want)) != list(np.atleast_1d(found)):
+    for name in FITTING:
+        want, found = getattr(recipe.spec, name), getattr(spec, name)
+        if want != found:
             raise ConfigError(
-                f"init.{role} is a model with {key}={found}, the config has"
-                f" model.{key}={want}; make them equal, or take another model"
+                f"init.{role} is a model with {name}={found}, the config has"
+                f" model.{name}={want}; make them equal, or take another model"
             )
 
 
@@ -96,8 +96,8 @@ def check_shared(recipe: Recipe, stage: TrainStage) -> None:
     Raises:
         ConfigError: Names both values.
     """
-    for key, default in FITTING.items():
-        want = recipe.model.get(key, default)
+    for key in FITTING:
+        want = getattr(recipe.spec, key)
         found = stage.model.get(key, want)
         ignores = key == "num_classes" and not found and not recipe.conditions.dim
         if found != want and not ignores:
@@ -120,7 +120,7 @@ class Networks(NamedTuple):
 
     nets: Mapping[str, Net]
     process: Process
-    specs: tuple[Mapping[str, Any], ...]
+    specs: tuple[Spec, ...]
 
 
 class Program(NamedTuple):
@@ -143,9 +143,8 @@ def program_key(
     train: Train = stage.train._replace(**free_of_train)
     free: dict[str, Any] = FREE
     same = dataclasses.replace(stage, **free, train=train)
-    specs = json.dumps(networks.specs, sort_keys=True)
     precisions = tuple((role, net.precision) for role, net in networks.nets.items())
-    return same, recipe.augmented, specs, precisions, mesh, own
+    return same, recipe.augmented, networks.specs, precisions, mesh, own
 
 
 def program(

@@ -1,26 +1,17 @@
 """A recipe, resolved once: frozen, hashable values with all defaults in them.
 
 Below `build` nobody reads a config by its keys. What is open, because its keywords are
-those of a function that has a name, is a `Named`.
+those of a function that has a name, is a `Named`; the model is a `Spec`.
 """
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, NamedTuple
-
-from flax.core import FrozenDict
+from typing import Any, ClassVar, Literal
 
 from kdiff_jax.build.sections import Evaluate, Partition, Train
 from kdiff_jax.domain import Conditions, Space, make_space
-
-Keywords = Mapping[str, Any]  # a FrozenDict, see `frozen`
-
-
-class Named(NamedTuple):
-    """A function by its name, and the keywords that it is called with."""
-
-    name: str
-    keywords: Keywords
+from kdiff_jax.interop import Spec
+from kdiff_jax.named import Keywords, Named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +130,7 @@ class Recipe:
         stages: The stages in order, rounds written out.
         data: Source of the data set.
         augmented: Keywords of `inputs.make`: what is done to its images.
-        model: Spec of the model, see `interop.build`, and its sampler.
+        spec: Spec of the model.
         table: Path of the table of vectors that are conditions; "" for labels.
         partition: What students share; None where there is one.
         teacher: Path of a teacher that is brought; "teacher" for the stage of that
@@ -153,7 +144,7 @@ class Recipe:
     stages: tuple[Stage, ...]
     data: Named
     augmented: Keywords
-    model: Keywords
+    spec: Spec
     table: str = ""
     partition: Partition | None = None
     teacher: str = "teacher"
@@ -164,55 +155,26 @@ class Recipe:
     )
 
     @property
-    def spec(self) -> dict[str, Any]:
-        """Spec of the model as plain values."""
-        return thawed(self.model)
-
-    @property
-    def image_shape(self) -> tuple[int, ...]:
+    def image_shape(self) -> tuple[int, int, int]:
         """(height, width, channels) of the images."""
-        return self.model["image_shape"]
+        return self.spec.image_shape
 
     @property
     def num_classes(self) -> int:
         """Number of classes; 0 if unconditional."""
-        return self.model.get("num_classes", 0)
+        return self.spec.num_classes
 
     @property
     def conditions(self) -> Conditions:
         """What its models may be asked for."""
-        return Conditions(self.num_classes, self.model.get("cond_dim", 0))
+        return self.spec.conditioning
 
     @property
     def space(self) -> Space:
         """Where the images of its networks live."""
-        return make_space(self.model.get("space", "pixels"), self.image_shape)
+        return make_space(self.spec.space, self.image_shape)
 
     @property
     def is_brought(self) -> bool:
         """Whether the teacher is none of the stages."""
         return self.teacher != "teacher"
-
-
-def frozen(tree: Any) -> Any:
-    """Plain values as hashable ones: mappings that do not change, and tuples."""
-    if isinstance(tree, Mapping):
-        return FrozenDict({key: frozen(value) for key, value in tree.items()})
-    if isinstance(tree, (list, tuple)):
-        return tuple(map(frozen, tree))
-    return tree
-
-
-def thawed(tree: Any) -> Any:
-    """Plain values, as JSON has them, of frozen ones."""
-    if isinstance(tree, Mapping):
-        return {key: thawed(value) for key, value in tree.items()}
-    if isinstance(tree, tuple):
-        return list(map(thawed, tree))
-    return tree
-
-
-def named(section: Mapping[str, Any]) -> Named:
-    """A section with a `name`, and the keywords beside it."""
-    keywords = dict(section)
-    return Named(keywords.pop("name"), frozen(keywords))

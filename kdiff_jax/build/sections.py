@@ -340,7 +340,7 @@ def complete(config: Section) -> dict[str, Any]:
         if section.get("kind", "train") in ("train", "pairs"):
             section["sampler"] = _open(section.get("sampler") or {})
         if "optim" in section:
-            own = defaults(optim.make, leave_out=("name", "averages"))
+            own = defaults(optim.make, leave_out=("averages", "batch_size", "name"))
             section["optim"] = {**own, **section["optim"]}
         if "method" in section:
             function = methods.make_function(section["method"]["name"])

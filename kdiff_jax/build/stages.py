@@ -11,11 +11,10 @@ from kdiff_jax.build.resolved import (
     Recipe,
     Stage,
     TrainStage,
-    frozen,
-    named,
-    thawed,
 )
 from kdiff_jax.errors import ConfigError
+from kdiff_jax.interop import Spec
+from kdiff_jax.named import frozen, named
 
 
 def resolve(config: Mapping[str, Any]) -> Recipe:
@@ -33,7 +32,7 @@ def resolve(config: Mapping[str, Any]) -> Recipe:
         tuple(expand(config)),
         named(data),
         frozen(augmented),
-        frozen(config["model"]),
+        Spec.of({"num_classes": 0, **config["model"]}, "--config.model."),
         table,
         partition=sections.Partition(**frozen(partition)) if partition else None,
         teacher=config.get("init", {}).get("teacher", "teacher"),
@@ -147,37 +146,20 @@ def _precision(config, section) -> str:
     return next((value for value in said if value), "float32")
 
 
-def spec_of(stage: TrainStage | PairsStage, base: Mapping[str, Any]) -> dict[str, Any]:
+def spec_of(stage: TrainStage | PairsStage, base: Spec) -> Spec:
     """Spec of what a stage makes or asks: `base` with the stage's model and sampler.
 
     A student answers without a label only where it was trained to, `null_prob`: only
     then it inherits the guidance of its teacher's sampler.
     """
-    sampler = thawed(stage.sampler)
+    place = f"--config.stages.{stage.name}."
     if stage.kind != "train":
-        return changed(base, {"sampler": sampler})
-    found = changed(base, {**thawed(stage.model), "sampler": sampler})
-    found.pop("null_prob", None)
-    if null_prob := stage.method.keywords.get("null_prob"):
-        found["null_prob"] = null_prob
-    elif "teacher" in stage.init:
-        own = found["sampler"].items()
-        found["sampler"] = {
-            k: v for k, v in own if k in sampler or not k.startswith("guidance")
-        }
-    return found
-
-
-def changed(spec, changes) -> dict[str, Any]:
-    """A spec with other values; a section that names nothing changes fields of its own.
-
-    {"network": {"dropout": 0.0}} keeps the network and takes its dropout away.
-    """
-    spec = dict(spec)
-    for key, value in changes.items():
-        fields = isinstance(value, Mapping) and "name" not in value
-        spec[key] = {**spec[key], **value} if fields else value
-    return spec
+        return base.changed({"sampler": stage.sampler}, place)
+    null_prob = stage.method.keywords.get("null_prob") or None
+    if "teacher" in stage.init and not null_prob:
+        base = base.unguided()
+    changes = {**stage.model, "sampler": stage.sampler}
+    return base.changed(changes, place).replace(null_prob=null_prob)
 
 
 def _check_ranges(rounds: list[TrainStage], partition: Mapping[str, Any]) -> None:

@@ -7,13 +7,13 @@ before its first stage, and also a dry one.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from kdiff_jax import arguments, domain, methods, networks, samplers
+from kdiff_jax import arguments, domain, methods
 from kdiff_jax.build import sections
+from kdiff_jax.build.sections import GIVEN_BY_BUILD as GIVEN
 from kdiff_jax.build.stages import halvings
 from kdiff_jax.data import images
-from kdiff_jax.diffusion import precondition as preconditions
-from kdiff_jax.diffusion import process as processes
 from kdiff_jax.errors import ConfigError
+from kdiff_jax.interop import spec_check as checks
 from kdiff_jax.train import optim
 
 STAGES = {
@@ -66,13 +66,15 @@ def _stage(config, name, path) -> None:
     if kind == "train":
         _training(config, name, path)
     elif kind == "pairs" and section.get("sampler"):
-        _sampler(config, name, {}, f"{path}sampler.")
+        _sampler(config, name, {}, path)
 
 
 def _training(config, stage, path) -> None:
     section = config["stages"][stage]
     given_by_build = ("nets", "process")
-    _named(methods, section["method"], f"{path}method.", hidden=given_by_build)
+    arguments.check_named(
+        methods, section["method"], prefix=f"{path}method.", hidden=given_by_build
+    )
     _roles(section, path)
     _optim(section["optim"], f"{path}optim.")
     for role, changes in section.get("roles", {}).items():
@@ -87,7 +89,7 @@ def _training(config, stage, path) -> None:
         _check(halvings, rounds, "the section rounds", f"{path}rounds.")
     if section.get("sampler"):
         of_round = {"num_steps": 1} if rounds else {}
-        _sampler(config, stage, of_round, f"{path}sampler.")
+        _sampler(config, stage, of_round, path)
     elif rounds:
         raise ConfigError(f"{path}sampler: is missing, and rounds need it")
     changes = section.get("model", {})
@@ -111,7 +113,7 @@ def _sampler(config, stage, changes, path) -> None:
         seen.add(stage)
         if isinstance(base := above.get("sampler"), Mapping):
             sampler = {**base, **sampler}
-    _named(samplers, sampler, path, hidden=("process",))
+    checks.check_section("sampler", sampler, path)
 
 
 def _of_round(stage: str | None) -> str:
@@ -164,21 +166,12 @@ def _model(section, path, whole, *, partial: bool = False) -> None:
         )
     network = section.get("network", {})
     name = network.get("name", whole["network"].get("name"))
-    hidden = (*networks.FLAX, *sections.GIVEN_BY_BUILD)
-    _named(
-        networks,
-        {"name": name, **network},
-        f"{path}network.",
-        hidden=hidden,
-        partial=partial,
+    checks.check_section(
+        "network", {"name": name, **network}, path, partial=partial, given=GIVEN
     )
-    modules = dict(
-        precondition=preconditions, process=processes, sampler=samplers
-    ).items()
-    for key, module in modules:
+    for key in ("precondition", "process", "sampler"):
         if key in section:
-            hidden = ("process",) if key != "process" else ()
-            _named(module, section[key], f"{path}{key}.", hidden=hidden)
+            checks.check_section(key, section[key], path)
 
 
 def _data(section, path) -> None:
@@ -189,19 +182,6 @@ def _data(section, path) -> None:
     more = {k: v for k, v in section.items() if k not in own}
     hidden = ("path", "split", "size", *rest)
     _check(source, more, f"data {section['name']!r}", path, hidden=hidden)
-
-
-def _named(module, section, path, *, hidden=(), partial: bool = False) -> None:
-    """A section whose keyword `name` says which function of a module it is for."""
-    keywords = dict(section)
-    name = keywords.pop("name", None)
-    if not isinstance(name, str):
-        raise ConfigError(f"{path}name={name!r}: say which; one of {module.names()}")
-    try:
-        function = module.make_function(name)
-    except ConfigError as error:
-        raise ConfigError(f"{path}name: {error}") from error
-    _check(function, keywords, repr(name), path, hidden=hidden, partial=partial)
 
 
 def _check(function: Callable, given, what, path, *, hidden=(), partial=False) -> None:

@@ -4,18 +4,17 @@ model = interop.load(path)
 x0_hat = model.apply(x_t, t, y)
 """
 
+from kdiff_jax.interop.built import (
+    build,
+    check_guidance,
+    check_revision,
+    sampler_of,
+)
 from kdiff_jax.interop.conditions import FILE as CONDITIONS
 from kdiff_jax.interop.conditions import digest as digest_of_conditions
 from kdiff_jax.interop.model import Model, load, save
 from kdiff_jax.interop.source import Facts
-from kdiff_jax.interop.spec import (
-    build,
-    check_guidance,
-    check_revision,
-    defining,
-    sampler_of,
-    without_precision,
-)
+from kdiff_jax.interop.spec import Spec
 from kdiff_jax.interop.training import STAGE
 
 __all__ = [
@@ -23,13 +22,12 @@ __all__ = [
     "STAGE",
     "Facts",
     "Model",
+    "Spec",
     "build",
     "check_guidance",
     "check_revision",
-    "defining",
     "digest_of_conditions",
     "load",
     "sampler_of",
     "save",
-    "without_precision",
 ]

@@ -4,7 +4,6 @@ The spec has its digest. It is an array and nothing else: reading it runs no cod
 """
 
 import pathlib
-from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,6 +11,7 @@ import numpy as np
 
 from kdiff_jax import domain, sealed
 from kdiff_jax.errors import CheckpointError
+from kdiff_jax.interop.spec import Spec
 
 FILE, KEY = "conditions.npy", "conditions"
 
@@ -23,33 +23,29 @@ def digest(frozen: domain.Frozen) -> str | None:
     return sealed.digest_of({KEY: np.asarray(frozen[domain.TABLE], np.float32)})
 
 
-def write(
-    folder: pathlib.Path, spec: Mapping[str, Any], frozen: domain.Frozen
-) -> dict[str, Any]:
+def write(folder: pathlib.Path, spec: Spec, frozen: domain.Frozen) -> Spec:
     """Writes the table, if there is one; returns the spec with its digest."""
-    found = {name: value for name, value in spec.items() if name != KEY}
-    if (known := digest(frozen)) is None:
-        return found
-    if spec.get(KEY) != known or not (folder / FILE).is_file():
+    known = digest(frozen)
+    if known and (spec.conditions != known or not (folder / FILE).is_file()):
         table = np.asarray(frozen[domain.TABLE], np.float32)
         sealed.write_array(folder / FILE, table)
-    return {**found, KEY: known}
+    return spec.replace(conditions=known)
 
 
-def read(folder: pathlib.Path, spec: Mapping[str, Any]) -> dict[str, Any]:
+def read(folder: pathlib.Path, spec: Spec) -> dict[str, Any]:
     """The frozen arrays of a model, by role: its table, or none.
 
     Raises:
         CheckpointError: If the table is missing, or another than the spec's.
     """
-    num, dim = spec["num_classes"], spec.get("cond_dim", 0)
+    num, dim = spec.conditioning
     if not dim:
         return {}
     way_out = "copy the folder again"
     path = folder / FILE
     table = sealed.read_array(path, None, error=CheckpointError, way_out=way_out)
     why = domain.why_no_table(table, num, dim)
-    if not why and spec.get(KEY) != digest({domain.TABLE: table}):
+    if not why and spec.conditions != digest({domain.TABLE: table}):
         why = "it is another than was written"
     if why:
         raise CheckpointError(f"{path}: is damaged ({why}); {way_out}")

@@ -3,11 +3,10 @@
 import dataclasses
 import math
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-from kdiff_jax import __version__, networks, samplers
-from kdiff_jax.diffusion import process as processes
+from kdiff_jax import __version__, networks
 from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.interop import (
     conditions,
@@ -17,7 +16,8 @@ from kdiff_jax.interop import (
     safetensors_export,
 )
 from kdiff_jax.interop.source import Facts
-from kdiff_jax.partition import Partition
+from kdiff_jax.interop.spec import Spec
+from kdiff_jax.named import thawed
 
 BUFFERS = {str(key.key) for key in networks.BUFFERS}
 EXPORTS = {"diffusers": diffusers_export.save, "safetensors": safetensors_export.save}
@@ -71,7 +71,7 @@ def run(
             loaded = model.load(source, family, said)
         if student is not None:
             loaded = loaded.student(student)
-        _check_sampler(loaded.spec)
+        loaded.spec.make_sampler()  # refuses one that the process does not have
         if target == "kdiff":
             text = card(loaded.spec, ())
             of_it = dict(params=loaded.params, frozen=loaded.frozen)
@@ -85,62 +85,56 @@ def run(
             EXPORTS[target](output, loaded)
         return [f"{loaded.num_params:,} parameters: {output}"]
     theirs, origin = foreign.read(source, said, family)
-    leaves = model.checked(theirs, source)
-    _check_sampler(theirs.spec)
-    spec = {**theirs.spec, "source": origin}
+    spec = foreign.spec_of(theirs, origin, source)
+    leaves = model.checked(spec, theirs, source)
+    spec.make_sampler()  # refuses one that the process does not have
     model.write(output, leaves=leaves, spec=spec, card=card(spec, theirs.assumed))
     size = sum(
         math.prod(leaf.shape)
         for name, leaf in leaves.items()
         if name.split("/")[-1] not in BUFFERS
     )
-    lines = [f"{origin['family']} {origin['file']}, sha256 {origin['sha256']}"]
+    lines = [f"{origin.family} {origin.file}, sha256 {origin.sha256}"]
     lines += [f"assumed: {line}" for line in theirs.assumed]
     return [*lines, f"{size:,} parameters: {output}"]
 
 
-def _check_sampler(spec: Mapping[str, Any]) -> None:
-    """Refuses a sampler that the model's process does not have."""
-    samplers.make(process=processes.make(**spec["process"]), **spec["sampler"])
-
-
 def _ours(loaded: model.Model, source: pathlib.Path, said: Facts) -> model.Model:
     """A model of ours, with another sampler if the user wants one."""
-    spec = dict(loaded.spec)
-    if "sampler" not in spec:
+    spec = loaded.spec
+    if spec.sampler is None:
         raise CheckpointError(
             f"{source}: names no sampler, and a converted model has one; save it with"
             ' spec={..., "sampler": {"name": "ddim", "num_steps": 50}}'
         )
-    said.agree(
-        precondition=spec["precondition"]["name"], image_size=spec["image_shape"][0]
-    )
-    spec["sampler"] = said.choose_sampler(**spec["sampler"])
-    return dataclasses.replace(loaded, spec=spec)
+    said.agree(precondition=spec.precondition.name, image_size=spec.image_shape[0])
+    sampler = said.choose_sampler(**spec.sampler.plain())
+    return dataclasses.replace(loaded, spec=spec.changed({"sampler": sampler}))
 
 
-def card(spec: Mapping[str, Any], assumed) -> str:
+def card(spec: Spec, assumed) -> str:
     """The model card: what it is, where it came from, how to load it."""
-    network, source = dict(spec["network"]), spec.get("source", {})
-    height, width, channels = spec["image_shape"]
+    height, width, channels = spec.image_shape
+    fields = thawed(spec.network.keywords)
     rows = {
-        "network": network.pop("name"),
-        "fields": ", ".join(f"{k}={v}" for k, v in network.items()),
-        "preconditioning": _call(spec["precondition"]),
-        "process": _call(spec["process"]),
-        "sampler": _call(spec["sampler"]),
+        "network": spec.network.name,
+        "fields": ", ".join(f"{k}={v}" for k, v in fields.items()),
+        "preconditioning": spec.precondition,
+        "process": spec.process,
+        "sampler": spec.sampler,
         "images": f"{height}x{width}, {channels} channels, in [-1, 1]",
-        "classes": spec["num_classes"] or "none",
+        "classes": spec.num_classes or "none",
     }
-    if dim := spec.get("cond_dim"):
-        rows["conditions"] = f"vectors of {dim} entries, `{conditions.FILE}`"
-    partition = Partition.from_spec(spec.get("partition"))
-    if partition.num_students > 1:
-        rows["students"] = "<br>".join(partition.table().splitlines())
-    if source:
-        rows["source"] = f"{source['file']} ({source['family']})"
-        rows["sha256 of the source"] = source["sha256"]
-    rows["converted by"] = f"kdiff_jax {__version__}"
+    if dim := spec.cond_dim:
+        rows |= {"conditions": f"vectors of {dim} entries, `{conditions.FILE}`"}
+    if (partition := spec.partition) is not None:
+        rows |= {"students": "<br>".join(partition.table().splitlines())}
+    if source := spec.source:
+        rows |= {
+            "source": f"{source.file} ({source.family})",
+            "sha256 of the source": source.sha256,
+        }
+    rows |= {"converted by": f"kdiff_jax {__version__}"}
     table = "\n".join(f"| {k} | {v} |" for k, v in rows.items())
     notes = "".join(f"\nAssumed, because the file does not say: {a}." for a in assumed)
     return f"""# Denoising network
@@ -161,8 +155,3 @@ As a teacher: `--config.init.teacher=FOLDER`. Images:
 
 The weights keep the license of their source.
 """
-
-
-def _call(section: dict[str, Any]) -> str:
-    rest = {k: v for k, v in section.items() if k != "name"}
-    return f"{section['name']}({', '.join(f'{k}={v}' for k, v in rest.items())})"

@@ -1,14 +1,11 @@
 """What a checkpoint's network is, without its weights."""
 
-from collections.abc import Mapping
-from typing import Any
-
-from kdiff_jax import sealed
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.interop import foreign, model, training
+from kdiff_jax.interop.spec import Spec
 
 
-def spec_of(path) -> Mapping[str, Any]:
+def spec_of(path) -> Spec:
     """The spec of the model that `load` would give.
 
     Raises:
@@ -16,12 +13,10 @@ def spec_of(path) -> Mapping[str, Any]:
     """
     path = model.located(path)
     if not model.is_own(path):
-        return foreign.read(path)[0].spec
+        return foreign.spec_of(*foreign.read(path), path)
     for folder in (path, path / "model"):
         if model.is_ours(folder):
-            return sealed.read_json(
-                folder / model.SPEC, error=CheckpointError, way_out=model.AGAIN
-            )
+            return model.spec_of(folder)
     if (found := training.find(path)) is None:
         raise CheckpointError(f"checkpoint={str(path)!r} holds no model")
-    return training.description(found[0])["spec"]
+    return training.description(found[0]).spec

@@ -102,7 +102,8 @@ def convert(folder: pathlib.Path, facts: Facts) -> Source:
                 f" {parts['precondition']['name']!r}; leave it out, or edit that file"
             )
         parts["precondition"] = dict(name=given)
-    check_groups({path: leaf.shape for path, leaf in leaves.items()}, network)
+    groups = network["num_groups"], network["mid_num_groups"]
+    check_groups({path: leaf.shape for path, leaf in leaves.items()}, *groups)
     spec = dict(network=network, **parts, image_shape=[*shape], num_classes=num_classes)
     return Source(spec, leaves, assumed, weights)
 
@@ -224,18 +225,23 @@ def _shape(options: Mapping[str, Any], facts: Facts) -> tuple[int, int, int]:
 
 
 def check_groups(
-    shapes: Mapping[str, tuple[int, ...]], network: Mapping[str, Any]
+    shapes: Mapping[str, tuple[int, ...]], num_groups: int, mid_num_groups: int | None
 ) -> None:
     """Our norms take fewer groups where they do not divide the channels; theirs fail.
+
+    Args:
+        shapes: Shapes of the leaves.
+        num_groups: Groups of the norms.
+        mid_num_groups: Those of the attention in the middle, if they are others.
 
     Raises:
         CheckpointError: If that happens in this network. One line.
     """
     for path, shape in shapes.items():
         block, name = path.split("/")[0], path.split("/")[-1]
-        groups = network["num_groups"]
+        groups = num_groups
         if block == "mid_block_attentions_0":
-            groups = network.get("mid_num_groups") or groups
+            groups = mid_num_groups or groups
         if name == "scale" and shape[0] % groups:
             raise CheckpointError(
                 f"{path} has {shape[0]} channels in {groups} groups: they must divide;"

@@ -18,6 +18,7 @@ from kdiff_jax.formats import lazy, tensors
 from kdiff_jax.formats.lazy import Lazy
 from kdiff_jax.interop import diffusers, diffusers_files, schedulers_export
 from kdiff_jax.interop.schedulers_export import Scheduler, refused
+from kdiff_jax.interop.spec import Spec
 from kdiff_jax.interop.trees import flatten
 
 VERSION = "0.42.1"  # of diffusers, whose options are written
@@ -80,7 +81,9 @@ def save(folder, model, *, num_steps: int | None = None) -> pathlib.Path:
     spec = model.spec
     leaves = {k: lazy.of(np.asarray(v)) for k, v in flatten(model.params).items()}
     config = network_config(spec)
-    diffusers.check_groups({k: leaf.shape for k, leaf in leaves.items()}, _fields(spec))
+    shapes = {k: leaf.shape for k, leaf in leaves.items()}
+    net = _module(spec)
+    diffusers.check_groups(shapes, net.num_groups, net.mid_num_groups)
     scheduler = schedulers_export.make(spec, num_steps)
 
     folder = pathlib.Path(folder)
@@ -109,70 +112,66 @@ def state_dict(leaves: Mapping[str, Lazy]) -> dict[str, Lazy]:
     return {diffusers.their_name(k): _turned(k, leaf) for k, leaf in leaves.items()}
 
 
-def network_config(spec: Mapping[str, Any]) -> dict[str, Any]:
+def network_config(spec: Spec) -> dict[str, Any]:
     """config.json of a model's network.
 
     Raises:
         CheckpointError: If `UNet2DModel` cannot hold it. One line.
     """
-    if (name := spec["network"]["name"]) != "ddpm_unet":
+    if (name := spec.network.name) != "ddpm_unet":
         raise refused("network", name, "UNet2DModel, our ddpm_unet")
-    if spec.get("augment_dim"):
-        raise refused("augment_dim", spec["augment_dim"], "no such label")
-    net = _fields(spec)
-    height, width, channels = spec["image_shape"]
-    widths = net["widths"] or [net["channels"] * m for m in net["channel_mult"]]
+    if spec.augment_dim:
+        raise refused("augment_dim", spec.augment_dim, "no such label")
+    net = _module(spec)
+    height, width, channels = spec.image_shape
+    widths = net.widths or [net.channels * m for m in net.channel_mult]
     names = [
         {kind: name for name, kind in known.items()}
         for known in (diffusers.DOWN, diffusers.UP)
     ]
     sizes = [height >> level for level in range(len(widths))]
-    auto = ["Attn" if size in net["attn_resolutions"] else "" for size in sizes]
+    auto = ["Attn" if size in net.attn_resolutions else "" for size in sizes]
     config = dict(
         _class_name=diffusers.CLASS,
         sample_size=height if height == width else [height, width],
         in_channels=channels,
         out_channels=channels,
-        center_input_sample=net["center_input"],
+        center_input_sample=net.center_input,
         time_embedding_type="positional",
-        freq_shift=_whole(net["freq_shift"]),
-        flip_sin_to_cos=net["flip_sin_to_cos"],
-        down_block_types=[names[0][kind] for kind in net["down_blocks"] or auto],
-        up_block_types=[names[1][kind] for kind in net["up_blocks"] or auto[::-1]],
+        freq_shift=_whole(net.freq_shift),
+        flip_sin_to_cos=net.flip_sin_to_cos,
+        down_block_types=[names[0][kind] for kind in net.down_blocks or auto],
+        up_block_types=[names[1][kind] for kind in net.up_blocks or auto[::-1]],
         block_out_channels=list(widths),
-        layers_per_block=net["num_blocks"],
-        mid_block_scale_factor=_whole(net["mid_divisor"]),
-        downsample_padding=net["downsample_padding"],
-        downsample_type=net["resample_by"][0],
-        upsample_type=net["resample_by"][1],
-        dropout=net["dropout"],
+        layers_per_block=net.num_blocks,
+        mid_block_scale_factor=_whole(net.mid_divisor),
+        downsample_padding=net.downsample_padding,
+        downsample_type=net.resample_by[0],
+        upsample_type=net.resample_by[1],
+        dropout=net.dropout,
         act_fn="silu",
-        attention_head_dim=net["head_dim"],
-        norm_num_groups=net["num_groups"],
-        attn_norm_num_groups=net["mid_num_groups"],
-        norm_eps=net["norm_eps"],
-        resnet_time_scale_shift="scale_shift" if net["scale_shift"] else "default",
-        add_attention=net["mid_attention"],
+        attention_head_dim=net.head_dim,
+        norm_num_groups=net.num_groups,
+        attn_norm_num_groups=net.mid_num_groups,
+        norm_eps=net.norm_eps,
+        resnet_time_scale_shift="scale_shift" if net.scale_shift else "default",
+        add_attention=net.mid_attention,
         class_embed_type=None,
-        num_class_embeds=spec["num_classes"] or None,
+        num_class_embeds=spec.num_classes or None,
     )
     # Options that older versions of diffusers do not know.
-    if net["emb_channels"] is not None:
-        config["time_embedding_dim"] = net["emb_channels"]
-    if not net["mid_block"]:
+    if net.emb_channels is not None:
+        config["time_embedding_dim"] = net.emb_channels
+    if not net.mid_block:
         config["mid_block_type"] = None
-    if widths[0] != net["channels"]:
-        raise refused("channel_mult", net["channel_mult"], "a first width of channels")
+    if widths[0] != net.channels:
+        raise refused("channel_mult", net.channel_mult, "a first width of channels")
     return config
 
 
-def _fields(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of the network, those left out with their defaults."""
-    given: dict[str, Any] = {
-        k: tuple(v) if isinstance(v, list) else v for k, v in spec["network"].items()
-    }
-    module = networks.make(**given)
-    return {name: getattr(module, name) for name in module.__dataclass_fields__}
+def _module(spec: Spec) -> Any:
+    """The network, whose fields are those of the spec and defaults."""
+    return spec.network.call(networks.make)
 
 
 def _turned(path: str, leaf: Lazy) -> Lazy:
@@ -183,8 +182,8 @@ def _turned(path: str, leaf: Lazy) -> Lazy:
     return leaf.transpose(*axes)
 
 
-def _has_pipeline(spec: Mapping[str, Any], scheduler: Scheduler) -> bool:
-    return not spec["num_classes"] or scheduler.pipeline == "ConsistencyModelPipeline"
+def _has_pipeline(spec: Spec, scheduler: Scheduler) -> bool:
+    return not spec.num_classes or scheduler.pipeline == "ConsistencyModelPipeline"
 
 
 def _card(model, scheduler: Scheduler) -> str:
@@ -202,7 +201,7 @@ def _card(model, scheduler: Scheduler) -> str:
     return TEXT.format(
         millions=model.num_params / 1e6,
         version=__version__,
-        sampler=", ".join(f"{k}={v}" for k, v in model.spec["sampler"].items()),
+        sampler=", ".join(f"{k}={v}" for k, v in model.spec.sampler.plain().items()),
         code=code,
         call=shown,
         **shape,

@@ -6,18 +6,18 @@ The inverse of `edm`'s reading of state dicts, buffers included, so that a stric
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from kdiff_jax.diffusion.noise_levels import iddpm_levels
 from kdiff_jax.formats import lazy
 from kdiff_jax.formats.lazy import Lazy
+from kdiff_jax.interop.spec import Spec
 
 NETWORKS = ("song_unet", "adm_unet")
 
 
-def state_dict(spec: Mapping[str, Any], leaves: Mapping[str, Lazy]) -> dict[str, Lazy]:
+def state_dict(spec: Spec, leaves: Mapping[str, Lazy]) -> dict[str, Lazy]:
     """{"model.enc.16x16_conv.weight": array} in PyTorch's layout.
 
     Args:
@@ -25,13 +25,14 @@ def state_dict(spec: Mapping[str, Any], leaves: Mapping[str, Lazy]) -> dict[str,
         leaves: {"enc_16x16_conv/kernel": array} of our parameters.
     """
     found = {f"model.{_name(path)}": _leaf(leaf) for path, leaf in leaves.items()}
-    row = np.asarray(spec["network"].get("taps", (1, 1)), np.float32)
+    fields = spec.network.keywords
+    row = np.asarray(fields.get("taps", (1, 1)), np.float32)
     taps = (np.outer(row, row) / row.sum() ** 2)[None, None]
-    for name in _resampled(spec, leaves):
+    for name in _resampled(leaves, skips=fields.get("decoder") == "skip"):
         found[f"model.{name}.resample_filter"] = lazy.of(taps)
-    precondition = dict(spec["precondition"])
-    if precondition.pop("name") == "iddpm":
-        found["u"] = lazy.of(iddpm_levels(**precondition).astype(np.float32))
+    if spec.precondition.name == "iddpm":
+        levels = iddpm_levels(**spec.precondition.keywords)
+        found["u"] = lazy.of(levels.astype(np.float32))
     return found
 
 
@@ -49,7 +50,7 @@ def _leaf(leaf: Lazy) -> Lazy:
     return leaf.transpose(*axes) if axes else leaf
 
 
-def _resampled(spec, leaves: Mapping[str, Lazy]) -> list[str]:
+def _resampled(leaves: Mapping[str, Lazy], *, skips: bool) -> list[str]:
     """The modules of the reference that hold the resampling filter as a buffer."""
     blocks = {p.split("/")[0].replace("_", ".", 1) for p in leaves}
     found = []
@@ -60,7 +61,7 @@ def _resampled(spec, leaves: Mapping[str, Lazy]) -> list[str]:
             found.append(block)
         elif block.endswith("_aux_skip"):
             found.append(block.replace("_aux_skip", "_aux_down"))
-    if spec["network"].get("decoder") == "skip":
+    if skips:
         aux = [b for b in blocks if b.startswith("dec.") and b.endswith("_aux_conv")]
         sizes = sorted(int(re.findall(r"\d+", b)[0]) for b in aux)
         found += [f"dec.{size}x{size}_aux_up" for size in sizes[1:]]

@@ -9,12 +9,13 @@ import hashlib
 import pathlib
 from collections.abc import Mapping, Sequence
 from types import ModuleType
-from typing import Any
 
 from kdiff_jax import registry, sealed
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.formats import containers
+from kdiff_jax.interop.built import read as read_spec
 from kdiff_jax.interop.source import Facts, Source
+from kdiff_jax.interop.spec import Origin, Spec
 
 PACKAGE = "kdiff_jax.interop"
 OWN = "kdiff_jax"  # metadata of a state dict that we wrote: the spec
@@ -23,7 +24,7 @@ KEPT = ("revision",)
 
 def read(
     path: pathlib.Path, facts: Facts | None = None, family: str | None = None
-) -> tuple[Source, dict[str, Any]]:
+) -> tuple[Source, Origin]:
     """(the checkpoint in our terms, where it came from).
 
     Args:
@@ -62,7 +63,19 @@ def read(
         source = _as_exported(source, metadata[OWN], path)
     files = source.weights or (path,)
     name = str(files[0].relative_to(path.parent))
-    return source, {"family": found, "file": name, "sha256": _sha256(files)}
+    return source, Origin(family=found, file=name, sha256=_sha256(files))
+
+
+def spec_of(source: Source, origin: Origin, where) -> Spec:
+    """The spec of what `read` found.
+
+    Raises:
+        CheckpointError: If it is that of no model.
+        ConfigError: If there is no such sampler, which a user may have asked for.
+    """
+    values = {k: v for k, v in source.spec.items() if k != "sampler"}
+    spec = read_spec(values, where).replace(source=origin)
+    return spec.changed({"sampler": source.spec["sampler"]})
 
 
 def _sha256(files: Sequence[pathlib.Path]) -> str:

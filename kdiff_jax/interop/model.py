@@ -1,6 +1,6 @@
 """A model as a folder: `model.safetensors`, `config.json`, `README.md`.
 
-The config is the model's spec: a dict of plain values from which the network, its
+The config is the model's spec, in plain values: from it the network, its
 preconditioning and its process are built, so that loading executes no code. Checkpoints
 of other projects are read through `foreign`, into the same thing.
 
@@ -28,16 +28,18 @@ from kdiff_jax.files import write_atomically
 from kdiff_jax.formats import lazy, tensors
 from kdiff_jax.formats.lazy import Lazy
 from kdiff_jax.interop import asked, conditions, foreign, training
+from kdiff_jax.interop.built import build, built, check_sampler, read, sampler_of
 from kdiff_jax.interop.source import Facts, Source
-from kdiff_jax.interop.spec import build, built, check_sampler, sampler_of
+from kdiff_jax.interop.spec import Spec
 from kdiff_jax.interop.trees import flatten, unflatten
 from kdiff_jax.method import Net
-from kdiff_jax.partition import Partition
+from kdiff_jax.named import Keywords, Named, frozen
+from kdiff_jax.partition import ONE, Partition
 from kdiff_jax.samplers import Sampler
 
 log = logging.getLogger(__name__)
 
-WEIGHTS, SPEC, CARD = "model.safetensors", "config.json", "README.md"
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 AGAIN = (
     "copy the folder again; other values come by training or converting it again, not"
     " by hand"
@@ -61,7 +63,7 @@ class Model:
     net: Net
     params: Any
     process: Process
-    spec: Mapping[str, Any]
+    spec: Spec
     frozen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def apply(self, x_t, t, y=None):
@@ -116,9 +118,9 @@ class Model:
                 f"student={k}: this model has {self.num_students} students, 0 to"
                 f" {self.num_students - 1}"
             )
-        spec = {name: value for name, value in self.spec.items() if name != "partition"}
-        if "sha256" in spec:  # that of the file is no longer that of the weights
-            spec["sha256"] = f"{spec['sha256']}/{k}"
+        spec = self.spec.replace(partition=None)
+        if spec.sha256:  # that of the file is no longer that of the weights
+            spec = spec.replace(sha256=f"{spec.sha256}/{k}")
         return dataclasses.replace(self, params=self._of_student(k), spec=spec)
 
     def _of_student(self, k: int):
@@ -151,28 +153,26 @@ class Model:
             ConfigError: If the model has none of its own and none is named, or a
                 keyword is not one of the sampler's.
         """
-        keywords = dict(self.spec.get("sampler") or {})
+        own = self.spec.sampler
         if num_steps is not None:
             options["num_steps"] = num_steps
-        if not (name or keywords):
+        if own is None and name is None:
             raise ConfigError(
                 "sampler=None: this model has none of its own; give --sampler=NAME and"
                 " --num_steps=N"
             )
-        if name and name != keywords.get("name"):
-            shared = ("num_steps", "clip", "guidance", "guidance_interval")
-            kept = {k: v for k, v in keywords.items() if k in shared}
-            takes = inspect.signature(samplers.make_function(name)).parameters
-            keywords = {"name": name} | {k: v for k, v in kept.items() if k in takes}
-        chosen: str = keywords["name"]
+        if name and (own is None or name != own.name):
+            own = _another(name, own.keywords if own else {})
+        assert own is not None
         arguments.check(
-            samplers.make_function(chosen),
+            samplers.make_function(own.name),
             options,
-            what=f"sampler {chosen!r}",
+            what=f"sampler {own.name!r}",
             hidden=("process",),
             partial=True,
         )
-        return sampler_of(self.spec, self.process, keywords | options)
+        spec = self.spec.replace(sampler=own.changed(**options))
+        return sampler_of(spec, self.process)
 
     def group_of_vectors(self, vectors) -> np.ndarray:
         """i32[N], the group of students that answers for each of f32[N, D].
@@ -194,7 +194,7 @@ class Model:
     @property
     def partition(self) -> Partition:
         """Partition of classes and times over the students."""
-        return Partition.from_spec(self.spec.get("partition"))
+        return self.spec.partition or ONE
 
     @property
     def num_students(self) -> int:
@@ -209,18 +209,26 @@ class Model:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        return tuple(self.spec["image_shape"])
+        return self.spec.image_shape
 
     @property
     def num_classes(self) -> int:
-        return self.spec["num_classes"]
+        return self.spec.num_classes
+
+
+def _another(name: str, keywords: Keywords) -> Named:
+    """A sampler that keeps what it shares with the model's own."""
+    shared = ("num_steps", "clip", "guidance", "guidance_interval")
+    takes = inspect.signature(samplers.make_function(name)).parameters
+    kept = {k: v for k, v in keywords.items() if k in shared and k in takes}
+    return Named(name, frozen(kept))
 
 
 def save(
     folder,
     *,
     params,
-    spec: Mapping[str, Any],
+    spec: Spec | Mapping[str, Any],
     card: str = "",
     frozen: Mapping[str, Any] = {},
 ) -> pathlib.Path:
@@ -229,19 +237,19 @@ def save(
     Args:
         folder: Made where it does not exist; a model in it is replaced.
         params: Tree of arrays.
-        spec: See `build`; facts of the model's origin may be added.
+        spec: What the model is, a `Spec` or the plain values of one.
         card: Markdown for people.
         frozen: See `Model`.
     """
     leaves = {k: lazy.of(np.asarray(v)) for k, v in flatten(params).items()}
-    return write(folder, leaves=leaves, spec=spec, card=card, frozen=frozen)
+    return write(folder, leaves=leaves, spec=Spec.of(spec), card=card, frozen=frozen)
 
 
 def write(
     folder,
     *,
     leaves: Mapping[str, Lazy],
-    spec: Mapping[str, Any],
+    spec: Spec,
     card: str = "",
     frozen: Mapping[str, Any] = {},
 ) -> pathlib.Path:
@@ -249,13 +257,14 @@ def write(
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     # The spec comes last: a folder without it holds no model.
-    (folder / SPEC).unlink(missing_ok=True)
-    sha256 = tensors.write(folder / WEIGHTS, leaves)
-    revision = networks.revision(spec["network"]["name"])
-    origin = {"revision": revision, "sha256": sha256, "kdiff_jax": __version__}
-    spec = {**conditions.write(folder, spec, frozen), **origin}
+    (folder / CONFIG).unlink(missing_ok=True)
+    spec = conditions.write(folder, spec, frozen).replace(
+        revision=networks.revision(spec.network.name),
+        sha256=tensors.write(folder / WEIGHTS, leaves),
+        kdiff_jax=__version__,
+    )
     write_atomically(folder / CARD, card)
-    sealed.write_json(folder / SPEC, spec)
+    sealed.write_json(folder / CONFIG, spec.plain())
     return folder
 
 
@@ -291,8 +300,9 @@ def _load(path: pathlib.Path, source: str | None, facts: Facts | None) -> Model:
     model, origin = foreign.read(path, facts, source)
     for line in model.assumed:
         log.warning("%s: %s", path.name, line)
-    leaves = checked(model, path)
-    spec = {**model.spec, "source": origin, "sha256": origin["sha256"]}
+    spec = foreign.spec_of(model, origin, path)
+    leaves = checked(spec, model, path)
+    spec = spec.replace(sha256=origin.sha256)
     return _model(spec, {k: v.read() for k, v in leaves.items()}, path)
 
 
@@ -314,10 +324,10 @@ def located(path) -> pathlib.Path:
         ) from error
     if not there:
         raise CheckpointError(f"checkpoint={str(path)!r} does not exist")
-    if path.name in (WEIGHTS, SPEC) and path.is_file() and is_ours(path.parent):
+    if path.name in (WEIGHTS, CONFIG) and path.is_file() and is_ours(path.parent):
         return path.parent
     alone = path / WEIGHTS
-    return alone if alone.is_file() and not (path / SPEC).exists() else path
+    return alone if alone.is_file() and not (path / CONFIG).exists() else path
 
 
 def is_own(path: pathlib.Path) -> bool:
@@ -333,22 +343,22 @@ def is_own(path: pathlib.Path) -> bool:
 
 def is_ours(folder: pathlib.Path) -> bool:
     """Whether this is a model folder of ours."""
-    if not ((folder / SPEC).is_file() and (folder / WEIGHTS).is_file()):
+    if not ((folder / CONFIG).is_file() and (folder / WEIGHTS).is_file()):
         return False
     try:
-        spec = json.loads((folder / SPEC).read_text())
+        spec = json.loads((folder / CONFIG).read_text())
     except (RecursionError, ValueError):
         return True  # and damaged: loading it says how
     return isinstance(spec, dict) and bool({"network", sealed.KEY} & spec.keys())
 
 
-def checked(source: Source, where) -> dict[str, Lazy]:
+def checked(spec: Spec, source: Source, where) -> dict[str, Lazy]:
     """The leaves of a foreign checkpoint, if they are those of its network; float32.
 
     Raises:
         CheckpointError: Names the first leaves that differ.
     """
-    built(source.spec, source.leaves, where)
+    built(spec, source.leaves, where)
     return {name: leaf.astype(np.float32) for name, leaf in source.leaves.items()}
 
 
@@ -360,22 +370,33 @@ def _load_own(path: pathlib.Path) -> Model:
         return of_stage(found[0], *training.load(*found))
     raise CheckpointError(
         f"checkpoint={str(path)!r} holds no model; give a stage folder of a workdir, a"
-        f" step in its checkpoints/, a folder with {WEIGHTS} and {SPEC}, or another"
+        f" step in its checkpoints/, a folder with {WEIGHTS} and {CONFIG}, or another"
         " project's checkpoint (docs/teachers.md)"
     )
 
 
-def of_stage(stage: pathlib.Path, spec: Mapping[str, Any], params: Any) -> Model:
+def of_stage(stage: pathlib.Path, spec: Spec, params: Any) -> Model:
     """The model of parameters that come from the steps of a stage folder."""
     model = _own(_model(spec, flatten(params), stage), stage)
     return dataclasses.replace(model, frozen=conditions.read(stage, spec))
 
 
+def spec_of(folder: pathlib.Path) -> Spec:
+    """The spec of a model folder of ours.
+
+    Raises:
+        CheckpointError: If it is damaged.
+    """
+    path = folder / CONFIG
+    values = sealed.read_json(path, error=CheckpointError, way_out=AGAIN)
+    if not isinstance(values.get("sha256"), str):
+        raise CheckpointError(f"{path}: is no model's spec; {AGAIN}")
+    return read(values, folder)
+
+
 def _load_folder(folder: pathlib.Path) -> Model:
-    spec = sealed.read_json(folder / SPEC, error=CheckpointError, way_out=AGAIN)
-    expected = spec.get("sha256")
-    if not isinstance(expected, str):
-        raise CheckpointError(f"{folder / SPEC}: is no model's spec; {AGAIN}")
+    spec = spec_of(folder)
+    expected = spec.sha256 or ""  # which `spec_of` has seen
     with open(folder / WEIGHTS, "rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != expected:
@@ -394,13 +415,12 @@ def _own(model: Model, where) -> Model:
     return model
 
 
-def _model(spec: Mapping[str, Any], leaves: Mapping[str, Any], where) -> Model:
+def _model(spec: Spec, leaves: Mapping[str, Any], where) -> Model:
     """A model of {"a/b": array}, if they are what its spec describes."""
     net, process = built(spec, leaves, where)
-    if Partition.from_spec(spec.get("partition")).num_students == 1:
+    if spec.partition is not None and spec.partition.num_students == 1:
         # Once, one of a partition into one was written with an axis of students.
-        if spec.get("partition") is not None:
-            leaves = {name: leaf[0] for name, leaf in leaves.items()}
-        spec = {name: value for name, value in spec.items() if name != "partition"}
+        leaves = {name: leaf[0] for name, leaf in leaves.items()}
+        spec = spec.replace(partition=None)
     params = unflatten({k: jnp.asarray(v) for k, v in leaves.items()})
     return Model(net, params, process, spec)

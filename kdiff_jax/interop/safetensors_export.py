@@ -36,7 +36,7 @@ def save(folder, model) -> pathlib.Path:
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     leaves = {k: lazy.of(np.asarray(v)) for k, v in flatten(model.params).items()}
-    name = model.spec["network"]["name"]
+    name = model.spec.network.name
     if name in edm_export.NETWORKS:
         found, layout = edm_export.state_dict(model.spec, leaves), "NVlabs/edm"
     elif name == "ddpm_unet":
@@ -44,7 +44,8 @@ def save(folder, model) -> pathlib.Path:
     else:
         found = {k.replace("/", "."): leaf for k, leaf in leaves.items()}
         layout = "flax"
-    metadata = {"layout": layout, "kdiff_jax": json_text(sealed.seal(model.spec))}
+    spec = json_text(sealed.seal(model.spec.plain()))
+    metadata = {"layout": layout, "kdiff_jax": spec}
     tensors.write(folder / WEIGHTS, found, metadata)
     write_atomically(folder / "README.md", CARD.format(layout=layout, file=WEIGHTS))
     return folder

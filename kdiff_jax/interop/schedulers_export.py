@@ -11,6 +11,7 @@ from kdiff_jax.diffusion import grids
 from kdiff_jax.diffusion import process as processes
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.interop.schedulers import CONSISTENCY, OUTPUTS, SCHEDULES
+from kdiff_jax.interop.spec import Spec
 
 PREDICTIONS = {ours: theirs for theirs, ours in OUTPUTS.items()}
 BETA_SCHEDULES = {ours: theirs for theirs, ours in SCHEDULES.items()}
@@ -38,7 +39,7 @@ class Scheduler(NamedTuple):
     call: dict[str, Any]
 
 
-def make(spec: Mapping[str, Any], num_steps: int | None = None) -> Scheduler:
+def make(spec: Spec, num_steps: int | None = None) -> Scheduler:
     """The scheduler that gives the images of the model's own sampler.
 
     Args:
@@ -48,21 +49,22 @@ def make(spec: Mapping[str, Any], num_steps: int | None = None) -> Scheduler:
     Raises:
         CheckpointError: If diffusers has none. One line.
     """
-    sampler = dict(spec["sampler"])
+    assert spec.sampler is not None
+    sampler, process = spec.sampler.plain(), spec.process.plain()
     if num_steps is not None:
         sampler["num_steps"] = num_steps
     if (scale := sampler.get("guidance", 1)) != 1:
         raise refused("guidance", scale, "none for these networks, guidance=1")
-    name = spec["precondition"]["name"]
+    name = spec.precondition.name
     if name == "boundary":
         return _consistency(spec, sampler)
-    if spec["process"]["name"] != "discrete":
-        raise refused("process", spec["process"]["name"], "discrete ones of betas")
-    common = _common(spec["process"])
+    if spec.process.name != "discrete":
+        raise refused("process", spec.process.name, "discrete ones of betas")
+    common = _common(process)
     if name == "residual":
         # x0_hat = x_t - F is a step of a flow from sigma = 1 to 0; its time is
         # sigma T', so that T' = T - 1 is what our student was told.
-        if not _one_step(spec["process"], sampler):
+        if not _one_step(process, sampler):
             raise refused("precondition", name, "one step of it, --num_steps=1")
         last = common["num_train_timesteps"] - 1
         config = dict(num_train_timesteps=last, shift=1.0)
@@ -70,12 +72,12 @@ def make(spec: Mapping[str, Any], num_steps: int | None = None) -> Scheduler:
     if name not in PREDICTIONS:
         raise refused("precondition", name, ", ".join(PREDICTIONS))
     common["prediction_type"] = PREDICTIONS[name]
-    if _one_step(spec["process"], sampler):
+    if _one_step(process, sampler):
         config = dict(common, **_clip(sampler), timestep_spacing="trailing")
         return _scheduler("DDIMScheduler", config, sampler)
     if sampler["name"] not in WRITERS:
         raise refused("sampler", sampler["name"], ", ".join(WRITERS))
-    return WRITERS[sampler["name"]](spec["process"], common, sampler)
+    return WRITERS[sampler["name"]](process, common, sampler)
 
 
 def refused(name: str, value, there_is: str) -> CheckpointError:
@@ -152,9 +154,9 @@ WRITERS: dict[str, Callable[..., Scheduler]] = {
 }
 
 
-def _consistency(spec: Mapping[str, Any], sampler: Mapping[str, Any]) -> Scheduler:
+def _consistency(spec: Spec, sampler: Mapping[str, Any]) -> Scheduler:
     """A consistency model in one step."""
-    precondition, process = spec["precondition"], spec["process"]
+    precondition, process = spec.precondition.keywords, spec.process.plain()
     sigma_min = process.get("sigma_min", 0.002)
     scale = precondition.get("c_noise_scale", 1.0)
     if process["name"] != "edm" or scale != 1000 or sampler["num_steps"] != 1:

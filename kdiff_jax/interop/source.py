@@ -54,7 +54,7 @@ class Source:
     """A foreign checkpoint in our terms.
 
     Attributes:
-        spec: What `interop.build` reads, with "sampler": the model's spec.
+        spec: Plain values of the model's `Spec`, its sampler among them.
         leaves: {"a/b": array} in our layout; read one by one.
         assumed: One line for each fact that the file does not say.
         weights: The files of the weights, where the checkpoint is a folder.

@@ -1,223 +1,202 @@
-"""What the spec of a model describes, and whether leaves are those of its network."""
+"""What a model is, as one hashable value: the spec of a model folder."""
 
-import functools
-import logging
+import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
-import numpy as np
-
-from kdiff_jax import denoiser, networks, samplers
+from kdiff_jax import domain, networks, samplers
 from kdiff_jax.diffusion import process as processes
 from kdiff_jax.diffusion.process import Process
-from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.interop import spec_check
-from kdiff_jax.interop.trees import flatten
-from kdiff_jax.method import Net
+from kdiff_jax.named import Keywords, Named, frozen, named, thawed
 from kdiff_jax.partition import Partition
 
-log = logging.getLogger(__name__)
+SECTIONS = ("network", "precondition", "process", "sampler")
 
 
-def build(spec: Mapping[str, Any], precision: str | None = None) -> tuple[Net, Process]:
-    """The network (as pure functions) and the process that a spec describes.
+class Origin(NamedTuple):
+    """The foreign checkpoint that a model was converted from.
 
-    Args:
-        spec: {"network": {"name", ...}, "precondition": {"name", ...}, "process":
-            {"name", ...}, "image_shape": [H, W, C], "num_classes": int,
-            "cond_dim": int, "augment_dim": int, "space": name}. "revision" is that of
-            the network's definition. With "partition" it is one student of many.
-        precision: Type that the network computes in, "float32" or "bfloat16"; None for
-            that of the spec, which is float32 unless it has a `network.dtype`.
-
-    Raises:
-        CheckpointError: If the network has been defined otherwise since.
+    Attributes:
+        family: One of `foreign.families()`.
+        file: Name of the file.
+        sha256: Digest of the file.
     """
-    channels = spec["image_shape"][-1]
-    num_classes, augment_dim = spec["num_classes"], spec.get("augment_dim", 0)
-    network, precondition = spec["network"], dict(spec["precondition"])
-    cond_dim = spec.get("cond_dim", 0)
-    check_revision(spec)
-    fields: dict[str, Any] = {
-        k: tuple(v) if isinstance(v, list) else v for k, v in network.items()
-    }
-    if precision:
-        fields["dtype"] = precision
-    module = networks.make(
-        **fields,
-        out_channels=channels * (2 if precondition["name"] in ("both", "iddpm") else 1),
-        num_classes=num_classes,
-        cond_dim=cond_dim,
-        augment_dim=augment_dim,
-    )
-    process = processes.make(**spec["process"])
-    name = precondition.pop("name")
-    net = denoiser.make(
-        module,
-        process,
-        precondition=name,
-        image_shape=tuple(spec["image_shape"]),
-        num_classes=num_classes,
-        cond_dim=cond_dim,
-        augment_dim=augment_dim,
-        space=spec.get("space", "pixels"),
-        **precondition,
-    )
-    return net, process
+
+    family: str
+    file: str
+    sha256: str
 
 
-def without_precision(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """A spec that leaves it to its reader what the network computes in."""
-    network = dict(spec["network"])
-    if "dtype" in network:
-        network["dtype"] = "float32"
-    return {**spec, "network": network}
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """A model without its weights; made by `Spec.of`, which checks every value.
 
-
-def defining(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a spec that defines the function of its parameters."""
-    names = ("network", "precondition", "process", "image_shape", "num_classes")
-    return {
-        name: spec[name] for name in (*names, "augment_dim", "space") if name in spec
-    }
-
-
-def check_revision(spec: Mapping[str, Any]) -> None:
-    """Raises CheckpointError if the network has been defined otherwise since."""
-    name = spec["network"]["name"]
-    now = networks.revision(name)
-    if spec.get("revision", now) != now:
-        raise CheckpointError(
-            f"network {name} is of revision {repr(spec['revision'])[:40]}, and here it"
-            f" is {now}, another function of the same parameters; use the version of"
-            " kdiff_jax that its config.json names"
-        )
-
-
-def built(
-    spec: Mapping[str, Any], leaves: Mapping[str, Any], where
-) -> tuple[Net, Process]:
-    """The network and process of a spec, if these leaves are the network's.
-
-    Raises:
-        CheckpointError: If the spec is none, or names the first leaves that differ.
+    Attributes:
+        augment_dim: Length of EDM's augmentation label; 0 for none.
+        cond_dim: Length of the vectors that it is conditioned on; 0 for labels.
+        image_shape: (H, W, C) of one image.
+        network: Name of the network, and its fields.
+        num_classes: Number of classes, or with `cond_dim` of vectors; 0 if
+            unconditional.
+        precondition: Name of the preconditioning, and its keywords.
+        process: Name of the forward process, and its keywords.
+        sampler: Name of the sampler, and its keywords; None for a network alone.
+        space: Where its images live, a name of `domain.SPACES`.
+        revision: Revision of the network's definition, see `networks.revision`.
+        null_prob: Share of labels that were dropped in training, for guidance; None
+            where that is not known.
+        partition: Owners of the classes and times among several students; None for a
+            single network.
+        conditions: Digest of the table of vectors.
+        source: Foreign checkpoint that the weights come from.
+        sha256: Digest of the weights.
+        kdiff_jax: Version that wrote the model.
+        facts: Whatever else a file says.
     """
-    try:
-        # The sampler may be one that a person asks for: see `check_sampler`.
-        spec_check.check({k: v for k, v in spec.items() if k != "sampler"})
-        # A network has more leaves than blocks: a spec of millions is not built.
-        for part in ("num_blocks", "channel_mult", "widths"):
-            value = spec["network"].get(part) or 0
-            if (value if isinstance(value, int) else len(value)) > len(leaves):
-                raise ValueError(f"{part}={value!r}, and {len(leaves)} leaves")
-        net, process = build(spec)
-        partition = Partition.from_spec(spec.get("partition"))
-        params = jax.eval_shape(net.init, jax.random.key(0))
-        expected = {k: v.shape for k, v in flatten(params).items()}
-    except CheckpointError:
-        raise
-    except Exception as error:  # whatever a spec of nonsense sets off
-        why = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{where} has a spec that is no model: {why}") from error
-    if spec.get("partition") is not None:
-        _check_partition(partition, process, spec["num_classes"], where)
-        expected = {k: (partition.num_students, *v) for k, v in expected.items()}
-    _compare(leaves, expected, where)
-    return net, process
 
+    augment_dim: int
+    cond_dim: int
+    image_shape: tuple[int, int, int]
+    network: Named
+    num_classes: int
+    precondition: Named
+    process: Named
+    sampler: Named | None = None
+    space: str = "pixels"
+    revision: int | None = None
+    null_prob: float | int | None = None
+    partition: Partition | None = None
+    conditions: str | None = None
+    source: Origin | None = None
+    sha256: str | None = None
+    kdiff_jax: str | None = None
+    facts: Keywords = frozen({})
 
-def check_sampler(spec: Mapping[str, Any], process: Process, where) -> None:
-    """Builds the sampler of a spec, if it has one, to see that it can be.
+    @classmethod
+    def of(cls, values: "Mapping[str, Any] | Spec", prefix: str = "") -> "Spec":
+        """The spec of plain values, as `plain` gives them and files hold them.
 
-    Raises:
-        CheckpointError: If it cannot.
-    """
-    try:
-        spec_check.check(spec)
-        if "sampler" in spec:
-            samplers.make(process=process, **spec["sampler"])
-    except Exception as error:  # as above
-        why = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{where} has a spec that is no model: {why}") from error
+        Args:
+            values: "network", "precondition" and "process" are {"name": ...} with
+                keywords beside it, as is "sampler", if there is one; "image_shape" and
+                "num_classes" are needed, too.
+            prefix: Goes before a value's name in messages: "--config.model.".
 
+        Raises:
+            ConfigError: Names the first value that no model has.
+            CheckpointError: If the partition is none.
+        """
+        if isinstance(values, Spec):
+            return values
+        spec_check.check(values, prefix)
+        known = {field.name for field in dataclasses.fields(cls)} - {"facts"}
+        given: dict[str, Any] = {
+            "augment_dim": 0,
+            "cond_dim": 0,
+            **{k: frozen(v) for k, v in values.items() if k in known and v is not None},
+        }
+        given |= {key: named(given[key]) for key in SECTIONS if key in given}
+        if "partition" in given:
+            given["partition"] = Partition.from_spec(values["partition"])
+        if "source" in given:
+            given["source"] = Origin(**given["source"])
+        facts = {key: value for key, value in values.items() if key not in known}
+        return cls(**given, facts=frozen(facts))
 
-def sampler_of(
-    spec: Mapping[str, Any], process: Process, keywords: Mapping[str, Any] | None = None
-) -> samplers.Sampler:
-    """The sampler of a model, or one of these keywords, its name among them.
+    def plain(self) -> dict[str, Any]:
+        """Plain values, as JSON has them, that `of` reads; what is None is left out."""
+        found: dict[str, Any] = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value is None or field.name == "facts":
+                continue
+            if isinstance(value, Named):
+                value = value.plain()
+            elif isinstance(value, Partition):
+                value = value.to_spec()
+            elif isinstance(value, Origin):
+                value = value._asdict()
+            found[field.name] = thawed(value)
+        return found | thawed(self.facts)
 
-    Raises:
-        ConfigError: If there is no such sampler, or it asks for guidance by labels of a
-            model that has none.
-    """
-    chosen: dict[str, Any] = dict(spec["sampler"] if keywords is None else keywords)
-    check_guidance(spec, chosen.get("guidance", 1))
-    return samplers.make(process=process, **chosen)
+    def replace(self, **fields) -> "Spec":
+        """The same spec with other values of these fields."""
+        return dataclasses.replace(self, **fields)
 
+    def changed(self, changes: Mapping[str, Any], prefix: str = "") -> "Spec":
+        """The spec with other plain values.
 
-def check_guidance(spec: Mapping[str, Any], scale: Any) -> None:
-    """Refuses guidance of a model without labels; warns of one that always had them.
+        A section that names nothing changes keywords: {"network": {"dropout": 0.0}}
+        keeps the network and takes its dropout away.
 
-    Raises:
-        ConfigError: If the model has no labels.
-    """
-    if scale == 1:
-        return
-    if not spec["num_classes"]:
-        raise ConfigError(
-            f"guidance={scale}: this model has no labels to be guided by; leave it out"
+        Raises:
+            ConfigError: See `of`.
+        """
+        values = self.plain()
+        for key, value in changes.items():
+            is_part = isinstance(value, Mapping) and "name" not in value
+            if not is_part:
+                values[key] = value
+            elif value:
+                values[key] = {**values.get(key, {}), **value}
+        return Spec.of(thawed(values), prefix)
+
+    def defining(self) -> "Spec":
+        """What of it defines the function of the parameters, and no more."""
+        return Spec(
+            self.augment_dim,
+            self.cond_dim,
+            self.image_shape,
+            self.network,
+            self.num_classes,
+            self.precondition,
+            self.process,
+            space=self.space,
         )
-    if not spec.get("null_prob"):
-        _warn_once(
-            f"guidance={scale}: this model does not say that it was trained without"
-            " labels as well (method.null_prob), so that its answers without one may"
-            " mean nothing"
+
+    def anew(self) -> "Spec":
+        """The spec of a model that is to be trained: without the facts of a file."""
+        return self.defining().replace(
+            sampler=self.sampler,
+            null_prob=self.null_prob,
+            revision=networks.revision(self.network.name),
         )
 
+    def unguided(self) -> "Spec":
+        """The spec without the guidance of its sampler."""
+        if self.sampler is None:
+            return self
+        name, keywords = self.sampler
+        kept = {k: v for k, v in keywords.items() if not k.startswith("guidance")}
+        return self.replace(sampler=Named(name, frozen(kept)))
 
-@functools.cache
-def _warn_once(text: str) -> None:
-    log.warning("%s", text)
+    def without_precision(self) -> "Spec":
+        """The spec that leaves it to its reader what the network computes in."""
+        if "dtype" not in self.network.keywords:
+            return self
+        return self.replace(network=self.network.changed(dtype="float32"))
 
+    def make_process(self) -> Process:
+        """The forward process."""
+        return self.process.call(processes.make)
 
-def _check_partition(
-    partition: Partition, process: Process, num_classes: int, where
-) -> None:
-    """Refuses owners of other classes than the model's, or of another time."""
-    owned = sum(map(len, partition.groups))
-    if partition.groups and owned != num_classes:
-        raise CheckpointError(
-            f"{where} has a partition of {owned} classes and a model of {num_classes};"
-            " take both from one source"
-        )
-    ends = (process.t_min, process.t_max)
-    borders = partition.borders
-    if borders and not np.allclose((borders[0], borders[-1]), ends):
-        raise CheckpointError(
-            f"{where} has a partition of the times {borders[0]:g} to {borders[-1]:g},"
-            f" and its process goes from {ends[0]:g} to {ends[1]:g}; take both from one"
-            " source"
-        )
+    def make_sampler(self) -> samplers.Sampler:
+        """The model's own sampler, which there must be.
 
+        Raises:
+            ConfigError: If the process has no such grid of times.
+        """
+        assert self.sampler is not None
+        return self.sampler.call(samplers.make, process=self.make_process())
 
-def _compare(
-    given: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]], where
-) -> None:
-    """Names the first leaves whose shape is not the network's."""
-    wrong = [
-        f"{k} is missing, expected {expected[k]}" for k in expected if k not in given
-    ]
-    wrong += [
-        f"{k} {given[k].shape} is not expected" for k in given if k not in expected
-    ]
-    wrong += [
-        f"{k} is {given[k].shape}, expected {expected[k]}"
-        for k in expected.keys() & given.keys()
-        if tuple(given[k].shape) != tuple(expected[k])
-    ]
-    if wrong:
-        more = f"; and {len(wrong) - 10} more" if len(wrong) > 10 else ""
-        raise CheckpointError(
-            f"{where} does not fit its network: {'; '.join(sorted(wrong)[:10])}{more}"
-        )
+    @property
+    def conditioning(self) -> domain.Conditions:
+        """What the model may be asked for."""
+        return domain.Conditions(self.num_classes, self.cond_dim)
+
+    @property
+    def guidance(self) -> float | int:
+        """Guidance scale of its sampler; 1 is none."""
+        keywords = self.sampler.keywords if self.sampler else {}
+        return keywords.get("guidance", 1)

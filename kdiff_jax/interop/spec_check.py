@@ -6,7 +6,8 @@ as far as an error of its own, or a number that nobody meant.
 """
 
 import numbers
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from types import ModuleType
 from typing import Any
 
 from kdiff_jax import arguments, domain, networks, samplers
@@ -15,65 +16,106 @@ from kdiff_jax.errors import ConfigError
 
 LARGEST = 2**24  # of any count: a grid of as many steps still fits into memory
 LARGEST_SIDE = 2**14
+MODULES: dict[str, ModuleType] = {
+    "network": networks,
+    "precondition": precondition,
+    "process": process,
+    "sampler": samplers,
+}
 BOUND = ("parent", "name", "process")  # what is given otherwise, or not at all
+ORIGIN = ("family", "file", "sha256")
+TEXTS = ("conditions", "kdiff_jax", "sha256", "space")
 
 
-def check(spec: Mapping[str, Any]) -> None:
-    """Raises ConfigError at the first value that no model has."""
+def check(spec: Any, prefix: str = "") -> None:
+    """Refuses the plain values of a spec that no model has.
+
+    Args:
+        spec: See `Spec.of`.
+        prefix: Goes before a value's name in messages: "--config.model.".
+
+    Raises:
+        ConfigError: Names the first such value, and the rule.
+    """
     if not isinstance(spec, Mapping):
         raise ConfigError(f"spec={_shown(spec)}: must be an object with names")
-    for section in ("network", "precondition", "process"):
-        _check_section(section, spec.get(section))
-    if "sampler" in spec:  # a network alone has none
-        _check_section("sampler", spec["sampler"])
-    _check_shape(spec.get("image_shape"))
-    _check_count("num_classes", spec.get("num_classes"))
-    _check_count("cond_dim", spec.get("cond_dim", 0))
+    for section in MODULES:  # a network alone has no sampler
+        if section != "sampler" or spec.get(section) is not None:
+            check_section(section, spec.get(section), prefix)
+    _check_shape(f"{prefix}image_shape", spec.get("image_shape"))
+    counts = {"num_classes": None, "cond_dim": 0, "augment_dim": 0}
+    for name, default in counts.items():
+        _check_count(f"{prefix}{name}", spec.get(name, default))
     if spec.get("cond_dim", 0) and not spec["num_classes"]:
         raise ConfigError(
-            f"cond_dim={spec['cond_dim']}: num_classes is the number of vectors, and 0"
+            f"{prefix}cond_dim={spec['cond_dim']}: num_classes is the number of"
+            " vectors, and 0"
         )
-    _check_count("augment_dim", spec.get("augment_dim", 0))
     domain.make_space(spec.get("space", "pixels"), spec["image_shape"])
+    _check_facts(spec, prefix)
 
 
-def _check_section(section: str, values) -> None:
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{section}={_shown(values)}: must be an object with a name")
-    name = values.get("name")
-    if not isinstance(name, str):
-        raise ConfigError(f"{section}.name={_shown(name)}: must be a text")
-    given = {key: value for key, value in values.items() if key != "name"}
-    function, what = _annotated(section, name), f"{section} {name!r}"
-    prefix = f"{section}."
-    arguments.check(function, given, what=what, prefix=prefix, hidden=BOUND)
-    for key, value in given.items():
+def check_section(
+    section: str, values: Any, prefix: str = "", *, given=(), partial: bool = False
+) -> None:
+    """Refuses a name, or keywords, of one of `MODULES` that it does not have.
+
+    Args:
+        section: Name of the section.
+        values: {"name": ..., keyword: value}.
+        prefix: See `check`.
+        given: Keywords that are given otherwise.
+        partial: Whether required keywords may be missing.
+
+    Raises:
+        ConfigError: Names the keyword, its value and the rule.
+    """
+    prefix = f"{prefix}{section}."
+    arguments.check_named(
+        MODULES[section],
+        values,
+        prefix=prefix,
+        hidden=(*BOUND, *given),
+        partial=partial,
+    )
+    for key, value in values.items():
         if isinstance(value, int) and abs(value) > LARGEST:
             raise ConfigError(f"{prefix}{key}={_shown(value)}: must be up to {LARGEST}")
 
 
-def _annotated(section: str, name: str) -> Callable[..., Any]:
-    """Function that takes the values of a section as keywords."""
-    if section == "network":
-        return networks.make_function(name)
-    if section == "sampler":
-        return samplers.make_function(name)
-    if section == "process":
-        return process.make_function(name)
-    return precondition.make_function(name)
+def _check_facts(spec: Mapping[str, Any], prefix: str) -> None:
+    """What a model's file says beside its network."""
+    for name in TEXTS:
+        if not isinstance(spec.get(name), str | None):
+            raise ConfigError(f"{prefix}{name}={_shown(spec[name])}: must be text")
+    revision, prob = spec.get("revision"), spec.get("null_prob")
+    if revision is not None and not _is_number(revision, numbers.Integral):
+        raise ConfigError(f"{prefix}revision={_shown(revision)}: must be a number")
+    if prob is not None and not (_is_number(prob, numbers.Real) and 0 <= prob <= 1):
+        raise ConfigError(f"{prefix}null_prob={_shown(prob)}: must lie in [0, 1]")
+    source = spec.get("source")
+    if source is not None and not _is_origin(source):
+        names = ", ".join(ORIGIN)
+        raise ConfigError(f"{prefix}source={_shown(source)}: must be texts, {names}")
+
+
+def _is_origin(source) -> bool:
+    if not isinstance(source, Mapping) or set(source) != set(ORIGIN):
+        return False
+    return all(isinstance(value, str) for value in source.values())
 
 
 def _is_number(value, kind) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool)
 
 
-def _check_shape(shape) -> None:
+def _check_shape(name: str, shape) -> None:
     """[H, W, C] of one image."""
     sides = list(shape) if isinstance(shape, (list, tuple)) else []
     whole = len(sides) == 3 and all(_is_number(n, numbers.Integral) for n in sides)
     if not whole or not all(1 <= n <= LARGEST_SIDE for n in sides):
         raise ConfigError(
-            f"image_shape={_shown(shape)}: must be height, width and channels, each of"
+            f"{name}={_shown(shape)}: must be height, width and channels, each of"
             f" 1 to {LARGEST_SIDE}"
         )
 

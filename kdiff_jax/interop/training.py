@@ -8,7 +8,7 @@ step holds a digest of every leaf, and what is read here is checked against it.
 import logging
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -16,9 +16,11 @@ import orbax.checkpoint as ocp
 
 from kdiff_jax import sealed
 from kdiff_jax.errors import CheckpointError, ConfigError
-from kdiff_jax.interop import conditions, spec_check
+from kdiff_jax.interop import conditions
 from kdiff_jax.interop import steps as step_folders
+from kdiff_jax.interop.spec import Spec
 from kdiff_jax.interop.trees import unflatten
+from kdiff_jax.partition import Partition
 
 log = logging.getLogger(__name__)
 
@@ -40,23 +42,44 @@ def find(path: pathlib.Path) -> tuple[pathlib.Path, list[int]] | None:
     return None
 
 
+class Description(NamedTuple):
+    """What the steps of a stage folder are.
+
+    Attributes:
+        spec: Spec of the stage's model.
+        role: Role that the model is made of.
+        result: "params", or the name of the moving average that the model is.
+        partition: Partition of the recipe's students; None without one. A student that
+            is trained alone has it here, and none in its spec.
+        powers: Name -> relative width, of the averages that are power functions.
+    """
+
+    spec: Spec
+    role: str
+    result: str
+    partition: Partition | None = None
+    powers: Mapping[str, float] = {}
+
+
 def describe(
-    stage: pathlib.Path, about: Mapping[str, Any], frozen: Mapping[str, Any] = {}
+    stage: pathlib.Path, about: Description, frozen: Mapping[str, Any] = {}
 ) -> None:
     """Writes what the steps of a stage folder are, which `description` reads.
 
     Args:
         stage: The folder.
-        about: The "spec" of its model, the "role" and the "result" that it is made of,
-            the "partition" of the recipe's students, and the "powers" of its averages
-            that are power functions: name -> relative width.
+        about: The description.
         frozen: The table of its vectors, if it has one, which is written beside it.
     """
-    spec = conditions.write(stage, about["spec"], frozen)
-    sealed.write_json(stage / STAGE, {**about, "spec": spec})
+    spec = conditions.write(stage, about.spec, frozen)
+    found = about._asdict() | {"spec": spec.plain()}
+    if about.partition is not None:
+        found["partition"] = about.partition.to_spec()
+    kept = {name: value for name, value in found.items() if value}
+    sealed.write_json(stage / STAGE, kept)
 
 
-def description(stage: pathlib.Path) -> dict[str, Any]:
+def description(stage: pathlib.Path) -> Description:
     """What `describe` has written.
 
     Raises:
@@ -72,27 +95,30 @@ def description(stage: pathlib.Path) -> dict[str, Any]:
     try:
         if wrong:
             raise ConfigError(f"it lacks {', '.join(wrong)}")
-        spec_check.check(about["spec"])
-        _check_owners(about.get("partition"))
+        owners, powers = about.get("partition"), about.get("powers", {})
+        if not _are_widths(powers):
+            raise ConfigError(f"powers={str(powers)[:60]}: must be names with widths")
+        return Description(
+            Spec.of(about["spec"]),
+            about["role"],
+            about["result"],
+            None if owners is None else Partition.from_spec(owners),
+            powers,
+        )
     except (CheckpointError, ConfigError) as error:
         raise CheckpointError(
             f"{stage / STAGE}: is no description of a stage ({error}); {way_out}"
         ) from error
-    return about
 
 
-def _check_owners(partition) -> None:
-    """Refuses a partition without the lists of its groups and borders."""
-    lists = isinstance(partition, dict) and all(
-        isinstance(partition.get(name), list) for name in ("groups", "borders")
-    )
-    if partition is not None and not lists:
-        raise ConfigError(f"partition={str(partition)[:60]}: has no owners")
+def _are_widths(powers) -> bool:
+    numbers = powers.values() if isinstance(powers, dict) else [None]
+    return all(isinstance(width, (int, float)) for width in numbers)
 
 
 def load(
     stage: pathlib.Path, steps: Sequence[int], result: str | None = None
-) -> tuple[dict[str, Any], dict[str, Any]]:
+) -> tuple[Spec, dict[str, Any]]:
     """Returns (spec, params) of the first of these steps that is sound.
 
     Those before it are named in the log, as errors.
@@ -107,12 +133,12 @@ def load(
         CheckpointError: If no step is, or none has this average.
     """
     about = description(stage)
-    spec, result = about["spec"], result or about["result"]
+    result = result or about.result
     part = "params" if result == "params" else f"ema/{result}"
-    params = _newest(stage, steps, f"nets/{about['role']}/{part}/")
-    if "partition" not in spec:  # a model of one student has no axis of them
+    params = _newest(stage, steps, f"nets/{about.role}/{part}/")
+    if about.spec.partition is None:  # a model of one student has no axis of them
         params = jax.tree.map(lambda x: x[0], params)
-    return spec, params
+    return about.spec, params
 
 
 def role(stage: pathlib.Path, name: str) -> dict[str, Any]:

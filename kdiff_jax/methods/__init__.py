@@ -1,13 +1,13 @@
 """One module per method; the module's name is the method's name."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
 from kdiff_jax import arguments, registry
 from kdiff_jax.errors import ConfigError
-from kdiff_jax.method import Method
+from kdiff_jax.method import Method, Net
 
 
 def names() -> list[str]:
@@ -25,6 +25,8 @@ def make(name: str, **keywords) -> Method:
     parts = [key for key in ("nets", "process") if key in keywords]  # no options
     own = {key: value for key, value in keywords.items() if key not in parts}
     arguments.check(function, own, what=f"method {name!r}", hidden=parts)
+    if "nets" in keywords:
+        keywords |= {"nets": _Nets(keywords["nets"], name)}
     method = function(**keywords)
     if takes_times(name) and "t_range" not in method.draws:
         raise ConfigError(
@@ -32,6 +34,20 @@ def make(name: str, **keywords) -> Method:
             ' ctx.share.t_range; add draws=("t_range",), or take the line out'
         )
     return method
+
+
+class _Nets(dict[str, Net]):
+    """Networks by role, which says in one line that one is missing."""
+
+    def __init__(self, nets: Mapping[str, Net], method: str):
+        super().__init__(nets)
+        self._method = method
+
+    def __missing__(self, role: str):
+        raise ConfigError(
+            f"nets: has no {role!r}, which the method {self._method!r} needs; it has"
+            f" {', '.join(self) or 'none'}: add {role}=Net(...)"
+        )
 
 
 def takes_times(name: str) -> bool:

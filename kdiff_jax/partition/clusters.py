@@ -47,7 +47,7 @@ class MedianSplits(NamedTuple):
         }
 
     @staticmethod
-    def from_spec(spec: dict) -> "MedianSplits":
+    def from_spec(spec: Any) -> "MedianSplits":
         """What `to_spec` gave.
 
         Raises:
@@ -96,7 +96,7 @@ class Centers(NamedTuple):
         return {"centers": [list(center) for center in self.centers]}
 
     @staticmethod
-    def from_spec(spec: dict) -> "Centers":
+    def from_spec(spec: Any) -> "Centers":
         """What `to_spec` gave.
 
         Raises:

@@ -102,7 +102,7 @@ class Job:
         if source not in {stage.name for stage in self.stages}:
             model = interop.load(source, precision=precision)
             self._check_conditions(source, model)
-            spec = {**model.spec, "sampler": self.recipe.spec["sampler"]}
+            spec = model.spec.replace(sampler=self.recipe.spec.sampler)
             return dataclasses.replace(model, spec=spec)
         folder = self.left(source) / "model"
         if not folder.is_dir():

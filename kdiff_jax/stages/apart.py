@@ -80,8 +80,7 @@ def check_alike(job: Job, stage: TrainStage, partition: Partition) -> None:
 
 
 def _check_owns(path: pathlib.Path, partition: Partition) -> None:
-    owns = training.description(path).get("partition")
-    if not same_owners(owns, partition.to_spec()):
+    if not same_owners(training.description(path).partition, partition):
         raise CheckpointError(
             f"{path}: is a student of another partition; delete it and train it"
             " again, or take another --workdir"

@@ -1,15 +1,14 @@
 """What can be said of a job before anything runs: whether its parts fit together."""
 
 import functools
-import json
 import os
-from typing import Any
 
 import jax
 
 from kdiff_jax import build, interop, registry
 from kdiff_jax.build import Stage, TrainStage
 from kdiff_jax.errors import ConfigError, UserError
+from kdiff_jax.interop import Spec
 from kdiff_jax.metrics import features
 from kdiff_jax.stages import Job, evaluate, is_done
 from kdiff_jax.train import parallel
@@ -51,7 +50,7 @@ def check(job: Job) -> None:
                 )
 
 
-def origin(job: Job, stage: Stage) -> dict[str, Any]:
+def origin(job: Job, stage: Stage) -> Spec:
     """The spec of a stage's teacher; one that is brought is what the config says."""
     source = stage.init.get("teacher")
     for other in job.stages:
@@ -60,7 +59,7 @@ def origin(job: Job, stage: Stage) -> dict[str, Any]:
     return job.recipe.spec
 
 
-def spec(job: Job, stage: TrainStage) -> dict[str, Any]:
+def spec(job: Job, stage: TrainStage) -> Spec:
     """The spec of a stage's student."""
     return build.spec_of(stage, origin(job, stage))
 
@@ -96,8 +95,8 @@ def _check_pairs(job: Job, stage: TrainStage, path: str) -> None:
         )
 
 
-def _check_network(spec: dict[str, Any], path: str) -> None:
-    why = _why_no_network(json.dumps(interop.defining(spec)))
+def _check_network(spec: Spec, path: str) -> None:
+    why = _why_no_network(spec.defining())
     if why:
         raise ConfigError(f"{path}: these fields make no network: {why}")
 
@@ -108,10 +107,10 @@ def is_absent(source: str) -> bool:
 
 
 @functools.lru_cache
-def _why_no_network(spec: str) -> str:
+def _why_no_network(spec: Spec) -> str:
     """What building the network and the shapes of its parameters ends with, or ""."""
     try:
-        net, _ = interop.build({"num_classes": 0, **json.loads(spec)})
+        net, _ = interop.build(spec)
         jax.eval_shape(net.init, jax.random.key(0))
     except UserError as error:
         return str(error)

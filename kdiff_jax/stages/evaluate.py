@@ -122,7 +122,7 @@ def students_of(job: Job, names: Sequence[str]) -> Partition:
     about = [job.left(stage) / interop.STAGE for stage in split if job.split(stage)]
     if not about or not about[0].is_file():
         return ONE
-    return Partition.from_spec(training.description(about[0].parent).get("partition"))
+    return training.description(about[0].parent).partition or ONE
 
 
 def row_of(

@@ -69,7 +69,7 @@ def of_stage(
     log: Log,
 ) -> SampleGrids:
     """The student of a stage, below its teacher; each student at what it owns."""
-    num_classes = roles.spec["num_classes"]
+    num_classes = roles.spec.num_classes
     labels = generate.shown_labels(NUM, num_classes, students.owners)
     if students.is_part:  # it answers for all, but is seen at what it learns
         labels = students.partition.labels(students.ids[0], num_classes)

@@ -46,8 +46,9 @@ def run(job: Job, stage: PairsStage) -> None:
     need = pairs.disk_need(sum(counts.values()), teacher.image_shape, kept)
     log.info("%s: the pairs take %.3g GB", folder, need / 1e9)
     pairs.check_disk(folder, sum(counts.values()), teacher.image_shape, kept)
-    keywords = build.spec_of(stage, teacher.spec)["sampler"]
-    sampler = interop.sampler_of(teacher.spec, teacher.process, keywords)
+    spec = build.spec_of(stage, teacher.spec)
+    assert spec.sampler is not None
+    sampler = interop.sampler_of(spec, teacher.process)
     make = generate.of_model(
         teacher,
         sampler,
@@ -64,13 +65,13 @@ def run(job: Job, stage: PairsStage) -> None:
             "num_pairs": num,
             "shard_size": stage.shard_size,
             "shape": teacher.image_shape,
-            "teacher": teacher.spec["sha256"],
-            "sampler": keywords,
+            "teacher": spec.sha256,
+            "sampler": spec.sampler.plain(),
             "seed": job.recipe.seed,
             "first": FIRST[part],
         }
-        if table := teacher.spec.get("conditions"):
-            identity["conditions"] = table
+        if spec.conditions:
+            identity["conditions"] = spec.conditions
         if kept != pairs.BYTE:
             identity["x0_type"] = str(kept)
         _make(job, folder / part, identity, make, teacher, stage.batch_size)

@@ -8,7 +8,7 @@ traced, before the first stage starts: seconds, where the first stages may take 
 import dataclasses
 import logging
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -16,15 +16,14 @@ import jax.numpy as jnp
 
 from kdiff_jax import build, domain, interop, methods
 from kdiff_jax.build import EvaluateStage, PairsStage, Stage, TrainStage
-from kdiff_jax.build.resolved import frozen
 from kdiff_jax.data.images import Images
-from kdiff_jax.diffusion import process as processes
 from kdiff_jax.errors import ConfigError, DataError, UserError
-from kdiff_jax.interop import training
+from kdiff_jax.interop import Spec, training
 from kdiff_jax.interop.description import spec_of
 from kdiff_jax.method import Method, Numbers
 from kdiff_jax.metrics import features, groups, table
 from kdiff_jax.metrics.moments import check_memory
+from kdiff_jax.named import frozen
 from kdiff_jax.stages import Job, before, compared, is_done
 from kdiff_jax.train import inputs, parallel
 from kdiff_jax.train.step import NetState, TrainState, context_of
@@ -64,9 +63,8 @@ def _sampler(job: Job, stage: TrainStage | PairsStage) -> None:
         ConfigError: Names the keyword as the command line does.
     """
     spec = build.spec_of(stage, _origin(job, stage))
-    process = processes.make(**spec["process"])
     try:
-        interop.sampler_of({"num_classes": 0, **spec}, process)
+        interop.sampler_of(spec, spec.make_process())
     except ConfigError as error:
         key = str(error).partition("=")[0]
         own = key in stage.sampler
@@ -95,7 +93,7 @@ class _Case(NamedTuple):
         augmented: Keywords of `inputs.make`.
     """
 
-    specs: Hashable
+    specs: tuple[Spec, ...]
     stage: TrainStage
     batch_size: int
     augmented: Mapping[str, Any]
@@ -107,14 +105,14 @@ _passed: set[_Case] = set()  # rounds, and runs of one process, often differ in 
 def _train(job: Job, stage: TrainStage) -> None:
     origin = _origin(job, stage)
     spec = build.spec_of(stage, origin)
-    specs = [spec, origin] if "teacher" in stage.init else [spec]
+    specs = (spec, origin) if "teacher" in stage.init else (spec,)
     mesh = parallel.student_mesh(job.mesh, before.num_students(job, stage))
     parts = mesh.shape["data"] * stage.train.num_microbatches
     batch_size = stage.train.batch_size
-    specs = [{"num_classes": 0, **interop.defining(one)} for one in specs]
+    specs = tuple(one.defining() for one in specs)
     nameless = dataclasses.replace(stage, name="", init=frozen({}))
     augmented = job.recipe.augmented
-    case = _Case(frozen(specs), nameless, batch_size // parts, augmented)
+    case = _Case(specs, nameless, batch_size // parts, augmented)
     if case in _passed:
         return
     built = [interop.build(one, stage.precision) for one in specs]
@@ -128,7 +126,7 @@ def _train(job: Job, stage: TrainStage) -> None:
         _passed.add(case)
 
 
-def _origin(job: Job, stage: Stage) -> dict[str, Any]:
+def _origin(job: Job, stage: Stage) -> Spec:
     """The spec of a stage's teacher; of one that is brought, what its file says."""
     source = stage.init.get("teacher")
     for other in job.stages:
@@ -136,9 +134,9 @@ def _origin(job: Job, stage: Stage) -> dict[str, Any]:
             return build.spec_of(other, _origin(job, other))
     if not source or job.names_role(source) or before.is_absent(source):
         return job.recipe.spec
-    spec = dict(spec_of(source))
+    spec = spec_of(source)
     build.check_fits(job.recipe, "teacher", spec)
-    return {**spec, "sampler": job.recipe.spec["sampler"]}
+    return spec.replace(sampler=job.recipe.spec.sampler)
 
 
 def _say_unused(stage: TrainStage, method: Method) -> None:

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdiff_jax import build, interop, networks
+from kdiff_jax import build, interop
 from kdiff_jax import partition as partitions
 from kdiff_jax.build import TrainStage
 from kdiff_jax.diffusion.process import Process
 from kdiff_jax.errors import CheckpointError
-from kdiff_jax.interop import Model
+from kdiff_jax.interop import Model, Spec
 from kdiff_jax.method import Method, Net
 from kdiff_jax.networks import channels
 from kdiff_jax.stages import Job
@@ -35,7 +35,7 @@ class Roles(NamedTuple):
 
     nets: dict[str, Net]
     process: Process
-    spec: dict[str, Any]
+    spec: Spec
     models: dict[str, Model]
     params: dict[str, Any]
 
@@ -68,14 +68,11 @@ def find(job: Job, stage: TrainStage) -> Roles:
     for role, model in loaded.items():
         build.check_fits(job.recipe, role, model.spec)
     teacher = loaded.get("teacher")
-    base = dict(teacher.spec) if teacher else job.recipe.spec
+    base = teacher.spec if teacher else job.recipe.spec
     if teacher:
         scale = stage.method.keywords.get("guidance", 1)
         interop.check_guidance(teacher.spec, scale)
-    for key in ("sha256", "kdiff_jax", "source", "partition", "conditions"):
-        base.pop(key, None)
-    base["revision"] = networks.revision(base["network"]["name"])
-    spec = interop.without_precision(build.spec_of(stage, base))
+    spec = build.spec_of(stage, base).anew().without_precision()
     student, process = interop.build(spec, stage.precision)
     nets = {"student": student}
     if teacher:
@@ -162,8 +159,8 @@ def _rows(
             f"{what}, and stage {stage.name!r} has one; one of them is a model by"
             " python -m kdiff_jax.convert --student=K"
         )
-    specs = (model.partition if model else partition).to_spec(), partition.to_spec()
-    if not partitions.same_owners(*specs):
+    theirs = model.partition if model else partition
+    if not partitions.same_owners(theirs, partition):
         raise CheckpointError(
             f"{what} of another partition than stage {stage.name!r}; make them equal"
         )

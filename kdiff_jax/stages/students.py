@@ -10,13 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from kdiff_jax import arrays, build, methods, samplers
+from kdiff_jax import arrays, build, methods
 from kdiff_jax import partition as partitions
 from kdiff_jax.build import TrainStage
 from kdiff_jax.build.sections import Partition as Section
 from kdiff_jax.data import batches as data_batches
 from kdiff_jax.data.students import StudentBatches
-from kdiff_jax.diffusion import process as processes
 from kdiff_jax.diffusion.process import Process
 from kdiff_jax.domain import TABLE
 from kdiff_jax.errors import ConfigError
@@ -250,7 +249,7 @@ def check(job: Job) -> None:
                     f" of stage {stage.name!r} trains at one time alone (its file does"
                     " not say TAKES_TIMES); split the classes, by partition.num_groups"
                 )
-    process = processes.make(**job.recipe.spec["process"])
+    process = job.recipe.spec.make_process()
     given = section.embeddings or job.frozen
     by_teacher = section.rule in ("kmeans", "pca") and not given
     if by_teacher and section.num_groups > 1:
@@ -273,8 +272,7 @@ def _warn_of_idle(job: Job, partition: Partition, process) -> None:
     for stage in job.stages:
         # Those of rounds take the steps of their round, and have whole ones.
         if stage.kind == "train" and stage.partition and not stage.settings:
-            spec = build.spec_of(stage, job.recipe.spec)
-            sampler = samplers.make(process=process, **spec["sampler"])
+            sampler = build.spec_of(stage, job.recipe.spec).make_sampler()
             if line := idle.line(sampler, partition):
                 logger.warning("%s: %s", stage.name, line)
 

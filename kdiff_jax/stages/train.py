@@ -18,6 +18,7 @@ from kdiff_jax.data import batches as data_batches
 from kdiff_jax.errors import CheckpointError, NumericsError
 from kdiff_jax.interop import training
 from kdiff_jax.method import Method, Numbers
+from kdiff_jax.named import named
 from kdiff_jax.partition import same_owners
 from kdiff_jax.stages import Job, apart, finish, grids, pairs, results, roles, students
 from kdiff_jax.stages.best import Best
@@ -155,9 +156,10 @@ def prepare(job: Job, stage: TrainStage) -> Plan:
         own=("teacher",) if teachers > 1 and len(many.ids) > 1 else (),
     )
     method = roles.begin(stage, method)
-    spec = {**found.spec, "sampler": dict(method.sampler) or found.spec["sampler"]}
-    if many.owners.num_students > 1:
-        spec["partition"] = many.partition.to_spec()
+    spec = found.spec.replace(
+        sampler=named(method.sampler) if method.sampler else found.spec.sampler,
+        partition=many.partition if many.owners.num_students > 1 else None,
+    )
     params = found.params | roles.trained(job, stage, method)
     found = found._replace(spec=spec, params=params)
     params, own = roles.to_each(found, many, stage, method)
@@ -178,16 +180,15 @@ def _describe(
             another.
     """
     stored = results.average(stage.train.result) or "params"
-    about = {"spec": plan.roles.spec, "role": "student", "result": stored}
-    if powers := build.powers(stage, "student"):
-        about["powers"] = powers
-    if plan.students.partition.num_students > 1:
-        about["partition"] = plan.students.partition.to_spec()
+    whole = plan.students.partition
+    owners = whole if whole.num_students > 1 else None
+    powers = build.powers(stage, "student")
+    about = training.Description(plan.roles.spec, "student", stored, owners, powers)
     _check_begun(folder, about)
     training.describe(folder, about, frozen)
 
 
-def _check_begun(folder: pathlib.Path, about) -> None:
+def _check_begun(folder: pathlib.Path, about: training.Description) -> None:
     """What was begun must still mean the same.
 
     Raises:
@@ -202,8 +203,8 @@ def _check_begun(folder: pathlib.Path, about) -> None:
     except CheckpointError as error:
         logger.error("%s", error)
         return  # it is written anew
-    interop.check_revision(before["spec"])
-    if not same_owners(before.get("partition"), about.get("partition")):
+    interop.check_revision(before.spec)
+    if not same_owners(before.partition, about.partition):
         raise CheckpointError(
             f"{begun}: was begun with another partition of the classes or times; take"
             " another --workdir"
@@ -224,7 +225,7 @@ def _begin(
     data, batches = many.feed(
         job, stage, method, _source(job, stage), stage.train.batch_size
     )
-    process, num_classes = plan.roles.process, plan.roles.spec["num_classes"]
+    process, num_classes = plan.roles.process, plan.roles.spec.num_classes
     num_steps = stage.train.num_steps
     numbers = Numbers(
         domain.whole(num_classes, (process.t_min, process.t_max)),
@@ -317,7 +318,7 @@ def _source(job: Job, stage: TrainStage):
 def _specs(found: Roles):
     """What of the networks a compiled program depends on."""
     teacher = [found.teacher.spec] if found.teacher else []
-    return tuple(interop.defining(spec) for spec in (found.spec, *teacher))
+    return tuple(spec.defining() for spec in (found.spec, *teacher))
 
 
 def _card(job: Job, stage: TrainStage, facts, many: Students) -> str:

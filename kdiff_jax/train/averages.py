@@ -15,7 +15,7 @@ Decay = Callable[[Any], Any]
 
 def make(
     *,
-    batch_size: Count,
+    batch_size: Count | None = None,
     decay: Below1 | None = None,
     half_life: Positive | None = None,
     ramp_up: Positive = 0.05,
@@ -27,14 +27,15 @@ def make(
     fifth step has seen a fifth of the images.
 
     Args:
-        batch_size: Images of an update.
+        batch_size: Images of an update, which `half_life` needs.
         decay: Decay at each update.
         half_life: Half-life in images; at most `ramp_up` of the images so far.
         ramp_up: Share of the images so far (arXiv:2206.00364, Appendix F.2).
         power: Relative width of a power-function average, see `posthoc`.
 
     Raises:
-        ConfigError: Unless one of `decay`, `half_life` and `power` is given.
+        ConfigError: Unless one of `decay`, `half_life` and `power` is given, and
+            `batch_size` with `half_life`.
 
     Example:
         averages.make(batch_size=512, half_life=500_000.0)(jnp.int32(1000))
@@ -54,11 +55,16 @@ def make(
         exponent = posthoc.gamma(power) + 1
         return lambda updates: (1 - 1 / (jnp.float32(updates) + 1)) ** exponent
     assert half_life is not None
-    longest = half_life
+    if batch_size is None:
+        raise ConfigError(
+            f"half_life={half_life}: is counted in images; give batch_size, the images"
+            " of an update, or decay in its place"
+        )
+    size, longest = batch_size, half_life
 
     def ramped(updates):
-        seen = jnp.float32(updates) * batch_size
+        seen = jnp.float32(updates) * size
         images = jnp.minimum(longest, ramp_up * seen)
-        return 0.5 ** (batch_size / jnp.maximum(images, 1e-8))
+        return 0.5 ** (size / jnp.maximum(images, 1e-8))
 
     return ramped

@@ -20,7 +20,7 @@ def make(
     name: str = "adam",
     *,
     lr: Positive,
-    batch_size: Count,
+    batch_size: Count | None = None,
     b1: Below1 = 0.9,
     b2: Below1 = 0.999,
     eps: Positive = 1e-8,
@@ -40,7 +40,7 @@ def make(
     Args:
         name: "adam" (decoupled weight decay, so AdamW when weight_decay > 0) or "sgd".
         lr: Learning rate after the warm-up.
-        batch_size: Global; the half-life is counted in images.
+        batch_size: Global; only half-lives need it, which are counted in images.
         b1, b2, eps: Constants of Adam.
         weight_decay: Decoupled, scaled by the learning rate; buffers are left alone.
         clip_norm: Largest norm of the gradient that is averaged over all devices.
@@ -105,7 +105,7 @@ def _learning_rate(lr, schedule, warmup_steps) -> Callable:
 
 
 def averages_of(
-    batch_size: int,
+    batch_size: int | None,
     ema_decay: float | None,
     ema_half_life: float | None,
     ema_ramp_up: float,

@@ -40,7 +40,7 @@ def load(path: pathlib.Path, *, average: str) -> interop.Model:
 
 def _posthoc(stage, steps, average: str) -> interop.Model:
     width = _width(average)
-    widths = training.description(stage).get("powers", {})
+    widths = training.description(stage).powers
     if not widths:
         raise CheckpointError(
             f"average={average}: {stage / training.STAGE} names no power averages;"
@@ -56,11 +56,12 @@ def _posthoc(stage, steps, average: str) -> interop.Model:
     times = [step for step, _ in parts]
     kinds = [widths[name] for _, name in parts]
     weights = posthoc.coefficients(times, kinds, max(times), width)
-    spec, total = {}, None
+    spec, total = None, None
     for (step, name), weight in zip(parts, weights, strict=True):
         spec, params = training.load(stage, [step], name)
         part = jax.tree.map(lambda x, w=weight: w * np.asarray(x, np.float64), params)
         total = part if total is None else jax.tree.map(np.add, total, part)
+    assert spec is not None
     return model.of_stage(stage, spec, jax.tree.map(np.float32, total))
 
 

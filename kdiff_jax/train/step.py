@@ -1,7 +1,7 @@
 """TrainState, and the one train step that every method shares."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +10,7 @@ import optax
 from flax import struct
 
 from kdiff_jax import rng
+from kdiff_jax.errors import ConfigError
 from kdiff_jax.method import Context, Method, Numbers, Phase, updates_before
 from kdiff_jax.train import layout, rounded
 
@@ -69,7 +70,29 @@ def init_state(
         optim: `Optim` of each trained role.
         given: Params by role, of the teacher and of roles that start from a checkpoint.
         key: Key of the roles that start from random parameters.
+
+    Raises:
+        ConfigError: If `optim` has not every trained role.
     """
+    _check_has("optim", optim, method.nets)
+    return jax.jit(functools.partial(_first, method, dict(optim)))(dict(given), key)
+
+
+def _check_has(what: str, given: Iterable[str], roles: Iterable[str]) -> None:
+    """Refuses what lacks a role of the method.
+
+    Raises:
+        ConfigError: Names the role.
+    """
+    for role in roles:
+        if role not in given:
+            raise ConfigError(
+                f"{what}: has no {role!r}, a role of the method; it has"
+                f" {', '.join(given) or 'none'}: add it"
+            )
+
+
+def _first(method: Method, optim, given, key) -> TrainState:
     params = dict(given)
     for i, (role, net) in enumerate(method.nets.items()):
         if role not in params:
@@ -126,8 +149,12 @@ def make_train_step(
         axis_name: Mesh axis over which the batch is split; None on one device.
         num_microbatches: Gradients are averaged over so many parts of the batch.
         unroll: Unroll that loop; a gradient inside a loop is slow on the CPU.
-    """
 
+    Raises:
+        ConfigError: If `optim` has not every trained role. The step raises it if a
+            frozen role is missing.
+    """
+    _check_has("optim", optim, method.nets)
     counts = {role: updates_before(method.phases, role) for role in _trained(phases)}
 
     def context(state, frozen, numbers, batch, keys, stream):
@@ -180,6 +207,7 @@ def make_train_step(
         return [p.loss({r: nets[r] for r in p.trains}, ctx) for p in phases]
 
     def train_step(state, frozen, numbers, batch, keys, lies=None):
+        _check_has("frozen", frozen, method.frozen)
         lies = layout.REPLICATED.specs(state) if lies is None else lies
         given = frozen, numbers, batch, keys
         seen = layout.whole(state, lies)

@@ -84,16 +84,16 @@ def test_what_we_export_comes_back_as_the_same_model(tmp_path):
     for path in (tmp_path / "out", tmp_path / "out" / "model.safetensors"):
         model = interop.load(path)
         for part in ("network", "precondition", "process", "sampler"):
-            assert model.spec[part] == original.spec[part]
+            assert model.spec.plain()[part] == original.spec.plain()[part]
 
 
 REFUSED = [
     ("nothing", [], 4, "does not exist"),
     (DATA, [], 4, "holds no model"),
-    (EDM, ["--source=diffusers"], 4, "of the family 'edm'"),
+    (EDM, ["--source=diffusers"], 4, ": --source='diffusers': "),
     (EDM, ["--source=nvidia"], 2, "choose one of"),
     (EDM, ["--image_size=32"], 4, "the checkpoint says 16"),
-    (EDM, ["--sampler=foo"], 2, "sampler='foo'"),
+    (EDM, ["--sampler=foo"], 2, ": --sampler='foo': unknown"),
     (EDM, ["--num_steps=-1"], 2, "num_steps"),
     (EDM, ["--average=ema"], 2, "average: is for a stage folder of a workdir, and"),
     (GOOGLE, ["--target=diffusers"], 4, "iddpm_unet"),

@@ -77,7 +77,9 @@ def test_every_keyword_of_a_sampler_is_an_option(models, tmp_path):
         refused("--sampler.eta=nan", "must be a number"),
         refused("--sampler.clip=some", "must be True or False, or must be a number"),
         refused("--sampler.num_steps=0", "must be 1 or more"),
-        case("none.npz", *ends, code=2, words="--sampler.num_steps=2: was also"),
+        case("none.npz", *ends, code=2, words="num_steps=2: was also given as --num_s"),
+        case("none.npz", "--sampler=no", code=2, words=" --sampler='no': unknown"),
+        case("none.npz", "--num_steps=2000000", code=2, words=" --num_steps=2000000: "),
         case(
             "none.npz", "--sampler.spacing=no", code=2, words="--sampler.spacing='no'"
         ),

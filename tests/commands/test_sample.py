@@ -87,7 +87,7 @@ def students(workdir):
     params = jax.tree.map(
         lambda x: np.stack([np.float32(f) * x for f in factors]), teacher.params
     )
-    spec = {**teacher.spec, "partition": owners.to_spec()}
+    spec = teacher.spec.replace(partition=owners)
     return interop.save(workdir / "students", params=params, spec=spec)
 
 

@@ -172,8 +172,11 @@ def test_vectors_are_routed_to_the_nearest_centre_of_kmeans(workdir):
         return partition.make(**about, **rule)
 
     def routed(owners, rows):
-        spec = {**model.spec, "partition": json.loads(json.dumps(owners.to_spec()))}
+        spec = model.spec.replace(partition=read_again(owners))
         return dataclasses.replace(model, spec=spec).group_of_vectors(rows).tolist()
+
+    def read_again(owners):
+        return partition.Partition.from_spec(json.loads(json.dumps(owners.to_spec())))
 
     owners = owned(rule="kmeans", embeddings=table)
     groups = owners.group_of(np.arange(8))

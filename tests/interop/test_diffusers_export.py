@@ -11,10 +11,11 @@ from safetensors.numpy import load_file
 
 from kdiff_jax import interop
 from kdiff_jax.errors import CheckpointError
-from kdiff_jax.interop import diffusers, diffusers_export
+from kdiff_jax.interop import Spec, diffusers, diffusers_export
 from kdiff_jax.interop.model import checked
 from kdiff_jax.interop.source import Facts
 from kdiff_jax.interop.trees import flatten, unflatten
+from kdiff_jax.named import Named
 
 DATA = pathlib.Path(__file__).parent.parent / "parity/data"
 NETWORK = dict(
@@ -37,7 +38,7 @@ def model(**changes):
         num_classes=0,
         sampler={"name": "ddim", "num_steps": 1},
     )
-    spec |= changes
+    spec = Spec.of(spec | changes)
     net, process = interop.build(spec)
     return interop.Model(net, net.init(jax.random.key(0)), process, spec)
 
@@ -46,9 +47,10 @@ def model(**changes):
 def test_diffusers_to_ours_to_diffusers_is_bit_equal(name, tmp_path):
     folder = DATA / f"diffusers_{name}"
     source = diffusers.convert(folder, Facts())
-    leaves = {k: leaf.read() for k, leaf in checked(source, folder).items()}
-    net, process = interop.build(source.spec)
-    whole = interop.Model(net, unflatten(leaves), process, source.spec)
+    spec = Spec.of(source.spec)
+    leaves = {k: leaf.read() for k, leaf in checked(spec, source, folder).items()}
+    net, process = interop.build(spec)
+    whole = interop.Model(net, unflatten(leaves), process, spec)
     saved = diffusers_export.save(tmp_path / "out", whole, num_steps=1)
 
     weights = "diffusion_pytorch_model{}.safetensors"
@@ -85,7 +87,7 @@ def test_attention_by_resolution_becomes_block_types(tmp_path):
     assert config["up_block_types"] == ["AttnUpBlock2D", "UpBlock2D", "AttnUpBlock2D"]
     assert config["attention_head_dim"] is None and config["sample_size"] == 8
     back = diffusers.convert(saved, Facts())
-    assert checked(back, saved).keys() == flatten(whole.params).keys()
+    assert checked(whole.spec, back, saved).keys() == flatten(whole.params).keys()
 
 
 def test_the_folder_holds_a_pipeline_and_says_how_to_call_it(tmp_path):
@@ -133,7 +135,7 @@ def test_what_diffusers_cannot_hold_is_refused(changes, text, tmp_path):
 
 def test_other_networks_are_refused(tmp_path):
     other = model()
-    spec = dict(other.spec, network=dict(NETWORK, name="iddpm_unet"))
+    spec = other.spec.replace(network=Named("iddpm_unet"))
     other = interop.Model(other.net, other.params, other.process, spec)
     with pytest.raises(CheckpointError, match="network='iddpm_unet'.*UNet2DModel"):
         diffusers_export.save(tmp_path, other)

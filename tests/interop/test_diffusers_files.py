@@ -72,9 +72,9 @@ def test_the_average_of_a_training_checkpoint_is_taken_and_named(training, caplo
     np.testing.assert_array_equal(model.params["conv_in"]["kernel"], wanted)
     (line,) = [m for m in caplog.messages if "weights=" in m]
     assert "weights='unet_ema': the moving average, not 'unet' beside it" in line
-    assert model.spec["source"]["file"] == f"checkpoint-500/unet_ema/{PLAIN}"
+    assert model.spec.plain()["source"]["file"] == f"checkpoint-500/unet_ema/{PLAIN}"
     # The run's scheduler, two folders up.
-    assert model.spec["precondition"] == {"name": "v"}
+    assert model.spec.plain()["precondition"] == {"name": "v"}
     own = diffusers.convert(training / "unet", Facts())
     np.testing.assert_array_equal(kernel(own), raw)
     assert own.assumed[0].startswith("weights='unet': asked for; the average is")
@@ -143,12 +143,12 @@ def test_shards_are_one_table(tmp_path):
     for name, leaf in found.leaves.items():
         np.testing.assert_array_equal(leaf.read(), plain.leaves[name].read())
     _, origin = foreign.read(folder)
-    assert origin["file"] == f"b/{INDEX}"
+    assert origin.file == f"b/{INDEX}"
     shard = folder / next(iter(table.values()))
     data = bytearray(shard.read_bytes())
     data[-1] ^= 1
     shard.write_bytes(data)
-    assert foreign.read(folder)[1]["sha256"] != origin["sha256"]
+    assert foreign.read(folder)[1].sha256 != origin.sha256
 
 
 def test_shards_of_torch(tmp_path):

@@ -20,9 +20,10 @@ from kdiff_jax import networks
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.formats import lazy, tensors
 from kdiff_jax.interop import diffusers
+from kdiff_jax.interop.built import build
 from kdiff_jax.interop.model import checked
 from kdiff_jax.interop.source import Facts
-from kdiff_jax.interop.spec import build
+from kdiff_jax.interop.spec import Spec
 from kdiff_jax.interop.trees import flatten, unflatten
 
 DATA = pathlib.Path(__file__).parent.parent / "parity/data"
@@ -61,13 +62,10 @@ def ddpm_folder(folder, config=DDPM, weights="diffusion_pytorch_model.safetensor
 
 def network(source):
     """(module, params) of a source, its leaves compared with those it needs."""
-    spec = source.spec
-    fields = {
-        k: tuple(v) if isinstance(v, list) else v for k, v in spec["network"].items()
-    }
-    channels, num_classes = spec["image_shape"][-1], spec["num_classes"]
-    module = networks.make(**fields, out_channels=channels, num_classes=num_classes)
-    leaves = checked(source, "folder")
+    spec = Spec.of(source.spec)
+    about = dict(out_channels=spec.image_shape[-1], num_classes=spec.num_classes)
+    module = spec.network.call(networks.make, **about)
+    leaves = checked(spec, source, "folder")
     return module, unflatten({k: leaf.read() for k, leaf in leaves.items()})
 
 

@@ -181,7 +181,7 @@ def apply(name):
     _, model = (tiny if name in TINY else form)(name)
 
     def product(x, sigma, y, augment, cotangent):
-        more = {"augment": augment} if model.spec["augment_dim"] else {}
+        more = {"augment": augment} if model.spec.plain()["augment_dim"] else {}
         x0_hat = model.net.apply(model.params, x, sigma, y, **more)
         return (x0_hat * cotangent).sum(), x0_hat
 
@@ -243,8 +243,8 @@ def test_a_pickle_samples_as_the_reference_does(name):
     z, y = data["latents"], np.argmax(one_hot, -1)
     # What VP ends at is of the order of sigma_max, and so is its error.
     bound = dict(UNET, atol=3e-3) if "_vp_" in name else UNET
-    assert model.spec["sampler"] == {"name": "heun", "num_steps": 18}
-    got = sample(model, z=z, y=y, **model.spec["sampler"])
+    assert model.spec.plain()["sampler"] == {"name": "heun", "num_steps": 18}
+    got = sample(model, z=z, y=y, **model.spec.plain()["sampler"])
     np.testing.assert_allclose(got, data["heun18"], **bound)
 
 
@@ -280,15 +280,15 @@ def test_iddpm_s_grid_has_only_levels_that_its_network_knows():
     levels = noise_levels.iddpm_levels()
     # the level next to 80; a network asked between two levels would not know which
     assert model.process.z_scale == levels[np.abs(levels - 80).argmin()] != 80
-    assert model.spec["process"]["sigma_min"] == levels[999]
-    assert model.spec["process"]["sigma_max"] == 80
+    assert model.spec.plain()["process"]["sigma_min"] == levels[999]
+    assert model.spec.plain()["process"]["sigma_max"] == 80
 
 
 def test_gdd_s_generator_is_one_step_from_80():
     _, model = form("residual_skip_gdd")
-    assert model.spec["sampler"] == {"name": "ddim", "num_steps": 1}
+    assert model.spec.plain()["sampler"] == {"name": "ddim", "num_steps": 1}
     expected = {"name": "boundary", "sigma_data": 0.5, "sigma_min": 0.002}
-    assert model.spec["precondition"] == expected
+    assert model.spec.plain()["precondition"] == expected
     assert model.process.z_scale == 80
 
 
@@ -318,15 +318,15 @@ def test_a_state_dict_is_the_same_model(name, said):
 @pytest.mark.parametrize("name", FORMS)
 def test_every_form_is_told_by_its_state_dict(name):
     data, model = form(name)
-    taps = model.spec["network"].get("taps", [1, 1])
+    taps = model.spec.plain()["network"].get("taps", [1, 1])
     arrays = random_arrays(str(data["shapes"]), taps)
     content = {k.removeprefix("model."): lazy.of(v) for k, v in arrays.items()}
-    precondition = model.spec["precondition"]["name"]
+    precondition = model.spec.plain()["precondition"]["name"]
     source = edm.convert({"net": content}, Facts(precondition=precondition))
     for key, value in source.spec.items():
         if key == "network":
             value = value | {"dropout": 0.1}  # the constructor's default
-        assert model.spec[key] == value, key
+        assert model.spec.plain()[key] == value, key
 
 
 class Full:

@@ -46,10 +46,10 @@ def network(which):
     """(spec, params) of one of four networks: a preconditioning has two of them."""
     if which == "student":
         model = interop.load(STATE)
-        return model.spec, model.params
+        return model.spec.plain(), model.params
     if which == "teacher":
         model = interop.load(TEACHER, facts=Facts(precondition="edm"))
-        return model.spec, model.params
+        return model.spec.plain(), model.params
     content = containers.open(STATE).content
     name = "params_ema" if which == "denoiser" else "target_params"
     precondition = "boundary" if which == "target" else "edm"
@@ -260,18 +260,18 @@ def test_every_form_is_the_network_of_the_definition(name, tmp_path):
     assert score_sde.matches(content)
     model = interop.load(path, facts=Facts(image_size=size))
     # DDPM++: of two levels of one width, that of 16 pixels attends, as in its config.
-    attends = model.spec["network"]["attn_resolutions"]
+    attends = model.spec.plain()["network"]["attn_resolutions"]
     assert attends == list(FORMS[name]["attn_resolutions"])
     x = np.random.default_rng(1).normal(size=(2, size, size, 3)).astype(np.float32)
     sigma = jnp.array([50.0, 0.3])
     column = sigma[:, None, None, None]
     run = lambda x, t: jax.jit(module.apply)({"params": params}, x, t)  # noqa: E731
     if name == "ddpmpp":
-        assert model.spec["precondition"] == {"name": "vp"}
+        assert model.spec.plain()["precondition"] == {"name": "vp"}
         time = (jnp.sqrt(0.01 + 39.8 * jnp.log1p(sigma**2)) - 0.1) / 19.9
         expected = x - column * run(x / jnp.sqrt(1 + column**2), 999 * time)
     else:
-        assert model.spec["precondition"] == {"name": "ve"}
+        assert model.spec.plain()["precondition"] == {"name": "ve"}
         expected = x + column * run(x, jnp.log(sigma / 2))
     got = jax.jit(model.apply)(x, sigma)
     np.testing.assert_allclose(got, expected, rtol=0, atol=50 * 1e-4)

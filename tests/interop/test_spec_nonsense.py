@@ -12,8 +12,7 @@ import pytest
 from kdiff_jax import interop, partition
 from kdiff_jax.diffusion import process as processes
 from kdiff_jax.errors import CheckpointError
-from kdiff_jax.interop import spec as specs
-from kdiff_jax.interop import spec_check, training
+from kdiff_jax.interop import Spec, built, training
 from kdiff_jax.interop.trees import flatten
 
 MLP = {
@@ -81,20 +80,22 @@ def mutated(spec, chance):
 @pytest.mark.parametrize("spec", [MLP, DISCRETE, MANY], ids=["mlp", "discrete", "many"])
 def test_a_mutated_spec_is_refused_in_one_line_or_can_be_used(spec):
     leaves, chance, refused = leaves_of(spec), random.Random(0), 0
-    assert specs.built(spec, leaves, "it")
+    assert built.built(Spec.of(spec), leaves, "it")
     x_t, t = np.zeros((1, 1, 1, 2), np.float32), np.ones(1, np.float32)
     for _ in range(100):
         found = mutated(spec, chance)
         try:
-            net, process = specs.built(found, leaves, "it")
-            specs.check_sampler(found, process, "it")
+            read = built.read(found, "it")
+            net, process = built.built(read, leaves, "it")
+            built.check_sampler(read, process, "it")
         except CheckpointError as error:
             assert "\n" not in str(error) and len(str(error)) < 400, found
             refused += 1
             continue
         like = net.init(jax.random.key(0))
-        shape = tuple(found["image_shape"])
-        if shape == (1, 1, 2):
+        text = json.dumps(read.plain())
+        assert json.dumps(Spec.of(json.loads(text)).plain()) == text and hash(read)
+        if read.image_shape == (1, 1, 2):
             x0_hat = jax.eval_shape(net.apply, like, x_t, t, np.zeros(1, np.int32))
             assert x0_hat.shape == (1, 1, 1, 2)
     assert 50 < refused < 100
@@ -116,7 +117,7 @@ def test_whatever_stands_for_a_whole_spec_in_a_file_is_refused(value, tmp_path):
 def test_a_value_is_named_with_what_it_must_be():
     spec = MLP | {"network": MLP["network"] | {"channels": "4"}}
     with pytest.raises(ValueError, match="network.channels=4: must be a whole number"):
-        spec_check.check(spec)
+        Spec.of(spec)
     spec = MLP | {"sampler": {"name": "heun", "num_steps": 3, "steps": 4}}
     with pytest.raises(ValueError, match="sampler.steps=4: .* has no keyword 'steps'"):
-        spec_check.check(spec)
+        Spec.of(spec)

@@ -173,10 +173,11 @@ def test_a_partition_by_pca_keeps_its_thresholds_and_routes_vectors():
     # Thresholds of another machine, and specs of before there were any, are the same.
     mean = spec["splits"]["mean"]
     nudged = {**spec["splits"], "mean": [np.nextafter(m, 9) for m in mean]}
-    assert partition.same_owners(spec, {**spec, "splits": nudged})
-    assert partition.same_owners(spec, {k: spec[k] for k in ("groups", "borders")})
-    assert not partition.same_owners(spec, make().to_spec())
-    assert not partition.same_owners(spec, None) and partition.same_owners(None, None)
+    before = {k: spec[k] for k in ("groups", "borders")}
+    for other in ({**spec, "splits": nudged}, before):
+        assert partition.same_owners(again, Partition.from_spec(other))
+    assert not partition.same_owners(again, make())
+    assert not partition.same_owners(again, None) and partition.same_owners(None, None)
     fewer = {**spec, "splits": clusters.median_splits(EMBEDDINGS, 2).to_spec()}
     with pytest.raises(CheckpointError, match="splits: make 2 groups, and there are 4"):
         Partition.from_spec(fewer)

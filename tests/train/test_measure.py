@@ -66,9 +66,9 @@ def test_students_are_measured_as_one_model():
         lambda x: x + 0.1 * np.cos(np.arange(x.size)).reshape(x.shape),
         net.init(jax.random.key(0)),
     )
-    single = interop.Model(net, params, process, SPEC)
+    single = interop.Model(net, params, process, interop.Spec.of(SPEC))
     copies = jax.tree.map(lambda x: np.stack([x, x]), params)
-    spec = SPEC | {"partition": owners.to_spec()}
+    spec = interop.Spec.of(SPEC | {"partition": owners.to_spec()})
     many = interop.Model(net, copies, process, spec)
     found = [
         measure.generated(

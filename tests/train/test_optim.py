@@ -40,6 +40,17 @@ def test_half_life_counts_images_and_ramps_up():
     np.testing.assert_allclose(float(decay(jnp.int32(1000))), 0.5**0.008, rtol=1e-6)
 
 
+def test_only_a_half_life_needs_the_images_of_an_update():
+    assert optim.make(lr=0.1, ema_decay=0.9, averages={"a": {"power": 0.1}}).emas
+    for half_life in (
+        dict(ema_half_life=9.0),
+        dict(averages={"a": {"half_life": 9.0}}),
+    ):
+        with pytest.raises(ConfigError, match="half_life=9.0: .* give batch_size"):
+            optim.make(lr=0.1, **half_life)
+        assert optim.make(lr=0.1, batch_size=8, **half_life).emas
+
+
 def test_a_constant_decay_is_that_of_an_update():
     decay = make(ema_decay=0.9).emas["ema"]
     np.testing.assert_allclose(float(decay(jnp.int32(7))), 0.9, rtol=1e-6)

@@ -7,6 +7,7 @@ import optax
 import pytest
 import toy
 
+from kdiff_jax.errors import ConfigError
 from kdiff_jax.method import Aux, Method, Net, Numbers, Phase, updates_before
 from kdiff_jax.train import optim
 from kdiff_jax.train.step import Optim, due, init_state, make_train_step
@@ -39,6 +40,34 @@ def advance(method, optims, state, num_steps, batch=None):
         state, metrics = programs[phases](state, {}, NUMBERS, batch or {}, KEYS)
         seen.append(metrics)
     return state, seen
+
+
+def test_a_role_that_is_missing_is_named():
+    phases = (phase("student", "student", still),)
+    method = Method(nets={"student": NET}, phases=phases, frozen=("teacher",))
+    optims, key = {"student": optim.make(lr=1.0)}, jax.random.key(0)
+    for function in (
+        lambda: init_state(method, {"pupil": optims["student"]}, {}, key),
+        lambda: make_train_step(method, {}, method.phases),
+    ):
+        with pytest.raises(ConfigError, match="optim: has no 'student'.*(pupil|none)"):
+            function()
+    state = init_state(method, optims, {}, key)
+    with pytest.raises(ConfigError, match="frozen: has no 'teacher'"):
+        advance(method, optims, state, 1)
+
+
+def test_the_first_state_holds_copies_and_may_be_donated():
+    phases = (phase("student", "student", still),)
+    method = Method(nets={"student": NET}, phases=phases)
+    optims = {"student": optim.make("sgd", lr=1.0, ema_decay=0.5)}
+    given = {"student": {"w": jnp.ones(3)}}
+    state = init_state(method, optims, given, jax.random.key(0))
+    step = make_train_step(method, optims, phases)
+    new, _ = jax.jit(step, donate_argnums=0)(state, {}, NUMBERS, {}, KEYS)
+    np.testing.assert_array_equal(given["student"]["w"], 1)
+    for leaf in (new.nets["student"].params["w"], new.nets["student"].ema["ema"]["w"]):
+        np.testing.assert_array_equal(leaf, np.ones((1, 3)))
 
 
 @pytest.mark.parametrize("every", [1, 5])
