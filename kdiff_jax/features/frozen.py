@@ -1,13 +1,13 @@
 """What frozen networks of other projects share: their files, and what they see.
 
 Their modules carry the names of torchvision and timm, so that a parameter's path is its
-name there: `features.0` / `kernel` is `features.0.weight`. Nothing is ever downloaded.
+name there: `features.0` / `kernel` is `features.0.weight`. `weights_files` finds files.
 """
 
 import functools
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -23,6 +23,7 @@ from kdiff_jax.files import Unreadable
 from kdiff_jax.formats import containers, lazy, torch_modules
 from kdiff_jax.formats.lazy import Lazy
 from kdiff_jax.formats.pickle_objects import Stub
+from kdiff_jax.formats.torch_files import Persistent
 from kdiff_jax.types import Params
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -32,6 +33,7 @@ PRECISION = jax.lax.Precision.HIGHEST
 BN_EPS = 1e-5  # PyTorch's
 SIZE = 224  # of the images that all of these networks were trained on
 
+Renaming = Callable[[dict[str, Lazy]], dict[str, Lazy]]
 WRAPPERS = ("state_dict", "model")  # where training scripts put the weights
 LEAVES = {
     "kernel": "weight",
@@ -125,6 +127,7 @@ def load(
     network: str,
     wanted: str,
     ignored: tuple[str, ...] = (),
+    rename: Renaming = dict,
 ) -> Params:
     """The parameters of `module` from a state dict of torchvision or timm.
 
@@ -134,6 +137,7 @@ def load(
         network: Name of the network in messages.
         wanted: File to give, and where it is from, for messages.
         ignored: Starts of names that the features do not need, such as classifiers.
+        rename: Arrays of the file -> the same under PyTorch's names.
 
     Raises:
         CheckpointError: If the file is missing, damaged, or of another network.
@@ -142,7 +146,7 @@ def load(
     names = {leaf: torch_name(leaf) for leaf in leaves}
     found = {
         name: array
-        for name, array in read("weights", path, wanted).items()
+        for name, array in rename(read("weights", path, wanted)).items()
         # BatchNorm's counter of training steps: PyTorch stores it, nothing reads it.
         if not name.startswith(ignored) and not name.endswith("num_batches_tracked")
     }
@@ -185,7 +189,7 @@ def read(argument: str, path: str | os.PathLike, wanted: str) -> dict[str, Lazy]
     for key in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
-    if not isinstance(content, Mapping | Stub):
+    if not isinstance(content, Mapping | Stub | Persistent):
         raise CheckpointError(f"{argument}={path}: no state dict; give {wanted}")
     return torch_modules.arrays(content)
 

@@ -142,14 +142,17 @@ def _load_zip(data) -> Any:
 
     value, _ = pickles.load(
         members[root + "data.pkl"],
-        globals=GLOBALS,
+        globals=_Scripted(GLOBALS),
         persistent=lambda key: storage(*_storage_id(key)),
     )
     return value
 
 
 def _members(data) -> dict[str, memoryview]:
-    """{name: bytes} of a zip file, none of them compressed or overlapping."""
+    """{name: bytes} of a zip file, none of them compressed or overlapping.
+
+    The code of a TorchScript archive is left out.
+    """
     view = memoryview(data)
     try:
         infos = zipfile.ZipFile(pickles.Window(data)).infolist()  # type: ignore[arg-type]
@@ -167,6 +170,8 @@ def _members(data) -> dict[str, memoryview]:
             raise CheckpointError(f"its member {raw.shown(name)} points outside of it")
         if name in members:
             raise CheckpointError(f"its member {raw.shown(name)} is there twice")
+        if "/code/" in name:  # TorchScript's source: packed, and nothing for us
+            continue
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
             raise CheckpointError(
                 f"its member {raw.shown(name)} is compressed or encrypted, which"
@@ -328,3 +333,17 @@ GLOBALS: Mapping[tuple[str, str], Callable | None] = {
     ("torch.storage", "_load_from_bytes"): _from_bytes,
 }
 """What a checkpoint may ask for."""
+
+
+class _Scripted(dict):
+    """Names that an archive may ask for: also its own classes, if it is of TorchScript.
+
+    Those are attributes by name; their code lies elsewhere in the file, unread.
+    """
+
+    def __contains__(self, key):
+        return super().__contains__(key) or key[0].split(".")[0] == "__torch__"
+
+    def __missing__(self, key):
+        module, name = key
+        return lambda *args: pickle_objects.Stub(module, name, args)

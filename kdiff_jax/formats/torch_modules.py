@@ -9,15 +9,15 @@ from kdiff_jax.formats.pickle_objects import Stub
 from kdiff_jax.formats.torch_files import Persistent
 
 
-def arrays(content: Mapping[str, Any] | Stub) -> dict[str, Lazy]:
+def arrays(content: Mapping[str, Any] | Stub | Persistent) -> dict[str, Lazy]:
     """The arrays of a state dict, of a module, or of a dict of modules, by name."""
-    if isinstance(content, Stub):
+    if isinstance(content, Stub | Persistent):
         return state_dict(content)
     found: dict[str, Lazy] = {}
     for name, value in content.items():
         if isinstance(value, Lazy):
             found[str(name)] = value
-        elif isinstance(value, Stub):
+        elif isinstance(value, Stub | Persistent):
             found |= state_dict(value, f"{name}.")
     return found
 
@@ -26,7 +26,7 @@ def state_dict(module, prefix: str = "") -> dict[str, Lazy]:
     """{"model.enc.16x16_conv.weight": array} of a tree of modules, with buffers."""
     flat = {}
     for kind in ("_parameters", "_buffers"):
-        for name, leaf in attribute(module, kind).items():
+        for name, leaf in _leaves(module, kind).items():
             if isinstance(leaf, Lazy):
                 flat[f"{prefix}{name}"] = leaf
     for name, child in children(module).items():
@@ -36,6 +36,8 @@ def state_dict(module, prefix: str = "") -> dict[str, Lazy]:
 
 def children(module) -> dict[str, Any]:
     """The modules in a module, by name."""
+    if _is_scripted(module):
+        return {k: v for k, v in module.state.items() if isinstance(v, Stub)}
     return {k: v for k, v in attribute(module, "_modules").items() if v is not None}
 
 
@@ -53,3 +55,15 @@ def opened(value: Any) -> Any:
     """An EasyDict as the dict that it is."""
     easy = isinstance(value, Stub) and value.name == "EasyDict"
     return value.items if easy else value
+
+
+def _leaves(module, kind: str) -> dict[str, Any]:
+    if not _is_scripted(module):
+        return attribute(module, kind)
+    # TorchScript knows attributes alone, be they parameters, buffers or modules.
+    return module.state if kind == "_parameters" else {}
+
+
+def _is_scripted(module) -> bool:
+    scripted = isinstance(module, Stub) and module.module.split(".")[0] == "__torch__"
+    return scripted and isinstance(module.state, dict)

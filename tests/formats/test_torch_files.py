@@ -1,6 +1,7 @@
 """Files of torch.save: tensors come out equal, and lies about them are refused."""
 
 import io
+import pathlib
 import struct
 import zipfile
 
@@ -11,7 +12,7 @@ import streams
 from streams import Tensors
 
 from kdiff_jax.errors import CheckpointError
-from kdiff_jax.formats import pickles, torch_files
+from kdiff_jax.formats import pickles, torch_files, torch_modules
 from kdiff_jax.formats.torch_files import Persistent
 
 WRITERS = [streams.torch_zip, streams.torch_legacy]
@@ -202,6 +203,23 @@ def test_heads_of_the_old_format():
     assert "big-endian" in refused(old(little=False))
     assert "storages" in refused(old(keys=["0"]))
     assert "storages" in refused(old(keys=[0]))
+
+
+def test_torchscript_is_its_attributes_and_its_code_is_not_read():
+    """An archive of torch 2.13: modules in modules, parameters, buffers, numbers."""
+    path = pathlib.Path(__file__).parents[1] / "parity/data/torchscript.pt"
+    content = torch_files.load(path.read_bytes())
+    found = torch_modules.arrays(content)
+    assert {name: array.shape for name, array in found.items()} == {
+        "layers.conv.weight": (4, 3, 3, 3),
+        "layers.conv.beta": (4,),
+        "layers.conv.mean": (4,),
+        "layers.conv.var": (4,),
+        "output.weight": (5, 4),
+        "output.bias": (5,),
+    }
+    np.testing.assert_array_equal(found["layers.conv.var"].read(), np.ones(4))
+    assert content.module == "__torch__" and content.name == "N"
 
 
 def test_an_edm_pickle():
