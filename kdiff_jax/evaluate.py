@@ -185,6 +185,7 @@ def make_reference(wanted: str, data: pathlib.Path, weights) -> None:
     if path.exists() and path.stat().st_size and not stats.is_stats(path):
         raise ConfigError(f"--output={text}: holds no statistics; name a new file")
     features = extract(weights, parallel.make_mesh())
+    table.check(METRICS.value, features)
     needs = table.needs_of_reference(METRICS.value)
     if PER.value:
         needs |= groups.needs_of_reference(METRICS.value)

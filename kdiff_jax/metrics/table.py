@@ -68,8 +68,15 @@ def needs_of_reference(wanted: Sequence[str]) -> frozenset[str]:
     )
 
 
-def check(wanted: Sequence[str], features: Features, num_images: int) -> None:
+def check(
+    wanted: Sequence[str], features: Features, num_images: int | None = None
+) -> None:
     """Refuses metrics that cannot be taken on these features, or of so few images.
+
+    Args:
+        wanted: Names of metrics.
+        features: The features.
+        num_images: Number of samples; None if there are none yet.
 
     Raises:
         ConfigError: Names the metric.
@@ -85,7 +92,7 @@ def check(wanted: Sequence[str], features: Features, num_images: int) -> None:
                     f"metrics={name}: reads {need}, and features={features.name} has"
                     " none; leave it out, or choose other features"
                 )
-        if num_images < module.MIN_IMAGES:
+        if num_images is not None and num_images < module.MIN_IMAGES:
             raise ConfigError(
                 f"num_images={num_images}: metrics={name} needs {module.MIN_IMAGES} or"
                 " more; make more images, or leave it out"

@@ -296,6 +296,7 @@ def test_a_reference_is_made_once_and_every_metric_reads_it(models, tmp_path):
         make("new.npz", 3, "are statistics already; name a data set", of="ref.npz"),
         make("new.npz", 3, "has no labels to group", "--per=class", of="grey.npz"),
         make("new.npz", 2, "resnet56 needs its file", "--features=resnet56"),
+        make("new.npz", 2, "metrics=sfd: reads spatial, and", "--metrics=sfd"),
     ]
     check("evaluate", cases)
     found = json.loads((tmp_path / "row.json").read_text())

@@ -52,3 +52,16 @@ def test_nonsense_is_refused():
         Moments().update(np.zeros((1, 2))).update(np.zeros((1, 3)))
     with pytest.raises(ValueError, match="features=1 of 2 rows hold NaN"):
         Moments().update(np.array([[0.0], [np.nan]]))
+
+
+@pytest.mark.slow  # by default: the same at 103 x 5
+def test_fifty_thousand_images_of_inception_are_numpys():
+    """Of non-negative float32 features with a mean larger than their spread."""
+    rng = np.random.default_rng(4)
+    f = np.abs(rng.standard_normal((50_000, 2048), dtype=np.float32)) / 3 + 1
+    moments = _stream(f, [250] * 200)
+    whole = f.astype(np.float64)
+    np.testing.assert_allclose(moments.mu, whole.mean(axis=0), rtol=1e-12)
+    whole -= whole.mean(axis=0)
+    wanted = whole.T @ whole / (len(f) - 1)
+    np.testing.assert_allclose(moments.sigma, wanted, rtol=0, atol=1e-12)
