@@ -39,15 +39,36 @@ os.environ["XLA_FLAGS"] = " ".join(
 )
 
 import jax  # noqa: E402
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+from jax._src.lax import lax  # noqa: E402
 
 CACHE = pathlib.Path(
     os.environ.get("KDIFF_TEST_CACHE", pathlib.Path.home() / ".cache/kdiff_jax_tests")
 )
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 os.environ["KDIFF_CACHE"] = str(CACHE)  # of the commands that tests start
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+# A worker, and each command, takes what another one has compiled, however small.
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def put_arrays():
+    """`jnp.asarray` puts an array; by itself JAX 0.10 compiles a program a shape."""
+    stage = getattr(lax, "stage_p", None)
+    if stage is None:
+        return
+    compiled = stage.impl
+
+    def put(x):
+        if isinstance(x, np.ndarray):
+            return jax.device_put(x, may_alias=False)
+        return compiled(x)
+
+    stage.def_impl(put)
+
+
+put_arrays()
 
 # Minutes each: they come first, so that no worker is left with one at the end.
 LONG = (
@@ -86,3 +107,19 @@ def short_timing():
     from kdiff_jax.train import measure
 
     measure.SECONDS = 0.01
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_curve(request):
+    """Pages of runs have one curve for all: to draw each is a third of a tiny run.
+
+    Those of report/ draw each.
+    """
+    from kdiff_jax.report import curves
+
+    lines = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]
+    draw = functools.cache(functools.partial(curves.svg, lines, "loss", salt=""))
+    with pytest.MonkeyPatch.context() as patch:
+        if request.path.parent.name != "report":
+            patch.setattr(curves, "svg", lambda lines, name, salt: draw())
+        yield

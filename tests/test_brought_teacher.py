@@ -3,6 +3,7 @@
 import json
 import pathlib
 
+import drawn
 import jax
 import numpy as np
 import pytest
@@ -35,8 +36,8 @@ def diffusers_folder(folder):
     spec["sampler"] = dict(name="ddim", num_steps=1000)
     spec = interop.Spec.of(spec)
     net, process = interop.build(spec)
-    params = jax.jit(net.init)(jax.random.key(0))
-    return diffusers_export.save(folder, interop.Model(net, params, process, spec))
+    model = interop.Model(net, drawn.params(net), process, spec)
+    return diffusers_export.save(folder, model)
 
 
 @pytest.fixture(

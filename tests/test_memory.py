@@ -2,6 +2,7 @@
 
 import types
 
+import drawn
 import jax
 import jobs
 import numpy as np
@@ -24,7 +25,7 @@ FULL = "RESOURCE_EXHAUSTED: Out of memory allocating 99 bytes.\n[tf-allocator]"
 def model():
     spec = interop.Spec.of(points.sections()["model"])
     net, process = interop.build(spec)
-    params = jax.tree.map(np.zeros_like, net.init(jax.random.key(0)))
+    params = jax.tree.map(np.zeros_like, drawn.params(net))
     return interop.Model(net, params, process, spec)
 
 

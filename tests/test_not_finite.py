@@ -2,6 +2,7 @@
 
 import types
 
+import drawn
 import jax
 import jobs
 import numpy as np
@@ -24,9 +25,7 @@ def teacher(tmp_path_factory):
     """A model folder whose parameters are all NaN."""
     spec = points.sections()["model"]
     net, _ = interop.build(spec)
-    params = jax.tree.map(
-        lambda x: np.full_like(x, np.nan), net.init(jax.random.key(0))
-    )
+    params = jax.tree.map(lambda x: np.full_like(x, np.nan), drawn.params(net))
     folder = tmp_path_factory.mktemp("teacher") / "model"
     return interop.save(folder, params=params, spec=spec)
 

@@ -1,5 +1,6 @@
 """`precision` in a config: what it reaches and leaves alone, and its older name."""
 
+import drawn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,7 +32,7 @@ def teacher(tmp_path_factory):
     """A model folder of another run, whose spec names no precision."""
     spec = build.plain(make_config())["model"]
     net, _ = interop.build(spec)
-    params = jax.jit(net.init)(jax.random.key(0))
+    params = drawn.params(net)
     return interop.save(tmp_path_factory.mktemp("t"), params=params, spec=spec)
 
 

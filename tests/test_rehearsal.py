@@ -2,6 +2,7 @@
 
 import logging
 
+import drawn
 import jax
 import numpy as np
 import points
@@ -195,8 +196,7 @@ def test_a_teacher_that_is_brought_is_what_its_file_says(tmp_path):
     found = config(dict(name="tsm", features="fitnet"))
     spec = points.sections()["model"] | dict(num_classes=3)
     net, _ = interop.build(spec)
-    params = jax.tree.map(np.asarray, net.init(jax.random.key(0)))
-    folder = interop.save(tmp_path / "t", params=params, spec=spec)
+    folder = interop.save(tmp_path / "t", params=drawn.params(net), spec=spec)
     found["init"]["teacher"] = str(folder)
     line = refused(found, tmp_path / "w")
     assert "init.teacher is a model with num_classes=3, the config has" in line

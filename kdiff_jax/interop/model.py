@@ -422,5 +422,6 @@ def _model(spec: Spec, leaves: Mapping[str, Any], where) -> Model:
         # Once, one of a partition into one was written with an axis of students.
         leaves = {name: leaf[0] for name, leaf in leaves.items()}
         spec = spec.replace(partition=None)
-    params = unflatten({k: jnp.asarray(v) for k, v in leaves.items()})
+    # `jnp.asarray` would compile a program for each shape.
+    params = unflatten(jax.device_put(dict(leaves), may_alias=False))
     return Model(net, params, process, spec)

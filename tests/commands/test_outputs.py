@@ -10,6 +10,7 @@ import pathlib
 import subprocess
 import sys
 
+import drawn
 import jax
 import numpy as np
 import pytest
@@ -40,7 +41,7 @@ def check(module: str, cases: list[tuple[list[str], int, str]]) -> None:
 def save(folder, value: float | None = None, **spec) -> pathlib.Path:
     """A model; all of its numbers are `value` if that is given."""
     net, _ = interop.build(SPEC | spec)
-    params = net.init(jax.random.key(0))
+    params = drawn.params(net)
     if value is not None:
         params = jax.tree.map(lambda x: np.full_like(x, value), params)
     return interop.save(folder, params=params, spec=SPEC | spec)

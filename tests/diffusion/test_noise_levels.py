@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import stats
+import scipy
 from tolerance import IDENTITY
 
 from kdiff_jax import rng
@@ -96,19 +96,19 @@ def test_a_part_is_the_distribution_given_the_range(case):
         assert shares[-1] > 0.02
         # The critical value at a level of 1e-6, both samples' sizes counted.
         bound = 2.7 * np.sqrt(1 / len(t) + 1 / len(expected))
-        assert stats.ks_2samp(t, expected).statistic < bound
+        assert scipy.stats.ks_2samp(t, expected).statistic < bound
     np.testing.assert_allclose(sum(shares), 1)
 
 
 @pytest.mark.parametrize("share", [1e-4, 0.3])
 def test_truncated_lognormal_far_from_its_middle(share):
     """Against SciPy's truncated normal, in both tails."""
-    tail = stats.norm.isf(share)
+    tail = scipy.stats.norm.isf(share)
     for lo, hi in ((tail, tail + 0.5), (-tail - 0.5, -tail)):
         ends = jnp.exp(-1.2 + 1.2 * jnp.float32([lo, hi]))
         t = noise_levels.make("edm", process.edm(sigma_min=1e-4))(KEYS, ends)
         n = (np.log(np.asarray(t, np.float64)) + 1.2) / 1.2
-        known = stats.truncnorm(lo, hi)
+        known = scipy.stats.truncnorm(lo, hi)
         # Five standard errors of 20000 draws.
         np.testing.assert_allclose(n.mean(), known.mean(), atol=5 * known.std() / 141)
         np.testing.assert_allclose(n.std(), known.std(), rtol=0.03)

@@ -4,7 +4,7 @@ import json
 import pathlib
 import re
 
-import jax
+import drawn
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -40,7 +40,7 @@ def model(**changes):
     )
     spec = Spec.of(spec | changes)
     net, process = interop.build(spec)
-    return interop.Model(net, net.init(jax.random.key(0)), process, spec)
+    return interop.Model(net, drawn.params(net), process, spec)
 
 
 @pytest.mark.parametrize("name", ["class_conditional", "consistency"])

@@ -180,17 +180,20 @@ def apply(name):
     """(x_t, sigma, y, augment, cotangent) -> (x0_hat, gradient of x_t), compiled."""
     _, model = (tiny if name in TINY else form)(name)
 
-    def product(x, sigma, y, augment, cotangent):
+    def product(x, params, sigma, y, augment, cotangent):
         more = {"augment": augment} if model.spec.plain()["augment_dim"] else {}
-        x0_hat = model.net.apply(model.params, x, sigma, y, **more)
+        x0_hat = model.net.apply(params, x, sigma, y, **more)
         return (x0_hat * cotangent).sum(), x0_hat
 
     @jax.jit
-    def run(*args):
-        (_, x0_hat), grad_x = jax.value_and_grad(product, has_aux=True)(*args)
+    def run(params, x, *args):
+        # Parameters are arguments: XLA would compute with constants as it compiles.
+        (_, x0_hat), grad_x = jax.value_and_grad(product, has_aux=True)(
+            x, params, *args
+        )
         return x0_hat, grad_x
 
-    return run
+    return functools.partial(run, model.params)
 
 
 @pytest.mark.parametrize("name", TINY)

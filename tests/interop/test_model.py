@@ -3,6 +3,7 @@
 import hashlib
 import json
 
+import drawn
 import jax
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ SPEC = {
 @pytest.fixture(scope="module")
 def params():
     net, _ = interop.build(SPEC)
-    return net.init(jax.random.key(0))
+    return drawn.params(net)
 
 
 @pytest.fixture
@@ -155,11 +156,8 @@ def test_a_file_of_a_model_stands_for_its_folder(folder, name):
 def test_no_label_is_not_class_0(tmp_path):
     spec = SPEC | {"num_classes": 3}
     net, _ = interop.build(spec)
-    params = jax.tree.map(
-        lambda x: x + 0.1 * np.cos(np.arange(x.size)).reshape(x.shape),
-        net.init(jax.random.key(0)),
-    )
-    model = interop.load(interop.save(tmp_path / "m", params=params, spec=spec))
+    folder = interop.save(tmp_path / "m", params=drawn.params(net), spec=spec)
+    model = interop.load(folder)
     x = np.ones((2, 8, 8, 3), np.float32)
     none, minus = model.apply(x, 1.0), model.apply(x, 1.0, np.full(2, -1))
     np.testing.assert_array_equal(none, minus)
@@ -200,15 +198,9 @@ MANY = SPEC | {"num_classes": 4, "partition": BOTH.to_spec()}
 def students():
     """Four students, each with a bias of its own at the end."""
     net, _ = interop.build(MANY)
-    params = net.init(jax.random.key(0))
-    params = jax.tree.map(
-        lambda x: (
-            x + 0.1 * np.cos(np.arange(x.size, dtype=np.float32)).reshape(x.shape)
-        ),
-        params,
-    )
     return jax.tree.map(
-        lambda x: np.stack([x * (1 + 0.2 * k) for k in range(4)]), params
+        lambda x: np.stack([x * np.float32(1 + 0.2 * k) for k in range(4)]),
+        drawn.params(net),
     )
 
 

@@ -4,8 +4,7 @@ import pathlib
 
 import numpy as np
 import pytest
-import scipy.special
-import scipy.stats
+import scipy
 
 from kdiff_jax.metrics import inception_score
 

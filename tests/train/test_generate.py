@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import drawn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -282,10 +283,7 @@ def test_copies_of_a_u_net_make_the_same_bits():
         "num_classes": CLASSES,
     }
     net, _ = interop.build(spec)
-    params = jax.tree.map(
-        lambda x: x + 0.1 * np.cos(np.arange(x.size)).reshape(x.shape),
-        net.init(jax.random.key(0)),
-    )
+    params = drawn.params(net)
     whole = generator(("ddim", 4), net=net)
     _, x0 = in_order(whole, one_student.stacked(params), LABELS)
     owners = PARTITIONS["both"]

@@ -1,5 +1,6 @@
 """What a network costs, against arithmetic by hand."""
 
+import drawn
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -62,10 +63,7 @@ def test_macs_of_ddpm():
 def test_students_are_measured_as_one_model():
     net, process = interop.build(SPEC)
     owners = partition.make(process=process, num_classes=4, num_groups=2)
-    params = jax.tree.map(
-        lambda x: x + 0.1 * np.cos(np.arange(x.size)).reshape(x.shape),
-        net.init(jax.random.key(0)),
-    )
+    params = drawn.params(net)
     single = interop.Model(net, params, process, interop.Spec.of(SPEC))
     copies = jax.tree.map(lambda x: np.stack([x, x]), params)
     spec = interop.Spec.of(SPEC | {"partition": owners.to_spec()})
