@@ -118,8 +118,9 @@ def one_curve(request):
     from kdiff_jax.report import curves
 
     lines = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]
-    draw = functools.cache(functools.partial(curves.svg, lines, "loss", salt=""))
+    (loss,) = curves.curves(lines)
+    draw = functools.cache(functools.partial(curves.plot, lines, loss, stage=""))
     with pytest.MonkeyPatch.context() as patch:
         if request.path.parent.name != "report":
-            patch.setattr(curves, "svg", lambda lines, name, salt: draw())
+            patch.setattr(curves, "plot", lambda *_, **__: draw())
         yield

@@ -12,7 +12,6 @@ from PIL import Image
 
 from configs import common
 from kdiff_jax import build, interop, plan, recipe
-from kdiff_jax.build.stages import changed
 from kdiff_jax.report import summary
 from kdiff_jax.train import measure
 
@@ -237,9 +236,10 @@ def test_other_sizes_plan(name, size, lines, tmp_path):
 )
 def test_smaller_students_are_as_large_as_their_recipes_say(name, size, millions):
     config, counted = build.plain(recipes.load(name, size)), []
+    model = interop.Spec.of(config["model"])
     for key, stage in config["stages"].items():
         if stage.get("partition"):
-            net, _ = interop.build(changed(config["model"], stage["model"]))
+            net, _ = interop.build(model.changed(stage["model"]))
             shapes = jax.eval_shape(net.init, jax.random.key(0))
             num = sum(x.size for x in jax.tree.leaves(shapes))
             assert round(num / 1e6, 2) == millions, key
@@ -254,7 +254,7 @@ def test_smaller_students_are_as_large_as_their_recipes_say(name, size, millions
 def test_a_step_of_a_smaller_student_costs_what_its_recipe_says(name, giga):
     config = build.plain(recipes.load(name))
     model = config["stages"]["student"]["model"]
-    net, _ = interop.build(changed(config["model"], model))
+    net, _ = interop.build(interop.Spec.of(config["model"]).changed(model))
     assert measure.macs(net) / 1e9 == pytest.approx(giga, rel=2e-3)
 
 

@@ -106,7 +106,7 @@ def test_devices_and_batches_change_no_figure(monkeypatch):
     monkeypatch.setattr(measure, "SECONDS", 0.001)
     net, process = interop.build(SPEC)
     params = net.init(jax.random.key(0))
-    model = interop.Model(net, params, process, SPEC)
+    model = interop.Model(net, params, process, interop.Spec.of(SPEC))
     dims = {"twice": None, "spatial": None}
     extractor = Extractor(dims, "twice", doubled, spatial="spatial", channels=2)
     weights = {"two": np.float32(2)}
