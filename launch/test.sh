@@ -21,6 +21,10 @@ case ${1:-} in
     shift
     ;;
 esac
+# Without compiled bytecode each worker, and each command that a test starts, compiles
+# all that it imports; pip would compile four times as much as that is.
+unset PYTHONDONTWRITEBYTECODE
+export PIP_COMPILE=0
 source launch/setup_env.sh
 # An accelerator's packages are gigabytes, and these tests would not use them.
 KDIFF_EXTRA=${KDIFF_EXTRA:-cpu} setup_env test
