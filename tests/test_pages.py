@@ -146,3 +146,22 @@ def test_the_metric_of_the_page(tmp_path, monkeypatch):
     assert found[low] < found[name] < found[high]
     away = measured(draw(size=(4000, 3)) * spread + [2.0, 0.0, 0.0])
     np.testing.assert_allclose(away[name], 1 + 4 / 2, atol=0.1)
+
+
+def test_a_teacher_and_a_student_are_trained_from_python(tmp_path, monkeypatch):
+    text = (DOCS / "train_from_python.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    found: dict = {}
+    for block in re.findall(r"```python\n(.*?)```", text, flags=re.S):
+        exec(block, found)
+    turn = np.pi / 2 * np.asarray(found["y"])
+    centres = 0.5 * np.stack([np.cos(turn), np.sin(turn)], axis=-1)[:, None, None]
+
+    def error(points):
+        return np.sqrt(np.mean((np.asarray(points) - centres) ** 2))
+
+    assert error(found["points"]) < 0.15
+    begun = found["sample"](found["teacher"], name="ddim", num_steps=1)
+    assert error(found["made"]) < 0.9 * error(begun)
+    np.testing.assert_allclose(found["again"], found["made"], atol=1e-5)
+    assert found["model"].sampler().nfe == 1

@@ -7,7 +7,8 @@ discriminator weights the difference as well: f-distill, Xu et al. 2025,
 arXiv:2502.15681.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from kdiff_jax import denoiser, registry, rng
 from kdiff_jax.arguments import Count, NotNegative, Share
 from kdiff_jax.diffusion import grids
 from kdiff_jax.diffusion.guidance import Interval
+from kdiff_jax.diffusion.process import Process
 from kdiff_jax.discriminators.gan_head import GanHead
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.losses import adversarial, distribution
@@ -85,30 +87,21 @@ def make(
     """
     student, teacher = nets["student"], nets["teacher"]
     guided = denoiser.guided(teacher, process, guidance, guidance_interval)
-    if features not in ("fake_score", "teacher"):
-        raise ConfigError(f"features={features!r}; choose fake_score or teacher")
-    if gan_weight and teacher.encode is None:
-        raise ConfigError(
-            f"gan_weight={gan_weight}: the teacher has no encoder for the discriminator"
-            " to read; set gan_weight=0"
-        )
-    if f_divergence not in distribution.DIVERGENCES:
-        known = distribution.DIVERGENCES
-        raise registry.unknown("f_divergence", f_divergence, known)
+    _check(teacher, gan_weight, gan_loss, diffusion_gan, f_divergence, features)
     weighted = f_divergence != "reverse_kl"
-    if weighted and not (gan_weight and diffusion_gan and gan_loss == "nonsaturating"):
-        raise ConfigError(
-            f"f_divergence={f_divergence!r}: needs a discriminator whose logits are"
-            " log-ratios of noised images; set gan_weight above 0, diffusion_gan=True"
-            " and gan_loss='nonsaturating'"
-        )
-    encode: Any = teacher.encode  # None only where there is no discriminator
-    head = _head(teacher, head_groups)
     shape = student.image_shape
     inner_time = grids.draw_from(process, low=min_step, high=max_step, spacing=spacing)
     any_time = grids.draw_from(process, spacing=spacing)
     first_time = grids.make(process, process.num_timesteps or 1000, spacing=spacing)[-2]
     steps = renoise.times(process, num_steps)[:-1]
+    disc = Discriminator(
+        _head(teacher, head_groups),
+        teacher,
+        reads=features,
+        process=process,
+        draw_time=any_time if diffusion_gan else None,
+        first_time=first_time,
+    )
 
     def prepare(ctx):
         z = rng.normal(ctx.keys, "z", shape)
@@ -124,27 +117,9 @@ def make(
         made |= {"t_dm": t, "eps_dm": eps}
         if weighted:
             x_t = process.add_noise(made["x_gen"], eps, t)
-            found = logits(ctx, ctx.nets, x_t, t, y_gen)
+            found = disc.logits(ctx, ctx.nets, x_t, t, y_gen)
             made["h"] = distribution.divergence_weight(f_divergence, found)
         return {**ctx.batch, **made}
-
-    def logits(ctx, nets, x_t, t, y):
-        encoder = ctx.frozen["teacher"] if features == "teacher" else nets["fake_score"]
-        return head.apply(nets["disc"], bottleneck(encode(encoder, x_t, t, y)))
-
-    def judge(ctx, nets, x, y, name):
-        """Logits of images x; the noise of each `name` is its own."""
-        keys = rng.stream(ctx.keys, name)
-        t, x_t = jnp.full(len(x), first_time, jnp.float32), x
-        if diffusion_gan:
-            t = any_time(keys, "t")
-            x_t = process.add_noise(x, rng.normal(keys, "eps", shape), t)
-        return logits(ctx, nets, x_t, t, y)
-
-    def weighing(params, ctx):
-        del params  # it trains nothing
-        mean = ctx.batch["h"].mean()
-        return mean, Aux({"mean": mean}, {"mean_h": mean})
 
     def matching(ctx, x):
         batch, y = ctx.batch, ctx.batch["y_gen"]
@@ -165,7 +140,7 @@ def make(
         return errors.mean()
 
     def fooling(ctx, x):
-        found = judge(ctx, ctx.nets, x, ctx.batch["y_gen"], "fake")
+        found = disc.judge(ctx, ctx.nets, x, ctx.batch["y_gen"], "fake")
         return adversarial.generator(gan_loss, found).mean()
 
     def denoising(params, ctx):
@@ -181,8 +156,8 @@ def make(
 
     def telling_apart(params, ctx):
         batch = ctx.batch
-        real = judge(ctx, params, batch["x0"], batch["y"], "real")
-        fake = judge(ctx, params, batch["x_gen"], batch["y_gen"], "fake")
+        real = disc.judge(ctx, params, batch["x0"], batch["y"], "real")
+        fake = disc.judge(ctx, params, batch["x_gen"], batch["y_gen"], "fake")
         return adversarial.discriminator(gan_loss, real, fake).mean()
 
     for_student = {"dm": (1.0, matching)}
@@ -191,8 +166,93 @@ def make(
     if gan_weight:
         for_student["gan"] = (gan_weight, fooling)
         for_guidance["disc"] = (disc_weight, telling_apart)
-        trained["disc"] = head
-    guides = tuple(trained)[1:]
+        trained["disc"] = disc.head
+    return Method(
+        nets=trained,
+        frozen=("teacher",),
+        init_from={"student": "teacher", "fake_score": "teacher"},
+        phases=_phases(student, for_student, for_guidance, student_every, weighted),
+        prepare=prepare,
+        carry={"mean_h": jnp.float32(1)} if weighted else {},
+        draws=("conditions",),
+        # With one step all samplers are the network itself.
+        sampler=dict(name="renoise", num_steps=num_steps) if num_steps > 1 else {},
+    )
+
+
+def _check(
+    teacher: Net, gan_weight, gan_loss, diffusion_gan, f_divergence, features
+) -> None:
+    """Refuses options that do not go together; see `make`."""
+    if features not in ("fake_score", "teacher"):
+        raise ConfigError(f"features={features!r}; choose fake_score or teacher")
+    if gan_weight and teacher.encode is None:
+        raise ConfigError(
+            f"gan_weight={gan_weight}: the teacher has no encoder for the discriminator"
+            " to read; set gan_weight=0"
+        )
+    if f_divergence not in distribution.DIVERGENCES:
+        known = distribution.DIVERGENCES
+        raise registry.unknown("f_divergence", f_divergence, known)
+    log_ratios = gan_weight and diffusion_gan and gan_loss == "nonsaturating"
+    if f_divergence != "reverse_kl" and not log_ratios:
+        raise ConfigError(
+            f"f_divergence={f_divergence!r}: needs a discriminator whose logits are"
+            " log-ratios of noised images; set gan_weight above 0, diffusion_gan=True"
+            " and gan_loss='nonsaturating'"
+        )
+
+
+class Discriminator(NamedTuple):
+    """A head on the encoder of a denoiser, and the noise that its images get.
+
+    Attributes:
+        head: Network of the encoder's last output.
+        denoiser: Network with the encoder.
+        reads: Role whose parameters the encoder has: "fake_score", or "teacher".
+        process: The forward process.
+        draw_time: (keys, name) -> times at which images are noised; None for images as
+            they are.
+        first_time: Time at which images as they are go in: the smallest of the grid.
+    """
+
+    head: Net
+    denoiser: Net
+    reads: str
+    process: Process
+    draw_time: Callable[..., Any] | None
+    first_time: float
+
+    def logits(self, ctx, nets, x_t, t, y):
+        """Logits of noised images; `nets` are the parameters of "disc" and encoder."""
+        frozen = self.reads == "teacher"
+        encoder = ctx.frozen["teacher"] if frozen else nets["fake_score"]
+        encode: Any = self.denoiser.encode  # `make` refuses a teacher without
+        return self.head.apply(nets["disc"], bottleneck(encode(encoder, x_t, t, y)))
+
+    def judge(self, ctx, nets, x, y, name: str):
+        """Logits of images x; the noise of each `name` is its own."""
+        keys = rng.stream(ctx.keys, name)
+        t, x_t = jnp.full(len(x), self.first_time, jnp.float32), x
+        if self.draw_time is not None:
+            t = self.draw_time(keys, "t")
+            eps = rng.normal(keys, "eps", self.denoiser.image_shape)
+            x_t = self.process.add_noise(x, eps, t)
+        return self.logits(ctx, nets, x_t, t, y)
+
+
+def _phases(
+    student: Net, for_student, for_guidance, student_every: int, weighted: bool
+) -> tuple[Phase, ...]:
+    """The student's update, at some steps, and the guidance's, at all.
+
+    Args:
+        student: The network.
+        for_student: Name -> (weight, (ctx, x) -> number), of its images x.
+        for_guidance: Name -> (weight, (params, ctx) -> number), of a role each.
+        student_every: See `make`.
+        weighted: Whether the batch has the weights "h" of a divergence.
+    """
 
     def student_loss(params, ctx):
         batch = ctx.batch
@@ -202,27 +262,20 @@ def make(
     def guidance_loss(params, ctx):
         return weighted_sum(for_guidance, params, ctx)
 
+    def weighing(params, ctx):
+        del params  # it trains nothing
+        mean = ctx.batch["h"].mean()
+        return mean, Aux({"mean": mean}, {"mean_h": mean})
+
     phases = (
         Phase("student", ("student",), student_loss, every=student_every),
-        Phase("guidance", guides, guidance_loss),
+        Phase("guidance", tuple(for_guidance), guidance_loss),
     )
-    carry = {}
     if weighted:
         # A loss sees a part of the batch; what a phase carries on is averaged over all
         # parts and devices. So the mean weight is found by a phase of its own.
         phases = (Phase("weight", (), weighing, every=student_every), *phases)
-        carry = {"mean_h": jnp.float32(1)}
-    return Method(
-        nets=trained,
-        frozen=("teacher",),
-        init_from={"student": "teacher", "fake_score": "teacher"},
-        phases=phases,
-        prepare=prepare,
-        carry=carry,
-        draws=("conditions",),
-        # With one step all samplers are the network itself.
-        sampler=dict(name="renoise", num_steps=num_steps) if num_steps > 1 else {},
-    )
+    return phases
 
 
 def weighted_sum(terms, *args):
