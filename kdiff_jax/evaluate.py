@@ -53,6 +53,9 @@ SIZE = flags.DEFINE_integer(
     lower_bound=1,
 )
 WEIGHTS = flags.DEFINE_string("weights", None, "The file of the feature network.")
+FETCH = flags.DEFINE_bool(
+    "fetch", False, "Download the public file of the weights if it is not there."
+)
 NUM = flags.DEFINE_integer(
     "num_images", 10_000, "How many images.", lower_bound=2, upper_bound=2**31 - 1
 )
@@ -230,6 +233,7 @@ def extract(weights, mesh):
         FEATURES.value,
         weights=weights or None,
         preprocessing=PREPROCESSING.value,
+        fetch=FETCH.value,
         mesh=mesh,
     )
 

@@ -77,7 +77,8 @@ class Evaluate(NamedTuple):
     Attributes:
         num_images: Images made by each model.
         features: Features that the distance compares; "" for speed and pictures alone.
-        weights: File of the feature network.
+        weights: File of the feature network; "" for a public one at its place.
+        fetch: Whether a public file is downloaded to its place if it is not there.
         batch_size: Images made at once, over all devices.
         seed: Seed of the noise.
         metrics: What is measured, files of `metrics/`: "fd", "kd", "prdc", ...
@@ -90,6 +91,7 @@ class Evaluate(NamedTuple):
     num_images: Count = 10_000
     features: str = "pixels"
     weights: str = ""
+    fetch: bool = False
     batch_size: Count = 250
     seed: Seed = 1
     metrics: tuple[str, ...] = ("fd",)

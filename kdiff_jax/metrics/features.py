@@ -19,7 +19,7 @@ from jaxtyping import Float
 from kdiff_jax import features as networks
 from kdiff_jax import registry
 from kdiff_jax.errors import CheckpointError, ConfigError, DataError
-from kdiff_jax.features import Extractor, WeightsFile
+from kdiff_jax.features import Extractor, WeightsFile, weights_files
 from kdiff_jax.types import Params
 
 SPREAD = ("low", "high", "std")  # ends of names of what belongs to a figure
@@ -136,6 +136,7 @@ def make(
     *,
     weights: str | os.PathLike | None = None,
     preprocessing: str | None = None,
+    fetch: bool = False,
     batch_size: int = 256,
     mesh: Mesh | None = None,
 ) -> Features:
@@ -143,8 +144,10 @@ def make(
 
     Args:
         name: A file of `features/`: "pixels", "resnet56", ...
-        weights: The network's file; see `FILE` of its module.
+        weights: The network's file; see `FILE` of its module. None for a public file
+            that lies at its place, see `weights_files.place`.
         preprocessing: One of `Extractor.preprocessings`; None for the first.
+        fetch: Download the public file to its place if it is not there.
         batch_size: Images a call of the network.
         mesh: Devices that a batch is split over; None for one device of this host.
 
@@ -164,10 +167,9 @@ def make(
         if weights is not None:
             raise ConfigError(f"weights={weights}: {name} need none; leave it out")
         return Features(name, extractor, {}, preprocessing, **about)
-    if weights is None:
-        raise ConfigError(f"weights=None: {name} needs its file; give {file.wanted}")
-    params = network.load(weights)
-    sha256 = _digest(pathlib.Path(os.path.expanduser(weights)), file)
+    path = weights_files.find(file, weights, fetch=fetch, network=name)
+    params = network.load(path)
+    sha256 = _digest(path, file)
     return Features(name, extractor, params, preprocessing, sha256, **about)
 
 

@@ -94,6 +94,7 @@ def features_of(options: Evaluate, mesh) -> Features:
         options.features,
         weights=options.weights or None,
         preprocessing=options.preprocessing or None,
+        fetch=options.fetch,
         mesh=mesh,
     )
 

@@ -40,6 +40,7 @@ FREE = (
     "path",  # a data set may move
     "conditions",  # and the table beside it, whose content counts
     "weights",
+    "fetch",
     "only",  # jobs of a queue share a workdir
 )
 # What may change of a stage that has begun: no shape, no file and no meaning of what is

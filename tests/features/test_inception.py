@@ -1,0 +1,166 @@
+"""FID's Inception-v3 against torch-fidelity, pytorch-fid and clean-fid; its files.
+
+Data: `inception` has what torch-fidelity 0.4 ("torch-fidelity"), pytorch-fid 0.3
+("pytorch-fid") and clean-fid 0.1.35 ("clean-fid", "legacy-pytorch") give for its images
+with weights that are functions of their names (torch 2.13, float32, CPU).
+"""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+from named_weights import tensor
+
+from kdiff_jax import metrics
+from kdiff_jax.errors import CheckpointError, ConfigError
+from kdiff_jax.features import frozen, inception, inception_names
+from kdiff_jax.features.resize import resize
+
+DATA = pathlib.Path(__file__).parents[1] / "parity/data"
+FEATURES = dict(rtol=0, atol=1e-4)  # the fixtures' tolerance; their own noise is 4e-6
+SIZES = ("32", "64", "200x400")
+CASES = [  # image, preprocessing; one compiled program for all
+    *((size, "torch-fidelity") for size in SIZES),
+    ("32", "pytorch-fid"),
+    ("32", "clean-fid"),
+    ("200x400", "clean-fid"),
+    ("32", "legacy-pytorch"),
+]
+
+
+@pytest.fixture(scope="module")
+def data():
+    with np.load(DATA / "inception.npz") as file:
+        return dict(file)
+
+
+@pytest.fixture(scope="module")
+def state_dict():
+    leaves = traverse_util.flatten_dict(frozen.shapes(inception.Inception()))
+    names = {leaf: frozen.torch_name(leaf) for leaf in leaves}
+    return {name: tensor(name, _torch(leaves[leaf])) for leaf, name in names.items()}
+
+
+def _torch(x):
+    if len(x.shape) == 4:
+        return x.shape[3], x.shape[2], *x.shape[:2]
+    return x.shape[::-1]
+
+
+@pytest.fixture(scope="module")
+def features(state_dict, tmp_path_factory):
+    path = tmp_path_factory.mktemp("inception") / "w.npz"
+    np.savez(path, **state_dict, **{"Mixed_5b.branch1x1.bn.num_batches_tracked": 0})
+    return metrics.make("inception", weights=path)
+
+
+def prepared(data, size, name):
+    how = inception.PREPROCESSINGS[name]
+    images = jnp.asarray(data[f"{size}/image"], jnp.float32)
+    return how.scale(resize(images, (299, 299), how.resize))
+
+
+def test_features_are_those_of_the_accepted_implementations(data, features):
+    cases = [(size, name) for size, name in CASES for _ in data[f"{size}/image"]]
+    first = dict.fromkeys(CASES, 0)
+    x = jnp.concatenate([prepared(data, size, name) for size, name in CASES])
+    found = jax.jit(lambda p, x: inception.Inception().apply({"params": p}, x))(
+        features.params, x
+    )
+    found = jax.tree.map(np.asarray, found)
+    compared = 0
+    for row, case in enumerate(cases):
+        for name, features in found.items():
+            if (key := "/".join((*case, name))) in data:
+                wanted = data[key][first[case]]
+                np.testing.assert_allclose(features[row], wanted, **FEATURES)
+                compared += 1
+        first[case] += 1
+    assert compared == 4 * 6 + 2 * 4 + 2 + 1 + 2
+    assert {k: v.shape[1] for k, v in found.items()} == inception.DIMS
+
+
+def test_extract_prepares_as_the_preprocessing_says(data, monkeypatch):
+    seen = {}
+
+    class Seen:
+        def apply(self, variables, x):
+            seen["x"] = x
+            return {}
+
+    monkeypatch.setattr(inception, "Inception", Seen)
+    for name in inception.PREPROCESSINGS:
+        inception.extract({}, jnp.asarray(data["32/image"]), name)
+        np.testing.assert_array_equal(seen["x"], prepared(data, "32", name))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_resize_is_tensorflows_first(size, data):
+    images = jnp.asarray(data[f"{size}/image"], jnp.float32)
+    found = resize(images, (299, 299), "tf1")[:, ::7, ::7]
+    # Of 255; float32.
+    wanted = data[f"{size}/torch-fidelity/resized"]
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4)
+
+
+def test_what_metrics_read(features):
+    assert features.main == "2048" and features.preprocessing == "torch-fidelity"
+    assert len(features.sha256) == 64
+    for figure, name in (("fd", "fid"), ("kd", "kid"), ("sfd", "sfid")):
+        assert metrics.figure_name("inception", figure) == name
+
+
+def nvidias(state_dict):
+    """The same network under NVIDIA's names, without the scales of its norms."""
+    modules = {name: k for k, name in inception_names._modules().items()}
+    leaves = {name: k for k, name in inception_names.LEAVES.items()}
+    found = {}
+    for name, array in state_dict.items():
+        module, _, rest = name.rpartition(".")
+        if module == "fc":
+            found[f"output.{rest}"] = array
+        elif not name.endswith("bn.weight"):
+            module, kind, leaf = name.rsplit(".", 2)
+            found[f"layers.{modules[module]}.{leaves[f'{kind}.{leaf}']}"] = array
+    return found
+
+
+def test_nvidias_names_are_the_same_network(state_dict, tmp_path):
+    ones = {k: v * 0 + 1 if "bn.weight" in k else v for k, v in state_dict.items()}
+    np.savez(tmp_path / "torch.npz", **ones)
+    theirs = nvidias(state_dict)
+    assert "layers.mixed_9.tower_1_mixed_conv.beta" in theirs  # TensorFlow's graph
+    np.savez(tmp_path / "nvidia.npz", **theirs)
+    for found, wanted in zip(
+        jax.tree.leaves(inception.load(tmp_path / "nvidia.npz")),
+        jax.tree.leaves(inception.load(tmp_path / "torch.npz")),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(found, wanted)
+
+
+def test_files_of_other_networks_are_refused(state_dict, tmp_path):
+    def refused(words, **arrays):
+        np.savez(tmp_path / "w.npz", **arrays)
+        with pytest.raises(CheckpointError, match=words) as caught:
+            inception.load(tmp_path / "w.npz")
+        text = str(caught.value)
+        assert "\n" not in text and "95,628,359 bytes, sha256 6726825d0af5" in text
+
+    name = "Mixed_7c.branch1x1.bn.bias"
+    refused(f"{name} missing", **{k: v for k, v in state_dict.items() if k != name})
+    refused(
+        r"fc.bias has shape \(1000,\)", **state_dict | {"fc.bias": np.zeros(1000, "f4")}
+    )
+    theirs = nvidias(state_dict)
+    last = "layers.mixed_10.conv.beta"
+    refused(
+        r"Mixed_7c.branch1x1.bn.bias missing, layers.mixed_10.conv.bias unknown",
+        **{k: v for k, v in theirs.items() if k != last},
+        **{"layers.mixed_10.conv.bias": theirs[last]},
+    )
+    with pytest.raises(ConfigError, match="95,628,359 bytes, sha256 6726825d0af5"):
+        metrics.make("inception")
