@@ -181,7 +181,10 @@ def _of_groups(row: Row, partition: Partition) -> dict[str, list[str]]:
         return {}
     names = dict.fromkeys(n for values in found.values() for n in values)
     shown = [n for n in names if n == "num_images" or figures.is_figure(n)]
-    return {n: [_figure(found[owner], n) for owner in owners] for n in shown}
+    return {
+        "images" if n == "num_images" else n: [_figure(found[o], n) for o in owners]
+        for n in shown
+    }
 
 
 def _has(row: Row) -> bool:

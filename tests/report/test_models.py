@@ -1,0 +1,42 @@
+"""Tables of several students and of groups of labels."""
+
+from test_html import Reader
+from test_summary import row
+
+from kdiff_jax.report import models
+
+GROUPS = {str(k): {"num_images": 5, "fd_pixels": k + 0.5} for k in range(2)}
+SPLIT = {"groups": [[0, 1], [2, 3]], "borders": [0.0, 0.25, 1.0]}
+
+
+def words(text):
+    reader = Reader()
+    reader.feed(text)
+    assert reader.open == []
+    return reader.words
+
+
+def test_every_student_stands_with_what_it_owns_and_the_figures_of_its_classes():
+    """Two groups of classes by two ranges of time: the ranges share their figures."""
+    many = row(num_students=4, partition=SPLIT, groups=GROUPS, train_steps=7)
+    found = words(models.students([row(), many], ["teacher", "student"]))
+    assert found[:6] == [
+        "student: 4 students and what each owns",
+        *("student", "owns", "updates", "images", "fd_pixels"),
+    ]
+    cells = [word for word in found[6:] if word.strip()]
+    rows = [cells[i : i + 5] for i in range(0, 20, 5)]
+    assert [r[0] for r in rows] == ["0", "1", "2", "3"]
+    assert "0-1" in rows[1][1] and "0.25 < t <= 1" in rows[1][1]
+    assert [r[2:] for r in rows] == [["7", "5", "0.5"]] * 2 + [["7", "5", "1.5"]] * 2
+    assert models.students([row()], ["teacher"]) == ""
+
+
+def test_groups_of_all_models_stand_side_by_side():
+    rows = [row(groups=GROUPS), row(groups={"1": GROUPS["1"]}), row()]
+    found = [w for w in words(models.groups(rows, ["a", "b", "c"])) if w.strip()]
+    assert found[1:4] == ["group", "a: fd_pixels", "b: fd_pixels"]
+    assert found[4:] == ["0", "0.5", "1", "1.5", "1.5"]  # "b" has none of group 0
+    many = {str(k): {"num_images": 2, "fd_pixels": 1.0} for k in range(100)}
+    assert "36 more are in report.json" in models.groups([row(groups=many)], ["a"])
+    assert models.groups([row()], ["a"]) == ""
