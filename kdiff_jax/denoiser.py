@@ -26,6 +26,7 @@ def make(
     num_classes: int = 0,
     cond_dim: int = 0,
     augment_dim: int = 0,
+    guidance_range: tuple[float | int, float | int] | None = None,
     space: str = "pixels",
     **keywords,
 ) -> Net:
@@ -40,6 +41,8 @@ def make(
         num_classes: Number of classes; 0 hides the labels from the network.
         cond_dim: Length of the vectors that it reads in place of labels; 0 for labels.
         augment_dim: Length of the augmentation label; 0 for a network without.
+        guidance_range: (low, high) of the strengths of guidance that it reads; None for
+            a network that reads none.
         space: Where images live, a name of `domain.SPACES`.
         keywords: Keywords of the preconditioning.
     """
@@ -51,22 +54,28 @@ def make(
     conditions = domain.Conditions(num_classes, cond_dim)
 
     def init(key):
-        return _init(module, key, tuple(image_shape), conditions, augment_dim)
+        shape, reads = tuple(image_shape), bool(guidance_range)
+        return _init(module, key, shape, conditions, augment_dim, reads)
 
-    def run(params, x_t, scalings, y, method=None, **keywords):
+    def run(params, x_t, scalings, y, method=None, guidance=None, **keywords):
         images = left(scalings.c_in, x_t) * x_t
         inputs = (images, scalings.c_noise, labels(y))
+        if guidance_range:
+            keywords["guidance"] = jnp.ones(len(x_t)) if guidance is None else guidance
         return _run(module, method, params, *inputs, **keywords)
 
-    def apply(params, x_t, t, y=None, *, dropout_keys=None, augment=None):
+    # Keywords that are None are passed as well: calls are then traced as one.
+    def apply(params, x_t, t, y=None, *, dropout_keys=None, augment=None, **told):
         scalings = scalings_at(t)
-        more = dict(augment=augment, dropout_keys=dropout_keys)
+        more = dict(augment=augment, dropout_keys=dropout_keys, **told)
         output = run(params, x_t, scalings, y, **more)
         return preconditions.combine(scalings, x_t, output)
 
-    def with_features(params, x_t, t, y=None, *, dropout_keys=None, augment=None):
+    def with_features(
+        params, x_t, t, y=None, *, dropout_keys=None, augment=None, **told
+    ):
         scalings = scalings_at(t)
-        more = dict(augment=augment, dropout_keys=dropout_keys)
+        more = dict(augment=augment, dropout_keys=dropout_keys, **told)
         found = run(params, x_t, scalings, y, method="with_features", **more)
         return preconditions.combine(scalings, x_t, found[0]), found[1]
 
@@ -83,17 +92,19 @@ def make(
         getattr(module, "dtype", "float32"),
         domain.make_space(space, image_shape),
         cond_dim,
+        guidance_range,
     )
 
 
 # Traced once for all networks with these fields and calls of the same shapes: to trace
 # a U-Net takes seconds, and what is checked before a run asks for it again and again.
-@functools.partial(jax.jit, static_argnums=(0, 2, 3, 4))
-def _init(module, key, image_shape, conditions, augment_dim):
+@functools.partial(jax.jit, static_argnums=(0, 2, 3, 4, 5))
+def _init(module, key, image_shape, conditions, augment_dim, reads_guidance):
     x = jnp.zeros((1, *image_shape), jnp.float32)
     augment = jnp.zeros((1, augment_dim), jnp.float32) if augment_dim else None
     y = conditions.example(1) if conditions.num else None
-    return module.init(key, x, jnp.zeros(1), y, augment=augment)["params"]
+    more = dict(guidance=jnp.ones(1)) if reads_guidance else {}
+    return module.init(key, x, jnp.zeros(1), y, augment=augment, **more)["params"]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -104,29 +115,29 @@ def _run(module, method, params, *inputs, **keywords):
 def guided(
     net: Net,
     process: Process,
-    scale: float | int,
+    scale: guidance.Scale,
     interval: guidance.Levels | None = None,
 ) -> Net:
     """A network with classifier-free guidance, as the teacher of a method.
 
-    Its encoder and features are those of the label.
+    One that reads the strength is told it. Its encoder and features are those of the
+    label.
 
     Args:
-        net: A denoiser that was trained with and without labels.
+        net: A denoiser that was trained with and without labels, or reads the strength.
         process: Its forward process.
         scale: See `guidance.guide`; 1 is the network itself.
         interval: See `guidance.within`.
 
     Raises:
-        ConfigError: If the network has no labels.
+        ConfigError: If the network has no labels, or reads the strength and was not
+            made for this one.
     """
-    if scale == 1:
+    if net.guidance_range:
+        return _told(net, scale, interval)
+    if guidance.is_none(scale):
         return net
-    if not net.num_classes:
-        raise ConfigError(
-            f"guidance={scale}: a network without classes has no label to be guided by;"
-            " set guidance=1"
-        )
+    _check_labels(net, f"guidance={scale}", "guidance=1")
     options: dict[str, Any] = dict(scale=scale, process=process, interval=interval)
 
     def apply(params, x_t, t, y, **keywords):
@@ -145,3 +156,57 @@ def guided(
     return net._replace(
         apply=apply, with_features=with_features if has_features else None
     )
+
+
+def _told(net: Net, scale: guidance.Scale, interval: guidance.Levels | None) -> Net:
+    """A network that reads its guidance, told a strength."""
+    assert net.guidance_range
+    guidance.check_told(scale, net.guidance_range, interval)
+
+    def told(x_t):
+        return {"guidance": jnp.broadcast_to(jnp.float32(scale), (len(x_t),))}
+
+    def apply(params, x_t, t, y, **keywords):
+        return net.apply(params, x_t, t, y, **told(x_t), **keywords)
+
+    def with_features(params, x_t, t, y, **keywords):
+        found: Any = net.with_features
+        return found(params, x_t, t, y, **told(x_t), **keywords)
+
+    return net._replace(
+        apply=apply, with_features=with_features if net.with_features else None
+    )
+
+
+def check_drawn(
+    student: Net,
+    teacher: Net,
+    scale: float | int,
+    interval: guidance.Levels | None = None,
+) -> None:
+    """Whether a method can draw the strength that a student reads, if it reads one.
+
+    Raises:
+        ConfigError: If the method has one of its own, or the teacher cannot be guided.
+    """
+    if not (levels := student.guidance_range):
+        return
+    low, high = levels
+    name = f"guidance_range=({low:g}, {high:g})"
+    if not guidance.is_none(scale):
+        raise ConfigError(
+            f"guidance={scale}: the student reads its guidance, drawn from {name};"
+            " leave it at 1"
+        )
+    _check_labels(teacher, name, "none")
+    if teacher.guidance_range:
+        for end in levels:
+            guidance.check_told(end, teacher.guidance_range, interval)
+
+
+def _check_labels(net: Net, what: str, way_out: str) -> None:
+    if not net.num_classes:
+        raise ConfigError(
+            f"{what}: a network without classes has no label to be guided by; set"
+            f" {way_out}"
+        )

@@ -26,6 +26,7 @@ class Net(NamedTuple):
         apply: A denoiser: (params, x_t, t, y, *, dropout_keys=None, augment=None) ->
             x0_hat. `x_t` is f32[B, H, W, C], `t` f32[B] in the process' own time, `y`
             i32[B], or f32[B, cond_dim]. Dropout is off without keys, which are Key[B].
+            With a `guidance_range` it takes `guidance`, f32[B], too; None is 1.
         encode: As `apply`, but gives the features of the network's encoder, one
             f32[B, H_i, W_i, C_i] per level and one of the bottleneck; None without.
         image_shape: (H, W, C) of a denoiser's images.
@@ -36,6 +37,8 @@ class Net(NamedTuple):
             that a method makes beside it; parameters and x0_hat are float32.
         own_space: Where its images live, if not as pixels.
         cond_dim: Length of the vectors that `y` is, f32[B, cond_dim]; 0 for labels.
+        guidance_range: (low, high), the strengths of guidance that it was made for, if
+            it reads one and answers with that guidance in a single call.
     """
 
     init: Callable[..., Params]
@@ -47,6 +50,7 @@ class Net(NamedTuple):
     precision: str = "float32"
     own_space: Space | None = None
     cond_dim: int = 0
+    guidance_range: tuple[float | int, float | int] | None = None
 
     @property
     def conditions(self) -> Conditions:

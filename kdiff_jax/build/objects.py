@@ -245,6 +245,15 @@ def _optim(stage: TrainStage, role: str) -> dict[str, Any]:
 
 def _method(stage: TrainStage, nets, process) -> Method:
     name, keywords = stage.method
+    if levels := nets["student"].guidance_range:
+        if not methods.takes_guidance(name):
+            raise ConfigError(
+                f"stages.{stage.name}.model.guidance_range={levels}: the method"
+                f" {name!r} trains for one guidance alone (its file does not say"
+                " TAKES_GUIDANCE), and tsm and progressive for a range; leave it out,"
+                " or, if it is the teacher's, set it to None, and init.student to"
+                " 'random' or to a stage that reads none"
+            )
     given = arguments.as_declared(methods.make_function(name), keywords)
     method = methods.make(name, nets=nets, process=process, **given)
     wanted = method.sampler

@@ -15,6 +15,7 @@ from ml_collections import config_dict
 
 from kdiff_jax import arguments, methods, networks
 from kdiff_jax.arguments import Count, NotNegative, Positive, Seed, Share, Whole
+from kdiff_jax.diffusion.guidance import Interval
 from kdiff_jax.train import optim
 
 Precision = Literal["float32", "bfloat16"]
@@ -24,6 +25,7 @@ GIVEN_BY_BUILD = (
     "num_classes",
     "cond_dim",
     "augment_dim",
+    "reads_guidance",
 )  # of a network
 
 
@@ -173,6 +175,9 @@ class Model(NamedTuple):
         cond_dim: Length of the vectors of `data.conditions`; 0 for labels.
         augment_dim: Length of EDM's augmentation label; 0 for none.
         space: Where the network's images live, a name of `domain.SPACES`.
+        guidance_range: (low, high) of the strengths of guidance that a student reads,
+            of methods that train such: one call gives what the guided teacher gives.
+            None for none.
     """
 
     network: Section
@@ -184,6 +189,7 @@ class Model(NamedTuple):
     cond_dim: Whole = 0
     augment_dim: Whole = 0
     space: str = "pixels"
+    guidance_range: Interval | None = None
 
 
 class TrainStage(NamedTuple):

@@ -150,15 +150,25 @@ def spec_of(stage: TrainStage | PairsStage, base: Spec) -> Spec:
     """Spec of what a stage makes or asks: `base` with the stage's model and sampler.
 
     A student answers without a label only where it was trained to, `null_prob`: only
-    then it inherits the guidance of its teacher's sampler.
+    then it inherits the guidance of its teacher's sampler. One that reads its guidance
+    has one of its own range to be sampled with: the section's, the teacher's, or the
+    middle.
     """
     place = f"--config.stages.{stage.name}."
     if stage.kind != "train":
         return base.changed({"sampler": stage.sampler}, place)
     null_prob = stage.method.keywords.get("null_prob") or None
     if "teacher" in stage.init and not null_prob:
+        inherited, base = base.guidance, base.unguided()
+    else:
+        inherited = base.guidance
+    sampler = stage.sampler
+    if levels := stage.model.get("guidance_range", base.guidance_range):
+        low, high = levels
+        fits = inherited != 1 and low <= inherited <= high
         base = base.unguided()
-    changes = {**stage.model, "sampler": stage.sampler}
+        sampler = {"guidance": inherited if fits else (low + high) / 2, **sampler}
+    changes = {**stage.model, "sampler": sampler}
     return base.changed(changes, place).replace(null_prob=null_prob)
 
 
@@ -217,6 +227,8 @@ def _rounds(config, name: str, section, init, rounds) -> list[TrainStage]:
         method = dict(section["method"])
         if i and method.get("guidance", 1) != 1:
             method["guidance"] = 1.0  # the teacher is a student of the guided one
+        if i and method.get("guidance_interval"):
+            method["guidance_interval"] = None
         train = dict(section["train"])
         if train_steps:
             train["num_steps"] = train_steps

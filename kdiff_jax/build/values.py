@@ -159,6 +159,8 @@ def _model(section, path, whole, *, partial: bool = False) -> None:
         domain.check_space(section.get("space", "pixels"))
     except ConfigError as error:
         raise ConfigError(f"{path}{error}") from error
+    levels, num_classes = section.get("guidance_range"), whole.get("num_classes", 0)
+    checks.check_levels(levels, num_classes, path)
     if section.get("cond_dim") and not whole.get("num_classes"):
         raise ConfigError(
             f"{path}cond_dim={section['cond_dim']}: {path}num_classes is the number of"

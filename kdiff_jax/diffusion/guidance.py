@@ -5,6 +5,7 @@ from typing import Annotated
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from kdiff_jax import rng
@@ -15,6 +16,7 @@ from kdiff_jax.errors import ConfigError
 from kdiff_jax.types import Denoise, Keys
 
 Levels = Sequence[float | int]  # (low, high)
+Scale = float | int | jax.Array  # of all examples, or f32[B]
 # The same as a keyword of a recipe, with its range.
 Interval = tuple[NotNegative, Annotated[float, Range(0, low_open=True)]]
 
@@ -44,9 +46,54 @@ def check_null_prob(prob: float, num_classes: int) -> None:
         )
 
 
+def is_none(scale: Scale) -> bool:
+    """Whether this is no guidance, 1 for all examples."""
+    return isinstance(scale, (float, int)) and scale == 1
+
+
+def drawn(
+    keys: Keys, levels: Levels | None, scale: float | int
+) -> tuple[dict[str, Array], Scale]:
+    """(what a student is told, the scale of its teacher), of one example each.
+
+    Args:
+        keys: Key[B].
+        levels: (low, high), between which a student that reads it is told a strength,
+            drawn uniformly; None for a student that does not.
+        scale: What the teacher's is for such a student.
+
+    Source: Meng et al. 2023, arXiv:2210.03142, section 3.1, whose w is ours less 1.
+    """
+    if levels is None:
+        return {}, scale
+    low, high = levels
+    w = low + (high - low) * rng.uniform(keys, "guidance")
+    return {"guidance": w}, w
+
+
+def check_told(scale: Scale, levels: Levels, interval: Levels | None = None) -> None:
+    """Refuses a strength that a network which reads it was not made for.
+
+    Raises:
+        ConfigError: Names the value.
+    """
+    low, high = levels
+    ends = np.float32(low), np.float32(high)  # as a strength that was one is, too
+    if isinstance(scale, (float, int)) and not ends[0] <= np.float32(scale) <= ends[1]:
+        raise ConfigError(
+            f"guidance={scale:g}: this network reads its guidance, and was trained for"
+            f" {low:g} to {high:g}; choose one of these"
+        )
+    if interval is not None:
+        raise ConfigError(
+            f"guidance_interval={tuple(interval)}: this network reads its guidance, at"
+            " the levels of its training; leave it out"
+        )
+
+
 def guide(
     denoise: Denoise,
-    scale: float | int,
+    scale: Scale,
     *,
     process: Process | None = None,
     interval: Levels | None = None,
@@ -60,7 +107,7 @@ def guide(
         denoise: (x_t, t, y, **keywords) -> x0_hat; knows the null condition. Keywords
             are trees of one entry per example.
         scale: 1 is `denoise` itself, bit for bit; more follows the label more closely,
-            0 ignores it.
+            0 ignores it. One for all examples, or f32[B].
         process: Forward process; only read with an interval.
         interval: See `within`; at other levels the scale is 1. None for all levels.
         skip: Evaluates `denoise` once, not twice, where no example of the batch lies
@@ -69,7 +116,7 @@ def guide(
     Source: Ho & Salimans 2022, arXiv:2207.12598, Eq. 6 (with scale = 1 + w); the
         interval of Kynkaanniemi et al. 2024, arXiv:2404.07724.
     """
-    if scale == 1:
+    if is_none(scale):
         return denoise
 
     def guided(x_t, t, y, **keywords):
@@ -95,11 +142,12 @@ def mix(
     labelled: Float[Array, "B ..."],
     free: Float[Array, "B ..."],
     t: Float[Array, " B"],
-    scale: float | int,
+    scale: Scale,
     process: Process | None = None,
     interval: Levels | None = None,
 ) -> Float[Array, "B ..."]:
     """The guided prediction of both branches; for the arguments see `guide`."""
+    scale = left(scale, free) if jnp.ndim(scale) else scale
     guided = free + scale * (labelled - free)
     if interval is None:
         return guided

@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdiff_jax import domain
+from kdiff_jax.diffusion.guidance import check_told
 from kdiff_jax.domain import Cond, Conditions, Frozen
 from kdiff_jax.errors import ConfigError
+from kdiff_jax.interop.spec import Spec
 from kdiff_jax.partition import Partition
 
 
@@ -36,6 +38,36 @@ def of(
     _check(y, batch, conditions, partition)
     y = jnp.asarray(y, jnp.int32)
     return conditions.take(frozen, y), partition.group_of(y)
+
+
+def told(guidance, batch: int, spec: Spec) -> dict[str, Any]:
+    """What a network that reads its guidance is told beside; {} for another.
+
+    Args:
+        guidance: A number or f32[batch]; None for that of the spec's sampler.
+        batch: Number of images.
+        spec: Spec of the model.
+
+    Raises:
+        ConfigError: If the model reads none, or was not made for this one.
+    """
+    levels = spec.guidance_range
+    if not levels:
+        if guidance is None:
+            return {}
+        raise ConfigError(
+            f"guidance={guidance}: this model does not read it; leave it out, and ask a"
+            " sampler for guidance"
+        )
+    if guidance is None:
+        guidance = spec.guidance
+    try:
+        values = np.unique(np.asarray(guidance, np.float32)).tolist()
+    except jax.errors.TracerArrayConversionError:
+        values = []  # while tracing there are none
+    for value in values:
+        check_told(value, levels)
+    return {"guidance": jnp.broadcast_to(jnp.float32(guidance), (batch,))}
 
 
 def group_of_vectors(vectors, partition: Partition, frozen: Frozen) -> np.ndarray:

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from kdiff_jax import denoiser, networks, samplers
+from kdiff_jax.diffusion import guidance as guidances
 from kdiff_jax.diffusion.process import Process
 from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.interop.spec import Spec
@@ -44,6 +45,8 @@ def build(
         cond_dim=spec.cond_dim,
         augment_dim=spec.augment_dim,
     )
+    if spec.guidance_range:  # not a field that every network has
+        network = network.changed(reads_guidance=True)
     channels = spec.image_shape[-1] * (2 if name in ("both", "iddpm") else 1)
     module = network.call(networks.make, out_channels=channels, **conditioned)
     process = spec.make_process()
@@ -53,6 +56,7 @@ def build(
         precondition=name,
         image_shape=spec.image_shape,
         space=spec.space,
+        guidance_range=spec.guidance_range,
         **conditioned,
         **keywords,
     )
@@ -119,7 +123,7 @@ def check_sampler(spec: Spec, process: Process, where) -> None:
     """
     try:
         if spec.sampler is not None:
-            spec.sampler.call(samplers.make, process=process)
+            spec.make_sampler()
     except Exception as error:  # as above
         raise _no_model(where, error) from error
 
@@ -134,19 +138,22 @@ def sampler_of(spec: Spec, process: Process) -> samplers.Sampler:
 
     Raises:
         ConfigError: If it asks for guidance by labels of a model that has none, or
-            the process has no such grid of times.
+            the process has no such grid of times; or if the model reads its guidance
+            and was not made for this one.
     """
-    assert spec.sampler is not None
     check_guidance(spec, spec.guidance)
-    return spec.sampler.call(samplers.make, process=process)
+    return spec.make_sampler()
 
 
 def check_guidance(spec: Spec, scale: float | int) -> None:
     """Refuses guidance of a model without labels; warns of one that always had them.
 
     Raises:
-        ConfigError: If the model has no labels.
+        ConfigError: If the model has no labels, or reads its guidance and was not made
+            for this one.
     """
+    if spec.guidance_range:
+        return guidances.check_told(scale, spec.guidance_range)
     if scale == 1:
         return
     if not spec.num_classes:

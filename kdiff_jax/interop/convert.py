@@ -82,6 +82,12 @@ def run(
                     f"target={target}: holds no table of vectors, on which this model"
                     " is conditioned; take target=kdiff"
                 )
+            if levels := loaded.spec.guidance_range:
+                raise CheckpointError(
+                    f"target={target}: has no place for the strength of guidance, which"
+                    f" this network reads ({levels[0]:g} to {levels[1]:g}); take"
+                    " target=kdiff"
+                )
             EXPORTS[target](output, loaded)
         return [f"{loaded.num_params:,} parameters: {output}"]
     theirs, origin = foreign.read(source, said, family)
@@ -109,6 +115,8 @@ def _ours(loaded: model.Model, source: pathlib.Path, said: Facts) -> model.Model
         )
     said.agree(precondition=spec.precondition.name, image_size=spec.image_shape[0])
     sampler = said.choose_sampler(**spec.sampler.plain())
+    if spec.guidance_range:  # whichever sampler tells it
+        sampler = {"guidance": spec.guidance, **sampler}
     return dataclasses.replace(loaded, spec=spec.changed({"sampler": sampler}))
 
 
@@ -125,6 +133,8 @@ def card(spec: Spec, assumed) -> str:
         "images": f"{height}x{width}, {channels} channels, in [-1, 1]",
         "classes": spec.num_classes or "none",
     }
+    if levels := spec.guidance_range:
+        rows |= {"guidance": f"read by the network, {levels[0]:g} to {levels[1]:g}"}
     if dim := spec.cond_dim:
         rows |= {"conditions": f"vectors of {dim} entries, `{conditions.FILE}`"}
     if (partition := spec.partition) is not None:

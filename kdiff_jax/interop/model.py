@@ -9,6 +9,7 @@ a leading axis of students.
 """
 
 import dataclasses
+import functools
 import hashlib
 import inspect
 import json
@@ -66,7 +67,7 @@ class Model:
     spec: Spec
     frozen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    def apply(self, x_t, t, y=None):
+    def apply(self, x_t, t, y=None, guidance=None):
         """x0_hat, float32 NHWC in [-1, 1]; of many students by the owner of (t, y).
 
         Each student that owns one of the images sees all of them: to make images,
@@ -78,15 +79,20 @@ class Model:
             y: i32[B] labels; None, or -1, is no label. Of a model that is conditioned
                 on vectors the numbers of its table, or vectors f32[B, D] themselves,
                 also such as the table does not have; zeros are no condition.
+            guidance: A number or f32[B], the strength of guidance, of a model that
+                reads it; None for that of its sampler.
 
         Raises:
-            ConfigError: If labels are not such, or vectors have no owner.
+            ConfigError: If labels are not such, or vectors have no owner; or if the
+                model reads no guidance, or not this one.
         """
         x_t = jnp.asarray(x_t, jnp.float32)
         t = jnp.broadcast_to(jnp.asarray(t, jnp.float32), (len(x_t),))
         about = self.net.conditions, self.partition, self.frozen
         y, group = asked.of(y, len(x_t), *about)
-        apply = jax.jit(self.net.apply)  # op by op takes seconds; traced once a shape
+        told = asked.told(guidance, len(x_t), self.spec)
+        # Op by op it takes seconds; it is traced once a shape.
+        apply = functools.partial(jax.jit(self.net.apply), **told)
         if self.num_students == 1:
             return apply(self.params, x_t, t, y)
         owner = group * self.partition.num_ranges + self.partition.range_of(t)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from kdiff_jax import domain, networks, samplers
+from kdiff_jax.diffusion import guidance as guidances
 from kdiff_jax.diffusion import process as processes
 from kdiff_jax.diffusion.process import Process
 from kdiff_jax.interop import spec_check
@@ -52,6 +53,8 @@ class Spec:
         source: Foreign checkpoint that the weights come from.
         sha256: Digest of the weights.
         kdiff_jax: Version that wrote the model.
+        guidance_range: (low, high) of the strengths of guidance that it reads; None for
+            a network that reads none.
         facts: Whatever else a file says.
     """
 
@@ -71,6 +74,7 @@ class Spec:
     source: Origin | None = None
     sha256: str | None = None
     kdiff_jax: str | None = None
+    guidance_range: tuple[float | int, float | int] | None = None
     facts: Keywords = frozen({})
 
     @classmethod
@@ -153,6 +157,7 @@ class Spec:
             self.precondition,
             self.process,
             space=self.space,
+            guidance_range=self.guidance_range,
         )
 
     def anew(self) -> "Spec":
@@ -184,11 +189,22 @@ class Spec:
     def make_sampler(self) -> samplers.Sampler:
         """The model's own sampler, which there must be.
 
+        One that reads its guidance is told it, and not asked twice.
+
         Raises:
-            ConfigError: If the process has no such grid of times.
+            ConfigError: If the process has no such grid of times, or the model reads
+                its guidance and was not made for this one.
         """
         assert self.sampler is not None
-        return self.sampler.call(samplers.make, process=self.make_process())
+        process = self.make_process()
+        if not self.guidance_range:
+            return self.sampler.call(samplers.make, process=process)
+        keywords = self.sampler.keywords
+        interval = keywords.get("guidance_interval")
+        guidances.check_told(self.guidance, self.guidance_range, interval)
+        plain = self.sampler.changed(guidance=1).call(samplers.make, process=process)
+        told = samplers.telling(plain, self.guidance)
+        return told._replace(options={**plain.options, "guidance": self.guidance})
 
     @property
     def conditioning(self) -> domain.Conditions:

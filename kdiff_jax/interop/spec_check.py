@@ -51,6 +51,7 @@ def check(spec: Any, prefix: str = "") -> None:
             f"{prefix}cond_dim={spec['cond_dim']}: num_classes is the number of"
             " vectors, and 0"
         )
+    check_levels(spec.get("guidance_range"), spec["num_classes"], prefix)
     domain.make_space(spec.get("space", "pixels"), spec["image_shape"])
     _check_facts(spec, prefix)
 
@@ -97,6 +98,21 @@ def _check_facts(spec: Mapping[str, Any], prefix: str) -> None:
     if source is not None and not _is_origin(source):
         names = ", ".join(ORIGIN)
         raise ConfigError(f"{prefix}source={_shown(source)}: must be texts, {names}")
+
+
+def check_levels(levels: Any, num_classes: int, prefix: str) -> None:
+    """(low, high) of the strengths of guidance that a network reads; None for none."""
+    if levels is None:
+        return
+    place = f"{prefix}guidance_range={_shown(levels)}"
+    ends = list(levels) if isinstance(levels, (list, tuple)) else []
+    known = len(ends) == 2 and all(_is_number(x, numbers.Real) for x in ends)
+    if not known or not 0 <= ends[0] < ends[1] <= LARGEST:
+        raise ConfigError(f"{place}: must be (low, high), 0 <= low < high")
+    if not num_classes:
+        raise ConfigError(
+            f"{place}: needs labels to be guided by, and num_classes is 0"
+        )
 
 
 def _is_origin(source) -> bool:

@@ -66,6 +66,14 @@ def scores_pairs(name: str) -> bool:
     return _says(name, "SCORES_PAIRS")
 
 
+def takes_guidance(name: str) -> bool:
+    """Whether the method trains students that read the strength of their guidance.
+
+    Its module says so, and draws one for each example: see `guidance.drawn`.
+    """
+    return _says(name, "TAKES_GUIDANCE")
+
+
 def roles(name: str) -> tuple[str, ...]:
     """The roles that the method trains, by some options or by all."""
     return ("student", *_says(name, "ROLES", ()))

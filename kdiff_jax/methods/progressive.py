@@ -2,7 +2,9 @@
 
 Salimans & Ho 2022, arXiv:2202.00512, Algorithm 2. A recipe chains the rounds; the
 number of steps is a setting, not a constant, so that all share one compiled program.
-Students that own ranges of the time (O2MKD) are halved each in its own range.
+Students that own ranges of the time (O2MKD) are halved each in its own range. Students
+that read the strength of their guidance (Meng et al. 2023, arXiv:2210.03142, stage two)
+learn from teachers that do, or from one that is guided.
 """
 
 import jax
@@ -10,6 +12,7 @@ import jax.numpy as jnp
 
 from kdiff_jax import denoiser, rng
 from kdiff_jax.arguments import NotNegative
+from kdiff_jax.diffusion import guidance as guidances
 from kdiff_jax.diffusion.guidance import Interval
 from kdiff_jax.diffusion.process import left
 from kdiff_jax.errors import ConfigError
@@ -18,6 +21,7 @@ from kdiff_jax.method import Aux, Method, Phase
 
 TAKES_TIMES = True  # see `methods.takes_times`
 SCORES_PAIRS = True  # see `methods.scores_pairs`
+TAKES_GUIDANCE = True  # see `methods.takes_guidance`
 
 
 def make(
@@ -35,7 +39,9 @@ def make(
         process: A variance preserving process with times in [0, 1].
         weight: "constant", "snr", "snr_trunc" or "v_mse".
         guidance: Classifier-free guidance of the teacher, see `denoiser.guided`. Of
-            several rounds the first has it alone, as its student needs no more.
+            several rounds the first has it alone, as its student needs no more. A
+            student that reads its guidance (`Net.guidance_range`) is told one that is
+            drawn for each example, and the teacher has that one in place of this.
         guidance_interval: Noise levels at which it acts; None for all.
 
     Settings: `num_steps`, the N of the student that this round makes. The ends of the
@@ -51,7 +57,8 @@ def make(
             f"process has times from {process.t_min} to {process.t_max};"
             ' progressive distillation halves a grid on [0, 1]: use process "cosine"'
         )
-    guided = denoiser.guided(teacher, process, guidance, guidance_interval)
+    denoiser.guided(teacher, process, guidance, guidance_interval)  # or refuses it
+    denoiser.check_drawn(student, teacher, guidance, guidance_interval)
 
     def loss(params, ctx):
         x0, y, n = ctx.batch["x0"], ctx.batch["y"], ctx.settings["num_steps"]
@@ -60,11 +67,14 @@ def make(
         i = first + rng.randint(ctx.keys, "i", last - first)
         eps = rng.normal(ctx.keys, "eps", x0.shape[1:])
 
+        told, scale = guidances.drawn(ctx.keys, student.guidance_range, guidance)
+        guided = denoiser.guided(teacher, process, scale, guidance_interval)
+
         def denoise(x_t, t):
             return guided.apply(ctx.frozen["teacher"], x_t, t, y)
 
         x_t, t, target = make_target(denoise, x0, eps, i, n, process=process)
-        x0_hat = student.apply(params["student"], x_t, t, y)
+        x0_hat = student.apply(params["student"], x_t, t, y, **told)
         error = regression.mse_per_example(x0_hat, target)
         weighted = (regression.weight(weight, process.logsnr(t)) * error).mean()
         return weighted, Aux({"loss": weighted, "x0_error": error.mean()})

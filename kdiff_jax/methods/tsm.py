@@ -2,7 +2,8 @@
 
 The first stage of Multi-student Distillation for smaller students (Song et al. 2024,
 arXiv:2410.23274), and, with the teacher's features and a range of times, O2MKD (Zhang &
-Ma 2024, arXiv:2410.04191).
+Ma 2024, arXiv:2410.04191). With a student that reads the strength of its guidance it is
+stage one of guided distillation (Meng et al. 2023, arXiv:2210.03142).
 """
 
 from typing import Any
@@ -22,6 +23,7 @@ from kdiff_jax.method import Aux, Method, Net, Phase
 
 TAKES_TIMES = True  # see `methods.takes_times`
 SCORES_PAIRS = True  # see `methods.scores_pairs`
+TAKES_GUIDANCE = True  # see `methods.takes_guidance`
 ROLES = ("adapters",)  # see `methods.roles`
 # The default weight of each. That of "fitnet" is O2MKD's [inferred]; of the others the
 # gradient is then as large, 0.4 to 0.8 of the other losses' [measured].
@@ -65,7 +67,9 @@ def make(
             "relational"; divides a device's part of the batch.
         P_mean, P_std: Mean and deviation of log(sigma), for times="edm".
         guidance: Classifier-free guidance of the teacher's prediction, see
-            `denoiser.guided`; its features are those of the label.
+            `denoiser.guided`; its features are those of the label. A student that reads
+            its guidance (`Net.guidance_range`) is told one that is drawn for each
+            example, and the teacher has that one in place of this.
         guidance_interval: Noise levels at which it acts; None for all.
         null_prob: Share of examples whose label is dropped, for both networks, so that
             the student can be guided in turn.
@@ -78,7 +82,8 @@ def make(
     """
     student, teacher = nets["student"], nets["teacher"]
     guidances.check_null_prob(null_prob, student.num_classes)
-    guided = denoiser.guided(teacher, process, guidance, guidance_interval)
+    denoiser.guided(teacher, process, guidance, guidance_interval)  # or refuses it
+    denoiser.check_drawn(student, teacher, guidance, guidance_interval)
     if features not in FEATURES:
         raise registry.unknown("features", features, FEATURES)
     parameters = {"P_mean": P_mean, "P_std": P_std} if times == "edm" else {}
@@ -107,6 +112,8 @@ def make(
         t = draw_time(ctx.keys, ctx.share.t_range)
         x_t = process.add_noise(x0, rng.normal(ctx.keys, "eps", x0.shape[1:]), t)
         inputs, augment = (x_t, t, y), ctx.batch.get("augment")
+        told, scale = guidances.drawn(ctx.keys, student.guidance_range, guidance)
+        guided = denoiser.guided(teacher, process, scale, guidance_interval)
         target, theirs = denoise(
             guided, ctx.frozen["teacher"], *inputs, augment=augment
         )
@@ -116,6 +123,7 @@ def make(
             *inputs,
             augment=augment,
             dropout_keys=rng.stream(ctx.keys, "dropout"),
+            **told,
         )
         teacher_error = regression.mse_per_example(x0_hat, target)
         x0_error = regression.mse_per_example(x0_hat, x0)

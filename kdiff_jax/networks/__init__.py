@@ -2,7 +2,8 @@
 
 All are called alike, on images and what the family's embedding reads (`c_noise`):
 
-    module.apply({"params": p}, x, c_noise, y, augment=None, dropout_keys=None) -> F
+    module.apply({"params": p}, x, c_noise, y, augment=None, guidance=None,
+                 dropout_keys=None) -> F
 
 ================  =========================================  =========================
 name              network                                    c_noise
@@ -15,22 +16,25 @@ name              network                                    c_noise
 ================  =========================================  =========================
 
 `y` is i32[B]; None, or -1, is no label. With `cond_dim` it is f32[B, cond_dim], and
-zeros are none. Dropout is active if and only if one typed key
+zeros are none. `guidance` is f32[B], 1 for none; a network reads it that was made to
+(`reads_guidance`). Dropout is active if and only if one typed key
 per example is given, `dropout_keys`. `module.apply(..., method="encode")` returns the
 features of the encoder in place of F, `method="with_features"` F and all features.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from kdiff_jax import arguments, registry
 from kdiff_jax.types import Params
 
 FLAX = ("parent", "name")  # parameters of every module, which Flax itself fills in
+GUIDANCE = "guidance_embedding"  # layer that reads the strength of guidance
 BUFFERS = (jax.tree_util.DictKey("freqs"),)  # loaded, saved, never trained
 
 
@@ -83,3 +87,26 @@ def trainable(params: Params) -> Params:
     return jax.tree_util.tree_map_with_path(
         lambda path, _: path[-1] not in BUFFERS, params
     )
+
+
+def grown(params: Params, template: Params) -> Params:
+    """The parameters, and zeros for the layer that reads guidance, if they lack it.
+
+    The network is then the same function at every strength.
+
+    Args:
+        params: Parameters of a network that may not read it.
+        template: Parameters, or their shapes, of the network that they are for.
+    """
+    if lacking(template, params) is template:
+        return params
+    new = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), template[GUIDANCE])
+    return {**params, GUIDANCE: new}
+
+
+def lacking(template: Params, params: Params) -> Params:
+    """The template without the layer that reads guidance, if the parameters lack it."""
+    both = isinstance(template, Mapping) and isinstance(params, Mapping)
+    if not both or GUIDANCE not in template or GUIDANCE in params:
+        return template
+    return {name: value for name, value in template.items() if name != GUIDANCE}

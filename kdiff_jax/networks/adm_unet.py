@@ -40,8 +40,8 @@ class AdmUNet(Network):
     num_classes: Whole = 1000
 
     @nn.compact
-    def trunk(self, x, c_noise, rows, augment, keys):
-        emb = self.embed(c_noise, rows, augment)
+    def trunk(self, x, c_noise, told, keys):
+        emb = self.embed(c_noise, told)
         block_class = nn.remat(UNetBlock) if self.remat else UNetBlock
 
         def block(h, name, width, *, attention=False, resample=""):
@@ -101,20 +101,26 @@ class AdmUNet(Network):
         )
         return out.astype(jnp.float32), features, ups
 
-    def embed(self, c_noise, rows, augment):
+    def embed(self, c_noise, told):
         """f32[B, E]; the class enters between the second Dense layer and its silu."""
         width = self.channels * self.emb_mult
         emb = layers.sinusoid(c_noise, self.channels, freq_shift=0.0)
         emb = jnp.roll(emb, self.channels // 2, axis=-1)  # the cosines come first
         if self.augment_dim:
             emb = emb + dense(
-                augment, self.channels, "map_augment", ADM, scale=0.0, use_bias=False
+                told.augment,
+                self.channels,
+                "map_augment",
+                ADM,
+                scale=0.0,
+                use_bias=False,
             )
         emb = nn.silu(dense(emb, width, "map_layer0", ADM))
         emb = dense(emb, width, "map_layer1", ADM)
+        emb = self.add_guidance(emb, told.guidance)
         if self.width_of_rows:
             emb = emb + dense(
-                rows,
+                told.rows,
                 width,
                 "map_label",
                 ADM,

@@ -1,7 +1,7 @@
 """What every denoising network has in common: its call, and the fields behind it."""
 
 import abc
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -9,10 +9,27 @@ from jaxtyping import Array, Float, Int
 
 from kdiff_jax.arguments import Below1, Count, Whole
 from kdiff_jax.errors import ConfigError
-from kdiff_jax.networks import layers
+from kdiff_jax.networks import GUIDANCE, layers
 from kdiff_jax.types import Keys
 
 Cond = Int[Array, " B"] | Float[Array, "B D"]  # labels, or vectors
+
+
+ZEROS = nn.initializers.zeros
+
+
+class Told(NamedTuple):
+    """What a network is told beside images and noise level.
+
+    Attributes:
+        rows: f32[B, K], one-hot labels, or vectors; zeros for none.
+        augment: f32[B, A], augmentation labels; zeros for none.
+        guidance: f32[B], the strength of guidance; ones for none.
+    """
+
+    rows: Array
+    augment: Array
+    guidance: Array
 
 
 class Network(nn.Module):
@@ -28,6 +45,8 @@ class Network(nn.Module):
         num_classes: Number of classes; 0 ignores labels.
         cond_dim: Length of the vectors that are conditions; 0 for labels.
         augment_dim: Length of the augmentation label, 9 in EDM; 0 ignores it.
+        reads_guidance: Whether it is told the strength of the guidance that its output
+            has.
         dtype: Type of the activations and products; parameters are float32. A recipe
             sets it by its `precision`.
         remat: Recompute the blocks in the backward pass, to save memory.
@@ -42,6 +61,7 @@ class Network(nn.Module):
     num_classes: Whole = 0
     cond_dim: Whole = 0
     augment_dim: Whole = 0
+    reads_guidance: bool = False
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = False
 
@@ -52,6 +72,7 @@ class Network(nn.Module):
         y: Cond | None = None,
         *,
         augment: Float[Array, "B A"] | None = None,
+        guidance: Float[Array, " B"] | None = None,
         dropout_keys: Keys | None = None,
     ) -> Float[Array, "B H W C2"]:
         """F, float32: the raw output, before any preconditioning.
@@ -61,13 +82,15 @@ class Network(nn.Module):
             c_noise: What the family's embedding reads; see `kdiff_jax.networks`.
             y: Labels, or vectors; None, -1, or zeros, is no condition.
             augment: EDM's augmentation label; None where images are not augmented.
+            guidance: Strength of guidance; None, or 1, is none. Not read unless
+                `reads_guidance`.
             dropout_keys: One typed key per example; None switches dropout off.
 
         Raises:
             ConfigError: If the images cannot be halved once per level below the first.
         """
-        rows, augment = self.conditions(x, y, augment)
-        return self.trunk(x, c_noise, rows, augment, dropout_keys)[0]
+        told = self.told(x, y, augment, guidance)
+        return self.trunk(x, c_noise, told, dropout_keys)[0]
 
     def encode(
         self,
@@ -76,14 +99,15 @@ class Network(nn.Module):
         y: Cond | None = None,
         *,
         augment: Float[Array, "B A"] | None = None,
+        guidance: Float[Array, " B"] | None = None,
         dropout_keys: Keys | None = None,
     ) -> list[Float[Array, "B _H _W _C"]]:
         """The last output of each encoder level, then that of the bottleneck.
 
         Under `jit` the decoder is never computed: nothing reads it.
         """
-        rows, augment = self.conditions(x, y, augment)
-        return self.trunk(x, c_noise, rows, augment, dropout_keys)[1]
+        told = self.told(x, y, augment, guidance)
+        return self.trunk(x, c_noise, told, dropout_keys)[1]
 
     def with_features(
         self,
@@ -92,23 +116,25 @@ class Network(nn.Module):
         y: Cond | None = None,
         *,
         augment: Float[Array, "B A"] | None = None,
+        guidance: Float[Array, " B"] | None = None,
         dropout_keys: Keys | None = None,
     ) -> tuple[Float[Array, "B H W C2"], list[Float[Array, "B _H _W _C"]]]:
         """(F, features) of one pass: those of `encode`, then one of each decoder level.
 
         Networks of as many levels have as many, whatever their widths and blocks.
         """
-        rows, augment = self.conditions(x, y, augment)
-        out, down, up = self.trunk(x, c_noise, rows, augment, dropout_keys)
+        told = self.told(x, y, augment, guidance)
+        out, down, up = self.trunk(x, c_noise, told, dropout_keys)
         return out, [*down, *up]
 
-    def conditions(
+    def told(
         self,
         x: Float[Array, "B H W C"],
         y: Cond | None,
         augment: Float[Array, "B A"] | None,
-    ) -> tuple[Float[Array, "B K"], Float[Array, "B A"]]:
-        """One-hot labels, or vectors, and augmentation labels; zeros for none."""
+        guidance: Float[Array, " B"] | None,
+    ) -> Told:
+        """What a trunk reads beside images and noise level, none of it None."""
         batch, height, width, _ = x.shape
         levels = len(self.channel_mult)
         divisor = 2 ** (levels - 1)
@@ -119,10 +145,31 @@ class Network(nn.Module):
             )
         if augment is None:
             augment = jnp.zeros((batch, self.augment_dim))
+        if guidance is None:
+            guidance = jnp.ones(batch)
         if not self.cond_dim:
             rows = layers.one_hot(y, num_classes=self.num_classes, batch=batch)
-            return rows, augment
-        return jnp.zeros((batch, self.cond_dim)) if y is None else y, augment
+        else:
+            rows = jnp.zeros((batch, self.cond_dim)) if y is None else y
+        return Told(rows, augment, guidance)
+
+    def add_guidance(
+        self, emb: Float[Array, "B E"], guidance: Float[Array, " B"]
+    ) -> Float[Array, "B E"]:
+        """The embedding and what the strength of guidance adds, which begins at zero.
+
+        So a network that begins with weights of one that did not read it begins as
+        that one. A trunk calls this behind a layer with a bias.
+
+        Source: Meng et al. 2023, arXiv:2210.03142, section 3.1: Fourier features, read
+        like the time. The frequencies, 10 to 0.001 per unit, are ours [inferred].
+        """
+        if not self.reads_guidance:
+            return emb
+        dense = nn.Dense(
+            emb.shape[-1], use_bias=False, kernel_init=ZEROS, name=GUIDANCE
+        )
+        return emb + dense(layers.sinusoid(10 * guidance, 64))
 
     @property
     def width_of_rows(self) -> int:
@@ -131,9 +178,6 @@ class Network(nn.Module):
 
     @abc.abstractmethod
     def trunk(
-        self, x, c_noise, rows, augment, keys
+        self, x, c_noise, told: Told, keys
     ) -> tuple[Array, list[Array], list[Array]]:
-        """(F, encoder and bottleneck features, decoder features) of one pass.
-
-        `rows` and `augment` are never None.
-        """
+        """(F, encoder and bottleneck features, decoder features) of one pass."""

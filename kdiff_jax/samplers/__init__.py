@@ -215,14 +215,38 @@ def guided(
     def sample(denoise, z, y=None, **keywords):
         if y is None:
             raise ConfigError(f"guidance={scale}: needs labels; give y, or set 1")
-        if isinstance(denoise, Ranges):
-            at, range_of = denoise
-            denoise = Ranges(lambda i: guidance.guide(at(i), **options), range_of)
-        else:
-            denoise = guidance.guide(denoise, **options)
+        denoise = _each(denoise, lambda one: guidance.guide(one, **options))
         return sampler.sample(denoise, z, y, **keywords)
 
     return sampler._replace(sample=sample, nfe=sampler.nfe + num_guided)
+
+
+def telling(sampler: Sampler, scale: float | int) -> Sampler:
+    """A sampler that tells a denoiser which reads it the strength of guidance.
+
+    Args:
+        sampler: Any without guidance.
+        scale: See `guidance.guide`.
+    """
+
+    def told(denoise):
+        def at_scale(x_t, t, y):
+            return denoise(x_t, t, y, guidance=jnp.full(len(x_t), scale, jnp.float32))
+
+        return at_scale
+
+    def sample(denoise, z, y=None, **keywords):
+        return sampler.sample(_each(denoise, told), z, y, **keywords)
+
+    return sampler._replace(sample=sample)
+
+
+def _each(denoise, change: Callable[[Any], Any]):
+    """A denoiser, or each of `Ranges`, as `change` makes it."""
+    if not isinstance(denoise, Ranges):
+        return change(denoise)
+    at, range_of = denoise
+    return Ranges(lambda i: change(at(i)), range_of)
 
 
 def asked_times(sampler: Sampler) -> np.ndarray:
@@ -233,7 +257,7 @@ def asked_times(sampler: Sampler) -> np.ndarray:
         found.append(np.asarray(times, np.float64))
         return np.zeros(len(times), int)
 
-    denoise = Ranges(lambda i: lambda x_t, t, y: x_t, range_of)
+    denoise = Ranges(lambda i: lambda x_t, t, y, **told: x_t, range_of)
 
     def sample(z, keys):
         return sampler.sample(denoise, z, np.zeros(1, np.int32), keys=keys)

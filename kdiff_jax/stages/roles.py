@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdiff_jax import build, interop
+from kdiff_jax import build, interop, networks
 from kdiff_jax import partition as partitions
 from kdiff_jax.build import TrainStage
 from kdiff_jax.diffusion.process import Process
@@ -69,19 +69,20 @@ def find(job: Job, stage: TrainStage) -> Roles:
         build.check_fits(job.recipe, role, model.spec)
     teacher = loaded.get("teacher")
     base = teacher.spec if teacher else job.recipe.spec
-    if teacher:
-        scale = stage.method.keywords.get("guidance", 1)
-        interop.check_guidance(teacher.spec, scale)
     spec = build.spec_of(stage, base).anew().without_precision()
     student, process = interop.build(spec, stage.precision)
     nets = {"student": student}
     if teacher:
         nets["teacher"] = teacher.net
+        scale = stage.method.keywords.get("guidance")
+        for one in student.guidance_range or (() if scale is None else (scale,)):
+            interop.check_guidance(teacher.spec, one)
     given |= {role: model.params for role, model in loaded.items()}
     if (rule := stage.channels) and "student" in given:
         # Of a wider network, those that this one has.
         template = jax.eval_shape(student.init, jax.random.key(0))
-        given["student"] = channels.select(given["student"], template, rule)
+        wide = networks.grown(given["student"], template)
+        given["student"] = channels.select(wide, template, rule)
     return Roles(nets, process, spec, loaded, given)
 
 
@@ -174,7 +175,7 @@ def _rows(
 
 def _has_axis(params, net: Net) -> bool:
     """Whether every leaf has one axis more than the network's."""
-    expected = jax.eval_shape(net.init, jax.random.key(0))
+    expected = networks.lacking(jax.eval_shape(net.init, jax.random.key(0)), params)
     dims = [jax.tree.map(jnp.ndim, tree) for tree in (params, expected)]
     return dims[0] == jax.tree.map(lambda n: n + 1, dims[1])
 
@@ -194,6 +195,7 @@ def _check_given(stage: TrainStage, method, given, own) -> None:
         params = given[source]
         expected = jax.eval_shape(net.init, jax.random.key(0))
         one = jax.tree.map(lambda x: x[0], params) if source in own else params
+        one = networks.grown(one, expected)
         shapes = [jax.tree.map(jnp.shape, tree) for tree in (one, expected)]
         if shapes[0] != shapes[1]:
             raise CheckpointError(

@@ -118,7 +118,9 @@ class Generator:
     def _denoiser(self, params):
         def at(i):
             owner = params if i is None else jax.tree.map(lambda x: x[i], params)
-            return lambda x_t, t, y: _seen(self.net.apply(owner, x_t, t, y))
+            return lambda x_t, t, y, **told: _seen(
+                self.net.apply(owner, x_t, t, y, **told)
+            )
 
         if self.partition.num_ranges == 1:
             return at(None)

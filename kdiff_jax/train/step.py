@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from kdiff_jax import rng
+from kdiff_jax import networks, rng
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.method import Context, Method, Numbers, Phase, updates_before
 from kdiff_jax.train import layout, rounded
@@ -99,6 +99,9 @@ def _first(method: Method, optim, given, key) -> TrainState:
             source = method.init_from.get(role)
             fresh = jax.random.fold_in(key, i)
             params[role] = params[source] if source in params else net.init(fresh)
+        if net.guidance_range:  # and what it begins as may have read none
+            shapes = jax.eval_shape(net.init, jax.random.key(0))
+            params[role] = networks.grown(params[role], shapes)
     nets = {}
     for role in method.nets:
         own = jax.tree.map(jnp.array, params[role])  # copies: the state is donated

@@ -92,10 +92,31 @@ def test_the_papers_networks_have_the_papers_sizes(name, size, fields, count, mi
 def test_the_label_minus_one_is_no_label(name):
     network = tiny.module(name)
     x, *_ = tiny.inputs()
-    none, _ = network.conditions(x, None, None)
-    minus_one, _ = network.conditions(x, jnp.full(4, -1), None)
+    none = network.told(x, None, None, None).rows
+    minus_one = network.told(x, jnp.full(4, -1), None, None).rows
     np.testing.assert_array_equal(none, minus_one)
     assert not none.any()
+
+
+@each_network
+def test_a_network_that_reads_guidance_begins_as_one_that_does_not(name):
+    fields = dict(channel_mult=(1,), attn_resolutions=())
+    plain = tiny.module(name, **fields)
+    reading = tiny.module(name, **fields, reads_guidance=True)
+    x, c_noise, y, *_ = tiny.inputs()
+    x, c_noise, y = (jnp.repeat(a[:1], 4, axis=0) for a in (x, c_noise, y))
+    w = jnp.array([1.0, 2.0, 3.5, 1.0])
+    given = tiny.draw(plain)
+    expected = jax.jit(plain.apply)({"params": given}, x, c_noise, y)
+    run = jax.jit(lambda p: reading.apply({"params": p}, x, c_noise, y, guidance=w))
+    params = networks.grown(given, tiny.shapes(reading))
+    np.testing.assert_allclose(run(params), expected, atol=1e-6)
+    kernel = params[networks.GUIDANCE]["kernel"]
+    params[networks.GUIDANCE] = {"kernel": kernel + 0.1}
+    none, some, more, again = run(params)
+    np.testing.assert_allclose(again, none, atol=1e-6)
+    assert min(np.abs(none - some).max(), np.abs(some - more).max()) > 1e-3
+    assert networks.grown(params, tiny.shapes(reading)) is params
 
 
 @each_network
