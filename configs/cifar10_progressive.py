@@ -41,7 +41,6 @@ def get_config(size: str = "full"):
         shape=SHAPE,
         start_steps=8192,
         data=DATA | dict(use_labels=False),
-        features="pixels",
     )
     stages = progressive_paper.stages(
         tiny,

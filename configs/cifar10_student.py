@@ -47,7 +47,6 @@ def get_config(size: str = "full"):
         sampler=SAMPLER,
         data=DATA | dict(use_labels=False),
     )
-    sections["evaluate"] |= dict(features="pixels")
     stages = dict(
         teacher=luhman.teacher(
             tiny, lr=2e-4, train=dict(num_steps=800_000, batch_size=128)

@@ -54,5 +54,5 @@ def get_config(size: str = "full"):
         data=data | dict(augment_prob=0.12),
         model=model,
         train=common.tiny_train() if tiny else dict(sample_every=5000),
-        evaluate=dict(num_images=20 if tiny else 50_000, features="pixels", weights=""),
+        evaluate=common.evaluate(tiny),
     )

@@ -21,7 +21,6 @@ def get(
     data: dict,
     num_steps: int,
     augment_dim: int = 9,
-    features: str = "",
 ):
     """The recipe `name`; `num_steps` is the teacher's, 2 N - 1 evaluations."""
     common.check_size(size)
@@ -67,6 +66,6 @@ def get(
         data=common.tiny_data(shape) if tiny else data,
         model=model,
         train=common.tiny_train() if tiny else dict(sample_every=5000),
-        evaluate=dict(num_images=20 if tiny else 50_000, features=features, weights=""),
+        evaluate=common.evaluate(tiny),
         **begin,
     )

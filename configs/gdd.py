@@ -147,6 +147,6 @@ def get(
         data=common.tiny_data(shape) if tiny else data,
         model=model,
         train=common.tiny_train() if tiny else dict(sample_every=1000),
-        evaluate=dict(num_images=20 if tiny else 50_000, features="", weights=""),
+        evaluate=common.evaluate(tiny),
         **begin,
     )

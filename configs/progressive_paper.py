@@ -71,7 +71,6 @@ def sections(
     start_steps: int,
     data: dict,
     num_classes: int = 0,
-    features: str = "",
 ) -> dict:
     """data, model, train and evaluate."""
     dropout = {"dropout": network.pop("dropout")}
@@ -85,10 +84,9 @@ def sections(
         num_classes=num_classes,
         sampler=dict(name="ddim", num_steps=steps, clip=True),
     )
-    evaluate = dict(num_images=20 if tiny else 50_000, features=features, weights="")
     return dict(
         data=common.tiny_data((16, 16, 3)) if tiny else data,
         model=model,
         train=common.tiny_train() if tiny else dict(sample_every=5000),
-        evaluate=evaluate,
+        evaluate=common.evaluate(tiny),
     )

@@ -23,6 +23,29 @@ def place(file: WeightsFile) -> pathlib.Path:
     return pathlib.Path(folder).expanduser() / file.name
 
 
+def missing(
+    file: WeightsFile,
+    given: str | os.PathLike | None = None,
+    *,
+    fetch: bool = False,
+    network: str,
+) -> str | None:
+    """What to say of a public file that nobody gave and that is not at its place.
+
+    Args:
+        file: The public file.
+        given: The file that the user named, or None.
+        fetch: Whether it may be downloaded.
+        network: Name of the network, for the message.
+
+    Returns:
+        Which file it is and where to put it; None if there is nothing to say.
+    """
+    if given is not None or file.url is None or fetch or place(file).is_file():
+        return None
+    return f"{network} needs {file.wanted}; put it at {place(file)}"
+
+
 def find(
     file: WeightsFile,
     given: str | os.PathLike | None,
@@ -46,13 +69,10 @@ def find(
         return pathlib.Path(given).expanduser()
     if file.url is None:
         raise ConfigError(f"weights=None: {network} needs its file; give {file.wanted}")
+    if absent := missing(file, fetch=fetch, network=network):
+        raise ConfigError(f"weights=None: {absent}, give another path, or set fetch")
     path = place(file)
     if not path.is_file():
-        if not fetch:
-            raise ConfigError(
-                f"weights=None: {network} needs {file.wanted}; put it at {path}, give"
-                " another path, or set fetch"
-            )
         write_atomically(path, _download(file, path))
     return path
 

@@ -173,6 +173,19 @@ def make(
     return Features(name, extractor, params, preprocessing, sha256, **about)
 
 
+def missing(
+    name: str, weights: str | os.PathLike | None = None, *, fetch: bool = False
+) -> str | None:
+    """What to say if the public file of these features is not there; else None.
+
+    For the arguments see `make`, which would refuse them.
+    """
+    file: WeightsFile | None = networks.network(name).FILE
+    if file is None:
+        return None
+    return weights_files.missing(file, weights, fetch=fetch, network=name)
+
+
 def names() -> tuple[str, ...]:
     """The features that `make` knows."""
     return tuple(networks.names())

@@ -20,8 +20,11 @@ from kdiff_jax import build, domain, interop, sealed
 from kdiff_jax.build import Program, Recipe, Stage
 from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.interop import training
+from kdiff_jax.metrics import features
 
 DONE = "done.json"
+# In it: features that nothing could be measured on, for want of their weights.
+LACKS = "lacks"
 
 log = logging.getLogger(__name__)
 
@@ -149,15 +152,16 @@ def is_done(folder: pathlib.Path) -> bool:
     """Whether a stage has finished, and its mark of that is as it was written.
 
     One that is damaged is as good as none: the stage is run again, from what it saved.
+    So is one that lacks figures whose public weights have come since.
     """
     if not os.path.isfile(folder / DONE):  # also where no path may be so long
         return False
     try:
-        facts(folder)
+        lacks = facts(folder).get(LACKS)
     except CheckpointError as error:
         _tell(str(error))
         return False
-    return True
+    return lacks is None or features.missing(lacks) is not None
 
 
 def finish(folder: pathlib.Path, **facts) -> None:

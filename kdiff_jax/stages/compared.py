@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 class Reference:
     """What the models are compared with: features of the whole data set.
 
-    Without features nothing is compared, and speed and pictures are all there is. The
+    Without features, or without the public file of their weights, nothing is compared,
+    and speed and pictures are all there is. The
     statistics stay in the stage's folder, as `reference_<features>.npz`.
 
     Args:
@@ -42,6 +43,8 @@ class Reference:
         if not options.features:
             return
         self.features = features_of(options, job.mesh)
+        if self.features is None:
+            return
         shape = job.recipe.space.pixel_shape
         dim = feature_extractors.dim_of(self.features, shape)
         check_memory(f"evaluate.features={options.features}", dim)
@@ -88,11 +91,29 @@ class Reference:
         return groups.measure(names, self.features, ours, theirs, self.parts)
 
 
-def features_of(options: Evaluate, mesh) -> Features:
-    """The features that a section names, on these devices."""
+def features_of(options: Evaluate, mesh) -> Features | None:
+    """The features that a section names, on these devices.
+
+    None, with a line of the log, if their public file is not there: a recipe states its
+    metric, and whoever has no such file still gets the student and all other figures.
+    """
+    weights = options.weights or None
+    missing = parallel.on_any_host(
+        feature_extractors.missing(options.features, weights, fetch=options.fetch)
+        is not None
+    )
+    if missing:
+        log.warning(
+            "--config.evaluate.features=%s is left out: %s and run the same command"
+            " again, which measures what is missing; all other figures are made",
+            options.features,
+            feature_extractors.missing(options.features)
+            or "a host lacks the file of its weights: put it at its place",
+        )
+        return None
     return feature_extractors.make(
         options.features,
-        weights=options.weights or None,
+        weights=weights,
         preprocessing=options.preprocessing or None,
         fetch=options.fetch,
         mesh=mesh,

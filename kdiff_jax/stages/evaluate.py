@@ -10,11 +10,13 @@ import numpy as np
 
 from kdiff_jax import build, interop, sealed
 from kdiff_jax.build import EvaluateStage
+from kdiff_jax.build.sections import Evaluate
 from kdiff_jax.errors import ConfigError, DataError
 from kdiff_jax.interop import training
+from kdiff_jax.metrics import features
 from kdiff_jax.partition import ONE, Partition
 from kdiff_jax.report import environment, grid, html, metrics_log, summary
-from kdiff_jax.stages import Job, facts, finish, is_done
+from kdiff_jax.stages import LACKS, Job, facts, finish, is_done
 from kdiff_jax.stages.compared import Reference
 from kdiff_jax.train import generate, measure, parallel
 
@@ -37,7 +39,7 @@ def run(job: Job, stage: EvaluateStage) -> None:
     rows, pictures = [], []
     for name in names:
         path = folder / f"{name}.json"
-        found = _measured(path)
+        found = _measured(path, options)
         if not parallel.from_first_host(found is not None):
             compared = compared or Reference(
                 job, options, folder, students_of(job, names)
@@ -52,7 +54,8 @@ def run(job: Job, stage: EvaluateStage) -> None:
     if jax.process_index() == 0:
         pictures.insert(0, ("real images", _real(job, places)))
         write_report(job, rows, pictures)
-        finish(folder)
+        lacking = options.features and any(row["features"] is None for row in rows)
+        finish(folder, **({LACKS: options.features} if lacking else {}))
 
 
 def _keep(path: pathlib.Path, row, images) -> None:
@@ -61,10 +64,10 @@ def _keep(path: pathlib.Path, row, images) -> None:
     sealed.write_json(path, {**row, "shown": shown})  # last: now it is done
 
 
-def _measured(path: pathlib.Path):
+def _measured(path: pathlib.Path, options: Evaluate):
     """(row, images) as they were kept, with all that a row has today; None without.
 
-    What is damaged is measured again.
+    What is damaged is measured again, and what lacks figures that can be had now.
     """
     if not path.is_file():
         return None
@@ -78,8 +81,18 @@ def _measured(path: pathlib.Path):
     except DataError as error:
         log.error("%s", error)
         return None
+    if row.get("features") is None and _can_compare(options):
+        return None
     seen = images.dtype == np.uint8 and images.ndim == 4
     return (row, images) if summary.is_whole(row) and seen else None
+
+
+def _can_compare(options: Evaluate) -> bool:
+    """Whether there are features, and the weights that they need."""
+    if not options.features:
+        return False
+    weights = options.weights or None
+    return not features.missing(options.features, weights, fetch=options.fetch)
 
 
 def listed(job: Job, models) -> list[str]:

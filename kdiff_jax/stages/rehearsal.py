@@ -207,6 +207,8 @@ def _evaluate(job: Job, stage: EvaluateStage, data: Images | None) -> None:
     place = "--config.evaluate"
     try:
         extractor = compared.features_of(stage.options, None)
+        if extractor is None:
+            return
         shape = job.recipe.space.pixel_shape
         features.check_shape(extractor, shape)
         options = stage.options
