@@ -13,6 +13,7 @@ import pytest
 
 from configs import common, digits
 from kdiff_jax import interop, recipe, stages
+from kdiff_jax.build.sections import Evaluate
 from kdiff_jax.data import pairs
 from kdiff_jax.errors import CheckpointError, ConfigError, DataError, UserError
 from kdiff_jax.interop import steps, training
@@ -76,7 +77,7 @@ def shards_of(folder):
 
 
 def row_of(path):
-    if (found := evaluate._measured(path)) is None:
+    if (found := evaluate._measured(path, Evaluate())) is None:
         raise DataError("it is measured again")
     return found
 

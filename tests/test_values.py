@@ -116,7 +116,7 @@ def test_a_keyword_that_nothing_takes_is_refused(path, has, tmp_path):
         ),
         ("stages.student.init", {"student": "evaluate"}, "those are teacher"),
         ("stages.evaluate.models", ["studnet"], "has 'studnet'; stages are"),
-        ("evaluate.features", "inceptoin", "unknown; choose one of pixels"),
+        ("evaluate.features", "inceptoin", "unknown; choose one of .*pixels"),
         ("stages.student.train.num_microbatches", 3, "does not split over 1 devices"),
         ("model.image_shape", [7, 7, 1], "a network of 2 levels needs multiples of 2"),
         ("model.network.channels", 3, "these fields make no network"),

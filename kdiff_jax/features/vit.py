@@ -72,7 +72,7 @@ class VisionTransformer(nn.Module):
         grid: Side of the grid of patches that the stored positions are of.
         positions: How they are resized for images of another size, see `resize`.
         gelu: "exact", or "quick".
-        eps: Of the norms.
+        eps: Added to the variance by the norms.
         scales: DINOv2's: factors behind attention and MLP.
         out: CLIP's: size of the projected feature, and a norm before the blocks.
     """

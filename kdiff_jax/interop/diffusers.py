@@ -232,7 +232,7 @@ def check_groups(
     Args:
         shapes: Shapes of the leaves.
         num_groups: Groups of the norms.
-        mid_num_groups: Those of the attention in the middle, if they are others.
+        mid_num_groups: Groups of the attention in the bottleneck, if others.
 
     Raises:
         CheckpointError: If that happens in this network. One line.

@@ -18,7 +18,7 @@ def of_row(
 
     Args:
         row: A row of a report, or one that `evaluate` wrote.
-        hardware: That of the report, where the row has none of its own.
+        hardware: Hardware of the report, for a row that has none of its own.
     """
     measured = row.get("measured") or {}
     machine = {**(hardware or {}), **measured}

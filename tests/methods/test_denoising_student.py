@@ -75,7 +75,7 @@ def test_an_unknown_loss_is_refused():
     with pytest.raises(ConfigError, match="loss='l3': unknown; choose one of l1, l2"):
         methods.make(
             "denoising_student",
-            nets={"student": None},
+            nets=toy.NETS,
             process=processes.edm(),
             loss="l3",
         )

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toy
 from tolerance import REORDER
 
 from kdiff_jax import domain, methods, rng
@@ -129,6 +130,6 @@ def test_a_discrete_process_is_refused():
     with pytest.raises(ConfigError, match='use process "cosine"'):
         methods.make(
             "progressive",
-            nets={"student": None, "teacher": None},
+            nets=toy.NETS,
             process=processes.discrete(),
         )

@@ -75,6 +75,7 @@ def test_files_keep_all_that_metrics_read(tmp_path):
         "weights_sha256": None,
         "data": "abc",
         "image_shape": [1, 1, 3],
+        "statistics": None,
     }
 
 
