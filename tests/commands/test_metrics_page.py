@@ -4,10 +4,7 @@ import pathlib
 import re
 import shlex
 
-import pytest
 from child import ROOT, run_lines
-
-from kdiff_jax.metrics import features
 
 PAGE = pathlib.Path(ROOT) / "docs/metrics.md"
 
@@ -18,9 +15,6 @@ def commands(module: str) -> list[list[str]]:
     return [shlex.split(a) for a in re.findall(rf"-m kdiff_jax\.{module} (--.*)", text)]
 
 
-@pytest.mark.skipif(
-    "inception" not in features.names(), reason="FID's network is not there yet"
-)
 def test_commands_end_at_the_first_file_that_is_missing(tmp_path, monkeypatch):
     monkeypatch.setenv("KDIFF_WEIGHTS", str(tmp_path))
     missing = {
