@@ -231,7 +231,7 @@ def read(folder: pathlib.Path) -> None:
 
     from kdiff_jax import interop, models
     from kdiff_jax.interop import diffusers, diffusers_export
-    from kdiff_jax.interop.model import checked
+    from kdiff_jax.interop.checkpoint import checked
     from kdiff_jax.interop.source import Facts
     from kdiff_jax.interop.trees import unflatten
 

@@ -13,7 +13,7 @@ from safetensors import numpy as safetensors
 from configs import common, digits
 from kdiff_jax import build, interop, methods, plan, recipe, sealed
 from kdiff_jax.errors import ConfigError
-from kdiff_jax.interop.model import flatten
+from kdiff_jax.interop.trees import flatten
 from kdiff_jax.report import metrics_log
 from kdiff_jax.stages import results
 

@@ -10,9 +10,11 @@ from kdiff_jax.interop.built import (
     check_revision,
     sampler_of,
 )
+from kdiff_jax.interop.checkpoint import load
 from kdiff_jax.interop.conditions import FILE as CONDITIONS
 from kdiff_jax.interop.conditions import digest as digest_of_conditions
-from kdiff_jax.interop.model import Model, load, save
+from kdiff_jax.interop.folder import save
+from kdiff_jax.interop.model import Model
 from kdiff_jax.interop.source import Facts
 from kdiff_jax.interop.spec import Spec
 from kdiff_jax.interop.training import STAGE

@@ -9,12 +9,14 @@ from typing import Any
 from kdiff_jax import __version__, networks
 from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.interop import (
+    checkpoint,
     conditions,
     diffusers_export,
+    folder,
     foreign,
-    model,
     safetensors_export,
 )
+from kdiff_jax.interop.model import Model
 from kdiff_jax.interop.source import Facts
 from kdiff_jax.interop.spec import Spec
 from kdiff_jax.named import thawed
@@ -31,7 +33,7 @@ def run(
     family: str | None = None,
     facts: dict[str, Any] | None = None,
     student: int | None = None,
-    read: Callable[[pathlib.Path], model.Model] | None = None,
+    read: Callable[[pathlib.Path], Model] | None = None,
 ) -> list[str]:
     """Writes `output`; returns what there is to say, one line each.
 
@@ -48,8 +50,8 @@ def run(
         CheckpointError: If the source cannot be read, or the target cannot hold it.
     """
     said = Facts(**(facts or {}))
-    source = model.located(source)
-    ours = model.is_own(source)
+    source = checkpoint.located(source)
+    ours = checkpoint.is_own(source)
     if ours and family is not None:
         raise ConfigError(
             f"source={family!r}: {source} is no checkpoint of another project; leave it"
@@ -66,16 +68,16 @@ def run(
         )
     if ours or target != "kdiff":
         if ours:
-            loaded = _ours((read or model.load)(source), source, said)
+            loaded = _ours((read or checkpoint.load)(source), source, said)
         else:
-            loaded = model.load(source, family, said)
+            loaded = checkpoint.load(source, family, said)
         if student is not None:
             loaded = loaded.student(student)
         loaded.spec.make_sampler()  # refuses one that the process does not have
         if target == "kdiff":
             text = card(loaded.spec, ())
             of_it = dict(params=loaded.params, frozen=loaded.frozen)
-            model.save(output, spec=loaded.spec, card=text, **of_it)
+            folder.save(output, spec=loaded.spec, card=text, **of_it)
         else:
             if loaded.frozen:
                 raise CheckpointError(
@@ -92,9 +94,9 @@ def run(
         return [f"{loaded.num_params:,} parameters: {output}"]
     theirs, origin = foreign.read(source, said, family)
     spec = foreign.spec_of(theirs, origin, source)
-    leaves = model.checked(spec, theirs, source)
+    leaves = checkpoint.checked(spec, theirs, source)
     spec.make_sampler()  # refuses one that the process does not have
-    model.write(output, leaves=leaves, spec=spec, card=card(spec, theirs.assumed))
+    folder.write(output, leaves=leaves, spec=spec, card=card(spec, theirs.assumed))
     size = sum(
         math.prod(leaf.shape)
         for name, leaf in leaves.items()
@@ -105,7 +107,7 @@ def run(
     return [*lines, f"{size:,} parameters: {output}"]
 
 
-def _ours(loaded: model.Model, source: pathlib.Path, said: Facts) -> model.Model:
+def _ours(loaded: Model, source: pathlib.Path, said: Facts) -> Model:
     """A model of ours, with another sampler if the user wants one."""
     spec = loaded.spec
     if spec.sampler is None:

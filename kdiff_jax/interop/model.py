@@ -1,20 +1,12 @@
-"""A model as a folder: `model.safetensors`, `config.json`, `README.md`.
+"""A denoiser with its parameters, or many students of one teacher as one model.
 
-The config is the model's spec, in plain values: from it the network, its
-preconditioning and its process are built, so that loading executes no code. Checkpoints
-of other projects are read through `foreign`, into the same thing.
-
-Many students of one teacher are one model: the spec has their partition, and all leaves
-a leading axis of students.
+Of many students the spec has their partition, and all leaves have a leading axis of
+students.
 """
 
 import dataclasses
 import functools
-import hashlib
 import inspect
-import json
-import logging
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,29 +14,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdiff_jax import __version__, arguments, networks, samplers, sealed
+from kdiff_jax import arguments, networks, samplers
 from kdiff_jax.diffusion.process import Process, left
 from kdiff_jax.errors import CheckpointError, ConfigError
-from kdiff_jax.files import write_atomically
-from kdiff_jax.formats import lazy, tensors
-from kdiff_jax.formats.lazy import Lazy
-from kdiff_jax.interop import asked, conditions, foreign, training
-from kdiff_jax.interop.built import build, built, check_sampler, read, sampler_of
-from kdiff_jax.interop.source import Facts, Source
+from kdiff_jax.interop import asked
+from kdiff_jax.interop.built import build, built, sampler_of
 from kdiff_jax.interop.spec import Spec
-from kdiff_jax.interop.trees import flatten, unflatten
+from kdiff_jax.interop.trees import unflatten
 from kdiff_jax.method import Net
 from kdiff_jax.named import Keywords, Named, frozen
 from kdiff_jax.partition import ONE, Partition
 from kdiff_jax.samplers import Sampler
-
-log = logging.getLogger(__name__)
-
-WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
-AGAIN = (
-    "copy the folder again; other values come by training or converting it again, not"
-    " by hand"
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,206 +202,7 @@ class Model:
         return self.spec.num_classes
 
 
-def _another(name: str, keywords: Keywords) -> Named:
-    """A sampler that keeps what it shares with the model's own."""
-    shared = ("num_steps", "clip", "guidance", "guidance_interval")
-    takes = inspect.signature(samplers.make_function(name)).parameters
-    kept = {k: v for k, v in keywords.items() if k in shared and k in takes}
-    return Named(name, frozen(kept))
-
-
-def save(
-    folder,
-    *,
-    params,
-    spec: Spec | Mapping[str, Any],
-    card: str = "",
-    frozen: Mapping[str, Any] = {},
-) -> pathlib.Path:
-    """Writes a model folder; an interrupted call leaves no half-written model.
-
-    Args:
-        folder: Made where it does not exist; a model in it is replaced.
-        params: Tree of arrays.
-        spec: What the model is, a `Spec` or the plain values of one.
-        card: Markdown for people.
-        frozen: See `Model`.
-    """
-    leaves = {k: lazy.of(np.asarray(v)) for k, v in flatten(params).items()}
-    return write(folder, leaves=leaves, spec=Spec.of(spec), card=card, frozen=frozen)
-
-
-def write(
-    folder,
-    *,
-    leaves: Mapping[str, Lazy],
-    spec: Spec,
-    card: str = "",
-    frozen: Mapping[str, Any] = {},
-) -> pathlib.Path:
-    """As `save`, from {"a/b": leaf}; holds one leaf at a time."""
-    folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    # The spec comes last: a folder without it holds no model.
-    (folder / CONFIG).unlink(missing_ok=True)
-    spec = conditions.write(folder, spec, frozen).replace(
-        revision=networks.revision(spec.network.name),
-        sha256=tensors.write(folder / WEIGHTS, leaves),
-        kdiff_jax=__version__,
-    )
-    write_atomically(folder / CARD, card)
-    sealed.write_json(folder / CONFIG, spec.plain())
-    return folder
-
-
-def load(
-    path,
-    source: str | None = None,
-    facts: Facts | None = None,
-    precision: str | None = None,
-) -> Model:
-    """Reads a model, ours or another project's; what it is shows in its content.
-
-    Ours are a model folder, a stage folder of a workdir, or a step in it. A stage
-    folder without a model gives the newest valid step; the log names those that were
-    passed over. For others see `foreign.families`; no code of theirs is run.
-
-    Args:
-        path: A file or a folder.
-        source: One of `foreign.families()`, to be sure of it.
-        facts: What the file does not say.
-        precision: Type that the network computes in, "float32" or "bfloat16"; None is
-            what the file says, which is float32 unless a recipe made it otherwise.
-
-    Raises:
-        CheckpointError: If nothing loadable is there, or it is damaged. One line.
-    """
-    found = _load(located(path), source, facts)
-    return found.computing_in(precision) if precision else found
-
-
-def _load(path: pathlib.Path, source: str | None, facts: Facts | None) -> Model:
-    if source is None and is_own(path):
-        return _load_own(path)
-    model, origin = foreign.read(path, facts, source)
-    for line in model.assumed:
-        log.warning("%s: %s", path.name, line)
-    spec = foreign.spec_of(model, origin, path)
-    leaves = checked(spec, model, path)
-    spec = spec.replace(sha256=origin.sha256)
-    return _model(spec, {k: v.read() for k, v in leaves.items()}, path)
-
-
-def located(path) -> pathlib.Path:
-    """The path of a checkpoint, as it is read.
-
-    Of a folder with nothing but weights the weights; of a file in a model folder of
-    ours the folder, as neither is a model alone.
-
-    Raises:
-        CheckpointError: If there is nothing.
-    """
-    path = pathlib.Path(path).expanduser()
-    try:
-        there = path.exists()
-    except OSError as error:  # a name too long, a loop of links
-        raise CheckpointError(
-            f"checkpoint={str(path)[:200]!r}: {error.strerror}"
-        ) from error
-    if not there:
-        raise CheckpointError(f"checkpoint={str(path)!r} does not exist")
-    if path.name in (WEIGHTS, CONFIG) and path.is_file() and is_ours(path.parent):
-        return path.parent
-    alone = path / WEIGHTS
-    return alone if alone.is_file() and not (path / CONFIG).exists() else path
-
-
-def is_own(path: pathlib.Path) -> bool:
-    """Whether `load` reads this as a model of ours, and not as another project's.
-
-    What is ours comes first: the `model` in a stage folder is a part's name elsewhere.
-    """
-    if not path.is_dir():
-        return False
-    ours = is_ours(path) or is_ours(path / "model") or training.find(path) is not None
-    return ours or not foreign.is_foreign(path)
-
-
-def is_ours(folder: pathlib.Path) -> bool:
-    """Whether this is a model folder of ours."""
-    if not ((folder / CONFIG).is_file() and (folder / WEIGHTS).is_file()):
-        return False
-    try:
-        spec = json.loads((folder / CONFIG).read_text())
-    except (RecursionError, ValueError):
-        return True  # and damaged: loading it says how
-    return isinstance(spec, dict) and bool({"network", sealed.KEY} & spec.keys())
-
-
-def checked(spec: Spec, source: Source, where) -> dict[str, Lazy]:
-    """The leaves of a foreign checkpoint, if they are those of its network; float32.
-
-    Raises:
-        CheckpointError: Names the first leaves that differ.
-    """
-    built(spec, source.leaves, where)
-    return {name: leaf.astype(np.float32) for name, leaf in source.leaves.items()}
-
-
-def _load_own(path: pathlib.Path) -> Model:
-    for folder in (path, path / "model"):
-        if is_ours(folder):
-            return _load_folder(folder)
-    if (found := training.find(path)) is not None:
-        return of_stage(found[0], *training.load(*found))
-    raise CheckpointError(
-        f"checkpoint={str(path)!r} holds no model; give a stage folder of a workdir, a"
-        f" step in its checkpoints/, a folder with {WEIGHTS} and {CONFIG}, or another"
-        " project's checkpoint (docs/teachers.md)"
-    )
-
-
-def of_stage(stage: pathlib.Path, spec: Spec, params: Any) -> Model:
-    """The model of parameters that come from the steps of a stage folder."""
-    model = _own(_model(spec, flatten(params), stage), stage)
-    return dataclasses.replace(model, frozen=conditions.read(stage, spec))
-
-
-def spec_of(folder: pathlib.Path) -> Spec:
-    """The spec of a model folder of ours.
-
-    Raises:
-        CheckpointError: If it is damaged.
-    """
-    path = folder / CONFIG
-    values = sealed.read_json(path, error=CheckpointError, way_out=AGAIN)
-    if not isinstance(values.get("sha256"), str):
-        raise CheckpointError(f"{path}: is no model's spec; {AGAIN}")
-    return read(values, folder)
-
-
-def _load_folder(folder: pathlib.Path) -> Model:
-    spec = spec_of(folder)
-    expected = spec.sha256 or ""  # which `spec_of` has seen
-    with open(folder / WEIGHTS, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != expected:
-        raise CheckpointError(
-            f"{folder / WEIGHTS} has sha256 {found[:12]}..., expected"
-            f" {expected[:12]}...; it is damaged: copy or train it again"
-        )
-    leaves, _ = tensors.read(folder / WEIGHTS)
-    model = _own(_model(spec, {k: v.read() for k, v in leaves.items()}, folder), folder)
-    return dataclasses.replace(model, frozen=conditions.read(folder, spec))
-
-
-def _own(model: Model, where) -> Model:
-    """Returns a model of ours after a check of its sampler, which is its file's."""
-    check_sampler(model.spec, model.process, where)
-    return model
-
-
-def _model(spec: Spec, leaves: Mapping[str, Any], where) -> Model:
+def of_leaves(spec: Spec, leaves: Mapping[str, Any], where) -> Model:
     """A model of {"a/b": array}, if they are what its spec describes."""
     net, process = built(spec, leaves, where)
     if spec.partition is not None and spec.partition.num_students == 1:
@@ -431,3 +212,11 @@ def _model(spec: Spec, leaves: Mapping[str, Any], where) -> Model:
     # `jnp.asarray` would compile a program for each shape.
     params = unflatten(jax.device_put(dict(leaves), may_alias=False))
     return Model(net, params, process, spec)
+
+
+def _another(name: str, keywords: Keywords) -> Named:
+    """A sampler that keeps what it shares with the model's own."""
+    shared = ("num_steps", "clip", "guidance", "guidance_interval")
+    takes = inspect.signature(samplers.make_function(name)).parameters
+    kept = {k: v for k, v in keywords.items() if k in shared and k in takes}
+    return Named(name, frozen(kept))

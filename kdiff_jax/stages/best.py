@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 from kdiff_jax import rng, sealed
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.files import json_text, write_atomically
-from kdiff_jax.interop.model import flatten, unflatten
+from kdiff_jax.interop.trees import flatten, unflatten
 from kdiff_jax.method import Context
 from kdiff_jax.stages import pairs
 from kdiff_jax.train import inputs, parallel, watchdog

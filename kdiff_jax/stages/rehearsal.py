@@ -19,7 +19,7 @@ from kdiff_jax.build import EvaluateStage, PairsStage, Stage, TrainStage
 from kdiff_jax.data.images import Images
 from kdiff_jax.errors import ConfigError, DataError, UserError
 from kdiff_jax.interop import Spec, training
-from kdiff_jax.interop.description import spec_of
+from kdiff_jax.interop.checkpoint import spec_of
 from kdiff_jax.method import Method, Numbers
 from kdiff_jax.metrics import features, groups, table
 from kdiff_jax.metrics.moments import check_memory

@@ -7,7 +7,7 @@ import numpy as np
 
 from kdiff_jax import interop
 from kdiff_jax.errors import CheckpointError, ConfigError
-from kdiff_jax.interop import model, training
+from kdiff_jax.interop import checkpoint, training
 from kdiff_jax.train import posthoc
 
 POSTHOC = "posthoc:"
@@ -34,7 +34,7 @@ def load(path: pathlib.Path, *, average: str) -> interop.Model:
         )
     stage, steps = found
     if not average.startswith(POSTHOC):
-        return model.of_stage(stage, *training.load(stage, steps, average))
+        return checkpoint.of_stage(stage, *training.load(stage, steps, average))
     return _posthoc(stage, steps, average)
 
 
@@ -62,7 +62,7 @@ def _posthoc(stage, steps, average: str) -> interop.Model:
         part = jax.tree.map(lambda x, w=weight: w * np.asarray(x, np.float64), params)
         total = part if total is None else jax.tree.map(np.add, total, part)
     assert spec is not None
-    return model.of_stage(stage, spec, jax.tree.map(np.float32, total))
+    return checkpoint.of_stage(stage, spec, jax.tree.map(np.float32, total))
 
 
 def _width(average: str) -> float:

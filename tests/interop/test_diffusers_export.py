@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from kdiff_jax import interop
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.interop import Spec, diffusers, diffusers_export
-from kdiff_jax.interop.model import checked
+from kdiff_jax.interop.checkpoint import checked
 from kdiff_jax.interop.source import Facts
 from kdiff_jax.interop.trees import flatten, unflatten
 from kdiff_jax.named import Named

@@ -21,7 +21,7 @@ from kdiff_jax.errors import CheckpointError
 from kdiff_jax.formats import lazy, tensors
 from kdiff_jax.interop import diffusers
 from kdiff_jax.interop.built import build
-from kdiff_jax.interop.model import checked
+from kdiff_jax.interop.checkpoint import checked
 from kdiff_jax.interop.source import Facts
 from kdiff_jax.interop.spec import Spec
 from kdiff_jax.interop.trees import flatten, unflatten
