@@ -25,6 +25,7 @@ from absl import flags
 from kdiff_jax import command, options, output, rng
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.files import json_text, write_atomically
+from kdiff_jax.train import label_protocols, seeds
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A model, as in kdiff_jax.sample.")
 REFERENCE = flags.DEFINE_string("reference", None, "Statistics, or a data set.")
@@ -74,6 +75,21 @@ options.section("sampler")
 SEED = flags.DEFINE_integer(
     "seed", 1, "Of the noise.", lower_bound=0, upper_bound=rng.MAX_SEED
 )
+SEEDS = flags.DEFINE_integer(
+    "seeds", 1, "Measure so many: seed, seed + 1, ...; all are shown.", lower_bound=1
+)
+HEADLINE = flags.DEFINE_enum(
+    "headline",
+    seeds.HEADLINES[0],
+    seeds.HEADLINES,
+    "The row of several seeds: that of the best one, or the mean.",
+)
+LABELS = flags.DEFINE_enum(
+    "labels",
+    label_protocols.NAMES[0],
+    label_protocols.NAMES,
+    "Of the images: i mod the number of classes (DMD2), or drawn (EDM).",
+)
 BATCH = flags.DEFINE_integer("batch_size", 250, "Images a call.", lower_bound=1)
 PRECISION = flags.DEFINE_enum(
     "precision",
@@ -106,13 +122,16 @@ def main() -> None:
     from kdiff_jax.metrics import features as extractors
     from kdiff_jax.metrics import groups, moments, table
     from kdiff_jax.report import environment
-    from kdiff_jax.train import generate, measure, parallel, reference
+    from kdiff_jax.train import measure, parallel, reference
 
     mesh = parallel.make_mesh()
     features = extract(weights, mesh)
     names = METRICS.value
     table.check(names, features, NUM.value)
     model = interop.load(checkpoint, precision=PRECISION.value)
+    with options.named("labels", "seeds"):
+        label_protocols.check(LABELS.value, model.num_classes)
+        tried = seeds.of(SEED.value, SEEDS.value)
     with options.keywords("sampler", name=SAMPLER, num_steps=STEPS) as keywords:
         sampler = model.sampler(**keywords)
     shape = model.net.space.pixel_shape
@@ -126,22 +145,36 @@ def main() -> None:
         needs_of_reference |= groups.needs_of_reference(names)
     stats = reference.of(wanted, data, features, shape, needs_of_reference)
     began = time.monotonic()
+
+    def asked(seed):
+        labels = LABELS.value, NUM.value, model.num_classes, seed
+        return {
+            "labels": label_protocols.labels(*labels),
+            "seed": seed,
+            "batch_size": BATCH.value,
+            "needs": needs,
+        }
+
+    def measured(seed, seen):
+        reference, draws = stats.seen, BOOTSTRAP.value
+        table.warn(names, features, seen, reference)
+        figures = table.measure(names, features, seen, reference, bootstrap=draws)
+        own = groups.measure(names, features, seen, reference, parts) if parts else {}
+        return seeds.Measured(seed, figures, own)
+
     found = measure.generated(
         model,
         sampler,
         features,
         mesh=mesh,
         num_images=NUM.value,
-        seed=SEED.value,
-        batch_size=BATCH.value,
-        labels=generate.cycled_labels(NUM.value, model.num_classes),
-        needs=needs,
         name=f"--checkpoint={checkpoint}",
+        **asked(tried[0]),
     )
-    table.warn(names, features, found.seen, stats.seen)
-    figures = table.measure(
-        names, features, found.seen, stats.seen, bootstrap=BOOTSTRAP.value
-    )
+    each = [measured(tried[0], found.seen)]
+    for seed in tried[1:]:
+        seen, _ = measure.looked_at(found.make, model.students, features, **asked(seed))
+        each.append(measured(seed, seen))
     row = {
         "checkpoint": output.printable(checkpoint),
         "reference": output.printable(wanted),
@@ -154,8 +187,8 @@ def main() -> None:
         "precision": model.net.precision,
         "macs": measure.macs(model.net),
         "num_images": NUM.value,
-        "seed": SEED.value,
-        "metrics": figures,
+        "labels": label_protocols.of_row(LABELS.value, model.num_classes),
+        **seeds.figures_of(each, HEADLINE.value),
         "features": features.provenance,
         "compared_with": stats.provenance,
         "images_per_second": found.images_per_second,
@@ -164,8 +197,6 @@ def main() -> None:
         "measured": environment.measured(),
         "seconds": time.monotonic() - began,
     }
-    if parts:
-        row["groups"] = groups.measure(names, features, found.seen, stats.seen, parts)
     if jax.process_index() != 0:
         return
     print(json_text(row), flush=True)  # first: what comes now may fail after all

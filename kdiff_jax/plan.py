@@ -225,7 +225,8 @@ def _pairs(job, stage: PairsStage, facts):
 
 def _evaluate(job: Job, stage: EvaluateStage) -> str:
     """The images of every model, and the network's work for them."""
-    num, flops = stage.options.num_images, 0.0
+    options, flops = stage.options, 0.0
+    num = options.num_images * options.seeds
     stages = {s.name: s for s in job.stages if s.kind == "train"}
     for name in evaluate.listed(job, stage.models):
         source, _, steps = name.partition("@")
@@ -236,7 +237,11 @@ def _evaluate(job: Job, stage: EvaluateStage) -> str:
         nfe = found.changed(changes).make_sampler().nfe
         flops += num * nfe * _model_facts(found)["flops"]
     models = ", ".join(stage.models)
-    return f"  {stage.name}: {num} images each of {models}, {flops:.2e} FLOP"
+    several = f", {options.seeds} seeds," if options.seeds > 1 else ""
+    return (
+        f"  {stage.name}: {options.num_images} images{several} each of {models},"
+        f" {flops:.2e} FLOP"
+    )
 
 
 def _model_facts(spec: Spec) -> dict[str, float | int]:

@@ -11,8 +11,10 @@ import pytest
 from kdiff_jax import interop, recipe
 from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.interop import convert, training
-from kdiff_jax.metrics import figure_name, stats
-from kdiff_jax.train import snapshots
+from kdiff_jax.metrics import figure_name, frechet_distance, stats
+from kdiff_jax.metrics.moments import Moments
+from kdiff_jax.report import summary
+from kdiff_jax.train import generate, label_protocols, parallel, snapshots
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +31,7 @@ def workdir(tmp_path_factory):
         train=dict(num_steps=60, batch_size=8, save_every=10, keep=6, result="wide"),
     )
     measured = dict(metrics=METRICS, per="class", bootstrap=3, num_images=80)
+    measured |= dict(labels="random", seeds=2)
     config = common.config(
         "averages",
         order=("teacher", "evaluate"),
@@ -50,6 +53,7 @@ def stage(workdir):
 
 
 METRICS = ("fd", "prdc", "memorisation")
+BEST = ("best", "fd_pixels")
 WIDTHS = {"narrow": 0.05, "wide": 0.1, "other": 0.08}
 
 
@@ -66,11 +70,33 @@ def test_every_metric_is_in_the_report_with_its_provenance(workdir):
     reference = stats.load_stats(workdir / "evaluate" / "reference_pixels.npz")
     assert row["compared_with"] == reference.provenance
     assert reference.seen.rows.shape == (256, 2) and len(reference.data) == 64
-    assert [group["num_images"] for group in row["groups"].values()] == [10] * 8
+    drawn = np.bincount(label_protocols.labels("random", 80, 8, row["seed"]))
+    assert [one["num_images"] for one in row["groups"].values()] == drawn.tolist()
     assert set(row["groups"]["0"]) == {
         "num_images",
         *(name for name in row["metrics"] if "low" not in name and "high" not in name),
     }
+
+
+def test_all_seeds_are_in_the_report_and_the_row_is_that_of_the_best(workdir):
+    """Its images are those of the model, asked for one by one."""
+    (row,) = json.loads((workdir / "report.json").read_text())["rows"]
+    about, each = row["seeds"], row["seeds"]["each"]
+    assert row["labels"] == "random" and (about["headline"], about["by"]) == BEST
+    values = [one["metrics"]["fd_pixels"] for one in each]
+    assert [one["seed"] for one in each] == [1, 2] and values[0] != values[1]
+    assert row["metrics"] == each[np.argmin(values)]["metrics"]
+    assert row["seed"] == each[np.argmin(values)]["seed"]
+    model, found = interop.load(workdir / "teacher"), Moments()
+    make = generate.of_model(model, model.sampler(), mesh=parallel.make_mesh())
+    labels = label_protocols.labels("random", 80, 8, 2)
+    images = make.images(model.students, seed=2, labels=labels, batch_size=80)
+    found = found.update(images.reshape(80, -1) / 127.5 - 1)
+    reference = stats.load_stats(workdir / "evaluate" / "reference_pixels.npz")
+    fd = frechet_distance(found.mu, found.sigma, reference.mu, reference.sigma)
+    np.testing.assert_allclose(values[1], fd, rtol=1e-5)
+    page = (workdir / "report.html").read_text()
+    assert f"best of {', '.join(map(summary.number_text, values))}" in page
 
 
 def test_averages_are_taken_by_name(stage):

@@ -1,7 +1,6 @@
 """Recipes with several students: together, apart in jobs of a queue, and resumed."""
 
 import collections
-import functools
 import json
 import logging
 import shutil
@@ -27,7 +26,8 @@ from kdiff_jax.metrics import groups
 from kdiff_jax.networks import channels, mlp
 from kdiff_jax.partition import Partition
 from kdiff_jax.report import metrics_log
-from kdiff_jax.stages import evaluate, students, train
+from kdiff_jax.stages import rows as report_rows
+from kdiff_jax.stages import students, train
 from kdiff_jax.stages.students import Students
 from kdiff_jax.train import generate, loop, parallel
 
@@ -538,7 +538,11 @@ def test_the_report_shows_images_of_every_group(tmp_path):
     many = config(num_groups=2)
     many.model.num_classes = 100
     job = recipe.make_job(many, tmp_path, devices=jax.devices()[:1])
-    shown = functools.partial(evaluate.shown_places, job)
+
+    def shown(names, num):
+        labels = generate.cycled_labels(num, job.recipe.num_classes)
+        return report_rows.shown_places(job, names, labels)
+
     assert shown(["teacher", "student"], 300).tolist() == list(range(20))  # not there
     owners = partitions.make(
         process=processes.make("cosine"), num_classes=100, num_groups=2
@@ -551,11 +555,10 @@ def test_the_report_shows_images_of_every_group(tmp_path):
     # Few classes come again, as other images.
     many.model.num_classes = 4
     job = recipe.make_job(many, tmp_path, devices=jax.devices()[:1])
-    shown = functools.partial(evaluate.shown_places, job)
     few = partitions.make(process=processes.make("cosine"), num_classes=4, num_groups=2)
     training.describe(tmp_path / "student", about._replace(partition=few))
     # Figures of parts are those of the students' classes, the teacher's too.
-    parts = groups.of("student", 4, evaluate.students_of(job, ["teacher", "student"]))
+    parts = groups.of("student", 4, report_rows.students_of(job, ["teacher", "student"]))
     assert {k: own.tolist() for k, own in parts.items()} == {"0": [0, 1], "1": [2, 3]}
     assert shown(["student"], 300)[:6].tolist() == [0, 2, 1, 3, 4, 6]
     assert sorted(shown(["student"], 300)) == list(range(20))

@@ -166,6 +166,7 @@ def test_files_of_a_discriminator(tmp_path):
         (dict(metrics=("fd", "fid")), "metrics='fid': unknown; choose", ConfigError),
         (dict(metrics=("fd", "fd")), "metrics=fd,fd: name each once, of", ConfigError),
         (dict(per="student"), "per=student: one student owns all", ConfigError),
+        (dict(seed=2**32 - 1, seeds=2), "seeds=2: from seed 4294967295", ConfigError),
     ],
 )
 def test_files_of_an_evaluation(evaluate, words, kind, tmp_path):
@@ -190,6 +191,16 @@ def test_a_single_image_has_no_covariance(tmp_path):
     )
     line = refused(found, tmp_path / "w", DataError)
     assert "has no covariance; give two, or set --config.evaluate.features=''" in line
+
+
+def test_no_labels_are_drawn_for_a_model_without_classes(tmp_path):
+    found = config(
+        dict(name="tsm"),
+        evaluate=dict(features="", labels="random"),
+        model=dict(num_classes=0),
+    )
+    line = refused(found, tmp_path / "w")
+    assert line.startswith("--config.evaluate.labels=random: the model knows no")
 
 
 def test_a_teacher_that_is_brought_is_what_its_file_says(tmp_path):

@@ -83,6 +83,11 @@ class Evaluate(NamedTuple):
         fetch: Whether a public file is downloaded to its place if it is not there.
         batch_size: Images made at once, over all devices.
         seed: Seed of the noise.
+        seeds: Number of seeds that are measured: seed, seed + 1, ...
+        headline: Figures of a row of several seeds: "best", those of the seed whose
+            first figure is best, or "mean".
+        labels: Labels of the images: "arange", image i gets i mod the number of
+            classes, or "random", drawn for each image.
         metrics: What is measured, files of `metrics/`: "fd", "kd", "prdc", ...
         preprocessing: What is done to the images first, by name; "" for the first that
             the features know.
@@ -96,6 +101,9 @@ class Evaluate(NamedTuple):
     fetch: bool = False
     batch_size: Count = 250
     seed: Seed = 1
+    seeds: Count = 1
+    headline: Literal["best", "mean"] = "best"
+    labels: Literal["arange", "random"] = "arange"
     metrics: tuple[str, ...] = ("fd",)
     preprocessing: str = ""
     bootstrap: Whole = 0
@@ -269,8 +277,12 @@ class EvaluateStage(NamedTuple):
     num_images: Count = 10_000
     features: str = "pixels"
     weights: str = ""
+    fetch: bool = False
     batch_size: Count = 250
     seed: Seed = 1
+    seeds: Count = 1
+    headline: Literal["best", "mean"] = "best"
+    labels: Literal["arange", "random"] = "arange"
     metrics: tuple[str, ...] = ("fd",)
     preprocessing: str = ""
     bootstrap: Whole = 0

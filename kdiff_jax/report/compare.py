@@ -80,7 +80,7 @@ def facts(row: Row) -> dict[str, str]:
     """What the figures of a row are of: rows may be compared where all are equal."""
     number = row.get("num_images")
     known = {
-        "images": details.UNKNOWN if number is None else f"{number:,}",
+        "images": details.UNKNOWN if number is None else f"{number:,}{_of_best(row)}",
         "features": details.features_text(row),
         "reference": _reference(row),
     }
@@ -96,13 +96,10 @@ def best(rows: Sequence[Row]) -> dict[str, int]:
     """Figure -> place of the row that has the best, if two rows or more have it."""
     found = {}
     for name in details.figure_names(rows):
-        way = figures.better(name)
-        values = [(finite(r["metrics"].get(name)), i) for i, r in enumerate(rows)]
-        numbers = [(value, i) for value, i in values if value is not None]
-        if way is None or len(numbers) < 2:
-            continue
-        sign = -1 if way == "higher" else 1
-        found[name] = min(numbers, key=lambda pair: sign * pair[0])[1]
+        values = [finite(row["metrics"].get(name)) for row in rows]
+        place = figures.best(values, name)
+        if place is not None and len(values) - values.count(None) > 1:
+            found[name] = place
     return found
 
 
@@ -113,6 +110,14 @@ def _apart(own: Mapping[str, str], first: Mapping[str, str]) -> str:
         if own[name] != first[name]
     )
     return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1...", "; ".join(told))
+
+
+def _of_best(row: Row) -> str:
+    """The best of several seeds is better than one of them, and than their mean."""
+    about = row.get("seeds")
+    if not isinstance(about, Mapping) or about.get("headline") != "best":
+        return ""
+    return f", best of {len(about['each'])} seeds"
 
 
 def _reference(row: Row) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 from kdiff_jax.report import figures
 from kdiff_jax.report.figures import finite
 from kdiff_jax.report.progress import duration
-from kdiff_jax.report.summary import Row, number_text
+from kdiff_jax.report.summary import Row, number_text, of_seeds
 
 UNKNOWN = "not recorded"
 
@@ -23,8 +23,9 @@ def of_row(
     measured = row.get("measured") or {}
     machine = {**(hardware or {}), **measured}
     return [
-        *((name, _figure(row["metrics"], name)) for name in figure_names([row])),
-        ("images", f"{_text(row, 'num_images')}, seed {_text(row, 'seed')}"),
+        *((name, _figure(row, name)) for name in figure_names([row])),
+        ("images", f"{_text(row, 'num_images')}, {seeds_text(row)}"),
+        *([("labels", labels_text(row))] if row.get("labels") else []),
         ("features", features_text(row)),
         ("reference", reference_text(row)),
         ("weights of the model", average_text(row)),
@@ -56,6 +57,30 @@ def spread_text(metrics: Mapping[str, Any], name: str) -> str:
     if kind == "std":
         return f"± {number_text(low)}"
     return f"{number_text(low)} to {number_text(high)}"
+
+
+def beside_text(row: Row, name: str) -> str:
+    """What stands below a figure: its spread, and the same of all seeds."""
+    told = spread_text(row["metrics"], name), of_seeds(row, name)
+    return "; ".join(text for text in told if text)
+
+
+def seeds_text(row: Row) -> str:
+    """The seed of the figures, of one or several that were measured."""
+    about, seed = row.get("seeds"), f"seed {_text(row, 'seed')}"
+    if not isinstance(about, Mapping):
+        return seed
+    each = ", ".join(str(one["seed"]) for one in about["each"])
+    if about["headline"] == "mean":
+        return f"mean of seeds {each}"
+    return f"{seed}, the best of seeds {each} by {about['by']}"
+
+
+def labels_text(row: Row) -> str:
+    """How the labels of the images were chosen."""
+    told = {"arange": "image i has i mod the number of classes"}
+    name = str(row["labels"])
+    return f"{name}: {told.get(name, 'drawn for each image')}"
 
 
 def features_text(row: Row) -> str:
@@ -127,9 +152,9 @@ def device_text(machine: Mapping[str, Any]) -> str:
     return f"{text}, {machine.get('machine', '')}, {cpus} cores" if cpus else text
 
 
-def _figure(metrics: Mapping[str, Any], name: str) -> str:
-    spread = spread_text(metrics, name)
-    return number_text(metrics[name]) + (f" ({spread})" if spread else "")
+def _figure(row: Row, name: str) -> str:
+    told = beside_text(row, name)
+    return number_text(row["metrics"][name]) + (f" ({told})" if told else "")
 
 
 def _quartiles(row: Row, name: str) -> str:

@@ -25,6 +25,22 @@ def better(name: str) -> str | None:
     return "lower" if _begins(name, LOWER) else None
 
 
+def best(values: Sequence[Any], name: str) -> int | None:
+    """Place of the best of several values of a figure; None if none can be ranked.
+
+    Args:
+        values: One for each model; what is not finite is passed over.
+        name: Name of the figure.
+    """
+    way = better(name)
+    numbers = [(finite(value), i) for i, value in enumerate(values)]
+    ranked = [(value, i) for value, i in numbers if value is not None]
+    if way is None or not ranked:
+        return None
+    sign = -1 if way == "higher" else 1
+    return min(ranked, key=lambda pair: sign * pair[0])[1]
+
+
 def distances(rows: Sequence[Row]) -> list[str]:
     """The distances to the reference that any row has, FID before others."""
     found = dict.fromkeys(n for row in rows for n in row["metrics"])

@@ -93,7 +93,9 @@ def _distance(name: str, student: Row, teacher: Row) -> str:
         return ""
     text = f"{name} {number_text(ours)}, the teacher's {number_text(theirs)}"
     times = f" ({ours / theirs:.3g} x)" if theirs > 0 else ""
-    return f"{text}{times}, of {number_text(student['num_images'])} images."
+    about = student.get("seeds")
+    seeds = f", {about['headline']} of {len(about['each'])} seeds" if about else ""
+    return f"{text}{times}, of {number_text(student['num_images'])} images{seeds}."
 
 
 def _speeds(student: Row, teacher: Row) -> str:

@@ -45,7 +45,7 @@ def table(
         cells += [
             Cell(
                 _figure(row["metrics"], figure),
-                details.spread_text(row["metrics"], figure),
+                details.beside_text(row, figure),
                 best is not None and best.get(figure) == i,
             )
             for figure in shown

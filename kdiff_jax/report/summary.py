@@ -8,6 +8,7 @@ from typing import Any
 from kdiff_jax import sealed
 from kdiff_jax.errors import DataError
 from kdiff_jax.report.environment import hardware, versions
+from kdiff_jax.report.figures import is_figure
 from kdiff_jax.report.progress import duration
 
 Row = Mapping[str, Any]
@@ -40,6 +41,8 @@ COLUMNS = (
 )
 # What a row may have beside them; rows of before, or of other sources, do not.
 OPTIONAL = (
+    "labels",  # how they were chosen, see `train.label_protocols`
+    "seeds",  # of several: the figures of each, and which are those of the row
     "timing",  # quartiles of both speeds, and how many images at once
     "partition",  # who of several students owns which classes and times
     "measured",  # when, on which devices, with which commit
@@ -180,15 +183,36 @@ def number_text(value: Any) -> str:
     return f"{value:.4g}" if abs(value) < 1e3 else f"{value:,.0f}"
 
 
+def of_seeds(row: Row, name: str) -> str:
+    """What a figure is of several seeds, with all of them: "best of 2.1, 2.2".
+
+    Nothing for a row of one seed, and for what tells the spread of a figure.
+    """
+    about = row.get("seeds")
+    if not isinstance(about, Mapping) or not is_figure(name):
+        return ""
+    values = [one["metrics"].get(name) for one in about["each"]]
+    all_of_them = ", ".join(map(number_text, values))
+    if about["headline"] == "mean":
+        return f"mean of {all_of_them}"
+    of = f"best of {all_of_them}"
+    return of if about["by"] == name else f"of {all_of_them}, by {about['by']}"
+
+
 def _cells(row, metrics, costs):
     seconds = row["train_seconds"]
     return [
         *(_text(row[name]) for name in ("stage", "role", "method", "sampler", "nfe")),
-        # A metric that this row never measured stays empty; one that is NaN says so.
-        *(number_text(row["metrics"].get(name, "")) for name in metrics),
+        *(_figure(row, name) for name in metrics),
         *(_text(row.get(name)) for name in costs),
         "" if seconds is None else duration(seconds),
     ]
+
+
+def _figure(row, name):
+    """A metric that a row never measured stays empty; one that is NaN says so."""
+    text, several = number_text(row["metrics"].get(name, "")), of_seeds(row, name)
+    return f"{text} ({several})" if several and text else text
 
 
 def _text(value):

@@ -14,9 +14,11 @@ from kdiff_jax.metrics import features as feature_extractors
 from kdiff_jax.metrics import groups, stats, table
 from kdiff_jax.metrics.features import Features
 from kdiff_jax.metrics.moments import check_memory
+from kdiff_jax.metrics.seen import Seen
 from kdiff_jax.partition import Partition
 from kdiff_jax.stages import Job
-from kdiff_jax.train import measure, parallel, reference
+from kdiff_jax.train import parallel, reference
+from kdiff_jax.train.seeds import Measured
 
 log = logging.getLogger(__name__)
 
@@ -74,20 +76,24 @@ class Reference:
         about = self.features.provenance, self.stats.provenance
         return dict(zip(("features", "compared_with"), about, strict=True))
 
-    def metrics(self, found: measure.Generated) -> dict[str, float]:
+    def measured(self, seed: int, seen: Seen) -> Measured:
+        """Figures of the images of one seed."""
+        return Measured(seed, self.metrics(seen), self.groups(seen))
+
+    def metrics(self, ours: Seen) -> dict[str, float]:
         """Figures of all metrics by their names."""
         if self.features is None:
             return {}
-        names, ours, theirs = self.options.metrics, found.seen, self.stats.seen
+        names, theirs = self.options.metrics, self.stats.seen
         table.warn(names, self.features, ours, theirs)
         draws = self.options.bootstrap
         return table.measure(names, self.features, ours, theirs, bootstrap=draws)
 
-    def groups(self, found: measure.Generated) -> dict[str, Any]:
+    def groups(self, ours: Seen) -> dict[str, Any]:
         """Figures of each class or each student's part; {} where none are asked for."""
         if self.features is None or not self.parts:
             return {}
-        names, ours, theirs = self.options.metrics, found.seen, self.stats.seen
+        names, theirs = self.options.metrics, self.stats.seen
         return groups.measure(names, self.features, ours, theirs, self.parts)
 
 

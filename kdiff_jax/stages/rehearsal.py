@@ -25,7 +25,7 @@ from kdiff_jax.metrics import features, groups, table
 from kdiff_jax.metrics.moments import check_memory
 from kdiff_jax.named import frozen
 from kdiff_jax.stages import Job, before, compared, is_done
-from kdiff_jax.train import inputs, parallel
+from kdiff_jax.train import inputs, label_protocols, parallel, seeds
 from kdiff_jax.train.step import NetState, TrainState, context_of
 
 log = logging.getLogger(__name__)
@@ -202,18 +202,20 @@ def _float32(x):
 
 
 def _evaluate(job: Job, stage: EvaluateStage, data: Images | None) -> None:
-    if not (name := stage.options.features):
-        return
-    place = "--config.evaluate"
+    options, place = stage.options, "--config.evaluate"
+    num_classes = job.recipe.num_classes
     try:
+        label_protocols.check(options.labels, num_classes)
+        seeds.of(options.seed, options.seeds)
+        if not (name := options.features):
+            return
         extractor = compared.features_of(stage.options, None)
         if extractor is None:
             return
         shape = job.recipe.space.pixel_shape
         features.check_shape(extractor, shape)
-        options = stage.options
         table.check(options.metrics, extractor, options.num_images)
-        section, num_classes = job.recipe.partition, job.recipe.num_classes
+        section = job.recipe.partition
         groups.check(options.per, num_classes, section.num_groups if section else 1)
     except UserError as error:
         raise type(error)(f"{place}.{error}") from error

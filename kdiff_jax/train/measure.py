@@ -51,6 +51,7 @@ class Generated(NamedTuple):
     latency_ms: float
     shown: np.ndarray  # uint8[n, H, W, C], those at the places asked for
     timing: dict[str, Any]  # how both speeds spread, and how many images at once
+    make: generate.Generator  # what made them, compiled: see `looked_at`
 
 
 def generated(
@@ -93,18 +94,17 @@ def generated(
     )
     labels = labels[:num_images]
     batch_size = min(batch_size, num_images)
-    shape = model.net.space.pixel_shape
-    collector = features and Collector(features, needs, num_images, shape, labels)
     places = np.arange(min(20, num_images)) if places is None else places
-    shown = np.zeros((len(places), *shape), np.uint8)
-    for made in make.batches(
-        model.students, seed=seed, labels=labels, batch_size=batch_size
-    ):
-        if collector is not None:
-            collector.add(made.places, made.x0)
-        _, mine, theirs = np.intersect1d(places, made.places, return_indices=True)
-        shown[mine] = made.x0[theirs]
-    seen = Seen() if collector is None else collector.seen()
+    seen, shown = looked_at(
+        make,
+        model.students,
+        features,
+        seed=seed,
+        labels=labels,
+        batch_size=batch_size,
+        needs=needs,
+        places=places,
+    )
     with make.within_memory(batch_size):
         speed = images_per_second(make, model.students, labels, batch_size=batch_size)
     latency = latency_ms(model, sampler, int(labels[0]))
@@ -113,7 +113,43 @@ def generated(
         "images_per_second": speed._asdict(),
         "latency_ms": latency._asdict(),
     }
-    return Generated(seen, speed.median, latency.median, shown, timing)
+    return Generated(seen, speed.median, latency.median, shown, timing, make)
+
+
+def looked_at(
+    make: generate.Generator,
+    params: Any,
+    features: Features | None,
+    *,
+    seed: int,
+    labels: np.ndarray,
+    batch_size: int,
+    needs: Collection[str] = ("moments",),
+    places: np.ndarray | None = None,
+) -> tuple[Seen, np.ndarray]:
+    """(what metrics read of the images of one seed, those at the places).
+
+    Args:
+        make: The generator; one that has made images compiles nothing.
+        params: Parameters of all students, see `Generator.batches`.
+        features: See `metrics.features`; None looks at nothing.
+        seed: Seed of the noise.
+        labels: i32[N].
+        batch_size: Images a call.
+        needs: What metrics read, see `metrics.table.needs`.
+        places: i64[n], of the images to keep; none by default.
+    """
+    shape, num = make.net.space.pixel_shape, len(labels)
+    batch_size = min(batch_size, num)
+    collector = features and Collector(features, needs, num, shape, labels)
+    places = np.arange(0) if places is None else places
+    shown = np.zeros((len(places), *shape), np.uint8)
+    for made in make.batches(params, seed=seed, labels=labels, batch_size=batch_size):
+        if collector is not None:
+            collector.add(made.places, made.x0)
+        _, mine, theirs = np.intersect1d(places, made.places, return_indices=True)
+        shown[mine] = made.x0[theirs]
+    return Seen() if collector is None else collector.seen(), shown
 
 
 def images_per_second(

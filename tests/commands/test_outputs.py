@@ -275,6 +275,8 @@ def test_a_reference_is_made_once_and_every_metric_reads_it(models, tmp_path):
         return [*arguments, f"--reference={tmp_path / reference}", *more], code, words
 
     row = f"--output={tmp_path / 'row.json'}"
+    several = "--labels=random", "--seeds=3", "--headline=mean"
+    alone = "--labels=random", "--seed=3"
     cases = [
         make("ref.npz", 0, "", *whole),
         make("plain.npz"),
@@ -282,6 +284,9 @@ def test_a_reference_is_made_once_and_every_metric_reads_it(models, tmp_path):
         make("grey_ref.npz", of="grey.npz"),
         make("larger.npz", 0, "", "--image_size=2"),
         case("ref.npz", 0, "", *whole, "--bootstrap=4", row),
+        case("ref.npz", 0, "", *several, f"--output={tmp_path / 'several.json'}"),
+        case("ref.npz", 0, "", *alone, f"--output={tmp_path / 'alone.json'}"),
+        case("ref.npz", 2, "--seeds=2: from seed", "--seeds=2", "--seed=4294967295"),
         case("plain.npz", 3, "holds no rows, which the metrics read", "--metrics=kd"),
         case("grey_ref.npz", 3, "has 1 features, and pixels are 3"),
         case("larger.npz", 3, "has 12 features, and pixels are 3"),
@@ -307,6 +312,13 @@ def test_a_reference_is_made_once_and_every_metric_reads_it(models, tmp_path):
     assert found["features"]["name"] == "pixels"
     assert [one["num_images"] for one in found["groups"].values()] == [8] * 8
     assert not (tmp_path / "new.npz").exists()
+    names = "several.json", "alone.json"
+    found, one = (json.loads((tmp_path / name).read_text()) for name in names)
+    assert one["labels"] == "random" and "seeds" not in one and one["seed"] == 3
+    assert [each["seed"] for each in found["seeds"]["each"]] == [1, 2, 3]
+    assert found["seeds"]["each"][2]["metrics"] == one["metrics"]
+    values = [each["metrics"]["fd_pixels"] for each in found["seeds"]["each"]]
+    np.testing.assert_allclose(found["metrics"]["fd_pixels"], np.mean(values))
 
 
 def test_a_row_that_cannot_be_written_after_all_is_printed(models, tmp_path):

@@ -16,6 +16,10 @@ OF = dict(
 )
 
 
+BEST = {"headline": "best", "by": "fid"}
+BEST["each"] = [{"seed": i, "metrics": {"fid": i + 0.5}} for i in (1, 2)]
+
+
 def run(folder, *rows, name="c"):
     folder.mkdir(parents=True)
     summary.write(folder / "report.json", summary.make_report(name, rows))
@@ -46,6 +50,7 @@ def test_runs_are_ranked_together_and_the_best_is_marked(tmp_path):
     "changes, why",
     [
         (dict(num_images=10_000), "images 10,000, and 1,797 above"),
+        (dict(seeds=BEST), "images 1,797, best of 2 seeds, and 1,797 above"),
         (dict(features={"name": "inception", "preprocessing": "clean"}), "clean"),
         (
             dict(features={**OF["features"], "weights_sha256": "ef" * 32}),

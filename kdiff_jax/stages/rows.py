@@ -1,0 +1,168 @@
+"""The rows of a report: a model of the recipe against the data."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from kdiff_jax import build, interop
+from kdiff_jax.build import EvaluateStage
+from kdiff_jax.build.sections import Evaluate
+from kdiff_jax.interop import Model, training
+from kdiff_jax.partition import ONE, Partition
+from kdiff_jax.report import environment
+from kdiff_jax.stages import Job, facts
+from kdiff_jax.stages.compared import Reference
+from kdiff_jax.train import generate, label_protocols, measure, seeds
+
+NUM_SHOWN = 20  # images of each model in the report
+
+
+def of_model(
+    job: Job,
+    name: str,
+    stage: EvaluateStage,
+    compared: Reference,
+    places: np.ndarray,
+    batch_option: str,
+) -> tuple[dict[str, Any], np.ndarray]:
+    """(one row of the report, the images at the places).
+
+    Args:
+        job: The job.
+        name: The model; "student@4" asks for 4 steps.
+        stage: The stage that measures.
+        compared: What its images are compared with.
+        places: i64[n], of the images to keep.
+        batch_option: Option that the batch size is the value of, for messages.
+    """
+    made_by, _, num_steps = name.partition("@")
+    imported = made_by not in {s.name for s in job.stages}
+    source = job.recipe.teacher if imported else made_by
+    options, model = stage.options, job.model(source, stage.precision)
+    sampler = model.sampler(num_steps=int(num_steps) if num_steps else None)
+    found = measure.generated(
+        model,
+        sampler,
+        compared.features,
+        mesh=job.mesh,
+        num_images=options.num_images,
+        seed=options.seed,
+        batch_size=options.batch_size,
+        labels=_labels(options, model, options.seed),
+        needs=compared.needs,
+        places=places,
+        name=f"evaluate.models, {name!r}",
+        batch_option=batch_option,
+    )
+    about = {} if imported else facts(job.folder(made_by))
+    is_teacher = imported or about.get("method") == "denoise"
+    row = {
+        "stage": made_by,
+        "role": "teacher" if is_teacher else "student",
+        "method": about.get("method"),
+        "sampler": sampler.name,
+        "sampler_options": dict(sampler.options),
+        "nfe": sampler.nfe,
+        "num_params": model.num_params,
+        "num_students": model.num_students,
+        "num_params_total": model.num_params * model.num_students,
+        "precision": stage.precision,
+        "macs": measure.macs(model.net),
+        "num_images": options.num_images,
+        "labels": label_protocols.of_row(options.labels, model.num_classes),
+        **compared.about(),
+        "images_per_second": found.images_per_second,
+        "latency_ms": found.latency_ms,
+        "train_steps": about.get("train_steps"),
+        "train_seconds": about.get("train_seconds"),
+        "average": about.get("average"),
+        "timing": found.timing,
+        "measured": environment.measured(),
+    }
+    if model.num_students > 1:
+        row["partition"] = model.partition.to_spec()
+    return row | _figures(model, found, options, compared), found.shown
+
+
+def _figures(
+    model: Model, found: measure.Generated, options: Evaluate, compared: Reference
+) -> dict[str, Any]:
+    """The figures of all seeds, of which the first has been looked at."""
+    first, *others = seeds.of(options.seed, options.seeds)
+    each = [compared.measured(first, found.seen)]
+    for seed in others:
+        seen, _ = measure.looked_at(
+            found.make,
+            model.students,
+            compared.features,
+            seed=seed,
+            labels=_labels(options, model, seed),
+            batch_size=options.batch_size,
+            needs=compared.needs,
+        )
+        each.append(compared.measured(seed, seen))
+    return seeds.figures_of(each, options.headline)
+
+
+def _labels(options: Evaluate, model: Model, seed: int) -> np.ndarray:
+    name, num = options.labels, options.num_images
+    return label_protocols.labels(name, num, model.num_classes, seed)
+
+
+def shown_places(job: Job, names: Sequence[str], labels: np.ndarray) -> np.ndarray:
+    """i64[n], of the images that the report shows: 20, and of every group of students.
+
+    All models make the same images.
+
+    Args:
+        job: The job.
+        names: The models.
+        labels: i32[N], of the images that are measured.
+    """
+    num, num_classes = min(NUM_SHOWN, len(labels)), job.recipe.num_classes
+    partition = students_of(job, names)
+    if partition.num_students == 1 or len(labels) < num_classes:
+        return np.arange(num)
+    wanted = generate.shown_labels(num, num_classes, partition).tolist()
+    places = {label: np.flatnonzero(labels == label) for label in set(wanted)}
+    # A label that is shown again is another image of it.
+    again = [wanted[:i].count(label) for i, label in enumerate(wanted)]
+    found = [
+        places[label][i]
+        for label, i in zip(wanted, again, strict=True)
+        if i < len(places[label])
+    ]
+    return np.array(found, np.int64)
+
+
+def students_of(job: Job, names: Sequence[str]) -> Partition:
+    """The students of the first of these models that has several; else one."""
+    split = [name.partition("@")[0] for name in names]
+    about = [job.left(stage) / interop.STAGE for stage in split if job.split(stage)]
+    if not about or not about[0].is_file():
+        return ONE
+    return training.description(about[0].parent).partition or ONE
+
+
+def real_images(job: Job, labels: np.ndarray, shown: np.ndarray) -> np.ndarray:
+    """Real images, uint8[n, H, W, C], of the labels that the models were asked for.
+
+    An unconditional model is asked for none: then the labels of the data take turns.
+
+    Args:
+        job: The job.
+        labels: i32[N], of the images that are measured.
+        shown: i64[n], places of those that are shown.
+    """
+    data = build.load_images(job.recipe)
+    # A table of vectors may have rows that no image is of.
+    asked = (
+        labels[shown] if job.recipe.num_classes else shown % max(data.num_classes, 1)
+    )
+    asked, found = asked.tolist(), []
+    for i, label in enumerate(asked):
+        places = np.flatnonzero(data.labels == label)
+        places = places if len(places) else np.arange(data.num)
+        found.append(places[asked[:i].count(label) % len(places)])
+    return data.read(np.array(found))
