@@ -558,7 +558,9 @@ def test_the_report_shows_images_of_every_group(tmp_path):
     few = partitions.make(process=processes.make("cosine"), num_classes=4, num_groups=2)
     training.describe(tmp_path / "student", about._replace(partition=few))
     # Figures of parts are those of the students' classes, the teacher's too.
-    parts = groups.of("student", 4, report_rows.students_of(job, ["teacher", "student"]))
+    parts = groups.of(
+        "student", 4, report_rows.students_of(job, ["teacher", "student"])
+    )
     assert {k: own.tolist() for k, own in parts.items()} == {"0": [0, 1], "1": [2, 3]}
     assert shown(["student"], 300)[:6].tolist() == [0, 2, 1, 3, 4, 6]
     assert sorted(shown(["student"], 300)) == list(range(20))
