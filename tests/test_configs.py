@@ -4,6 +4,7 @@ import json
 import pathlib
 
 import jax
+import numpy as np
 import points
 import pytest
 import recipes
@@ -125,8 +126,12 @@ def run_to_report(config, tmp_path):
         # O2MKD's students take as many steps as their teacher.
         nfe = report["rows"][0]["nfe"] if "o2mkd" in name else 1
         assert roles[-1] == "student" and report["rows"][-1]["nfe"] == nfe
-    always = {*summary.COLUMNS, "timing", "measured"}
-    assert all(set(row) - {"partition"} == always for row in report["rows"])
+    always = {*summary.COLUMNS, "timing", "measured", "labels"}
+    for row in report["rows"]:
+        own = {"neighbours"} if row["role"] == "student" else set()
+        assert set(row) - {"partition"} == always | own
+    if roles[-1] == "student":
+        _check_neighbours(config, tmp_path, report["rows"][-1])
     with Image.open(tmp_path / "samples.png") as picture:
         assert picture.width > 100
     html = (tmp_path / "report.html").read_text()
@@ -137,6 +142,26 @@ def run_to_report(config, tmp_path):
         assert (tmp_path / stage.name / "done.json").is_file()
         if stage.kind == "train":
             _check_stage(tmp_path / stage.name, stage.train.num_steps)
+
+
+def _check_neighbours(config, workdir: pathlib.Path, row):
+    """Each sample is as far from its training images as all pixels together say."""
+    about, (*_, path) = (
+        row["neighbours"],
+        sorted((workdir / "evaluate").glob(f"{row['stage']}*.npy")),
+    )
+    data = build.load_images(build.resolve(build.plain(config)))
+    samples, real = np.load(path)[:10], data.read(np.arange(data.num))
+    f, f_ref = (x.reshape(len(x), -1) / 127.5 - 1 for x in (samples, real))
+    distances = np.linalg.norm(f[:, None] - f_ref, axis=2)
+    assert about["features"]["name"] == "pixels" and about["num_images"] == data.num
+    assert np.shape(about["places"]) == (len(samples), min(3, data.num))
+    found = np.take_along_axis(distances, np.array(about["places"]), 1)
+    np.testing.assert_allclose(found, about["distances"])
+    np.testing.assert_allclose(found[:, 0], distances.min(axis=1))
+    with Image.open(workdir / "neighbours.png") as picture:
+        assert picture.height > 100
+    assert "nearest, with their distances" in (workdir / "report.html").read_text()
 
 
 def _check_stage(folder: pathlib.Path, num_steps: int):

@@ -89,3 +89,18 @@ def test_a_workdir_of_before_there_were_vectors_and_spaces_goes_on(tmp_path):
         for key in keys:
             del before[section][key]
     assert record.differences(record._with_later_options(before, now), now) == []
+
+
+def test_a_workdir_of_before_there_were_metrics_by_name_goes_on(tmp_path):
+    """Whose default is a tuple, which JSON keeps as a list."""
+    (tmp_path / "before").mkdir()
+    one = job(tmp_path / "before")
+    record.write(one, False, None)
+    path = one.workdir / "config.json"
+    before = json.loads(path.read_text())
+    for key in ("metrics", "preprocessing", "per", "seeds", "labels", "headline"):
+        del before["config"]["evaluate"][key]
+    del before["digest"]
+    path.write_text(json.dumps(before))
+    record.write(one, False, None)
+    assert "metrics" not in json.loads(path.read_text())["config"]["evaluate"]

@@ -1,5 +1,6 @@
 """What a figure needs beside it, in words: of what, how many, with which weights."""
 
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ def of_row(
     return [
         *((name, _figure(row, name)) for name in figure_names([row])),
         ("images", f"{_text(row, 'num_images')}, {seeds_text(row)}"),
+        *_nearest(row),
         *([("labels", labels_text(row))] if row.get("labels") else []),
         ("features", features_text(row)),
         ("reference", reference_text(row)),
@@ -155,6 +157,19 @@ def device_text(machine: Mapping[str, Any]) -> str:
 def _figure(row: Row, name: str) -> str:
     told = beside_text(row, name)
     return number_text(row["metrics"][name]) + (f" ({told})" if told else "")
+
+
+def _nearest(row: Row) -> list[tuple[str, str]]:
+    """How near training images are to samples, and to each other."""
+    about = row.get("neighbours")
+    if not isinstance(about, Mapping) or not all(about["distances"]):
+        return []
+    first = [distances[0] for distances in about["distances"]]
+    text = f"at {number_text(statistics.median(first))} of {len(first)} samples"
+    text += f" (median, by {about['features']['name']})"
+    if about.get("typical") is not None:
+        text += f"; of training images themselves at {number_text(about['typical'])}"
+    return [("nearest training image", text)]
 
 
 def _quartiles(row: Row, name: str) -> str:

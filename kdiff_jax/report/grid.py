@@ -12,6 +12,7 @@ from kdiff_jax.files import write_atomically
 
 MIN_TILE = 48  # pixels; below, a person cannot read an 8x8 digit
 WHITE = 255
+CAPTION = 18  # pixels of a line of texts below images
 
 
 def image_grid(
@@ -57,6 +58,7 @@ def side_by_side(
     num_cols: int = 10,
     pad: int = 2,
     scale: int | None = None,
+    captions: Sequence[Sequence[str] | None] | None = None,
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Titled rows whose i-th images share their noise, one under the other.
 
@@ -67,6 +69,7 @@ def side_by_side(
         num_cols: Images a row.
         pad: White pixels around each image.
         scale: How often each pixel is repeated; None: until a tile has 48 pixels.
+        captions: For each row a short text below each of its images, or None.
 
     Returns:
         One RGB picture, uint8, titles on the left.
@@ -81,10 +84,14 @@ def side_by_side(
         )
     num_cols = min(num_cols, counts[0])
     strips, labels = [], []
+    below = captions or [None] * len(rows)
     for start in range(0, counts[0], num_cols):
-        for title, images in rows:
+        for (title, images), texts in zip(rows, below, strict=True):
             part = images[start : start + num_cols]
             strip = _rgb(image_grid(part, num_cols=num_cols, pad=pad, scale=scale))
+            if texts:
+                lines = _captions(texts[start : start + num_cols], strip.shape[1], pad)
+                strip = np.concatenate([strip, lines])
             strips.append(strip)
             labels.append(title)
     width = max(strip.shape[1] for strip in strips)
@@ -137,6 +144,17 @@ def _dots(points):
 
 def _rgb(image):
     return image if image.shape[-1] == 3 else image.repeat(3, axis=-1)
+
+
+def _captions(texts, width, pad):
+    """Texts in one line, each below its tile of a strip of this width."""
+    picture = Image.new("RGB", (width, CAPTION), "white")
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size=12)
+    tile = (width - pad) / len(texts)
+    for i, text in enumerate(texts):
+        middle = (pad / 2 + (i + 0.5) * tile, 0)
+        draw.text(middle, text, fill="black", font=font, anchor="ma")
+    return np.asarray(picture)
 
 
 def _paste(strips, labels, width, rows_per_block, block_gap):

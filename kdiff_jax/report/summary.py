@@ -43,6 +43,7 @@ COLUMNS = (
 OPTIONAL = (
     "labels",  # how they were chosen, see `train.label_protocols`
     "seeds",  # of several: the figures of each, and which are those of the row
+    "neighbours",  # training images nearest to the first samples of a student
     "timing",  # quartiles of both speeds, and how many images at once
     "partition",  # who of several students owns which classes and times
     "measured",  # when, on which devices, with which commit

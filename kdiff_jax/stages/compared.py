@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import Any
 
 import jax
+import numpy as np
 
 from kdiff_jax import build
 from kdiff_jax.build.sections import Evaluate
@@ -16,7 +17,7 @@ from kdiff_jax.metrics.features import Features
 from kdiff_jax.metrics.moments import check_memory
 from kdiff_jax.metrics.seen import Seen
 from kdiff_jax.partition import Partition
-from kdiff_jax.stages import Job
+from kdiff_jax.stages import Job, neighbours
 from kdiff_jax.train import parallel, reference
 from kdiff_jax.train.seeds import Measured
 
@@ -88,6 +89,14 @@ class Reference:
         table.warn(names, self.features, ours, theirs)
         draws = self.options.bootstrap
         return table.measure(names, self.features, ours, theirs, bootstrap=draws)
+
+    def neighbours(self, ours: Seen, places: np.ndarray) -> dict[str, Any]:
+        """Training images nearest to those at the places; {} where no rows are kept."""
+        if self.features is None or ours.rows is None or self.stats.seen.rows is None:
+            return {}
+        about = self.features
+        rows = neighbours.of_rows(ours.rows[places], self.stats.seen.rows, about)
+        return {neighbours.NAME: rows}
 
     def groups(self, ours: Seen) -> dict[str, Any]:
         """Figures of each class or each student's part; {} where none are asked for."""

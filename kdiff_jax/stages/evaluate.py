@@ -7,17 +7,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from kdiff_jax import sealed
+from kdiff_jax import build, sealed
 from kdiff_jax.build import EvaluateStage
 from kdiff_jax.build.sections import Evaluate
+from kdiff_jax.data.images import Images
 from kdiff_jax.errors import ConfigError, DataError
 from kdiff_jax.metrics import features
 from kdiff_jax.report import grid, html, metrics_log, summary
-from kdiff_jax.stages import LACKS, Job, facts, finish, is_done, rows
+from kdiff_jax.stages import LACKS, Job, facts, finish, is_done, neighbours, rows
 from kdiff_jax.stages.compared import Reference
 from kdiff_jax.train import label_protocols, parallel
 
 log = logging.getLogger(__name__)
+NEAREST = "Samples, and the training images that are nearest, with their distances"
 
 
 def run(job: Job, stage: EvaluateStage) -> None:
@@ -37,7 +39,7 @@ def run(job: Job, stage: EvaluateStage) -> None:
         options.labels, options.num_images, job.recipe.num_classes, options.seed
     )
     places = rows.shown_places(job, names, labels)
-    found_rows, pictures = [], []
+    measured = []
     for name in names:
         path = folder / f"{name}.json"
         found = _measured(path, options)
@@ -49,14 +51,13 @@ def run(job: Job, stage: EvaluateStage) -> None:
             if jax.process_index() == 0:
                 _keep(path, *found)
         if found is not None and jax.process_index() == 0:
-            row, images = found
-            found_rows.append(row)
-            pictures.append((_title(row), images))
+            measured.append(found)
     if jax.process_index() == 0:
-        real = rows.real_images(job, labels, places)
-        pictures.insert(0, ("real images", real))
-        write_report(job, found_rows, pictures)
-        lacking = any(row["features"] is None for row in found_rows)
+        data = build.load_images(job.recipe)
+        real = rows.real_images(job, data, labels, places)
+        measured = _with_neighbours(measured, data)
+        write_report(job, measured, real, data)
+        lacking = any(row["features"] is None for row, _ in measured)
         lacking = options.features and lacking
         finish(folder, **({LACKS: options.features} if lacking else {}))
 
@@ -122,18 +123,57 @@ def _title(row) -> str:
     return f"{row['role']} {name}".strip() + f", {steps}"
 
 
-def write_report(job: Job, measured, pictures) -> None:
-    """`samples.png`, `report.json`, `report.html`, and the table on the terminal."""
+def _with_neighbours(measured, data: Images):
+    """Rows of all students with the training images that are nearest to their samples.
+
+    By pixels, where the metrics kept no features of every training image.
+    """
+    lacking = [
+        i
+        for i, (row, _) in enumerate(measured)
+        if row["role"] == "student" and neighbours.NAME not in row
+    ]
+    found = list(measured)
+    if not lacking:
+        return found
+    about = neighbours.by_pixels([measured[i][1] for i in lacking], data)
+    for i, one in zip(lacking, about, strict=True):
+        row, images = measured[i]
+        found[i] = ({**row, neighbours.NAME: one}, images)
+    return found
+
+
+def write_report(job: Job, measured, real, data: Images) -> None:
+    """`report.json`, `report.html` and its pictures.
+
+    Args:
+        job: The job.
+        measured: (row, uint8[n, H, W, C] of its images) of each model.
+        real: uint8[n, H, W, C], real images of the same labels.
+        data: The training images.
+    """
     name, root = job.recipe.name, job.workdir
+    titled = [(_title(row), images, row) for row, images in measured]
+    pictures = [("real images", real), *(one[:2] for one in titled)]
     grid.save_png(root / "samples.png", grid.side_by_side(pictures))
-    report = summary.make_report(name, measured)
+    grids = [("Same noise, every model", root / "samples.png")]
+    beside = [
+        (title, images, row[neighbours.NAME])
+        for title, images, row in titled
+        if neighbours.NAME in row
+    ]
+    if beside:
+        path = root / f"{neighbours.NAME}.png"
+        grid.save_png(path, neighbours.picture(beside, data))
+        grids.append((NEAREST, path))
+    report = summary.make_report(name, [row for row, _ in measured])
     summary.write(root / "report.json", report)
     trained = [s.name for s in job.stages if s.kind == "train"]
     curves = {stage: _curves(job, stage) for stage in trained}
     html.write(
         root / "report.html",
         report=report,
-        grids=[("Same noise, every model", root / "samples.png")],
+        grids=grids,
         curves=curves,
         config=job.recipe.config,
     )

@@ -217,7 +217,8 @@ def _with_defaults(had, has, function) -> dict[str, Any]:
 def _identity(tree):
     if isinstance(tree, Mapping):
         return {k: _identity(v) for k, v in tree.items() if k not in FREE}
-    return tree
+    # Defaults are as the code has them, and the record as JSON does.
+    return list(tree) if isinstance(tree, tuple) else tree
 
 
 def differences(before, now, path: str = "") -> list[Change]:

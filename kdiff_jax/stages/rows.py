@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from kdiff_jax import build, interop
+from kdiff_jax import interop
 from kdiff_jax.build import EvaluateStage
 from kdiff_jax.build.sections import Evaluate
+from kdiff_jax.data.images import Images
 from kdiff_jax.interop import Model, training
 from kdiff_jax.partition import ONE, Partition
 from kdiff_jax.report import environment
@@ -82,6 +83,8 @@ def of_model(
     }
     if model.num_students > 1:
         row["partition"] = model.partition.to_spec()
+    if row["role"] == "student":
+        row |= compared.neighbours(found.seen, places)
     return row | _figures(model, found, options, compared), found.shown
 
 
@@ -145,17 +148,19 @@ def students_of(job: Job, names: Sequence[str]) -> Partition:
     return training.description(about[0].parent).partition or ONE
 
 
-def real_images(job: Job, labels: np.ndarray, shown: np.ndarray) -> np.ndarray:
+def real_images(
+    job: Job, data: Images, labels: np.ndarray, shown: np.ndarray
+) -> np.ndarray:
     """Real images, uint8[n, H, W, C], of the labels that the models were asked for.
 
     An unconditional model is asked for none: then the labels of the data take turns.
 
     Args:
         job: The job.
+        data: The data set.
         labels: i32[N], of the images that are measured.
         shown: i64[n], places of those that are shown.
     """
-    data = build.load_images(job.recipe)
     # A table of vectors may have rows that no image is of.
     asked = (
         labels[shown] if job.recipe.num_classes else shown % max(data.num_classes, 1)

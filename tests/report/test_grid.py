@@ -86,3 +86,28 @@ def test_nonsense_is_refused():
         side_by_side([("a", _flat(1)), ("b", _flat(1, 2))])
     with pytest.raises(ValueError, match=r"rows=\[\] images"):
         side_by_side([])
+
+
+def test_captions_stand_below_their_tiles():
+    """Dark below the tiles that have a text alone; tiles stay where they are."""
+    rows = [("a", _flat(9, 9, 9, channels=3)), ("b", _flat(8, 8, 8, channels=3))]
+    plain = side_by_side(rows, scale=40)
+    found = side_by_side(rows, scale=40, captions=[None, ["1.5", "", "1,234"]])
+    added = len(found) - len(plain)
+    assert (
+        10 < added < 30 and (found[: len(plain) // 2] == plain[: len(plain) // 2]).all()
+    )
+    line = found[len(plain) :].min(axis=(0, 2)) < 128
+    left = found.shape[1] - 3 * 42 - 2
+    tiles = [line[left + 42 * i : left + 42 * (i + 1)] for i in range(3)]
+    assert [tile.any() for tile in tiles] == [True, False, True]
+    assert not line[:left].any()
+    middle = np.flatnonzero(tiles[2]).mean()
+    assert abs(middle - 21) < 4
+
+
+def test_captions_follow_their_images_into_further_blocks():
+    rows = [("a", _flat(1, 2, 3, channels=3))]
+    found = side_by_side(rows, num_cols=2, captions=[["", "", "7"]])
+    lower = found[len(found) // 2 :]
+    assert (lower[-18:] < 128).any() and not (found[52 : 52 + 18] < 128).any()
