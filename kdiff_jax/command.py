@@ -50,6 +50,7 @@ def code(main: Callable[[], None], argv) -> int:
         return 0
     try:
         start.logs(debug)
+        start.allocator()
         start.libraries()
         _parse(argv)
         from kdiff_jax.train import signals

@@ -6,7 +6,7 @@ import torch_resnet
 
 from kdiff_jax import metrics
 from kdiff_jax.errors import CheckpointError, ConfigError
-from kdiff_jax.features import resnet56
+from kdiff_jax.features import Extractor, resnet56
 from kdiff_jax.features.resnet56 import ResNet
 
 
@@ -57,6 +57,21 @@ def test_resnet56_is_numpys_on_any_number_of_images_in_one_trace(
     assert features.apply(images[:0]).shape == (0, 64)
     assert traces == [(2, 8, 8, 3)]
     assert metrics.figure_name(features, "fd") == "fd_resnet56"
+
+
+def test_few_images_do_not_cost_a_large_batch():
+    shapes = []
+
+    def extract(params, images, preprocessing):
+        shapes.append(images.shape)
+        return {"sums": images.astype("float32").sum(axis=(1, 2))}
+
+    features = metrics.Features(
+        "sums", Extractor({"sums": 3}, main="sums", extract=extract), {}, "default"
+    )
+    images = _images(33)
+    np.testing.assert_array_equal(features.apply(images), images.sum(axis=(1, 2)))
+    assert shapes == [(32, 8, 8, 3)]  # on a CPU; one program for both calls
 
 
 def test_files_that_do_not_fit_are_refused_with_their_leaves(arrays, tmp_path):
