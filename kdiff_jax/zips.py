@@ -6,6 +6,7 @@ import os
 import struct
 import zipfile
 from collections.abc import Iterator
+from typing import IO
 
 from kdiff_jax.files import Unreadable, open_regular
 
@@ -54,7 +55,7 @@ def _announced(stream) -> int:
 
 
 @contextlib.contextmanager
-def reading(archive: zipfile.ZipFile, name: str) -> Iterator:
+def reading(archive: zipfile.ZipFile, name: str) -> Iterator[IO[bytes]]:
     """A member as a stream, whatever is wrong with it as Unreadable."""
     try:
         with archive.open(name) as stream:

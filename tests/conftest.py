@@ -40,8 +40,11 @@ os.environ["XLA_FLAGS"] = " ".join(
 )
 
 import jax  # noqa: E402
+import jaxtyping  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+from beartype import BeartypeConf  # noqa: E402
+from beartype.claw import beartype_package  # noqa: E402
 from jax._src.interpreters import mlir  # noqa: E402
 from jax._src.lax import lax  # noqa: E402
 
@@ -87,6 +90,26 @@ def share_contexts():
 
 
 share_contexts()
+
+
+def check_annotations():
+    """Every annotation is checked at every call: those of shapes by jaxtyping.
+
+    It binds the arguments of each call, which takes a third of the time of tests that
+    trace; so beartype alone checks the modules without shapes.
+    """
+    beartype_package("kdiff_jax", conf=BeartypeConf(claw_is_pep526=False))
+    root = pathlib.Path(__file__).resolve().parents[1]
+    with_shapes = [
+        path.relative_to(root).with_suffix("").as_posix().replace("/", ".")
+        for path in root.glob("kdiff_jax/**/*.py")
+        if "from jaxtyping import" in path.read_text()
+    ]
+    names = [name.removesuffix(".__init__") for name in with_shapes]
+    jaxtyping.install_import_hook(names, "beartype.beartype")
+
+
+check_annotations()
 
 # Minutes each: they come first, so that no worker is left with one at the end.
 LONG = (

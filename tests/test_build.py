@@ -31,6 +31,14 @@ def test_what_stages_say_goes_before_what_the_config_says():
     assert student.train.result == "best"
 
 
+def test_lists_of_a_config_become_values_that_do_not_change():
+    config = build.plain(recipes.load("digits_student"))
+    config["evaluate"]["metrics"] = ["fd", "kd"]
+    figures = build.expand(config)[-1]
+    assert figures.options.metrics == ("fd", "kd")
+    assert all(isinstance(hash(stage), int) for stage in build.expand(config))
+
+
 def test_an_imported_teacher_replaces_its_stage(tmp_path):
     config = build.plain(recipes.load("digits_student"))
     config["init"]["teacher"] = str(tmp_path)

@@ -126,7 +126,7 @@ def _evaluate(config, name: str, section, init) -> EvaluateStage:
         init=frozen(init),
         section=section,
         models=tuple(section["models"]),
-        options=sections.Evaluate(**{**config.get("evaluate", {}), **own}),
+        options=sections.Evaluate(**frozen({**config.get("evaluate", {}), **own})),
         place=f"stages.{name}" if "batch_size" in section else "evaluate",
         precision=_precision(config, section),
         hang_minutes=_hang_minutes(config),

@@ -126,7 +126,7 @@ def read_config(
         return (
             _network(options),
             _shape(options, facts),
-            options["num_class_embeds"] or 0,
+            _num_classes(options),
         )
     except Unlike as error:
         option, value, ways = error.args
@@ -145,6 +145,13 @@ def _off(config: Mapping[str, Any]) -> list[str]:
         and not name.startswith("_")
         and (value is None or value is False)
     ]
+
+
+def _num_classes(options: Mapping[str, Any]) -> int:
+    number = options["num_class_embeds"]
+    if number is not None and type(number) is not int:
+        raise Unlike("num_class_embeds", number, "a number of classes, or null")
+    return number or 0
 
 
 def _network(options: Mapping[str, Any]) -> dict[str, Any]:
