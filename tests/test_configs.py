@@ -142,6 +142,11 @@ def run_to_report(config, tmp_path):
         assert (tmp_path / stage.name / "done.json").is_file()
         if stage.kind == "train":
             _check_stage(tmp_path / stage.name, stage.train.num_steps)
+            seen = (
+                tmp_path / stage.name / f"samples/denoised/{stage.train.num_steps}.png"
+            )
+            assert seen.is_file() == (stage.method.name in ("dmd", "dmd2", "sid"))
+            assert (f"{stage.name}, step" in html) == seen.is_file()
 
 
 def _check_neighbours(config, workdir: pathlib.Path, row):

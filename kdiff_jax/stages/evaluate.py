@@ -8,17 +8,30 @@ import jax
 import numpy as np
 
 from kdiff_jax import build, sealed
-from kdiff_jax.build import EvaluateStage
+from kdiff_jax.build import EvaluateStage, TrainStage
 from kdiff_jax.build.sections import Evaluate
 from kdiff_jax.data.images import Images
 from kdiff_jax.errors import ConfigError, DataError
 from kdiff_jax.metrics import features
 from kdiff_jax.report import grid, html, metrics_log, summary
-from kdiff_jax.stages import LACKS, Job, facts, finish, is_done, neighbours, rows
+from kdiff_jax.stages import (
+    LACKS,
+    Job,
+    denoised,
+    facts,
+    finish,
+    is_done,
+    neighbours,
+    rows,
+)
 from kdiff_jax.stages.compared import Reference
 from kdiff_jax.train import label_protocols, parallel
 
 log = logging.getLogger(__name__)
+DENOISED = (
+    "what teacher and fake score see in the student's images at a noise sigma / alpha;"
+    " distribution matching moves the student by the difference"
+)
 NEAREST = "Samples, and the training images that are nearest, with their distances"
 
 
@@ -166,6 +179,7 @@ def write_report(job: Job, measured, real, data: Images) -> None:
         path = root / f"{neighbours.NAME}.png"
         grid.save_png(path, neighbours.picture(beside, data))
         grids.append((NEAREST, path))
+    grids += [one for s in job.stages if s.kind == "train" for one in _denoised(job, s)]
     report = summary.make_report(name, [row for row, _ in measured])
     summary.write(root / "report.json", report)
     trained = [s.name for s in job.stages if s.kind == "train"]
@@ -177,6 +191,14 @@ def write_report(job: Job, measured, real, data: Images) -> None:
         curves=curves,
         config=job.recipe.config,
     )
+
+
+def _denoised(job: Job, stage: TrainStage) -> list[tuple[str, pathlib.Path]]:
+    """The last picture of a stage with a fake score."""
+    folder = job.folder(stage.name) / "samples" / denoised.FOLDER
+    steps = sorted(int(p.stem) for p in folder.glob("*.png") if p.stem.isdigit())
+    title = f"{stage.name}, step {{}}: {DENOISED}"
+    return [(title.format(s), folder / f"{s}.png") for s in steps[-1:]]
 
 
 def _curves(job: Job, stage: str) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from kdiff_jax.stages.students import Students
 from kdiff_jax.train import generate
 
 NUM, SEED = 20, 0
+Also = Callable[[int, Any, np.ndarray], None] | None
 
 
 class Row(NamedTuple):
@@ -38,8 +39,11 @@ class SampleGrids:
     From the same noise; the student is the last row.
     """
 
-    def __init__(self, folder: pathlib.Path, rows: Sequence[Row], log: Log):
+    def __init__(
+        self, folder: pathlib.Path, rows: Sequence[Row], log: Log, also: Also = None
+    ):
         self._folder, self._rows, self._log = folder, rows, log
+        self._also = also
 
     def begin(self) -> None:
         """Makes the teacher's images, which stay the same.
@@ -53,12 +57,13 @@ class SampleGrids:
             row.make(None)
 
     def __call__(self, step, state) -> None:
-        picture = grid.side_by_side(
-            [(row.title, row.make(state)) for row in self._rows]
-        )
+        made = [(row.title, row.make(state)) for row in self._rows]
+        picture = grid.side_by_side(made)
         if jax.process_index() == 0:
             grid.save_png(self._folder / f"{step}.png", picture)
             self._log.image(step, "samples", picture)
+        if self._also:
+            self._also(step, state, made[-1][1])
 
 
 def of_stage(
@@ -67,8 +72,20 @@ def of_stage(
     roles: Roles,
     students: Students,
     log: Log,
+    *,
+    also: Callable[[int, Any, np.ndarray, np.ndarray], None] | None = None,
 ) -> SampleGrids:
-    """The student of a stage, below its teacher; each student at what it owns."""
+    """The student of a stage, below its teacher; each student at what it owns.
+
+    Args:
+        job: The job.
+        stage: The stage.
+        roles: Its roles.
+        students: Its students.
+        log: Its log.
+        also: Function of (step, state, the student's images, their labels) that is
+            called with every picture.
+    """
     num_classes = roles.spec.num_classes
     labels = generate.shown_labels(NUM, num_classes, students.owners)
     if students.is_part:  # it answers for all, but is seen at what it learns
@@ -97,7 +114,8 @@ def of_stage(
     rows = [Row(f"{stage.name}, {_steps(sampler)}", student)]
     if (teacher := roles.teacher) is not None:
         rows.insert(0, _teacher(job, stage, teacher, asked, batch_option=option))
-    return SampleGrids(job.folder(stage.name) / "samples", rows, log)
+    more = also and (lambda step, state, made: also(step, state, made, asked["labels"]))
+    return SampleGrids(job.folder(stage.name) / "samples", rows, log, more)
 
 
 def _teacher(

@@ -20,7 +20,17 @@ from kdiff_jax.interop import training
 from kdiff_jax.method import Method, Numbers
 from kdiff_jax.named import named
 from kdiff_jax.partition import same_owners
-from kdiff_jax.stages import Job, apart, finish, grids, pairs, results, roles, students
+from kdiff_jax.stages import (
+    Job,
+    apart,
+    denoised,
+    finish,
+    grids,
+    pairs,
+    results,
+    roles,
+    students,
+)
 from kdiff_jax.stages.best import Best
 from kdiff_jax.stages.hooks import Log, Saver
 from kdiff_jax.stages.roles import Roles
@@ -81,7 +91,9 @@ def run(job: Job, stage: TrainStage) -> None:
     best = None
     if train.result == "best":
         best = Best(job, stage, plan.method, folder, log, first_step=step, fed=fed)
-    shown = grids.of_stage(job, stage, plan.roles, plan.students, log)
+    about = plan.method, plan.roles, plan.students, fed.frozen, plan.own
+    also = denoised.of_stage(job, stage, *about, log)
+    shown = grids.of_stage(job, stage, plan.roles, plan.students, log, also=also)
     stream = data_batches.iterate(fed.batches, start_step=step)
     try:
         if step < train.num_steps:
