@@ -117,15 +117,14 @@ def test_equal_images_are_told(caplog):
 def test_intervals_hold_the_figure_and_shrink_with_the_samples():
     theirs = seen(normal(4000, seed=1))
 
-    def width(num):
+    def width(num, *others):
         ours = seen(normal(num, shift=1.0))
-        names = dict(bootstrap=50)
-        found = table.measure(["fd", "kd"], PIXELS, ours, theirs, **names)
+        found = table.measure(["fd", *others], PIXELS, ours, theirs, bootstrap=50)
         low, high = found["fd_pixels_low"], found["fd_pixels_high"]
         assert low < found["fd_pixels"] < high and "kd_pixels_low" not in found
         return high - low
 
-    wide, narrow = width(100), width(1600)
+    wide, narrow = width(100, "kd"), width(1600)
     assert 2.5 < wide / narrow < 6  # 4, were there no noise
 
 
