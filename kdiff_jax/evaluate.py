@@ -119,6 +119,8 @@ def main() -> None:
     import jax
 
     from kdiff_jax import interop
+    from kdiff_jax.interop import training
+    from kdiff_jax.interop.checkpoint import located
     from kdiff_jax.metrics import features as extractors
     from kdiff_jax.metrics import groups, moments, table
     from kdiff_jax.report import environment
@@ -189,6 +191,7 @@ def main() -> None:
         "num_images": NUM.value,
         "labels": label_protocols.of_row(LABELS.value, model.num_classes),
         **seeds.figures_of(each, HEADLINE.value),
+        "average": training.result_of(located(checkpoint)),
         "features": features.provenance,
         "compared_with": stats.provenance,
         "images_per_second": found.images_per_second,

@@ -108,6 +108,13 @@ def test_averages_are_taken_by_name(stage):
     assert all((raw != one).any() for one in found.values())
 
 
+def test_a_stage_says_of_which_weights_its_model_is(stage, tmp_path):
+    of_stage = stage, stage / "model", stage / "checkpoints" / "60"
+    assert [training.result_of(place) for place in of_stage] == ["wide"] * 3
+    for place in (stage.parent, tmp_path, stage / "samples", stage / "model" / "x"):
+        assert training.result_of(place) is None
+
+
 def test_an_average_that_was_never_kept_is_built(stage, tmp_path, monkeypatch):
     """Told of two, it finds the third, nearer than any of them."""
     exact = flat(snapshots.load(stage, average="other"))

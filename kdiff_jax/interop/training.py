@@ -42,6 +42,26 @@ def find(path: pathlib.Path) -> tuple[pathlib.Path, list[int]] | None:
     return None
 
 
+def result_of(path: pathlib.Path) -> str | None:
+    """Of which weights a stage's model or step is: "params", or a moving average.
+
+    Args:
+        path: A stage folder, its model folder, or a step in it.
+
+    Returns:
+        The name, or None for what is of no stage, or of one that does not say it.
+    """
+    path = path.absolute()
+    stages = {"model": path.parent, "checkpoints": path.parent.parent}
+    stage = stages.get(path.name, stages.get(path.parent.name, path))
+    stage = path if (path / STAGE).is_file() else stage
+    try:
+        return description(stage).result if (stage / STAGE).is_file() else None
+    except CheckpointError as error:
+        log.error("%s", error)
+        return None
+
+
 class Description(NamedTuple):
     """What the steps of a stage folder are.
 

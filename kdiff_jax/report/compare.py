@@ -250,4 +250,8 @@ def markdown(found: Sequence[Group]) -> str:
         told = "; ".join(f"{name}: {text}" for name, text in group.facts.items())
         parts.append("\n\n".join([p for p in (title, told) if p]))
         parts.append(summary.markdown([head, *body], first_number=2))
+        told = zip(group.names, group.rows, strict=True)
+        parts.append(
+            "\n".join(f"* {name}: {details.in_short(row)}" for name, row in told)
+        )
     return "\n\n".join(parts) + "\n"

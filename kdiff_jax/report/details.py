@@ -44,6 +44,22 @@ def of_row(
     ]
 
 
+def in_short(row: Row) -> str:
+    """In one line what a table of figures leaves out: seed, weights, device, time."""
+    measured = row.get("measured") or {}
+    labels = row.get("labels")
+    parts = [
+        seeds_text(row),
+        *([f"labels {labels}"] if labels else []),
+        f"weights: {average_text(row)}",
+        sampler_text(row),
+        str(row.get("precision") or UNKNOWN),
+        device_text(measured),
+        " ".join(_when(measured)) or UNKNOWN,
+    ]
+    return "; ".join(parts)
+
+
 def figure_names(rows: Sequence[Row]) -> list[str]:
     """The figures that any row has, without what tells their spread."""
     found = dict.fromkeys(name for row in rows for name in row["metrics"])

@@ -120,14 +120,21 @@ def students(rows: Sequence[Row], names: Sequence[str]) -> Html:
         partition = Partition.from_spec(dict(spec))
         owned = [line.partition(": ")[2] for line in partition.table().splitlines()]
         own = _of_groups(row, partition)
-        head = ["student", "owns", "updates", *own]
+        head = ["student", "owns", "share", "updates", *own]
         updates = _text(row.get("train_steps"))
         lines = [
-            [str(k), owned[k], updates, *(values[k] for values in own.values())]
+            [
+                str(k),
+                owned[k],
+                _share(partition, k),
+                updates,
+                *(values[k] for values in own.values()),
+            ]
             for k in range(partition.num_students)
         ]
         caption = f"{name}: {partition.num_students} students and what each owns"
-        parts.append(elements.table(head, lines, caption=caption, text_columns=(0, 1)))
+        words = (0, 1, 2)
+        parts.append(elements.table(head, lines, caption=caption, text_columns=words))
     return Html("\n".join(parts))
 
 
@@ -185,6 +192,18 @@ def _of_groups(row: Row, partition: Partition) -> dict[str, list[str]]:
         "images" if n == "num_images" else n: [_figure(found[o], n) for o in owners]
         for n in shown
     }
+
+
+def _share(partition: Partition, k: int) -> str:
+    """Part of the labels that a student owns, and which range of the times."""
+    group, i = divmod(k, partition.num_ranges)
+    parts = []
+    if partition.groups:
+        num = sum(map(len, partition.groups))
+        parts.append(f"{100 * len(partition.groups[group]) / num:.3g} % of labels")
+    if partition.borders:
+        parts.append(f"range {i + 1} of {partition.num_ranges}")
+    return ", ".join(parts)
 
 
 def _has(row: Row) -> bool:

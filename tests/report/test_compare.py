@@ -44,6 +44,9 @@ def test_runs_are_ranked_together_and_the_best_is_marked(tmp_path):
     text = compare.markdown([group])
     assert "| a: teacher | ddim | 64 | **2** |" in text
     assert text.count("**") == 4
+    # What the table leaves out stands below it, of each model.
+    about = "seed 0; weights: moving average 'ema'; ddim(num_steps=4); float32; "
+    assert f"* a: student: {about}" in text and text.count("\n* ") == 3
 
 
 @pytest.mark.parametrize(

@@ -20,12 +20,15 @@ def test_every_student_stands_with_what_it_owns_and_the_figures_of_its_classes()
     """Two groups of classes by two ranges of time: the ranges share their figures."""
     many = row(num_students=4, partition=SPLIT, groups=GROUPS, train_steps=7)
     found = words(models.students([row(), many], ["teacher", "student"]))
-    assert found[:6] == [
+    assert found[:7] == [
         "student: 4 students and what each owns",
-        *("student", "owns", "updates", "images", "fd_pixels"),
+        *("student", "owns", "share", "updates", "images", "fd_pixels"),
     ]
-    cells = [word for word in found[6:] if word.strip()]
-    rows = [cells[i : i + 5] for i in range(0, 20, 5)]
+    cells = [word for word in found[7:] if word.strip()]
+    rows = [cells[i : i + 6] for i in range(0, 24, 6)]
+    assert [r.pop(2) for r in rows] == [
+        f"50 % of labels, range {i} of 2" for i in (1, 2, 1, 2)
+    ]
     assert [r[0] for r in rows] == ["0", "1", "2", "3"]
     assert "0-1" in rows[1][1] and "0.25 < t <= 1" in rows[1][1]
     assert [r[2:] for r in rows] == [["7", "5", "0.5"]] * 2 + [["7", "5", "1.5"]] * 2
