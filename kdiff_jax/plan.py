@@ -11,7 +11,7 @@ from kdiff_jax.build.resolved import Recipe
 from kdiff_jax.data import pairs as pair_files
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.interop import Spec
-from kdiff_jax.stages import Job, before, evaluate, results, students
+from kdiff_jax.stages import Job, before, compared, evaluate, results, students
 from kdiff_jax.train import cost, layout, measure, parallel
 from kdiff_jax.train.cost import Cost
 from kdiff_jax.train.layout import Layout
@@ -61,6 +61,7 @@ def text(job: Job) -> str:
             needed = known[key]
             own = _model_facts(spec)
             lines.append(_train(job, stage, own, needed))
+            lines += _figures(job, stage, spec, own)
             if needed.why:
                 lines.append(f"    memory a device and disk not counted: {needed.why}")
             # Beside the newest: one that is good, the next, and one being written.
@@ -208,6 +209,21 @@ def _train(job, stage: TrainStage, facts, needs: Needs) -> str:
     if (parts := _layout(job, stage).num_parts) > 1:
         state += f", a part of {_size(turns * needs.saved)} on {parts}"
     return f"{line} {flops:.2e} FLOP, about {_size(memory)} a device, {state}"
+
+
+def _figures(job: Job, stage: TrainStage, spec: Spec, facts) -> list[str]:
+    """The images of all quick figures of a stage, and the network's work for them."""
+    train = stage.train
+    if not train.figure_every or (job.only is not None and job.split(stage.name)):
+        return []
+    times = -(-train.num_steps // train.figure_every)
+    flops = times * train.figure_images * spec.make_sampler().nfe * facts["flops"]
+    average = results.average_of_figures(train) or "params"
+    return [
+        f"    quick figures: {times} of {train.figure_images} images of {average},"
+        f" {','.join(train.figure_metrics)} on {compared.options_of(job).features},"
+        f" {flops:.2e} FLOP"
+    ]
 
 
 def _pairs(job, stage: PairsStage, facts):

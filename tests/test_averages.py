@@ -25,7 +25,7 @@ def weight_of_the_start(config, stage) -> float:
     method = methods.make(stage.method.name, nets=toy.NETS, process=process, **keywords)
     train = stage.train
     emas = optim.make(**_optim(stage, "student"), batch_size=train.batch_size).emas
-    decay = emas[results.average(train.result)]
+    decay = emas[results.average(train)]
     (phase,) = (p for p in method.phases if "student" in p.trains)
     steps = np.arange(phase.offset, train.num_steps, phase.every)
     updates = updates_before(method.phases, "student")

@@ -26,6 +26,9 @@ STUDENTS = dict(
     tsm=dict(method=dict(name="tsm")),
 )
 
+FIGURES = {"train.figure_every": 2, "stages.dmd.train.result": "ema"}
+BY_FD = FIGURES | {"train.best_by": "fd", "stages.dmd.train.result": "best"}
+
 
 def config(*names):
     """A teacher, pairs, and a student by each of these methods, the best of each."""
@@ -57,6 +60,25 @@ def check(found, tmp_path):
         ("tsm", {"stages.tsm.pairs": "pears"}, "is no stage of pairs; the config has"),
         ("tsm", {"stages.pairs.num_held_out": 0}, "stages.pairs.num_held_out=0: "),
         ("tsm", {"stages.tsm.optim": dict(lr=1e-2)}, "keeps no moving average; set"),
+        ("dmd", BY_FD | {"train.figure_every": 0}, "set --config.train.figure_every=N"),
+        ("dmd", BY_FD | {"evaluate.features": ""}, "names nothing to measure on; name"),
+        ("dmd", BY_FD | {"train.figure_images": 1}, "figure_images=1: a figure needs"),
+        (
+            "dmd",
+            BY_FD | {"train.best_by": "kd"},
+            "choose one of fd_pixels, held_out_lo",
+        ),
+        ("dmd", BY_FD | {"train.figure_metrics": ["fid"]}, "fid.*; choose one of fd, "),
+        (
+            "dmd",
+            BY_FD | {"train.figure_average": "slow"},
+            "figure_average='slow': .* of stage 'teacher', which has ema; choose",
+        ),
+        (
+            "dmd",
+            BY_FD | {"stages.dmd.train.figure_average": "slow"},
+            "stages.dmd.train.result='best': is no moving .* has ema; choose",
+        ),
     ],
 )
 def test_what_cannot_be_is_one_line_before_anything_runs(name, changes, text, tmp_path):

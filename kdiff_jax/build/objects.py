@@ -29,6 +29,8 @@ FREE = {
 FREE_OF_TRAIN = {
     **dict(num_steps=1, log_every=1, sample_every=1, save_every=1, save_minutes=1.0),
     **dict(validate_every=1, steps_per_dispatch=0, keep=1, result="params"),
+    **dict(best_by="held_out_loss", figure_every=0, figure_images=1),
+    **dict(figure_metrics=(), figure_average=""),
     **dict(spike_factor=0.0, spike_lines=1, hang_minutes=0.0),
 }
 # What all models of a recipe have alike.

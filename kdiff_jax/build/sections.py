@@ -36,12 +36,21 @@ class Train(NamedTuple):
         num_steps: Length of the training.
         batch_size: Examples of a step, over all devices.
         result: What the stage leaves: "params", a moving average by its name, such as
-            "ema", or "best", the best of the average "ema".
+            "ema", or "best", the best one of an average: of `figure_average` by a
+            figure, of "ema" by the held-out loss.
+        best_by: What "best" goes by: "held_out_loss", or a figure of `figure_metrics`,
+            such as "fd" or "recall", whose metric says which way is better.
         log_every: Steps between two lines of the log.
         sample_every: Steps between two grids of images.
         save_every: Steps between two checkpoints.
         save_minutes: Minutes between two checkpoints; whichever comes first saves.
         validate_every: Steps between two scores on held-out pairs, for "best".
+        figure_every: Steps between two quick figures, those of the section `evaluate`
+            of fewer images; 0 for none.
+        figure_images: Number of images of a quick figure.
+        figure_metrics: What a quick figure measures, see `Evaluate.metrics`.
+        figure_average: Moving average of the student that makes the images, or
+            "params"; "" for that of `result`.
         num_microbatches: Parts of a batch whose gradients are accumulated.
         steps_per_dispatch: Steps of one program; 0 is 1 on the CPU, 10 on accelerators.
         layout: How parameters, optimizer state and averages lie on the devices of a
@@ -59,11 +68,16 @@ class Train(NamedTuple):
     num_steps: Count
     batch_size: Count
     result: str = "params"
+    best_by: str = "held_out_loss"
     log_every: Count = 100
     sample_every: Count = 1000
     save_every: Count = 5000
     save_minutes: Positive = 10.0
     validate_every: Count = 1000
+    figure_every: Whole = 0
+    figure_images: Count = 1000
+    figure_metrics: tuple[str, ...] = ("fd",)
+    figure_average: str = ""
     num_microbatches: Count = 1
     steps_per_dispatch: Whole = 0
     layout: Literal["replicated", "zero1"] = "replicated"

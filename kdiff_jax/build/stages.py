@@ -79,12 +79,7 @@ def expand(config: Mapping[str, Any]) -> list[Stage]:
 
 def _train(config, name: str, section, init) -> TrainStage:
     shared = {**config.get("train", {}), **section.get("train", {})}
-    train, partition = sections.Train(**shared), bool(section.get("partition"))
-    if train.result == "best" and partition:
-        raise ConfigError(
-            f"stages.{name}.train.result='best': is for one student; choose params or"
-            " ema"
-        )
+    train = sections.Train(**frozen(shared))
     return TrainStage(
         name=name,
         init=frozen(init),
@@ -97,7 +92,7 @@ def _train(config, name: str, section, init) -> TrainStage:
         sampler=frozen(section.get("sampler") or {}),
         pairs=section.get("pairs") or "",
         settings=frozen(section.get("settings") or {}),
-        partition=partition,
+        partition=bool(section.get("partition")),
         filter_data=section.get("filter_data"),
         precision=_precision(config, section),
         channels=section.get("channels", ""),

@@ -5,6 +5,7 @@ from kdiff_jax.metrics.seen import Seen, main_of
 
 NEEDS = ("moments",)
 MIN_IMAGES = 2
+BETTER = {"fd": "lower"}
 RESAMPLED = True
 
 

@@ -14,6 +14,7 @@ from kdiff_jax.metrics.seen import Seen, main_of, of_rows, rows_of
 NEEDS = ("moments", "rows")
 NEEDS_OF_REFERENCE = ("moments",)
 MIN_IMAGES = 20
+BETTER = {"fd_inf": "lower"}
 NUM_POINTS = 15  # as in the paper
 SEED = 0  # of the order in which samples are taken
 

@@ -11,6 +11,7 @@ NEEDS = ("logits",)
 NEEDS_OF_REFERENCE = ()
 SHUFFLE = 2020  # of torch-fidelity
 MIN_IMAGES = 10
+BETTER = {"inception_score": "higher"}
 RESAMPLED = True
 
 

@@ -14,6 +14,7 @@ from kdiff_jax.metrics.seen import Seen, rows_of
 
 NEEDS = ("rows",)
 MIN_IMAGES = 2
+BETTER = {"kd": "lower"}
 SUBSET = 1000  # images of a subset, or all where there are fewer
 ROWS = 2048  # rows of a kernel matrix held at once: 50,000 squared would be 20 GB
 

@@ -9,6 +9,7 @@ from kdiff_jax.metrics.seen import Seen, rows_of
 
 NEEDS = ("rows",)
 MIN_IMAGES = 2
+BETTER = {"kd_full": "lower"}
 
 
 def measure(found: Seen, reference: Seen) -> dict[str, float]:

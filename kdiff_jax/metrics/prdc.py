@@ -8,6 +8,7 @@ from kdiff_jax.metrics.seen import Seen, rows_of
 
 NEEDS = ("rows",)
 MIN_IMAGES = 6
+BETTER = dict.fromkeys(("precision", "recall", "density", "coverage"), "higher")
 K_BALLS, K_DENSITY = 3, 5
 
 

@@ -8,6 +8,7 @@ from kdiff_jax.metrics.seen import Seen, spatial_of
 
 NEEDS = ("spatial",)
 MIN_IMAGES = 2
+BETTER = {"sfd": "lower"}
 
 
 def measure(found: Seen, reference: Seen) -> dict[str, float]:

@@ -7,6 +7,8 @@
 ``NEEDS_OF_REFERENCE``                          of the reference; by default the same
 ``MIN_IMAGES``                                  images that it needs at least
 ``RESAMPLED``                                   whether a bootstrap tells its spread
+``BETTER``                                      figure -> "lower" or "higher", of those
+                                                that tell a better model
 ==============================================  ======================================
 
 A figure is reported as `figure_name` says: "fd" of Inception as "fid", of pixels as
@@ -66,6 +68,21 @@ def needs_of_reference(wanted: Sequence[str]) -> frozenset[str]:
         for module in modules(wanted)
         for need in getattr(module, "NEEDS_OF_REFERENCE", module.NEEDS)
     )
+
+
+def better(wanted: Sequence[str], features: str) -> dict[str, str]:
+    """Name of a figure, as it is reported -> which way is better, "lower" or "higher".
+
+    Figures that do not tell a better model are not there.
+
+    Args:
+        wanted: Names of metrics.
+        features: Name of the features.
+    """
+    found: dict[str, str] = {}
+    for module in modules(wanted):
+        found |= getattr(module, "BETTER", {})
+    return {figure_name(features, name): way for name, way in found.items()}
 
 
 def check(

@@ -41,7 +41,7 @@ class Progress:
         self._name, self._num_steps, self._batch_size = name, num_steps, batch_size
         self._stream, self._clock = stream, clock
         self._last, self._first = (step, clock()), None
-        self._bar = None
+        self._bar, self._figure = None, []
         if stream.isatty():
             self._bar = RichProgress(
                 TextColumn("{task.description}"),
@@ -82,6 +82,7 @@ class Progress:
             [
                 f"{self.step}/{self._num_steps}",
                 *([] if shown is None else [f"{shown} {float(metrics[shown]):.4g}"]),
+                *self._figure,
                 f"{images_per_second:.4g} images/s",
                 f"{duration(seconds)} left",
             ]
@@ -95,6 +96,14 @@ class Progress:
             "images": self.step * self._batch_size,
             "images_per_second": images_per_second,
         }
+
+    def show(self, name: str, value: float) -> None:
+        """Prints a figure, which a terminal's bar shows from its next line on."""
+        self._figure = [f"{name} {value:.4g}"] if self._bar is not None else []
+        if self._bar is None:
+            at = f"{self.step}/{self._num_steps}"
+            line = f"{self._name}  {at}  {name} {value:.4g}"
+            print(line, file=self._stream, flush=True)
 
     def close(self) -> None:
         """Leaves the bar as it is and gives the terminal back."""

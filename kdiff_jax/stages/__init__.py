@@ -38,12 +38,16 @@ class Job:
         workdir: One folder per stage lies in it.
         mesh: The devices.
         programs: Compiled steps, which stages that differ in numbers alone share.
+        extractors: Feature networks that stages share.
     """
 
     recipe: Recipe
     workdir: pathlib.Path
     mesh: Mesh
     programs: dict[Hashable, Program] = dataclasses.field(
+        default_factory=dict, compare=False, repr=False
+    )
+    extractors: dict[Hashable, features.Features] = dataclasses.field(
         default_factory=dict, compare=False, repr=False
     )
 

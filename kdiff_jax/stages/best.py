@@ -1,152 +1,128 @@
-"""Keeps the moving average with the lowest loss on held-out pairs.
-
-Luhman & Luhman 2021 score it during training and keep the best, as in early stopping.
-"""
+"""Keeps the best model of a stage, by whatever scores it while it trains."""
 
 import logging
-import math
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import safetensors
 import safetensors.numpy
-from jax.sharding import PartitionSpec as P
 
-from kdiff_jax import rng, sealed
+from kdiff_jax import sealed
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.files import json_text, write_atomically
 from kdiff_jax.interop.trees import flatten, unflatten
-from kdiff_jax.method import Context
-from kdiff_jax.stages import pairs
-from kdiff_jax.train import inputs, parallel, watchdog
+from kdiff_jax.stages import results
+from kdiff_jax.train import parallel
 from kdiff_jax.train.step import without_axis
 
 AGAIN = (
     "delete it, and the best of the steps that are left is taken; or delete the folder"
     " of this stage to train it again"
 )
+HELD_OUT = {"figure": results.HELD_OUT}  # what files of before say nothing else of
 
 log = logging.getLogger(__name__)
 
 
 class Best:
-    """Scores with the method's own loss, over all held-out pairs, in fixed batches.
+    """The best of the averages that are offered; the first of several equal ones.
 
-    `results.check` says of which stages there can be a best.
+    Several students of a partition are offered together: the best is that of a step.
     """
 
     FILE = "best.safetensors"
 
-    def __init__(self, job, stage, method, folder, log, *, first_step: int, fed):
-        """Compiles nothing yet.
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        about: Mapping[str, Any],
+        *,
+        average: str | None,
+        first_step: int,
+        higher: bool = False,
+    ):
+        """Takes up the best of the steps before.
 
         Args:
-            job: See `Job`.
-            stage: Its name and the pairs that it trains on.
-            method: Method with a single phase.
             folder: Folder of the stage.
-            log: Gets the score, `held_out_loss`.
+            about: What the scores are, in plain values. A best by another score is
+                given up.
+            average: Moving average that is kept, None for the parameters.
             first_step: Step that the run begins or resumes at. A best of a later one is
                 of an attempt that was given up, or is found again.
-            fed: Frozen roles and numbers on the mesh, see `train.Fed`.
+            higher: Whether higher scores are better.
         """
-        self._source = pairs.source(job, stage.pairs, pairs.HELD_OUT)
-        self._path, self._log = folder / self.FILE, log
-        self._lowest = self._loss_so_far(first_step)
-        self._mesh = job.mesh
-        self._size = min(stage.train.batch_size, self._source.num)
-        self._size -= self._size % job.mesh.shape["data"]
-        roles = (*method.frozen, *method.nets["student"].conditions.shapes)
-        frozen = {role: fed.frozen[role] for role in roles}
-        self._given = frozen, fed.numbers
-        (phase,), student = method.phases, method.nets["student"]
-        as_batch = inputs.make(space=student.space, conditions=student.conditions)
+        self._path, self._about, self._average = folder / self.FILE, about, average
+        self._sign = -1 if higher else 1
+        self._value = self._so_far(first_step)
 
-        def loss(params, frozen, numbers, batch, positions):
-            # There is one student, and one group of devices.
-            params, numbers, batch = without_axis((params, numbers, batch))
-            keys = rng.example_keys(jax.random.key(0), 0, positions)
-            batch = as_batch(frozen, batch, keys)
-            share, _, settings = numbers
-            context = Context({}, {}, frozen, {}, batch, keys, share, settings=settings)
-            value, _ = phase.loss(params, context)
-            return jax.lax.pmean(value, ("student", "data"))
-
-        self._loss = jax.jit(
-            jax.shard_map(
-                loss,
-                mesh=job.mesh,
-                in_specs=(
-                    *(parallel.BY_STUDENT, P(), parallel.BY_STUDENT),
-                    *(P("student", "data"), P("data")),
-                ),
-                out_specs=P(),
-            )
-        )
-
-    def _loss_so_far(self, first_step: int) -> float:
+    def _so_far(self, first_step: int) -> float | None:
         if not self._path.is_file():
-            return math.inf
+            return None
         facts, _ = _read(self._path)
-        if facts["step"] <= first_step:
-            return facts["loss"]
+        same = facts["about"] == self._about
+        if same and facts["step"] <= first_step:
+            return facts["value"]
+        if not same:
+            log.warning(
+                "%s: is the best by something else, %s; the best is looked for among"
+                " the steps that are left",
+                *(self._path, json_text(facts["about"])),
+            )
         if jax.process_index() == 0:
             self._path.unlink(missing_ok=True)
-        return math.inf
+        return None
 
-    def __call__(self, step, state) -> None:
-        params = state.nets["student"].ema["ema"]
-        others = {role: net.params for role, net in state.nets.items()}
-        value = self.score({**others, "student": params})
-        self._log.add(held_out_loss=value)
-        if value < self._lowest:
-            self._keep(step, params, value)
-        self._lowest = min(value, self._lowest)
+    def offer(self, step: int, state, value: float) -> None:
+        """Keeps the average of this state if it is better than all before; NaN is not.
 
-    def _keep(self, step, params, loss) -> None:
-        leaves = flatten(without_axis(parallel.to_host(params)))
+        Args:
+            step: The step.
+            state: The `TrainState` of all students.
+            value: Its score, the same on every host.
+        """
+        score = self._sign * value
+        before = float("inf") if self._value is None else self._sign * self._value
+        if not score < before:
+            return
+        self._value = value
+        params = parallel.to_host(
+            results.params_of(state.nets["student"], self._average)
+        )
+        leaves = flatten(without_axis(params) if _num_students(params) == 1 else params)
         if jax.process_index() != 0:
             return
-        facts = {"step": step, "loss": loss, "leaves": sealed.digest_of(leaves)}
+        facts = {"step": step, "value": value, "about": self._about}
+        facts |= {"leaves": sealed.digest_of(leaves)}
         metadata = {"best": json_text(sealed.seal(facts))}
         write_atomically(self._path, safetensors.numpy.save(leaves, metadata))
 
-    def score(self, params) -> float:
-        """Mean loss over the held-out pairs; what does not fill a batch is left out.
-
-        Args:
-            params: Parameters of every trained role, with an axis of the one student.
-        """
-        total, num = 0.0, self._source.num // self._size
-        for k in range(num):
-            local = self._size // jax.process_count()
-            first = k * self._size + jax.process_index() * local
-            indices = np.arange(first, first + local)
-            batch = jax.tree.map(lambda x: x[None], self._source.batch(indices))
-            batch = parallel.shard_batch(batch, self._mesh)
-            positions = jnp.arange(self._size)
-            total += float(self._loss(params, *self._given, batch, positions))
-            watchdog.beat()
-        return total / num
-
-    def params(self, last):
-        """The best average, as a tree of arrays with an axis of the one student.
+    def params(self, last) -> tuple[Any, dict[str, Any]]:
+        """(the best average, with an axis of the students; step, value and what it is).
 
         Args:
             last: The average of the last step, which is the best that is left if
-                somebody has deleted the file of the best.
+                somebody has deleted the file of the best, or no score was finite.
 
         Raises:
             CheckpointError: If it is damaged.
         """
         if not self._path.is_file():
             log.warning("%s: is not there; the last average is taken", self._path)
-            return last
-        return jax.tree.map(
-            lambda x: jnp.asarray(x)[None], unflatten(_read(self._path)[1])
+            return last, {}
+        facts, leaves = _read(self._path)
+        one = _num_students(last) == 1
+        params = jax.tree.map(
+            lambda x: jnp.asarray(x)[None] if one else x, unflatten(leaves)
         )
+        return params, {"step": facts["step"], "value": facts["value"], **self._about}
+
+
+def _num_students(params) -> int:
+    return len(jax.tree.leaves(params)[0])
 
 
 def _read(path: pathlib.Path):
@@ -162,9 +138,11 @@ def _read(path: pathlib.Path):
         leaves = safetensors.numpy.load(blob)
         if facts.get("leaves", sealed.digest_of(leaves)) != sealed.digest_of(leaves):
             raise sealed.Damaged("a leaf is another than was written")
-        kinds = type(facts.get("step")), type(facts.get("loss"))
-        if kinds != (int, float):
-            raise sealed.Damaged("it has no step or no loss")
+        if "loss" in facts:  # a file of before, when there was no other score
+            facts |= {"value": facts["loss"], "about": HELD_OUT}
+        kinds = [type(facts.get(key)) for key in ("step", "value", "about")]
+        if kinds != [int, float, dict]:
+            raise sealed.Damaged("it has no step or no score")
         return facts, leaves
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: is damaged ({error}); {AGAIN}") from None

@@ -16,6 +16,7 @@ from kdiff_jax.metrics import groups, stats, table
 from kdiff_jax.metrics.features import Features
 from kdiff_jax.metrics.moments import check_memory
 from kdiff_jax.metrics.seen import Seen
+from kdiff_jax.named import frozen
 from kdiff_jax.partition import Partition
 from kdiff_jax.stages import Job, neighbours
 from kdiff_jax.train import parallel, reference
@@ -45,7 +46,7 @@ class Reference:
         self.needs: frozenset[str] = frozenset()
         if not options.features:
             return
-        self.features = features_of(options, job.mesh)
+        self.features = features_for(job, options)
         if self.features is None:
             return
         shape = job.recipe.space.pixel_shape
@@ -54,21 +55,10 @@ class Reference:
         classes = job.recipe.num_classes
         self.parts = groups.of(options.per, classes, partition)
         self.needs = table.needs(options.metrics, bootstrap=options.bootstrap > 0)
-        needed = table.needs_of_reference(options.metrics)
+        needed = needs_of_reference(options)
         if self.parts:
             self.needs |= groups.needs(options.metrics)
-            needed |= groups.needs_of_reference(options.metrics)
-        path = folder / f"reference_{options.features}.npz"
-        there = parallel.from_first_host(_is_reference(path, self.features, needed))
-        if not there:
-            data = build.load_images(job.recipe)
-            found = reference.of_images(data.name, data, self.features, needed)
-            if jax.process_index() == 0:
-                stats.save(path, found)
-            parallel.wait_for_all("reference")
-        self.stats = stats.load_stats(
-            path, features=self.features, dim=dim, needs=needed
-        )
+        self.stats = statistics(job, self.features, folder, needed)
 
     def about(self) -> dict[str, Any]:
         """What the figures of a row are of."""
@@ -106,29 +96,77 @@ class Reference:
         return groups.measure(names, self.features, ours, theirs, self.parts)
 
 
+def options_of(job: Job) -> Evaluate:
+    """Options of the recipe's stage that evaluates; without one, those of all."""
+    own = [s.options for s in job.stages if s.kind == "evaluate"]
+    return own[0] if own else Evaluate(**frozen(job.recipe.config.get("evaluate", {})))
+
+
+def needs_of_reference(options: Evaluate) -> frozenset[str]:
+    """What an evaluation with these options reads of its reference."""
+    found = table.needs_of_reference(options.metrics)
+    return found | groups.needs_of_reference(options.metrics) if options.per else found
+
+
+def statistics(
+    job: Job, features: Features, folder: pathlib.Path, needed: frozenset[str]
+) -> stats.Stats:
+    """Statistics of the whole data set, made where they are not in the folder yet."""
+    path = folder / f"reference_{features.name}.npz"
+    if not parallel.from_first_host(_is_reference(path, features, needed)):
+        data = build.load_images(job.recipe)
+        found = reference.of_images(data.name, data, features, needed)
+        if jax.process_index() == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            stats.save(path, found)
+        parallel.wait_for_all("reference")
+    dim = feature_extractors.dim_of(features, job.recipe.space.pixel_shape)
+    return stats.load_stats(path, features=features, dim=dim, needs=needed)
+
+
+def folder_of(job: Job) -> pathlib.Path | None:
+    """Folder of the recipe's stage that evaluates, where its reference lies."""
+    names = [s.name for s in job.stages if s.kind == "evaluate"]
+    return job.folder(names[0]) if names else None
+
+
+def features_for(job: Job, options: Evaluate) -> Features | None:
+    """As `features_of`, on the job's devices; stages of a job share one network."""
+    key = options.features, options.weights, options.preprocessing
+    if key not in job.extractors:
+        found = features_of(options, job.mesh)
+        if found is None:
+            return None
+        job.extractors[key] = found
+    return job.extractors[key]
+
+
+def missing(options: Evaluate) -> str:
+    """What is missing of the features' weights on any host, in words; "" if nothing."""
+    weights = options.weights or None
+    lacks = feature_extractors.missing(options.features, weights, fetch=options.fetch)
+    if not parallel.on_any_host(lacks is not None):
+        return ""
+    return lacks or "a host lacks the file of its weights: put it at its place"
+
+
 def features_of(options: Evaluate, mesh) -> Features | None:
     """The features that a section names, on these devices.
 
     None, with a line of the log, if their public file is not there: a recipe states its
     metric, and whoever has no such file still gets the student and all other figures.
     """
-    weights = options.weights or None
-    missing = parallel.on_any_host(
-        feature_extractors.missing(options.features, weights, fetch=options.fetch)
-        is not None
-    )
-    if missing:
+    if lacks := missing(options):
         log.warning(
             "--config.evaluate.features=%s is left out: %s and run the same command"
             " again, which measures what is missing; all other figures are made",
             options.features,
-            feature_extractors.missing(options.features)
-            or "a host lacks the file of its weights: put it at its place",
+            lacks,
         )
         return None
     return feature_extractors.make(
         options.features,
-        weights=weights,
+        weights=options.weights or None,
         preprocessing=options.preprocessing or None,
         fetch=options.fetch,
         mesh=mesh,

@@ -96,26 +96,32 @@ def of_stage(
         batch_size=min(NUM, stage.train.batch_size),
     )
     option = f"{job.section(stage.name)}.train.batch_size"
-    sampler = interop.sampler_of(roles.spec, roles.process)
-    make = generate.Generator(
-        roles.nets["student"],
-        sampler,
-        students.mesh,
-        students.owners,
-        frozen=job.frozen,
-        name=f"stage {stage.name!r}",
-        batch_option=option,
-    )
+    make = generator(job, stage, roles, students, batch_option=option)
 
     def student(state):
-        found = results.params_of(state.nets["student"], stage.train.result)
+        found = results.params_of(state.nets["student"], results.average(stage.train))
         return make.images(found, **asked)
 
-    rows = [Row(f"{stage.name}, {_steps(sampler)}", student)]
+    rows = [Row(f"{stage.name}, {_steps(make.sampler)}", student)]
     if (teacher := roles.teacher) is not None:
         rows.insert(0, _teacher(job, stage, teacher, asked, batch_option=option))
     more = also and (lambda step, state, made: also(step, state, made, asked["labels"]))
     return SampleGrids(job.folder(stage.name) / "samples", rows, log, more)
+
+
+def generator(
+    job: Job, stage: TrainStage, roles: Roles, students: Students, *, batch_option: str
+) -> generate.Generator:
+    """What makes the images of a stage's students, with their own sampler."""
+    return generate.Generator(
+        roles.nets["student"],
+        interop.sampler_of(roles.spec, roles.process),
+        students.mesh,
+        students.owners,
+        frozen=job.frozen,
+        name=f"stage {stage.name!r}",
+        batch_option=batch_option,
+    )
 
 
 def _teacher(

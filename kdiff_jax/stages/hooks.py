@@ -18,6 +18,8 @@ from kdiff_jax.train import parallel
 from kdiff_jax.train.divergence import SPIKES, Watch
 from kdiff_jax.train.means import Means
 
+_FIGURE = "figure_seconds"  # of lines that hold figures, and no losses
+
 
 class _Line(NamedTuple):
     """A line of the log, whose numbers may still be on the device."""
@@ -62,6 +64,8 @@ class Log:
         self._writes = jax.process_index() == 0  # only the first process talks
         path = folder / "metrics.jsonl"
         lines = [m for m in metrics_log.read(path) if m["step"] <= first_step]
+        self._figures = {(m["step"], n) for m in lines if _FIGURE in m for n in m}
+        lines = [m for m in lines if _FIGURE not in m]
         self.seconds = lines[-1].get("train_seconds", 0.0) if lines else 0.0
         if self._writes:
             self._file = metrics_log.MetricsLog(path, step=first_step)
@@ -89,6 +93,26 @@ class Log:
     def add(self, **metrics: float) -> None:
         """Metrics of other hooks, written with the next line."""
         self._extra |= metrics
+
+    def figures(self, step: int, values: Mapping[str, float], seconds: float) -> None:
+        """Writes figures to a line of their own, at once: a killed run has them.
+
+        Args:
+            step: The step.
+            values: Figures by name; the first is shown with the progress, too.
+            seconds: What they took.
+        """
+        while self._lines:  # in the order of the steps
+            self._write(self._lines.pop(0))
+        if not self._writes:
+            return
+        self._progress.show(*next(iter(values.items())))
+        self._file.write(step, {**values, _FIGURE: seconds})
+        self._board.scalars(step, values)
+
+    def has_figures(self, step: int, ending: str) -> bool:
+        """Whether a run before has written figures with these names' end at a step."""
+        return any(at == step and name.endswith(ending) for at, name in self._figures)
 
     def image(self, step: int, name: str, image) -> None:
         if self._writes:

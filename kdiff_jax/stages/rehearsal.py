@@ -24,7 +24,7 @@ from kdiff_jax.method import Method, Numbers
 from kdiff_jax.metrics import features, groups, table
 from kdiff_jax.metrics.moments import check_memory
 from kdiff_jax.named import frozen
-from kdiff_jax.stages import Job, before, compared, is_done
+from kdiff_jax.stages import Job, before, compared, is_done, quick
 from kdiff_jax.train import inputs, label_protocols, parallel, seeds
 from kdiff_jax.train.step import NetState, TrainState, context_of
 
@@ -48,6 +48,7 @@ def check(job: Job, data: Images | None = None) -> None:
         if stage.kind != "evaluate":
             _sampler(job, stage)
         if stage.kind == "train":
+            quick.check(job, stage, build.spec_of(stage, _origin(job, stage)))
             try:
                 _train(job, stage)
             except UserError as error:

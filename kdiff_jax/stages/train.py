@@ -29,11 +29,12 @@ from kdiff_jax.stages import (
     pairs,
     results,
     roles,
+    scores,
     students,
 )
-from kdiff_jax.stages.best import Best
 from kdiff_jax.stages.hooks import Log, Saver
 from kdiff_jax.stages.roles import Roles
+from kdiff_jax.stages.scores import Scores
 from kdiff_jax.stages.students import Students
 from kdiff_jax.train import loop, parallel, signals
 from kdiff_jax.train.checkpoint import Checkpoints
@@ -88,9 +89,7 @@ def run(job: Job, stage: TrainStage) -> None:
     plan = plan._replace(roles=plan.roles.without_params())
     log = _log(folder, stage, plan.students, first_step=step)
     saver = Saver(checkpoints, train.save_minutes, log.watch)
-    best = None
-    if train.result == "best":
-        best = Best(job, stage, plan.method, folder, log, first_step=step, fed=fed)
+    found = scores.of_stage(job, stage, plan, log, first_step=step, fed=fed)
     about = plan.method, plan.roles, plan.students, fed.frozen, plan.own
     also = denoised.of_stage(job, stage, *about, log)
     shown = grids.of_stage(job, stage, plan.roles, plan.students, log, also=also)
@@ -98,6 +97,8 @@ def run(job: Job, stage: TrainStage) -> None:
     try:
         if step < train.num_steps:
             shown.begin()
+        if found.figures:
+            found.figures.begin(step, state, train)
         with _going_back(saver, job.section(stage.name)):
             state = loop.run(
                 plan.programs,
@@ -107,7 +108,7 @@ def run(job: Job, stage: TrainStage) -> None:
                 batches=stream,
                 root_keys=fed.root_keys,
                 num_steps=train.num_steps,
-                hooks=_hooks(train, log, best, shown, saver),
+                hooks=_hooks(train, log, found, shown, saver),
                 save=saver.now,
                 observe=log.observe,
                 steps_per_dispatch=_per_dispatch(train),
@@ -117,10 +118,11 @@ def run(job: Job, stage: TrainStage) -> None:
         log.close()
         checkpoints.close()
     signals.release()
-    student = state.nets["student"]
-    params = results.params_of(student, train.result)
-    params = best.params(params) if best else params
-    _leave(job, stage, plan, params, log.seconds)
+    params = results.params_of(state.nets["student"], results.average(train))
+    facts: dict[str, Any] = {"train_seconds": log.seconds}
+    if found.best:
+        params, facts["best"] = found.best.params(params)
+    _leave(job, stage, plan, params, facts)
 
 
 def _log(
@@ -191,7 +193,7 @@ def _describe(
         CheckpointError: If the network is defined otherwise, or the partition is
             another.
     """
-    stored = results.average(stage.train.result) or "params"
+    stored = results.average(stage.train) or "params"
     whole = plan.students.partition
     owners = whole if whole.num_students > 1 else None
     powers = build.powers(stage, "student")
@@ -274,12 +276,15 @@ def _begin(
     return fed, found[0], found[1]
 
 
-def _hooks(train: Train, log: Log, best, shown, saver: Saver) -> list[loop.Hook]:
-    """In order: a score is written with the line of its step, and saved after it."""
-    scores = [loop.Hook(train.validate_every, best)] if best else []
+def _hooks(
+    train: Train, log: Log, found: Scores, shown, saver: Saver
+) -> list[loop.Hook]:
+    """In order: what a line of the log holds, the line, and saved is what is known."""
+    before, after = found.hooks(train)
     return [
-        *scores,
+        *before,
         loop.Hook(train.log_every, log),
+        *after,
         loop.Hook(train.sample_every, shown),
         loop.Hook(train.save_every, saver),
         loop.Hook(train.log_every, saver.if_late),
@@ -292,7 +297,9 @@ def _per_dispatch(train: Train) -> int:
     return train.steps_per_dispatch or automatic
 
 
-def _leave(job: Job, stage: TrainStage, plan: Plan, params, seconds: float) -> None:
+def _leave(
+    job: Job, stage: TrainStage, plan: Plan, params, more: Mapping[str, Any]
+) -> None:
     """Writes the model and marks the stage as done."""
     params, many = parallel.to_host(params), plan.students
     if len(many.ids) == 1:
@@ -304,9 +311,9 @@ def _leave(job: Job, stage: TrainStage, plan: Plan, params, seconds: float) -> N
     facts = {
         "train_steps": train.num_steps,
         "train_images": num_images,
-        "train_seconds": seconds,
+        **more,
         "method": stage.method.name,
-        "average": results.average(train.result) or "params",
+        "average": results.average(train) or "params",
     }
     if many.partition.num_students > 1:
         facts["num_students"] = len(many.ids)
@@ -341,9 +348,15 @@ def _card(job: Job, stage: TrainStage, facts, many: Students) -> str:
     if many.is_part:
         table = [f"One of {len(table)}, trained alone:", *(table[k] for k in many.ids)]
     owns = "".join(f"* {line}\n" for line in table) + "\n" * bool(table)
+    best = facts.get("best", {})
+    chosen = (
+        f"The best by {best['figure']}: {best['value']:.4g} at step {best['step']}.\n\n"
+        if best
+        else ""
+    )
     return (
         f"# {job.recipe.name}: {stage.name}\n\n"
         f"Trained {date} with kdiff_jax, method `{facts['method']}`,"
-        f" {facts['train_steps']} steps.\n\n{owns}"
+        f" {facts['train_steps']} steps.\n\n{chosen}{owns}"
         f"```json\n{json.dumps(stage.section, indent=1)}\n```\n"
     )
