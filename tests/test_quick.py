@@ -18,7 +18,7 @@ from kdiff_jax.partition import Partition
 from kdiff_jax.report import curves, figures, metrics_log
 from kdiff_jax.stages import compared, facts, grids, quick, train
 from kdiff_jax.stages.best import Best
-from kdiff_jax.train import generate, label_protocols, measure
+from kdiff_jax.train import generate, label_protocols, measure, parallel
 from kdiff_jax.train.step import NetState
 
 NAME = "fd_pixels_n40_ema"
@@ -108,7 +108,7 @@ def test_a_figure_is_what_evaluating_the_model_gives(whole):
 
 
 def one_device():
-    return recipe.parallel.make_mesh(jax.devices()[:1])
+    return parallel.make_mesh(jax.devices()[:1])
 
 
 def test_all_figures_of_a_stage_are_one_trace(whole):
@@ -197,7 +197,8 @@ def test_the_best_of_several_students_is_that_of_a_step(tmp_path, caplog):
     best = Best(tmp_path, {"figure": "x"}, average=None, first_step=0)
     best.offer(2, state(1, 2), 1.0)
     params, _ = best.params(state(3, 4).nets["student"].params)
-    np.testing.assert_array_equal(params["w"], [[1], [2]])
+    found = parallel.to_host(params)  # as a stage that ends does
+    np.testing.assert_array_equal(found["w"], [[1], [2]])
     # By something else it is none.
     other = Best(tmp_path, {"figure": "y"}, average=None, first_step=2)
     assert "is the best by something else" in caplog.text

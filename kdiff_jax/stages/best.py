@@ -115,9 +115,8 @@ class Best:
             return last, {}
         facts, leaves = _read(self._path)
         one = _num_students(last) == 1
-        params = jax.tree.map(
-            lambda x: jnp.asarray(x)[None] if one else x, unflatten(leaves)
-        )
+        arrays = jax.tree.map(jnp.asarray, unflatten(leaves))
+        params = jax.tree.map(lambda x: x[None], arrays) if one else arrays
         return params, {"step": facts["step"], "value": facts["value"], **self._about}
 
 
