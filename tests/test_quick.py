@@ -162,11 +162,13 @@ def test_figures_of_students_are_of_all_on_any_devices(tmp_path):
         net = plan.roles.nets["student"]
         params = jax.vmap(net.init)(jax.random.split(jax.random.key(0), 4))
         params = jax.tree.map(np.asarray, params)
-        state = types.SimpleNamespace(
-            nets={"student": NetState(params, (), {"ema": params})}
-        )
+        other = jax.tree.map(lambda x: x + 1, params)
+        net = NetState(other, (), {"ema": params})
+        state = types.SimpleNamespace(nets={"student": net})
         measured = quick.of_stage(job, stage, plan.roles, several)
         values.append(measured(state)["fd_pixels"])
+    raw = measured._replace(average=None)(state)["fd_pixels"]
+    assert abs(raw - values[0]) > 1e-3
     assert values[0] == pytest.approx(values[1], rel=1e-5)
 
 

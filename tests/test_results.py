@@ -68,7 +68,11 @@ def check(found, tmp_path):
             BY_FD | {"train.best_by": "kd"},
             "choose one of fd_pixels, held_out_lo",
         ),
-        ("dmd", BY_FD | {"train.figure_metrics": ["fid"]}, "fid.*; choose one of fd, "),
+        (
+            "dmd",
+            BY_FD | {"train.figure_metrics": ["fid"]},
+            "figure_metrics: .*fid.*; choose one of fd, ",
+        ),
         (
             "dmd",
             BY_FD | {"train.figure_average": "slow"},

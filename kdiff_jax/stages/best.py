@@ -86,7 +86,7 @@ class Best:
         """
         score = self._sign * value
         before = float("inf") if self._value is None else self._sign * self._value
-        if not score < before:
+        if not parallel.from_first_host(score < before):
             return
         self._value = value
         params = parallel.to_host(

@@ -94,7 +94,8 @@ class Figures:
     def begin(self, step: int, state, train: Train) -> None:
         """Makes up for figures of the step resumed at, which a signal may cut short."""
         due = step and (step % train.figure_every == 0 or step == train.num_steps)
-        if due and not self._log.has_figures(step, self._measure.ending):
+        lacks = due and not self._log.has_figures(step, self._measure.ending)
+        if parallel.from_first_host(bool(lacks)):
             self(step, state)
 
     def __call__(self, step, state) -> None:

@@ -98,14 +98,18 @@ def _check_figures(job: Job, stage: TrainStage) -> None:
         f"{option(job, stage, key)}={getattr(train, key)!r}"
         for key in ("figure_every", "figure_images", "figure_average")
     )
-    if not compared.options_of(job).features:
+    features = compared.options_of(job).features
+    if not features:
         raise ConfigError(
             f"{figures}: --config.evaluate.features='' names nothing to measure on;"
             " name features, such as pixels, or set figure_every=0"
         )
     if train.figure_images < 2:
         raise ConfigError(f"{images}: a figure needs 2 images or more")
-    table.modules(train.figure_metrics)
+    try:
+        table.better(train.figure_metrics, features)
+    except ConfigError as error:
+        raise ConfigError(f"{option(job, stage, 'figure_metrics')}: {error}") from error
     _check_average(stage, name, average_of_figures(train))
 
 

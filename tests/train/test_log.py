@@ -56,6 +56,22 @@ def test_metrics_of_students_are_their_means_and_each(tmp_path):
     assert [line[f"kd/loss/{k}"] for k in range(4)] == [1, 2, 3, 4]
 
 
+def test_figures_have_lines_of_their_own_which_are_no_losses(tmp_path):
+    log = Log(tmp_path, "student", TRAIN, first_step=0, late=True)
+    log.observe({"student/loss": [jnp.float32([10])]}, 10)
+    log(10, None)
+    log.figures(10, {"fid_n9_ema": 3.0}, 0.5)  # the late line comes first
+    log.close()
+    loss, figure = metrics_log.read(tmp_path / "metrics.jsonl")
+    assert loss["student/loss"] == 1 and figure.keys() == {
+        *("step", "time", "fid_n9_ema", "figure_seconds")
+    }
+    again = Log(tmp_path, "student", TRAIN, first_step=10)
+    assert again.seconds == loss["train_seconds"]
+    assert again.has_figures(10, "_n9_ema") and not again.has_figures(10, "_n8_ema")
+    again.close()
+
+
 def test_a_late_line_is_read_when_the_next_one_is_due(tmp_path):
     """And is the same: so is what other hooks have added to it."""
     for late in (False, True):
