@@ -3,7 +3,7 @@
 import numpy as np
 
 from kdiff_jax.data.images import Images, from_array, refuse
-from kdiff_jax.data.resize import check_channels, resize_all
+from kdiff_jax.data.resize import check_channels, described, resize_all
 
 
 def load(
@@ -24,4 +24,5 @@ def load(
     grey, labels = load_digits(return_X_y=True)
     array = np.round(grey * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
     array = resize_all(array, size, name="digits", channels=channels)
-    return from_array(array, labels.astype(np.int32), num_classes=10, name="digits")
+    found = from_array(array, labels.astype(np.int32), num_classes=10, name="digits")
+    return found._replace(prepared=described(None if size == 8 else size))

@@ -15,7 +15,14 @@ from jaxtyping import Integer
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from kdiff_jax.data.images import BACKGROUND, Images
-from kdiff_jax.data.resize import GREY, Resampling, check_channels, colour, to_array
+from kdiff_jax.data.resize import (
+    GREY,
+    Resampling,
+    check_channels,
+    colour,
+    described,
+    to_array,
+)
 from kdiff_jax.errors import DataError, UserError
 
 log = logging.getLogger(__name__)
@@ -135,6 +142,7 @@ def from_encoded(
         in_memory=None,
         name=name,
         encoded=fetch,
+        prepared=described(look.size, crop=look.crop, resample=look.resample),
     )
     if len(labels) * np.prod(shape) > MAX_DECODED:
         return images

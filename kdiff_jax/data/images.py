@@ -6,13 +6,14 @@ In which order they are read is the matter of `batches`, not of this module.
 
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int, Integer, UInt8
 
 from kdiff_jax import arguments, registry
+from kdiff_jax.data.resize import described
 from kdiff_jax.errors import ConfigError
 
 # Sets up to this size are offered whole, to be kept on the device.
@@ -46,6 +47,8 @@ class Images(NamedTuple):
         name: Name for messages and reports.
         encoded: (number) -> (name, content) of the file of an image, as it lies on
             disk; None of sets that have no such files.
+        prepared: What was done to the images as they were found, see
+            `resize.described`.
     """
 
     read: Callable[[Any], np.ndarray]
@@ -56,6 +59,7 @@ class Images(NamedTuple):
     in_memory: np.ndarray | None
     name: str
     encoded: Callable[[int], tuple[str, bytes]] | None = None
+    prepared: Mapping[str, Any] = described(None)
 
     def batch(self, indices: Int[np.ndarray, " n"]) -> dict[str, np.ndarray]:
         """The entries of a batch: x0 uint8[n, H, W, C] and y int32[n]."""

@@ -9,7 +9,7 @@ from kdiff_jax import arrays
 from kdiff_jax.data.images import Images, from_array
 from kdiff_jax.data.labels import WAY_OUT, checked
 from kdiff_jax.data.listing import is_image
-from kdiff_jax.data.resize import check_channels, resize_all
+from kdiff_jax.data.resize import check_channels, described, resize_all
 from kdiff_jax.errors import ConfigError, DataError
 from kdiff_jax.files import Unreadable
 
@@ -88,8 +88,10 @@ def load(
             path,
             ", ".join(sorted(others)),
         )
+    resized = size if array.shape[1:3] != (size, size) else None
     array = resize_all(array, size, name=path, channels=channels)
-    return from_array(array, labels, num_classes=num_classes, name=f"npz {path}")
+    found = from_array(array, labels, num_classes=num_classes, name=f"npz {path}")
+    return found._replace(prepared=described(resized))
 
 
 def _labels(path, labels, num, classes):

@@ -1,5 +1,7 @@
 """From an image of any kind and size to uint8[H, W, C]."""
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageColor
@@ -52,6 +54,20 @@ def to_array(
         image = image.resize((size, size), resample)
     array = np.asarray(image)
     return array if array.ndim == 3 else array[..., None]
+
+
+def described(
+    size: int | None,
+    *,
+    crop: int | None = None,
+    resample: Resampling = Resampling.LANCZOS,
+) -> dict[str, Any]:
+    """What `to_array` does to images, in plain values; it flips none."""
+    cut = None if size is None and crop is None else crop or "largest centred square"
+    filtered = None if size is None else resample.name.lower()
+    antialias = None if size is None else True
+    about = {"crop": cut, "resize": size, "filter": filtered, "antialias": antialias}
+    return {**about, "flip": False}
 
 
 def check_channels(channels: int | None) -> None:

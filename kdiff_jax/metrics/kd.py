@@ -4,6 +4,8 @@ The metric `kd` is the mean over random subsets that papers print, `kd`, and its
 standard deviation, `kd_std`; `kd_full` takes all images at once.
 """
 
+import functools
+import operator
 from typing import NamedTuple
 
 import numpy as np
@@ -55,7 +57,9 @@ class Kernel(NamedTuple):
             apart = np.clip(squares + squares_other - 2 * products, 0, None)
             return np.exp(-apart / (2 * self.rbf_sigma**2))
         gamma = 1 / dim if self.gamma is None else self.gamma
-        return (gamma * products + self.coef0) ** self.degree
+        base = gamma * products + self.coef0
+        # NumPy's power takes ten times as long as the products.
+        return functools.reduce(operator.mul, [base] * self.degree)
 
 
 CUBIC = Kernel()

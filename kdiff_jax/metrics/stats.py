@@ -8,9 +8,10 @@ with `mu` and `sigma` is read (EDM's fid-refs, clean-fid's, pytorch-fid's).
 
 import hashlib
 import io
+import json
 import os
 import pathlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,6 +42,8 @@ class Stats(NamedTuple):
         sha256: Digest of the network's weights.
         data: Fingerprint of the images.
         image_shape: (H, W, C) of the images that were looked at.
+        prepared: What was done to the images to bring them to this shape: crop, resize,
+            filter, antialias, flip; see `data.resize.described`.
         seen: All that metrics read.
     """
 
@@ -53,6 +56,7 @@ class Stats(NamedTuple):
     data: str | None = None
     image_shape: tuple[int, ...] | None = None
     seen: Seen = Seen()
+    prepared: Mapping[str, Any] | None = None
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -64,6 +68,7 @@ class Stats(NamedTuple):
             "weights_sha256": self.sha256,
             "data": self.data,
             "image_shape": self.image_shape and list(self.image_shape),
+            "prepared": self.prepared and dict(self.prepared),
             # Of files of others, which do not say what they were made of.
             "statistics": None if self.data else self._digest(),
         }
@@ -81,12 +86,13 @@ def of_seen(
     *,
     data: str | None = None,
     image_shape: tuple[int, ...] | None = None,
+    prepared: Mapping[str, Any] | None = None,
 ) -> Stats:
     """Statistics of images that were looked at just now."""
     assert seen.main is not None, "a reference always has moments"
     mu, sigma, num = seen.main
     about = features.name, features.preprocessing, features.sha256
-    return Stats(mu, sigma, num, *about, data, image_shape, seen)
+    return Stats(mu, sigma, num, *about, data, image_shape, seen, prepared)
 
 
 def save(path: str | os.PathLike, stats: Stats) -> None:
@@ -101,6 +107,7 @@ def save(path: str | os.PathLike, stats: Stats) -> None:
         "weights_sha256": stats.sha256,
         "data": stats.data,
         "image_shape": stats.image_shape,
+        "prepared": stats.prepared and json.dumps(dict(stats.prepared)),
         "rows": seen.rows,
         "logits": seen.logits,
         "labels": seen.labels,
@@ -178,7 +185,9 @@ def load_stats(
             " make it with --make_reference and the same --metrics, or leave them out"
         )
     name, preprocessing, sha256, data = map(about.get, TEXTS)
-    return Stats(mu, sigma, num, name, preprocessing, sha256, data, shape, seen)
+    prepared = _prepared(path, entries.get("prepared"))
+    known = name, preprocessing, sha256, data, shape, seen, prepared
+    return Stats(mu, sigma, num, *known)
 
 
 TEXTS = ("features", "preprocessing", "weights_sha256", "data")
@@ -214,6 +223,19 @@ def _shape(path, found, wanted) -> tuple[int, ...] | None:
             " make one of the same size"
         )
     return shape
+
+
+def _prepared(path, found) -> dict[str, Any] | None:
+    """What the file says was done to its images; None of files of before."""
+    if found is None:
+        return None
+    try:
+        about = json.loads(str(found))
+    except ValueError:
+        about = None
+    if not isinstance(about, dict):
+        raise DataError(f"reference={path}: prepared is no JSON; make the file again")
+    return about
 
 
 def _seen(path, entries, main: Gaussian) -> Seen:

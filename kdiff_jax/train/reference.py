@@ -98,7 +98,13 @@ def of_images(
     if not data.num_classes:
         seen = seen._replace(labels=None)
     print_of = str(identity.of(data)["sha256"])
-    return stats.of_seen(seen, features, data=print_of, image_shape=data.shape)
+    return stats.of_seen(
+        seen,
+        features,
+        data=print_of,
+        image_shape=data.shape,
+        prepared=data.prepared,
+    )
 
 
 def _check_file(text: str, path: pathlib.Path) -> None:

@@ -18,6 +18,7 @@ from child import ROOT, run_lines
 from PIL import Image
 
 from kdiff_jax import interop
+from kdiff_jax.metrics import load_stats
 
 SPEC = {
     "network": {"name": "mlp", "channels": 8, "num_blocks": 2},
@@ -312,6 +313,11 @@ def test_a_reference_is_made_once_and_every_metric_reads_it(models, tmp_path):
     assert found["features"]["name"] == "pixels"
     assert [one["num_images"] for one in found["groups"].values()] == [8] * 8
     assert not (tmp_path / "new.npz").exists()
+    kept = dict(crop=None, resize=None, filter=None, antialias=None, flip=False)
+    assert load_stats(tmp_path / "ref.npz").prepared == kept
+    square = "largest centred square"
+    scaled = dict(crop=square, resize=2, filter="lanczos", antialias=True, flip=False)
+    assert load_stats(tmp_path / "larger.npz").prepared == scaled
     names = "several.json", "alone.json"
     found, one = (json.loads((tmp_path / name).read_text()) for name in names)
     assert one["labels"] == "random" and "seeds" not in one and one["seed"] == 3

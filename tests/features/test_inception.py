@@ -1,10 +1,12 @@
 """FID's Inception-v3 against torch-fidelity, pytorch-fid and clean-fid; its files.
 
-Data: `inception` has what torch-fidelity 0.4 ("torch-fidelity"), pytorch-fid 0.3
-("pytorch-fid") and clean-fid 0.1.35 ("clean-fid", "legacy-pytorch") give for its images
-with weights that are functions of their names (torch 2.13, float32, CPU).
+Data: `inception` and `inception_more` have what torch-fidelity 0.4 ("torch-fidelity"),
+pytorch-fid 0.3 ("pytorch-fid") and clean-fid 0.1.35 ("clean-fid", "legacy-pytorch")
+give for their images, with weights that are functions of their names (torch 2.13,
+float32, CPU).
 """
 
+import dataclasses
 import pathlib
 
 import jax
@@ -18,10 +20,14 @@ from kdiff_jax import metrics
 from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.features import frozen, inception, inception_names
 from kdiff_jax.features.resize import resize
+from kdiff_jax.metrics import table
+from kdiff_jax.metrics.collect import Collector
+from kdiff_jax.metrics.seen import Seen, of_rows
+from kdiff_jax.train import parallel
 
 DATA = pathlib.Path(__file__).parents[1] / "parity/data"
 FEATURES = dict(rtol=0, atol=1e-4)  # the fixtures' tolerance; their own noise is 4e-6
-SIZES = ("32", "64", "200x400")
+SIZES = ("32", "64", "200x400", "299", "340x420")
 CASES = [  # image, preprocessing; one compiled program for all
     *((size, "torch-fidelity") for size in SIZES),
     ("32", "pytorch-fid"),
@@ -33,8 +39,11 @@ CASES = [  # image, preprocessing; one compiled program for all
 
 @pytest.fixture(scope="module")
 def data():
-    with np.load(DATA / "inception.npz") as file:
-        return dict(file)
+    found = {}
+    for name in ("inception.npz", "inception_more.npz"):
+        with np.load(DATA / name) as file:
+            found |= dict(file)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +88,35 @@ def test_features_are_those_of_the_accepted_implementations(data, features):
                 np.testing.assert_allclose(features[row], wanted, **FEATURES)
                 compared += 1
         first[case] += 1
-    assert compared == 4 * 6 + 2 * 4 + 2 + 1 + 2
+    assert compared == 6 * 6 + 2 * 4 + 2 + 1 + 2
     assert {k: v.shape[1] for k, v in found.items()} == inception.DIMS
+
+
+@pytest.mark.slow  # a program for each mesh, and two minutes of one core
+def test_neither_devices_nor_batches_change_a_figure(features):
+    """On 1, 4 and 8 devices, in batches of 7, 64 and 500: within 1e-5."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (24, 32, 32, 3)).astype(np.uint8)
+    reference = Seen(of_rows(rng.normal(size=(99, 2048)).astype("f4")))
+    wanted = None
+    for num_devices in (1, 4, 8):
+        mesh = parallel.make_mesh(jax.devices()[:num_devices])
+        split = dataclasses.replace(features, mesh=mesh, batch_size=8)
+        for batch in (7, 64, 500):
+            needs = ("rows", "logits", "spatial")
+            collector = Collector(split, needs, len(images), images.shape[1:])
+            for start in range(0, len(images), batch):
+                part = images[start : start + batch]
+                collector.add(np.arange(start, start + len(part)), part)
+            found = collector.seen()
+            names = ("fd", "inception_score")
+            figures = table.measure(names, features, found, reference)
+            rows = found.rows, found.spatial.mu
+            wanted = wanted or (figures, rows)
+            for name, value in figures.items():
+                np.testing.assert_allclose(value, wanted[0][name], rtol=1e-5)
+            for ours, theirs in zip(rows, wanted[1], strict=True):
+                np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)
 
 
 def test_extract_prepares_as_the_preprocessing_says(data, monkeypatch):

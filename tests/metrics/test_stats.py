@@ -16,7 +16,8 @@ def whole(num=9, dim=3):
     rows, labels = rng.normal(size=(num, dim)).astype("f4"), np.arange(num) % 2
     spatial = Gaussian(np.zeros(2), np.eye(2), num)
     seen = Seen(of_rows(rows), rows, 2 * rows, spatial, labels)
-    return stats.of_seen(seen, PIXELS, data="abc", image_shape=(1, 1, 3))
+    about = dict(image_shape=(1, 1, 3), prepared={"crop": 140, "flip": False})
+    return stats.of_seen(seen, PIXELS, data="abc", **about)
 
 
 def test_files_keep_the_moments(tmp_path):
@@ -75,6 +76,7 @@ def test_files_keep_all_that_metrics_read(tmp_path):
         "weights_sha256": None,
         "data": "abc",
         "image_shape": [1, 1, 3],
+        "prepared": {"crop": 140, "flip": False},
         "statistics": None,
     }
 
@@ -114,6 +116,7 @@ def test_what_a_file_lacks_is_asked_for(tmp_path):
         (dict(sigma=np.array([[1.0, 1.0], [0.0, 1.0]])), "sigma is not symmetric"),
         (dict(sigma=-np.eye(2)), "a covariance has none below 0"),
         (dict(sigma=np.eye(2)[:1]), r"sigma \(1, 2\) must be"),
+        (dict(prepared="[1"), "prepared is no JSON"),
         (dict(num=1), "num=1 must be the number of images"),
         (dict(rows=np.zeros((3, 3))), r"rows float64\[3, 3\] are no finite features"),
         (dict(rows=np.full((3, 2), np.inf)), "are no finite features of 3 images"),
