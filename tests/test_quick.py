@@ -148,8 +148,8 @@ def test_a_run_that_is_stopped_in_a_figure_has_the_same_best(
     assert blobs[0] == blobs[1]
 
 
-def test_figures_of_students_are_of_all_on_any_devices(tmp_path):
-    """Each makes what it owns, on one device and on eight."""
+def test_figures_of_students_are_of_all_on_any_devices(tmp_path, monkeypatch, caplog):
+    """Each makes what it owns. An image that is not finite makes figures NaN."""
     values = []
     for num in (1, 8):
         job = recipe.make_job(config(**FIGURES), tmp_path, devices=jax.devices()[:num])
@@ -169,6 +169,12 @@ def test_figures_of_students_are_of_all_on_any_devices(tmp_path):
         values.append(measured(state)["fd_pixels"])
     raw = measured._replace(average=None)(state)["fd_pixels"]
     assert abs(raw - values[0]) > 1e-3
+
+    def fails(*args, **keywords):
+        raise NumericsError("image 3 is NaN or infinite")
+
+    monkeypatch.setattr(measure, "looked_at", fails)
+    assert np.isnan(measured(state)["fd_pixels"]) and "image 3 is NaN" in caplog.text
     assert values[0] == pytest.approx(values[1], rel=1e-5)
 
 
@@ -205,17 +211,6 @@ def test_the_best_of_several_students_is_that_of_a_step(tmp_path, caplog):
     other = Best(tmp_path, {"figure": "y"}, average=None, first_step=2)
     assert "is the best by something else" in caplog.text
     assert other.params(params) == (params, {}) and "last average" in caplog.text
-
-
-def test_images_that_are_not_finite_are_no_best(monkeypatch, caplog):
-    def fails(*args, **keywords):
-        raise NumericsError("image 3 is NaN or infinite")
-
-    monkeypatch.setattr(measure, "looked_at", fails)
-    found = quick.Measure(None, metrics.make("pixels"), None, ("fd",), "ema", {}, {})(
-        state(1)
-    )
-    assert np.isnan(found["fd_pixels"]) and "image 3 is NaN" in caplog.text
 
 
 @pytest.mark.parametrize(
