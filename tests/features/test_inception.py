@@ -92,7 +92,7 @@ def test_features_are_those_of_the_accepted_implementations(data, features):
     assert {k: v.shape[1] for k, v in found.items()} == inception.DIMS
 
 
-@pytest.mark.slow  # a program for each mesh, and two minutes of one core
+@pytest.mark.slow  # a program for each mesh; five minutes of one core
 def test_neither_devices_nor_batches_change_a_figure(features):
     """On 1, 4 and 8 devices, in batches of 7, 64 and 500: within 1e-5."""
     rng = np.random.default_rng(0)
