@@ -39,6 +39,14 @@ timed() {
 
 timed ruff format --check .
 timed ruff check .
-timed pyright kdiff_jax
+# Types are checked beside the tests: half a minute of one core. Their answer comes last.
+types=$(mktemp)
+trap 'rm -f "$types"' EXIT
+timed pyright kdiff_jax >"$types" 2>&1 &
+checked=$!
 timed python -m pytest tests -m "$marks" -q \
   -n "${KDIFF_TEST_WORKERS:-2}" --dist loadfile --no-loadscope-reorder "$@"
+code=0
+wait "$checked" || code=$?
+cat "$types"
+exit "$code"

@@ -41,7 +41,7 @@ FAMILIES = {
 PLANE = {"digits_progressive", "digits_student", "digits_o2mkd", "digits_gdd"}
 # The same of their plans, which take seconds where the networks are large.
 PLANNED_ALIKE = {
-    "cifar10_student",  # the network is planned in cifar10_teacher
+    *("cifar10_teacher", "cifar10_student"),
     *("afhq64_gddi", "ffhq64_gddi", "imagenet64_gddi", "ffhq64_edm", "cifar10_gdd"),
     *("fashion_student", "fashion_progressive", "imagenet64_msd", "digits_o2mkd"),
     *("lsun256_o2mkd", "celebahq256_o2mkd", "imagenet64_msd_small"),
@@ -243,10 +243,11 @@ def test_full_size_plans_without_data(name, tmp_path):
             ["common: tsm, 200000 x", "student: tsm, 4"],
             marks=pytest.mark.slow,
         ),
-        (
+        pytest.param(
             "digits_o2mkd",
             "progressive",
             ["progressive_4: progressive -> 4 steps, 4 students of 0.12 M"],
+            marks=pytest.mark.slow,
         ),
     ],
 )

@@ -27,7 +27,7 @@ from kdiff_jax.networks import channels, mlp
 from kdiff_jax.partition import Partition
 from kdiff_jax.report import metrics_log
 from kdiff_jax.stages import rows as report_rows
-from kdiff_jax.stages import students, train
+from kdiff_jax.stages import students, training_plan
 from kdiff_jax.stages.students import Students
 from kdiff_jax.train import generate, loop, parallel
 
@@ -353,9 +353,9 @@ def test_a_stage_begun_on_another_machine_goes_on(tmp_path):
     about = training.Description(jobs.SPEC, "student", "ema", found)
     for before in (found._replace(splits=splits), found._replace(splits=None)):
         training.describe(tmp_path, about._replace(partition=before))
-        train._check_begun(tmp_path, about)
+        training_plan._check_begun(tmp_path, about)
         with pytest.raises(CheckpointError, match="another partition"):
-            train._check_begun(tmp_path, about._replace(partition=other))
+            training_plan._check_begun(tmp_path, about._replace(partition=other))
 
 
 def test_a_method_of_one_time_has_no_ranges(together, tmp_path):

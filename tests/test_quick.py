@@ -16,7 +16,7 @@ from kdiff_jax.interop.trees import flatten
 from kdiff_jax.metrics import table
 from kdiff_jax.partition import Partition
 from kdiff_jax.report import curves, figures, metrics_log
-from kdiff_jax.stages import compared, facts, grids, quick, train
+from kdiff_jax.stages import compared, facts, grids, quick, training_plan
 from kdiff_jax.stages.best import Best
 from kdiff_jax.train import generate, label_protocols, measure, parallel
 from kdiff_jax.train.step import NetState
@@ -154,7 +154,7 @@ def test_figures_of_students_are_of_all_on_any_devices(tmp_path, monkeypatch, ca
     for num in (1, 8):
         job = recipe.make_job(config(**FIGURES), tmp_path, devices=jax.devices()[:num])
         (stage,) = job.stages
-        plan = train.prepare(job, stage)
+        plan = training_plan.prepare(job, stage)
         several = plan.students._replace(
             partition=Partition(tuple((y, y + 1) for y in (0, 2, 4, 6))),
             ids=(0, 1, 2, 3),

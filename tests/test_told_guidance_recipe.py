@@ -112,10 +112,10 @@ def test_a_student_begins_as_its_teacher(workdir):
     job = recipe.make_job(found, workdir, devices=ONE)
     (stage,) = (s for s in job.stages if s.name == "matching")
     teacher = interop.load(workdir / "teacher")
-    from kdiff_jax.stages import train
+    from kdiff_jax.stages import training_plan
     from kdiff_jax.train.step import init_state, without_axis
 
-    made = train.prepare(job, stage)
+    made = training_plan.prepare(job, stage)
     given = made.roles.params
     state = without_axis(init_state(made.method, made.optim, given, jax.random.key(0)))
     x_t, t, y = jnp.ones((2, 1, 1, 2)), jnp.full(2, 0.5), jnp.array([0, 3])

@@ -31,7 +31,7 @@ class HeldOut:
             method: Method with a single phase.
             log: Gets the score, `held_out_loss`.
             best: Is offered every average with its score.
-            fed: Frozen roles and numbers on the mesh, see `train.Fed`.
+            fed: Frozen roles and numbers on the mesh, see `training_start.Fed`.
         """
         self._source = pairs.source(job, stage.pairs, pairs.HELD_OUT)
         self._log, self._best = log, best

@@ -9,6 +9,8 @@ from kdiff_jax.stages.best import Best
 from kdiff_jax.stages.held_out import HeldOut
 from kdiff_jax.stages.hooks import Log
 from kdiff_jax.stages.quick import Figures
+from kdiff_jax.stages.training_plan import Plan
+from kdiff_jax.stages.training_start import Fed
 from kdiff_jax.train import loop
 
 
@@ -33,17 +35,17 @@ class Scores(NamedTuple):
 
 
 def of_stage(
-    job: Job, stage: TrainStage, plan, log: Log, *, first_step: int, fed
+    job: Job, stage: TrainStage, plan: Plan, log: Log, *, first_step: int, fed: Fed
 ) -> Scores:
     """The scores that the section `train` asks for.
 
     Args:
         job: The job.
         stage: The stage.
-        plan: What it trains, see `train.Plan`.
+        plan: What it trains.
         log: Its log.
         first_step: Step that the run begins or resumes at.
-        fed: What the step reads beside the state, see `train.Fed`.
+        fed: What the step reads beside the state.
     """
     train, folder = stage.train, job.folder(stage.name)
     is_best = train.result == "best"

@@ -196,7 +196,13 @@ def apply(name):
     return functools.partial(run, model.params)
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize(
+    "name",
+    [  # ADM's output is compared in parity/test_edm_networks too
+        pytest.param(name, marks=[pytest.mark.slow] if "adm" in name else [])
+        for name in TINY
+    ],
+)
 def test_a_pickle_is_the_reference_s_denoiser(name):
     _, model = tiny(name)
     with np.load(DATA / f"{name}.npz") as file:
