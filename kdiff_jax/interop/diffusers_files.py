@@ -3,7 +3,7 @@
 import json
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kdiff_jax.errors import CheckpointError
@@ -14,6 +14,7 @@ from kdiff_jax.interop import averages
 CONFIG, INDEX = "config.json", "model_index.json"
 SCHEDULER = "scheduler_config.json"
 WEIGHTS = "diffusion_pytorch_model"
+TRANSFORMERS = ("model", "pytorch_model")  # of text encoders, safetensors and bin
 OWN = "model.safetensors"
 # Folders of a network, in a pipeline or a training checkpoint; averages first.
 AVERAGES = ("unet_ema", "ema_unet", "ema", "transformer_ema")
@@ -86,23 +87,41 @@ def scheduler(
 
 def weights(
     folder: pathlib.Path,
+    *,
+    stems: Sequence[str] = (WEIGHTS,),
+    variant: str | None = None,
 ) -> tuple[dict[str, Lazy], tuple[pathlib.Path, ...], list[str]]:
     """({name: array}, the files, a line that says which where others lie beside them).
 
     A variant that is a moving average comes first, then the plain file, the plain index
     of shards, the only variant; safetensors come before bin.
 
+    Args:
+        folder: Folder of the network itself.
+        stems: Names of the files up to the first point: `WEIGHTS` of diffusers,
+            `TRANSFORMERS` of the text encoders.
+        variant: The one to read, as "fp16" of WEIGHTS.fp16.safetensors; None chooses.
+
     Raises:
         CheckpointError: If there are none, several variants, or shards that do not fit.
     """
-    found = _candidates(folder)
+    found = _candidates(folder, stems)
+    if variant is not None:
+        named = [path for path in found if _variant(path) == (variant,)]
+        if not named:
+            names = ", ".join(path.name for path in found) or "no weights at all"
+            raise CheckpointError(
+                f"variant={variant!r}: {folder} has no {stems[0]}.{variant}.safetensors"
+                f" but {names}; leave it out, or copy that file"
+            )
+        found = named
     plain = [path for path in found if path.name.split(".", 1)[1] in PLAIN]
     formats = {_variant(path) for path in found}
     average = [p for p in found if averages.is_average(".".join(_variant(p)))]
     if not (average or plain or len(formats) == 1):
         names = ", ".join(path.name for path in found) or "nothing like it"
         raise CheckpointError(
-            f"{WEIGHTS}.safetensors is missing, and there is {names}; copy that file,"
+            f"{stems[0]}.safetensors is missing, and there is {names}; copy that file,"
             " or keep one variant"
         )
     chosen = (average or plain or found)[0]
@@ -118,13 +137,14 @@ def weights(
 PLAIN = ("safetensors", "safetensors.index.json", "bin", "bin.index.json")
 
 
-def _candidates(folder: pathlib.Path) -> list[pathlib.Path]:
+def _candidates(folder: pathlib.Path, stems: Sequence[str]) -> list[pathlib.Path]:
     """Files of weights and indices of shards, the best first; not the shards."""
     shard = re.compile(r"-\d+-of-\d+(\.|$)")
     paths = [
         path
-        for path in folder.glob(f"{WEIGHTS}*")
-        if path.is_file()
+        for path in folder.iterdir()
+        if path.name.partition(".")[0] in stems
+        and path.is_file()
         and not shard.search(path.name)
         and re.search(r"\.(safetensors|bin)(\.index)?(\.[\w-]+)?(\.json)?$", path.name)
     ]
@@ -146,11 +166,12 @@ def _variant(path: pathlib.Path) -> tuple[str, ...]:
 def _sharded(index: pathlib.Path) -> tuple[dict[str, Lazy], tuple[pathlib.Path, ...]]:
     """The arrays of all shards, if they are those of the index; files, index first."""
     table = read_json(index).get("weight_map")
+    stem = index.name.partition(".")[0]
     if not isinstance(table, dict) or not table:
         raise CheckpointError(f"{index.name}: it has no weight_map; copy it again")
     for file in table.values():
         # A name alone: not "../x", "/x" or a device.
-        if not isinstance(file, str) or not re.match(rf"{WEIGHTS}[\w.-]*$", file):
+        if not isinstance(file, str) or not re.match(rf"{stem}[\w.-]*$", file):
             raise CheckpointError(
                 f"{index.name}: {raw.shown(file)} is no name of a shard; it is damaged,"
                 " or of another network"

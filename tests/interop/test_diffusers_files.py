@@ -15,6 +15,7 @@ from kdiff_jax import interop
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.formats import lazy, tensors
 from kdiff_jax.interop import diffusers, foreign
+from kdiff_jax.interop import diffusers_files as files
 from kdiff_jax.interop.source import Facts
 
 PLAIN = "diffusion_pytorch_model.safetensors"
@@ -223,3 +224,19 @@ def test_json_too_deep_or_too_large_is_damaged(tmp_path):
     for text in (deep, "[" * 10**6, '{"a": "' + "x" * 2**24 + '"}'):
         (folder / "config.json").write_text(text)
         assert "config.json: " in refused(folder)
+
+
+def test_a_variant_that_is_asked_for_is_read(tmp_path):
+    """By the names of diffusers' and of transformers' files, which differ."""
+    for stem in (files.WEIGHTS, *files.TRANSFORMERS):
+        folder = tmp_path / stem
+        folder.mkdir()
+        names = (f"{stem}.safetensors", f"{stem}.fp16.safetensors")
+        for value, name in enumerate(names):
+            tensors.write(folder / name, {"a": lazy.of(np.full(2, value, "f4"))})
+        found, used, _ = files.weights(folder, stems=(stem,), variant="fp16")
+        assert found["a"].read().tolist() == [1, 1]
+        assert used == (folder / names[1],)
+        assert files.weights(folder, stems=(stem,))[0]["a"].read().tolist() == [0, 0]
+        with pytest.raises(CheckpointError, match=rf"variant='x': .*no {stem}\.x\.saf"):
+            files.weights(folder, stems=(stem,), variant="x")
