@@ -12,6 +12,7 @@ name              network                                    c_noise
 ``iddpm_unet``    Salimans & Ho 2022, "unet_iddpm"           logsnr in [-20, 20]
 ``song_unet``     DDPM++ and NCSN++ of Karras et al. 2022    c_noise of its Table 1
 ``adm_unet``      Dhariwal & Nichol's, in Karras et al.      c_noise of its Table 1
+``dit``           Peebles & Xie 2022; SiT of Ma et al. 2024  index; SiT's t in [0, 1]
 ``mlp``           a few layers, for points of the plane      c_noise of EDM
 ================  =========================================  =========================
 

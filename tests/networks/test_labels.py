@@ -1,4 +1,4 @@
-"""Class rows of all four families."""
+"""Class rows of all families."""
 
 import jax
 import numpy as np
@@ -7,6 +7,7 @@ import tiny_networks as tiny
 
 from kdiff_jax import networks
 from kdiff_jax.errors import CheckpointError
+from kdiff_jax.networks import labels
 from kdiff_jax.networks.labels import class_rows
 
 # The toy `mlp` is for points of the plane.
@@ -21,7 +22,7 @@ def test_equal_rows_are_classes_that_a_network_treats_alike(name):
     rows = class_rows(params, 3)
     assert rows.shape[0] == 3 and rows.ndim == 2 and rows.dtype == np.float32
     assert len(np.unique(rows.round(4), axis=0)) == 3
-    layer = next(n for n in params if "map_label" in n or n.startswith("class_emb"))
+    layer = next(n for n in params if n in labels.layers())
     kernel = params[layer]["kernel"]
     kernel[1] = kernel[0]
     found = class_rows(params, 3)

@@ -30,14 +30,13 @@ PD_LSUN = dict(
     out_channels=6,
 )
 # The toy `mlp` is for points of the plane.
-each_network = pytest.mark.parametrize(
-    "name", [name for name in networks.names() if name != "mlp"]
-)
+UNETS = ["adm_unet", "ddpm_unet", "iddpm_unet", "song_unet"]
+each_network = pytest.mark.parametrize("name", [*UNETS, "dit"])
+each_unet = pytest.mark.parametrize("name", UNETS)
 
 
-def test_there_are_four_families():
-    unets = ["adm_unet", "ddpm_unet", "iddpm_unet", "song_unet"]
-    assert sorted(networks.names()) == sorted([*unets, "mlp"])
+def test_there_are_five_families():
+    assert sorted(networks.names()) == sorted([*UNETS, "dit", "mlp"])
 
 
 def slow(*values):
@@ -207,7 +206,7 @@ def test_recomputing_in_the_backward_pass_changes_no_gradient():
     )
 
 
-@each_network
+@each_unet
 def test_features_are_one_per_level_and_the_middle(name):
     x, c_noise, *_ = tiny.inputs()
     network, params = tiny.module(name), tiny.params(name)
@@ -222,7 +221,7 @@ def test_features_are_one_per_level_and_the_middle(name):
     ]
 
 
-@each_network
+@each_unet
 def test_one_pass_gives_output_and_features_of_the_way_up_too(name):
     x, c_noise, y, augment, keys = tiny.inputs()
     network, params = tiny.module(name), tiny.params(name)

@@ -22,6 +22,8 @@ SHARED = dict(
 FIELDS = {
     "adm_unet": SHARED | dict(emb_mult=2, channel_mult=(1, 8)),
     "ddpm_unet": SHARED,
+    "dit": dict(channels=8, num_blocks=3, num_heads=2, num_classes=3, augment_dim=2)
+    | dict(dropout=0.5, out_channels=3),
     "iddpm_unet": SHARED | dict(emb_channels=16),
     "song_unet": SHARED
     | dict(embedding="fourier", encoder="residual", taps=(1, 3, 3, 1)),
