@@ -16,10 +16,10 @@ FLOORS = (
     "types domain rng errors files arguments sealed shards storage ending arrays zips"
     " memory lock pixels formats registry named",
     "method diffusion losses networks features",
-    "denoiser samplers partition augment discriminators",
+    "denoiser samplers partition augment discriminators encoders",
     "methods metrics data report interop",
-    "train",
-    "build",
+    "train latent",
+    "build text",
     "stages start options",
     "recipe plan command output",
     "main sample evaluate convert export doctor",

@@ -111,7 +111,7 @@ def built(spec: Spec, leaves: Mapping[str, Any], where) -> tuple[Net, Process]:
     if (partition := spec.partition) is not None:
         _check_partition(partition, process, spec.num_classes, where)
         expected = {k: (partition.num_students, *v) for k, v in expected.items()}
-    _compare(leaves, expected, where)
+    compare(leaves, expected, where)
     return net, process
 
 
@@ -193,7 +193,7 @@ def _check_partition(
         )
 
 
-def _compare(
+def compare(
     given: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]], where
 ) -> None:
     """Names the first leaves whose shape is not the network's."""

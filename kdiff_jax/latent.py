@@ -1,0 +1,299 @@
+"""Images to latents and back, by the autoencoder in a folder of Stable Diffusion.
+
+    vae = latent.load(FOLDER)
+    mean, logvar = vae.encode(images)
+    images = vae.decode(z)
+
+Denoisers read `vae.scale(z)`, which is z times `vae.scaling_factor`.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import logging
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from kdiff_jax import sealed
+from kdiff_jax.encoders import autoencoder_kl, tiles
+from kdiff_jax.encoders.autoencoder_kl import AutoencoderKL
+from kdiff_jax.errors import CheckpointError, ConfigError
+from kdiff_jax.formats.lazy import Lazy
+from kdiff_jax.interop import autoencoder, built, original, trees
+from kdiff_jax.interop import diffusers_files as files
+from kdiff_jax.types import Params
+
+log = logging.getLogger(__name__)
+
+PART = "vae"
+SDXL_SCALING_FACTOR = 0.13025  # its single file does not say it
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Autoencoder:
+    """A frozen autoencoder.
+
+    Attributes:
+        module: The network.
+        params: Its parameters, float32.
+        scaling_factor: What latents are multiplied by before a denoiser reads them.
+        shift_factor: What is taken from them before that.
+        sample_size: Side of the images it was trained on, in pixels.
+    """
+
+    module: AutoencoderKL
+    params: Params
+    scaling_factor: float
+    shift_factor: float = 0.0
+    sample_size: int = 512
+
+    def encode(
+        self,
+        images: Array | np.ndarray,
+        *,
+        tile_size: int | None = None,
+        one_by_one: bool = False,
+    ) -> tuple[Float[Array, "B h w D"], Float[Array, "B h w D"]]:
+        """Mean and log-variance of the latents, not scaled.
+
+        Args:
+            images: f32[B, H, W, 3], images in [-1, 1]; the sides are multiples of
+                `module.factor` (8 for Stable Diffusion).
+            tile_size: Side in pixels of overlapping tiles that larger images are cut
+                into, to need less memory; the result is near the whole image's, not
+                equal. None takes images whole.
+            one_by_one: Takes one image of the batch at a time, for the same result.
+
+        Raises:
+            ConfigError: If the images or tiles do not fit.
+        """
+        images = jnp.asarray(images)
+        channels, factor = self.module.in_channels, self.module.factor
+        if images.ndim != 4 or images.shape[-1] != channels:
+            raise ConfigError(
+                f"images={images.shape}: must be [B, H, W, {channels}]; put channels"
+                " last"
+            )
+        if not jnp.issubdtype(images.dtype, jnp.floating):
+            raise ConfigError(
+                f"images={images.dtype}: must be float32 in [-1, 1]; divide bytes by"
+                " 127.5 and take 1"
+            )
+        if images.shape[1] % factor or images.shape[2] % factor:
+            raise ConfigError(
+                f"images={images.shape}: sides must be multiples of {factor}; crop or"
+                " resize them"
+            )
+        sides = None if tile_size is None else self._tile(tile_size)
+        run = functools.partial(self._encode, self.params)
+        moments = _by_parts(run, images.astype(jnp.float32), sides, one_by_one)
+        return autoencoder_kl.split(moments)
+
+    def decode(
+        self,
+        z: Array | np.ndarray,
+        *,
+        tile_size: int | None = None,
+        one_by_one: bool = False,
+    ) -> Float[Array, "B H W C"]:
+        """Images of latents, in [-1, 1] but for overshoots, which are not clipped.
+
+        Args:
+            z: f32[B, h, w, D], latents that are not scaled; see `unscale`.
+            tile_size: See `encode`; in pixels here, too.
+            one_by_one: See `encode`.
+
+        Raises:
+            ConfigError: If the latents or tiles do not fit.
+        """
+        z = jnp.asarray(z)
+        channels = self.module.latent_channels
+        if z.ndim != 4 or z.shape[-1] != channels:
+            raise ConfigError(
+                f"z={z.shape}: must be latents [B, H, W, {channels}]; put channels last"
+            )
+        sides = None
+        if tile_size is not None:
+            pixels, side = self._tile(tile_size)
+            sides = side, pixels
+        run = functools.partial(self._decode, self.params)
+        return _by_parts(run, z.astype(jnp.float32), sides, one_by_one)
+
+    def scale(self, z: Array | np.ndarray) -> Array | np.ndarray:
+        """Latents as denoisers read them: (z - shift_factor) scaling_factor."""
+        return (z - self.shift_factor) * self.scaling_factor
+
+    def unscale(self, latents: Array | np.ndarray) -> Array | np.ndarray:
+        """The inverse of `scale`."""
+        return latents / self.scaling_factor + self.shift_factor
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """Digest of network, parameters and factors, wherever the files lie."""
+        fields = {
+            field.name: getattr(self.module, field.name)
+            for field in dataclasses.fields(self.module)
+            if field.name not in ("parent", "name", "dtype", "remat")
+        }
+        facts = [fields, self.scaling_factor, self.shift_factor]
+        found = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+        arrays = jax.device_get(trees.flatten(self.params))
+        found.update(sealed.digest_of(arrays).encode())
+        return found.hexdigest()
+
+    def _tile(self, side: int) -> tuple[int, int]:
+        """Sides of a tile, in pixels and in latents."""
+        step = tiles.OVERLAP * self.module.factor
+        if side < step or side % step:
+            raise ConfigError(
+                f"tile_size={side}: must be a multiple of {step}; {self.sample_size} is"
+                " the size that this autoencoder was trained on"
+            )
+        return side, side // self.module.factor
+
+    @functools.cached_property
+    def _encode(self):
+        return self._jit("moments")
+
+    @functools.cached_property
+    def _decode(self):
+        return self._jit("decode")
+
+    def _jit(self, method: str):
+        module = self.module
+        return jax.jit(
+            lambda params, x: module.apply({"params": params}, x, method=method)
+        )
+
+
+def load(
+    path: str | os.PathLike,
+    *,
+    variant: str | None = None,
+    config: str | os.PathLike | Mapping[str, Any] | None = None,
+    precision: autoencoder_kl.Dtype = "float32",
+) -> Autoencoder:
+    """The autoencoder of a folder or file; no code of it is run.
+
+    Args:
+        path: A pipeline folder of diffusers, its vae/ alone, or a single file of
+            Stable Diffusion (or of the autoencoder alone) as its authors released it.
+        variant: Variant of the weights in a folder, as "fp16"; None takes the plain
+            ones, or the only ones.
+        config: diffusers' config of the network (a folder, a file, or its values) for
+            a single file, which has none; None takes what the shapes say, and norms of
+            32 groups.
+        precision: Type that the network computes in, "float32" or "bfloat16"; the
+            parameters are float32, whatever the file holds.
+
+    Raises:
+        CheckpointError: If there is no autoencoder, or it is damaged or of a kind that
+            is not implemented. One line.
+    """
+    path = pathlib.Path(path).expanduser()
+    try:
+        described, tensors = _read(path, variant, config)
+        leaves = autoencoder.read_weights(tensors)
+        module = AutoencoderKL(**described.fields, dtype=precision)
+        built.compare(leaves, _shapes(module), "its file")
+    except CheckpointError as error:
+        start = "" if str(path) in str(error) else f"vae={str(path)!r}: "
+        raise CheckpointError(f"{start}{error}") from error
+    params = {
+        name: jnp.asarray(leaf.read(), jnp.float32) for name, leaf in leaves.items()
+    }
+    return Autoencoder(module, trees.unflatten(params), *described[1:])
+
+
+def _read(path, variant, config) -> tuple[autoencoder.Described, dict[str, Lazy]]:
+    if path.is_file():
+        return _single_file(path, config)
+    folder = part(path, PART)
+    described = autoencoder.read_config(config_of(folder))
+    tensors, _, said = files.weights(folder, variant=variant)
+    for line in said:
+        log.info("%s: %s", folder, line)
+    return described, tensors
+
+
+def _single_file(path, config) -> tuple[autoencoder.Described, dict[str, Lazy]]:
+    arrays = original.open_file(path)
+    tensors = original.first_stage(arrays)
+    if not tensors:
+        raise CheckpointError(
+            f"no autoencoder in it (no {original.FIRST_STAGE}decoder...); give the"
+            " pipeline's folder, or the file with all networks"
+        )
+    if config is not None:
+        return autoencoder.read_config(_values(config)), tensors
+    shapes = {name: leaf.shape for name, leaf in tensors.items()}
+    described = autoencoder.Described(autoencoder.of_shapes(shapes))
+    if any(name.startswith(original.SDXL) for name in arrays):
+        described = described._replace(scaling_factor=SDXL_SCALING_FACTOR)
+    return described, tensors
+
+
+def part(path: pathlib.Path, name: str) -> pathlib.Path:
+    """The folder of one part of a pipeline; the path itself if it is that part's.
+
+    Raises:
+        CheckpointError: If there is none.
+    """
+    if not path.is_dir():
+        raise CheckpointError(f"{name}={str(path)!r}: does not exist; give a folder")
+    inside = path / name
+    if (inside / files.CONFIG).is_file():
+        return inside
+    if (path / files.INDEX).is_file() or inside.is_dir():
+        raise CheckpointError(
+            f"{inside / files.CONFIG} is missing; copy {name}/ of the pipeline"
+        )
+    if not (path / files.CONFIG).is_file():
+        raise CheckpointError(
+            f"{path}: has no {name}/ and no {files.CONFIG}; give a pipeline's folder,"
+            f" or its {name}/"
+        )
+    return path
+
+
+def config_of(folder: pathlib.Path) -> dict[str, Any]:
+    """The config.json of a part."""
+    return files.read_json(folder / files.CONFIG)
+
+
+def _values(config) -> Mapping[str, Any]:
+    if isinstance(config, Mapping):
+        return config
+    path = pathlib.Path(config).expanduser()
+    if path.is_dir():
+        path = part(path, PART) / files.CONFIG
+    if not path.is_file():
+        raise CheckpointError(f"config={str(config)!r}: does not exist")
+    return files.read_json(path)
+
+
+@functools.cache
+def _shapes(module: AutoencoderKL) -> dict[str, tuple[int, ...]]:
+    side = module.factor
+    images = jax.ShapeDtypeStruct((1, side, side, module.in_channels), jnp.float32)
+    found = jax.eval_shape(module.init, jax.random.key(0), images)
+    return {name: x.shape for name, x in trees.flatten(found["params"]).items()}
+
+
+def _by_parts(run, x: Array, sides: tuple[int, int] | None, one_by_one: bool) -> Array:
+    """`run` of all images, by tiles where they are larger than one, or one by one."""
+    whole = run
+    if sides is not None and max(x.shape[1:3]) > sides[0]:
+        tile, tile_out = sides
+        whole = functools.partial(tiles.tiled, run, tile=tile, tile_out=tile_out)
+    if one_by_one and len(x) > 1:
+        return jnp.concatenate([whole(x[i : i + 1]) for i in range(len(x))])
+    return whole(x)
