@@ -5,14 +5,12 @@ network alone. Options and defaults are those of diffusers 0.42.
 """
 
 import pathlib
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from kdiff_jax.errors import CheckpointError
-from kdiff_jax.formats.lazy import Lazy
 from kdiff_jax.interop import diffusers_files as files
-from kdiff_jax.interop import schedulers
+from kdiff_jax.interop import diffusers_names, schedulers
 from kdiff_jax.interop.diffusers_files import CONFIG, SCHEDULER
 from kdiff_jax.interop.options import Option, Unlike, checked, only
 from kdiff_jax.interop.source import Facts, Source, whole
@@ -59,10 +57,6 @@ TRAINING = frozenset(
     "decay min_decay max_value min_value optimization_step update_after_step power"
     " use_ema_warmup inv_gamma collected_params".split()
 )
-# Until diffusers 0.16; in an attention block alone.
-OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-
-
 FOLDERS = True  # what it reads, see `foreign.families`
 
 
@@ -87,7 +81,7 @@ def convert(folder: pathlib.Path, facts: Facts) -> Source:
         for name in _off(config)
     ]
     tensors, weights, which = files.weights(home)
-    leaves = read_weights(tensors)
+    leaves = diffusers_names.read_weights(tensors)
     where, beside = files.scheduler(folder, home)
     parts, assumed = schedulers.read(files.read_json(where), facts, SCHEDULER)
     assumed = (*said, *which, *beside, *assumed)
@@ -254,47 +248,3 @@ def check_groups(
                 f"{path} has {shape[0]} channels in {groups} groups: they must divide;"
                 " in diffusers there is no such network"
             )
-
-
-def read_weights(tensors: Mapping[str, Lazy]) -> dict[str, Lazy]:
-    """{our path: array in our layout} of {their name: array}."""
-    return {our_path(name): _turned(name, leaf) for name, leaf in tensors.items()}
-
-
-def our_path(name: str) -> str:
-    """down_blocks.0.resnets.1.norm1.weight -> down_blocks_0_resnets_1/norm1/scale."""
-    *parts, leaf = name.split(".")
-    if "attentions" in parts:
-        *parts, last = parts
-        parts += OLD_NAMES.get(last, last).split(".")
-    text = ".".join(parts)
-    block = re.match(
-        r"(down_blocks\.\d+|up_blocks\.\d+|mid_block)\.[a-z]+\.\d+(\.conv$)?", text
-    )
-    head = block.group() if block else text
-    ours = [head, text[len(head) + 1 :]] if block else [head]
-    path = "/".join(part.replace(".", "_") for part in ours if part)
-    if leaf == "weight":
-        leaf = "scale" if "norm" in path.split("/")[-1] else "kernel"
-    return f"{path}/{leaf}"
-
-
-def their_name(path: str) -> str:
-    """The inverse of `our_path`."""
-    *parts, leaf = path.split("/")
-    parts[0] = re.sub(
-        r"^(down_blocks_\d+|up_blocks_\d+|mid_block)_([a-z]+)_(\d+)(_conv)?$",
-        lambda m: ".".join(
-            [m[1].replace("blocks_", "blocks."), m[2], m[3], *(["conv"] * bool(m[4]))]
-        ),
-        parts[0].replace("time_embedding_", "time_embedding."),
-    )
-    leaf = "weight" if leaf in ("kernel", "scale") else leaf
-    return ".".join([*parts, leaf]).replace("to_out_0", "to_out.0")
-
-
-def _turned(name: str, leaf: Lazy) -> Lazy:
-    if name.startswith("class_embedding"):  # a table, of which rows are taken
-        return leaf
-    axes = {2: (1, 0), 4: (2, 3, 1, 0)}.get(len(leaf.shape))
-    return leaf.transpose(*axes) if axes else leaf

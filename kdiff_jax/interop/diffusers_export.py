@@ -15,8 +15,12 @@ import numpy as np
 from kdiff_jax import __version__, networks
 from kdiff_jax.files import write_atomically
 from kdiff_jax.formats import lazy, tensors
-from kdiff_jax.formats.lazy import Lazy
-from kdiff_jax.interop import diffusers, diffusers_files, schedulers_export
+from kdiff_jax.interop import (
+    diffusers,
+    diffusers_files,
+    diffusers_names,
+    schedulers_export,
+)
 from kdiff_jax.interop.schedulers_export import Scheduler, refused
 from kdiff_jax.interop.spec import Spec
 from kdiff_jax.interop.trees import flatten
@@ -91,7 +95,7 @@ def save(folder, model, *, num_steps: int | None = None) -> pathlib.Path:
     (folder / diffusers_files.CONFIG).unlink(missing_ok=True)
     # Readers of PyTorch's safetensors want that one line of metadata.
     weights = folder / f"{diffusers_files.WEIGHTS}.safetensors"
-    tensors.write(weights, state_dict(leaves), {"format": "pt"})
+    tensors.write(weights, diffusers_names.state_dict(leaves), {"format": "pt"})
     write_atomically(folder / diffusers_files.SCHEDULER, _json(scheduler.config))
     index = {
         "_class_name": scheduler.pipeline,
@@ -105,11 +109,6 @@ def save(folder, model, *, num_steps: int | None = None) -> pathlib.Path:
     # The config comes last: a folder without it holds no model.
     write_atomically(folder / diffusers_files.CONFIG, _json(config))
     return folder
-
-
-def state_dict(leaves: Mapping[str, Lazy]) -> dict[str, Lazy]:
-    """{their name: array in PyTorch's layout} of {our path: array}."""
-    return {diffusers.their_name(k): _turned(k, leaf) for k, leaf in leaves.items()}
 
 
 def network_config(spec: Spec) -> dict[str, Any]:
@@ -172,14 +171,6 @@ def network_config(spec: Spec) -> dict[str, Any]:
 def _module(spec: Spec) -> Any:
     """The network, whose fields are those of the spec and defaults."""
     return spec.network.call(networks.make)
-
-
-def _turned(path: str, leaf: Lazy) -> Lazy:
-    """Linear [out, in], Conv [out, in, H, W]; a table of classes as it is."""
-    axes = {2: (1, 0), 4: (3, 2, 0, 1)}.get(len(leaf.shape))
-    if axes is None or path.startswith("class_embedding"):
-        return leaf
-    return leaf.transpose(*axes)
 
 
 def _has_pipeline(spec: Spec, scheduler: Scheduler) -> bool:

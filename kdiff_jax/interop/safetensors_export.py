@@ -7,7 +7,7 @@ import numpy as np
 from kdiff_jax import sealed
 from kdiff_jax.files import json_text, write_atomically
 from kdiff_jax.formats import lazy, tensors
-from kdiff_jax.interop import diffusers_export, edm_export
+from kdiff_jax.interop import diffusers_names, edm_export
 from kdiff_jax.interop.trees import flatten
 
 WEIGHTS = "model.safetensors"
@@ -40,7 +40,7 @@ def save(folder, model) -> pathlib.Path:
     if name in edm_export.NETWORKS:
         found, layout = edm_export.state_dict(model.spec, leaves), "NVlabs/edm"
     elif name == "ddpm_unet":
-        found, layout = diffusers_export.state_dict(leaves), "diffusers UNet2DModel"
+        found, layout = diffusers_names.state_dict(leaves), "diffusers UNet2DModel"
     else:
         found = {k.replace("/", "."): leaf for k, leaf in leaves.items()}
         layout = "flax"

@@ -1,6 +1,7 @@
 """What every denoising network has in common: its call, and the fields behind it."""
 
 import abc
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 import flax.linen as nn
@@ -12,7 +13,9 @@ from kdiff_jax.errors import ConfigError
 from kdiff_jax.networks import GUIDANCE, layers
 from kdiff_jax.types import Keys
 
-Cond = Int[Array, " B"] | Float[Array, "B D"]  # labels, or vectors
+# Labels; vectors; texts, alone or with what else a network reads beside them.
+Text = Float[Array, "B L D"] | Mapping[str, Float[Array, "B ..."]]
+Cond = Int[Array, " B"] | Float[Array, "B D"] | Text
 
 
 ZEROS = nn.initializers.zeros
@@ -22,14 +25,17 @@ class Told(NamedTuple):
     """What a network is told beside images and noise level.
 
     Attributes:
-        rows: f32[B, K], one-hot labels, or vectors; zeros for none.
+        rows: f32[B, K], one-hot labels, or vectors; zeros for none. f32[B, L, D] where
+            the network reads texts.
         augment: f32[B, A], augmentation labels; zeros for none.
         guidance: f32[B], the strength of guidance; ones for none.
+        added: f32[B, A], what goes into the embedding beside a text; None for none.
     """
 
     rows: Array
     augment: Array
     guidance: Array
+    added: Array | None = None
 
 
 class Network(nn.Module):
@@ -147,6 +153,7 @@ class Network(nn.Module):
             augment = jnp.zeros((batch, self.augment_dim))
         if guidance is None:
             guidance = jnp.ones(batch)
+        assert not isinstance(y, Mapping), "networks that read texts say what of them"
         if not self.cond_dim:
             rows = layers.one_hot(y, num_classes=self.num_classes, batch=batch)
         else:

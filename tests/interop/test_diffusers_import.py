@@ -19,7 +19,7 @@ from tolerance import UNET
 from kdiff_jax import networks
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.formats import lazy, tensors
-from kdiff_jax.interop import diffusers
+from kdiff_jax.interop import diffusers, diffusers_names
 from kdiff_jax.interop.built import build
 from kdiff_jax.interop.checkpoint import checked
 from kdiff_jax.interop.source import Facts
@@ -113,7 +113,7 @@ def test_old_names_of_attention(tmp_path):
 
 def test_names_go_there_and_back():
     for name in load_file(DATA / "diffusers_tiny_ddpm.safetensors"):
-        assert diffusers.their_name(diffusers.our_path(name)) == name
+        assert diffusers_names.their_name(diffusers_names.our_path(name)) == name
     for name, path in {
         "down_blocks.0.downsamplers.0.norm1.weight": (
             "down_blocks_0_downsamplers_0/norm1/scale"
@@ -126,8 +126,8 @@ def test_names_go_there_and_back():
             "mid_block_attentions_0/to_out_0/kernel"
         ),
     }.items():
-        assert diffusers.our_path(name) == path
-        assert diffusers.their_name(path) == name
+        assert diffusers_names.our_path(name) == path
+        assert diffusers_names.their_name(path) == name
 
 
 def test_where_things_lie(tmp_path):

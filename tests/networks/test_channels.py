@@ -8,14 +8,10 @@ import pytest
 import tiny_networks as tiny
 from tolerance import REORDER
 
-from kdiff_jax import networks
 from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.networks import channels
 
-# The toy `mlp` is for points of the plane.
-each_network = pytest.mark.parametrize(
-    "name", [name for name in networks.names() if name != "mlp"]
-)
+each_network = pytest.mark.parametrize("name", sorted(tiny.FIELDS))
 
 
 def repeat(leaf, shape, path):

@@ -5,15 +5,11 @@ import numpy as np
 import pytest
 import tiny_networks as tiny
 
-from kdiff_jax import networks
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.networks import labels
 from kdiff_jax.networks.labels import class_rows
 
-# The toy `mlp` is for points of the plane.
-each_network = pytest.mark.parametrize(
-    "name", [name for name in networks.names() if name != "mlp"]
-)
+each_network = pytest.mark.parametrize("name", sorted(tiny.FIELDS))
 
 
 @each_network

@@ -29,14 +29,15 @@ PD_LSUN = dict(
     head_dim=64,
     out_channels=6,
 )
-# The toy `mlp` is for points of the plane.
+# The toy `mlp` is for points of the plane; others read texts.
+OTHERS = ["mlp", "unet2d_condition"]
 UNETS = ["adm_unet", "ddpm_unet", "iddpm_unet", "song_unet"]
-each_network = pytest.mark.parametrize("name", [*UNETS, "dit"])
+each_network = pytest.mark.parametrize("name", sorted(tiny.FIELDS))
 each_unet = pytest.mark.parametrize("name", UNETS)
 
 
-def test_there_are_five_families():
-    assert sorted(networks.names()) == sorted([*UNETS, "dit", "mlp"])
+def test_the_families_are_these():
+    assert sorted(networks.names()) == sorted([*tiny.FIELDS, *OTHERS])
 
 
 def slow(*values):
