@@ -123,7 +123,6 @@ def main() -> None:
     from kdiff_jax.interop.checkpoint import located
     from kdiff_jax.metrics import features as extractors
     from kdiff_jax.metrics import groups, moments, table
-    from kdiff_jax.report import environment
     from kdiff_jax.train import measure, parallel, reference
 
     mesh = parallel.make_mesh()
@@ -180,24 +179,14 @@ def main() -> None:
     row = {
         "checkpoint": output.printable(checkpoint),
         "reference": output.printable(wanted),
-        "sampler": sampler.name,
-        "sampler_options": dict(sampler.options),
-        "nfe": sampler.nfe,
-        "num_params": model.num_params,
-        "num_students": model.num_students,
-        "num_params_total": model.num_params * model.num_students,
-        "precision": model.net.precision,
-        "macs": measure.macs(model.net),
+        **measure.facts(model, sampler),
         "num_images": NUM.value,
         "labels": label_protocols.of_row(LABELS.value, model.num_classes),
         **seeds.figures_of(each, HEADLINE.value),
         "average": training.result_of(located(checkpoint)),
         "features": features.provenance,
         "compared_with": stats.provenance,
-        "images_per_second": found.images_per_second,
-        "latency_ms": found.latency_ms,
-        "timing": found.timing,
-        "measured": environment.measured(),
+        **found.speeds(),
         "seconds": time.monotonic() - began,
     }
     if jax.process_index() != 0:

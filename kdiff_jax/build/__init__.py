@@ -6,6 +6,7 @@ A config has shared sections (`model`, `data`, `init`, `train`, `evaluate`) and
 read.
 """
 
+from kdiff_jax.build.completed import complete, defaults, lock, plain
 from kdiff_jax.build.objects import (
     Networks,
     Program,
@@ -25,7 +26,6 @@ from kdiff_jax.build.resolved import (
     Stage,
     TrainStage,
 )
-from kdiff_jax.build.sections import complete, lock, plain
 from kdiff_jax.build.stages import expand, resolve, spec_of
 from kdiff_jax.build.values import check
 
@@ -43,6 +43,7 @@ __all__ = [
     "check_fits",
     "check_shared",
     "complete",
+    "defaults",
     "expand",
     "load_table",
     "load_images",

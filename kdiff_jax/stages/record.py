@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from kdiff_jax import methods, sealed
+from kdiff_jax import build, methods, sealed
 from kdiff_jax.build import Stage, sections
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.interop import steps as step_folders
@@ -210,7 +210,7 @@ def _with_later_options(before, now):
 
 def _with_defaults(had, has, function) -> dict[str, Any]:
     """A section with the keywords that came later, at their defaults."""
-    defaults = sections.defaults(function).items()
+    defaults = build.defaults(function).items()
     return {**had, **{k: v for k, v in defaults if k in has and k not in had}}
 
 

@@ -11,7 +11,6 @@ from kdiff_jax.build.sections import Evaluate
 from kdiff_jax.data.images import Images
 from kdiff_jax.interop import Model, training
 from kdiff_jax.partition import ONE, Partition
-from kdiff_jax.report import environment
 from kdiff_jax.stages import Job, facts
 from kdiff_jax.stages.compared import Reference
 from kdiff_jax.train import generate, label_protocols, measure, seeds
@@ -62,24 +61,14 @@ def of_model(
         "stage": made_by,
         "role": "teacher" if is_teacher else "student",
         "method": about.get("method"),
-        "sampler": sampler.name,
-        "sampler_options": dict(sampler.options),
-        "nfe": sampler.nfe,
-        "num_params": model.num_params,
-        "num_students": model.num_students,
-        "num_params_total": model.num_params * model.num_students,
-        "precision": stage.precision,
-        "macs": measure.macs(model.net),
+        **measure.facts(model, sampler),
         "num_images": options.num_images,
         "labels": label_protocols.of_row(options.labels, model.num_classes),
         **compared.about(),
-        "images_per_second": found.images_per_second,
-        "latency_ms": found.latency_ms,
         "train_steps": about.get("train_steps"),
         "train_seconds": about.get("train_seconds"),
         "average": about.get("average"),
-        "timing": found.timing,
-        "measured": environment.measured(),
+        **found.speeds(),
     }
     if model.num_students > 1:
         row["partition"] = model.partition.to_spec()

@@ -15,6 +15,7 @@ from kdiff_jax.method import Net
 from kdiff_jax.metrics.collect import Collector
 from kdiff_jax.metrics.features import Features
 from kdiff_jax.metrics.seen import Seen
+from kdiff_jax.report import environment
 from kdiff_jax.samplers import Sampler
 from kdiff_jax.train import generate, parallel, watchdog
 
@@ -52,6 +53,34 @@ class Generated(NamedTuple):
     shown: np.ndarray  # uint8[n, H, W, C], those at the places asked for
     timing: dict[str, Any]  # how both speeds spread, and how many images at once
     make: generate.Generator  # what made them, compiled: see `looked_at`
+
+    def speeds(self) -> dict[str, Any]:
+        """Both speeds, as a row has them."""
+        return {
+            "images_per_second": self.images_per_second,
+            "latency_ms": self.latency_ms,
+            "timing": self.timing,
+            "measured": environment.measured(),
+        }
+
+
+def facts(model: Any, sampler: Sampler) -> dict[str, Any]:
+    """What a row says of a model and its sampler, beside what was measured.
+
+    Args:
+        model: An `interop.Model`.
+        sampler: Sampler that makes its images.
+    """
+    return {
+        "sampler": sampler.name,
+        "sampler_options": dict(sampler.options),
+        "nfe": sampler.nfe,
+        "num_params": model.num_params,
+        "num_students": model.num_students,
+        "num_params_total": model.num_params * model.num_students,
+        "precision": model.net.precision,
+        "macs": macs(model.net),
+    }
 
 
 def generated(
