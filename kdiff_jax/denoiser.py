@@ -25,6 +25,7 @@ def make(
     image_shape: tuple[int, int, int],
     num_classes: int = 0,
     cond_dim: int = 0,
+    cond_length: int = 0,
     augment_dim: int = 0,
     guidance_range: tuple[float | int, float | int] | None = None,
     space: str = "pixels",
@@ -40,6 +41,7 @@ def make(
         image_shape: (H, W, C) of one image.
         num_classes: Number of classes; 0 hides the labels from the network.
         cond_dim: Length of the vectors that it reads in place of labels; 0 for labels.
+        cond_length: Number of such vectors of a text; 0 where it reads one, or labels.
         augment_dim: Length of the augmentation label; 0 for a network without.
         guidance_range: (low, high) of the strengths of guidance that it reads; None for
             a network that reads none.
@@ -48,10 +50,11 @@ def make(
     """
     scalings_at = preconditions.make(precondition, process, **keywords)
 
-    def labels(y):
-        return y if num_classes else None
+    reader = domain.embedded(cond_length, cond_dim)
+    conditions = domain.Conditions(num_classes, cond_dim, reader)
 
-    conditions = domain.Conditions(num_classes, cond_dim)
+    def labels(y):
+        return domain.as_read(y) if num_classes or reader else None
 
     def init(key):
         shape, reads = tuple(image_shape), bool(guidance_range)
@@ -93,6 +96,7 @@ def make(
         domain.make_space(space, image_shape),
         cond_dim,
         guidance_range,
+        reader,
     )
 
 
@@ -102,7 +106,8 @@ def make(
 def _init(module, key, image_shape, conditions, augment_dim, reads_guidance):
     x = jnp.zeros((1, *image_shape), jnp.float32)
     augment = jnp.zeros((1, augment_dim), jnp.float32) if augment_dim else None
-    y = conditions.example(1) if conditions.num else None
+    some = conditions.num or conditions.reader
+    y = domain.as_read(conditions.example(1)) if some else None
     more = dict(guidance=jnp.ones(1)) if reads_guidance else {}
     return module.init(key, x, jnp.zeros(1), y, augment=augment, **more)["params"]
 
@@ -205,7 +210,7 @@ def check_drawn(
 
 
 def _check_labels(net: Net, what: str, way_out: str) -> None:
-    if not net.num_classes:
+    if not (net.num_classes or net.reader):
         raise ConfigError(
             f"{what}: a network without classes has no label to be guided by; set"
             f" {way_out}"

@@ -2,12 +2,14 @@
 
 Everything outside networks speaks of conditions by number: data, pairs, shares,
 partitions, `--labels`. What a network reads is a `Cond`: the number itself, where
-conditions are classes, or a row of a table of vectors. The table is no parameter
-of any network: programs get it as an argument, as they get a teacher.
+conditions are classes, a row of a table of vectors, or what a text encoder makes of a
+row of tokens. Neither table nor encoder is a parameter of any network: programs get
+them as arguments, as they get a teacher.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +18,75 @@ import numpy as np
 from kdiff_jax import pixels, registry
 
 Frozen = Mapping[str, Any]  # arrays that nothing trains, by role
-Cond = Any  # i32[B] labels, or f32[B, D] vectors
+Cond = Any  # i32[B] labels, f32[B, D] vectors, or a `Prompt`
 
 
 NULL = -1  # the number of the null condition
 TABLE = "conditions"  # the role of the table of vectors among the frozen arrays
+
+
+class Prompt(NamedTuple):
+    """A text as networks read it, beside the text that stands for none.
+
+    Guidance, and dropping of conditions in training, put `null` in the place of `cond`;
+    so every image may have a negative prompt of its own.
+
+    Attributes:
+        cond: What an encoder makes of the text: f32[B, L, D], or a dictionary of arrays
+            [B, ...].
+        null: The same of no text, or of a negative prompt.
+    """
+
+    cond: Any
+    null: Any
+
+
+class Reader(Protocol):
+    """What makes conditions of the rows of a table of texts; hashable."""
+
+    @property
+    def row(self) -> jax.ShapeDtypeStruct:
+        """One row of the table."""
+
+    @property
+    def shapes(self) -> Mapping[str, Any]:
+        """Shapes of the frozen arrays that `read` needs, by role."""
+
+    def read(self, frozen: Frozen, rows) -> Any:
+        """What networks read of rows [B, ...], a tree of arrays [B, ...]."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedded:
+    """A `Reader` of texts that are kept as what an encoder has made of them.
+
+    Attributes:
+        length: Number of vectors of a text.
+        dim: Length of each.
+    """
+
+    length: int
+    dim: int
+
+    @property
+    def row(self) -> jax.ShapeDtypeStruct:
+        """f32[length, dim]."""
+        return jax.ShapeDtypeStruct((self.length, self.dim), jnp.float32)
+
+    @property
+    def shapes(self) -> Mapping[str, Any]:
+        """Nothing beside the table."""
+        return {}
+
+    def read(self, frozen: Frozen, rows) -> Any:
+        """The rows as they are, float32."""
+        del frozen
+        return rows.astype(jnp.float32)
+
+
+def embedded(length: int, dim: int) -> Embedded | None:
+    """The reader of texts of `length` vectors; None where a condition is no text."""
+    return Embedded(length, dim) if length else None
 
 
 class Conditions(NamedTuple):
@@ -28,38 +94,72 @@ class Conditions(NamedTuple):
 
     Attributes:
         num: How many; 0 where the model is unconditional.
-        dim: Length of a vector; 0 where networks read the numbers, as labels.
+        dim: Length of a vector; 0 where networks read the numbers, as labels, or text.
+        reader: What makes conditions of a table of texts, [num + 1, ...], whose last
+            row is the text that stands for none; None where conditions are no texts.
     """
 
     num: int
     dim: int = 0
+    reader: Reader | None = None
 
     def take(self, frozen: Frozen, numbers) -> Cond:
         """The condition of each i32[B] as networks read it; of -1 none.
 
-        Vectors f32[B, dim], of the table or not, are such already.
+        Vectors f32[B, dim], or texts f32[B, L, dim], of the table or not, are such
+        already.
         """
+        if self.reader:
+            return self._texts(self.reader, frozen, numbers)
         if not self.dim or jnp.issubdtype(jnp.result_type(numbers), jnp.floating):
             return numbers
         rows = frozen[TABLE][jnp.maximum(numbers, 0)]
         return jnp.where((numbers >= 0)[:, None], rows, 0.0)
 
+    @property
+    def length(self) -> int:
+        """Number of vectors of a text; 0 where conditions are no texts."""
+        return self.reader.row.shape[0] if self.reader else 0
+
+    def _texts(self, reader: Reader, frozen: Frozen, numbers) -> Prompt:
+        table = frozen[TABLE]
+        one = reader.read(frozen, table[-1:])
+        if jnp.issubdtype(jnp.result_type(numbers), jnp.floating):
+            cond = numbers
+        else:
+            rows = table[jnp.where(numbers < 0, len(table) - 1, numbers)]
+            cond = reader.read(frozen, rows)
+        null = jax.tree.map(lambda x, like: jnp.broadcast_to(x, like.shape), one, cond)
+        return Prompt(cond, null)
+
     def example(self, batch: int) -> Cond:
         """Any condition of so many images, for its shape."""
+        if self.reader:
+            row = self.reader.row
+            rows = jax.ShapeDtypeStruct((batch, *row.shape), row.dtype)
+            found = jax.eval_shape(self.reader.read, self.reader.shapes, rows)
+            zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), found)
+            return Prompt(zeros, zeros)
         if not self.dim:
             return jnp.zeros(batch, jnp.int32)
         return jnp.zeros((batch, self.dim), jnp.float32)
 
     @property
-    def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+    def shapes(self) -> dict[str, Any]:
         """Shapes of the frozen arrays that `take` reads, by role."""
+        if self.reader:
+            row = self.reader.row
+            table = jax.ShapeDtypeStruct((self.num + 1, *row.shape), row.dtype)
+            return {TABLE: table, **self.reader.shapes}
         if not self.dim:
             return {}
         return {TABLE: jax.ShapeDtypeStruct((self.num, self.dim), jnp.float32)}
 
 
 def null(cond: Cond) -> Cond:
-    """No condition, for as many images: the label -1, a vector of zeros."""
+    """No condition, for as many images: the label -1, zeros, a prompt's own null."""
+    if isinstance(cond, Prompt):
+        return Prompt(cond.null, cond.null)
 
     def none(x):
         is_number = jnp.issubdtype(jnp.result_type(x), jnp.integer)
@@ -68,14 +168,50 @@ def null(cond: Cond) -> Cond:
     return jax.tree.map(none, cond)
 
 
-def why_no_table(table: np.ndarray, num: int, dim: int) -> str:
-    """What keeps an array from being the table of `num` vectors of `dim`, or ""."""
+def vectors(table: np.ndarray) -> np.ndarray:
+    """f32[num, D] by which conditions of a table are told apart, in a partition.
+
+    Of texts [num + 1, L, D] the mean of their vectors, as in Song et al. 2024.
+    """
+    table = np.asarray(table, np.float32)
+    return table if table.ndim == 2 else table[:-1].mean(axis=1)
+
+
+def as_read(cond: Cond) -> Any:
+    """What a network reads of a condition: of a prompt without its null."""
+    return cond.cond if isinstance(cond, Prompt) else cond
+
+
+def why_no_table(table: np.ndarray, num: int, dim: int, length: int = 0) -> str:
+    """What keeps an array from being a table of `num` vectors, or texts, or "".
+
+    Args:
+        table: The array.
+        num: Number of conditions.
+        dim: Length of a vector.
+        length: Number of vectors of a text; 0 for a table of vectors.
+    """
+    if length:
+        return _why_no_texts(table, (num + 1, length, dim))
     if table.dtype.kind not in "fiu" or table.ndim != 2:
         return f"holds {table.dtype}{list(table.shape)}, not numbers [conditions, D]"
     if len(table) != num:
         return f"has {len(table)} rows, and the model {num} conditions (num_classes)"
     if table.shape[1] != dim:
         return f"has rows of {table.shape[1]} entries, and the model reads {dim}"
+    return _why_not_finite(table)
+
+
+def _why_no_texts(table: np.ndarray, shape: tuple[int, int, int]) -> str:
+    if table.dtype.kind != "f" or table.shape != shape:
+        return (
+            f"holds {table.dtype}{list(table.shape)}, not f32{list(shape)}: texts, and"
+            " last the one that stands for none"
+        )
+    return _why_not_finite(table.reshape(len(table), -1))
+
+
+def _why_not_finite(table: np.ndarray) -> str:
     if not np.isfinite(table).all():
         (row, *_) = np.flatnonzero(~np.isfinite(table).all(axis=1))
         return f"row {row} is not finite"

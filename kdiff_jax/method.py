@@ -25,7 +25,7 @@ class Net(NamedTuple):
         init: (key) -> params.
         apply: A denoiser: (params, x_t, t, y, *, dropout_keys=None, augment=None) ->
             x0_hat. `x_t` is f32[B, H, W, C], `t` f32[B] in the process' own time, `y`
-            i32[B], or f32[B, cond_dim]. Dropout is off without keys, which are Key[B].
+            a `domain.Cond`. Dropout is off without keys, which are Key[B].
             With a `guidance_range` it takes `guidance`, f32[B], too; None is 1.
         encode: As `apply`, but gives the features of the network's encoder, one
             f32[B, H_i, W_i, C_i] per level and one of the bottleneck; None without.
@@ -39,6 +39,7 @@ class Net(NamedTuple):
         cond_dim: Length of the vectors that `y` is, f32[B, cond_dim]; 0 for labels.
         guidance_range: (low, high), the strengths of guidance that it was made for, if
             it reads one and answers with that guidance in a single call.
+        reader: What makes `y` of a table of texts; None where `y` is no text.
     """
 
     init: Callable[..., Params]
@@ -51,11 +52,12 @@ class Net(NamedTuple):
     own_space: Space | None = None
     cond_dim: int = 0
     guidance_range: tuple[float | int, float | int] | None = None
+    reader: domain.Reader | None = None
 
     @property
     def conditions(self) -> Conditions:
         """What it may be asked for."""
-        return Conditions(self.num_classes, self.cond_dim)
+        return Conditions(self.num_classes, self.cond_dim, self.reader)
 
     @property
     def space(self) -> Space:

@@ -84,7 +84,8 @@ def main() -> None:
         model = model.student(k)
         if wanted is None and model.num_classes:
             wanted = ",".join(map(str, partition.labels(k, model.num_classes)))
-    dim = model.net.cond_dim if CONDITIONS.value is not None else 0
+    row = model.net.cond_dim * max(model.net.conditions.length, 1)
+    dim = row if CONDITIONS.value is not None else 0
     check(path, kind, model.net.space.pixel_shape, NUM.value, dim)
     asked = {"labels": parse_labels(wanted, NUM.value, model.num_classes)}
     if CONDITIONS.value is not None:
@@ -195,8 +196,9 @@ def read_vectors(path: str, num: int, model) -> np.ndarray:
         raise ConfigError(
             f"--conditions={path}: this model reads no vectors; {way_out}"
         )
-    rows = conditions.read_asked(path, dim, "--conditions")
-    return np.resize(rows, (num, dim))
+    length = model.net.conditions.length
+    rows = conditions.read_asked(path, dim, "--conditions", length)
+    return np.resize(rows, (num, *rows.shape[1:]))
 
 
 def save(path: pathlib.Path, kind: str, found: dict[str, np.ndarray]) -> None:

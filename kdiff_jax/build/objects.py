@@ -34,7 +34,7 @@ FREE_OF_TRAIN = {
     **dict(spike_factor=0.0, spike_lines=1, hang_minutes=0.0),
 }
 # What all models of a recipe have alike.
-FITTING = ("image_shape", "num_classes", "cond_dim", "space")
+FITTING = ("image_shape", "num_classes", "cond_dim", "cond_length", "space")
 
 
 def load_images(recipe: Recipe) -> images.Images:

@@ -127,7 +127,9 @@ class Data(NamedTuple):
         size: Side in pixels that images are resized to; 0 keeps them as they are.
         use_labels: Whether labels are used.
         conditions: .npy of f32[model.num_classes, model.cond_dim], whose row k is what
-            images of label k are conditioned on; "" for the labels themselves.
+            images of label k are conditioned on; "" for the labels themselves. Of texts
+            f32[model.num_classes + 1, model.cond_length, model.cond_dim], the last of
+            which is the text that stands for none.
         channels: 1 or 3, that images are converted to; 0 keeps them.
         background: Colour below transparent pixels.
         flip: Whether images are flipped, with probability 1/2.
@@ -188,6 +190,8 @@ class Model(NamedTuple):
         num_classes: Number of classes; 0 if unconditional. With `cond_dim` the number
             of vectors.
         cond_dim: Length of the vectors of `data.conditions`; 0 for labels.
+        cond_length: Number of vectors of a text, if the rows of `data.conditions` are
+            texts; 0 for single vectors.
         augment_dim: Length of EDM's augmentation label; 0 for none.
         space: Where the network's images live, a name of `domain.SPACES`.
         guidance_range: (low, high) of the strengths of guidance that a student reads,
@@ -202,6 +206,7 @@ class Model(NamedTuple):
     sampler: Section
     num_classes: Whole = 0
     cond_dim: Whole = 0
+    cond_length: Whole = 0
     augment_dim: Whole = 0
     space: str = "pixels"
     guidance_range: Interval | None = None

@@ -22,29 +22,37 @@ def read(path: str, conditions: domain.Conditions) -> np.ndarray:
     Raises:
         DataError: If it is missing or damaged, or no table for this model.
     """
-    num, dim = conditions.num, conditions.dim
+    num, dim, length = conditions.num, conditions.dim, conditions.length
     way_out = f"give an .npy of f32[{num}, {dim}], a row for each label"
+    if length:
+        way_out = (
+            f"give an .npy of f32[{num + 1}, {length}, {dim}], last the empty text"
+        )
     table, place = _load(path, "data.conditions", way_out)
-    if why := domain.why_no_table(table, num, dim):
+    if why := domain.why_no_table(table, num, dim, length):
         raise DataError(f"{place}: {why}; {way_out}")
     return np.ascontiguousarray(table, np.float32)
 
 
-def read_asked(path: str, dim: int, option: str) -> np.ndarray:
+def read_asked(path: str, dim: int, option: str, length: int = 0) -> np.ndarray:
     """f32[N, dim], vectors to ask a model for, any number of them, from an .npy file.
+
+    Of texts f32[N, length, dim].
 
     Args:
         path: The file; `~` is the home folder.
         dim: Length of the vectors that the model reads.
         option: Name of the option that gives the path, for messages.
+        length: Number of vectors of a text; 0 for single vectors.
 
     Raises:
         DataError: If it is missing or damaged, or holds other arrays or none.
     """
-    way_out = f"give an .npy of f32[N, {dim}], a row for each image"
+    row = f"{length}, {dim}" if length else f"{dim}"
+    way_out = f"give an .npy of f32[N, {row}], a row for each image"
     table, place = _load(path, option, way_out)
     num = len(table) if table.ndim else 0
-    why = domain.why_no_table(table, num, dim)
+    why = domain.why_no_table(table, num - bool(length), dim, length)
     if why or not num:
         raise DataError(f"{place}: {why or 'has no rows'}; {way_out}")
     return np.ascontiguousarray(table, np.float32)

@@ -1,5 +1,6 @@
 """What a model is asked for, as numbers or vectors, and which students own it."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -20,8 +21,9 @@ def of(
     """(conditions as networks read them, i32[batch] groups of students that own them).
 
     Args:
-        y: Numbers i32[batch], or vectors f32[batch, D] of a model of such; None is no
-            condition.
+        y: Numbers i32[batch], or vectors f32[batch, D] of a model of such, or of a
+            model of texts a `domain.Prompt`, f32[batch, L, D] or a dictionary of what
+            it reads; None is no condition.
         batch: Number of images.
         conditions: What the model may be asked for.
         partition: Who owns what.
@@ -30,6 +32,10 @@ def of(
     Raises:
         ConfigError: If there is no such condition, or none of the students owns it.
     """
+    if conditions.reader and (text := _text(y, batch, conditions, frozen)) is not None:
+        read = domain.as_read(text)
+        read = read["context"] if isinstance(read, Mapping) else read
+        return text, group_of_vectors(read, partition, frozen)
     y = np.full(batch, domain.NULL) if y is None else y
     y = np.asarray(y) if isinstance(y, (list, tuple)) else y
     if conditions.dim and np.shape(y) == (batch, conditions.dim):
@@ -38,6 +44,30 @@ def of(
     _check(y, batch, conditions, partition)
     y = jnp.asarray(y, jnp.int32)
     return conditions.take(frozen, y), partition.group_of(y)
+
+
+def _text(y, batch: int, conditions: Conditions, frozen: Frozen) -> Cond | None:
+    """Texts as networks read them; None where numbers of the model's own are asked for.
+
+    Raises:
+        ConfigError: If they are none that the model reads.
+    """
+    if isinstance(y, Mapping | domain.Prompt):
+        return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), y)
+    has_table, row = domain.TABLE in frozen, conditions.reader.row
+    if np.shape(y)[1:] != row.shape and has_table:
+        return None
+    if np.shape(y) != (batch, *row.shape):
+        given = "None" if y is None else f"an array {list(np.shape(y))}"
+        raise ConfigError(
+            f"y={given}: this model reads texts, f32{[batch, *row.shape]}; give what"
+            " its text encoder makes of them (kdiff_jax.text)"
+        )
+    cond = jnp.asarray(y, jnp.float32)
+    if not has_table:
+        return cond
+    none = conditions.take(frozen, jnp.full(batch, domain.NULL))
+    return domain.Prompt(cond, none.null)
 
 
 def told(guidance, batch: int, spec: Spec) -> dict[str, Any]:
@@ -73,8 +103,9 @@ def told(guidance, batch: int, spec: Spec) -> dict[str, Any]:
 def group_of_vectors(vectors, partition: Partition, frozen: Frozen) -> np.ndarray:
     """i32[N], the group of students that answers for each of f32[N, D].
 
-    Rows of the table have their owner. Others go where the partition's rule puts them:
-    by the median splits of "pca", or to the nearest centre of "kmeans".
+    Of texts f32[N, L, D] by the mean of their vectors, see `domain.vectors`. Rows of
+    the table have their owner. Others go where the partition's rule puts them: by the
+    median splits of "pca", or to the nearest centre of "kmeans".
 
     Raises:
         ConfigError: If another vector than the table's is asked of students whose
@@ -89,7 +120,9 @@ def group_of_vectors(vectors, partition: Partition, frozen: Frozen) -> np.ndarra
             "y: vectors of a traced call have no owner yet among these students; give"
             " numbers, call it outside of jit, or take model.student(k)"
         ) from None
-    table = np.asarray(frozen[domain.TABLE], np.float32)
+    if vectors.ndim == 3:
+        vectors = vectors.mean(axis=1)
+    table = domain.vectors(frozen[domain.TABLE])
     numbers = {row.tobytes(): k for k, row in enumerate(table)}
     known = np.array([numbers.get(v.tobytes(), -1) for v in vectors])
     found = np.zeros(len(vectors), np.int32)

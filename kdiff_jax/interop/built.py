@@ -57,6 +57,7 @@ def build(
         image_shape=spec.image_shape,
         space=spec.space,
         guidance_range=spec.guidance_range,
+        cond_length=spec.cond_length,
         **conditioned,
         **keywords,
     )

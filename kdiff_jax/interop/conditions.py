@@ -38,13 +38,13 @@ def read(folder: pathlib.Path, spec: Spec) -> dict[str, Any]:
     Raises:
         CheckpointError: If the table is missing, or another than the spec's.
     """
-    num, dim = spec.conditioning
-    if not dim:
+    num, dim, length = spec.num_classes, spec.cond_dim, spec.cond_length
+    if not dim or (length and not spec.conditions):
         return {}
     way_out = "copy the folder again"
     path = folder / FILE
     table = sealed.read_array(path, None, error=CheckpointError, way_out=way_out)
-    why = domain.why_no_table(table, num, dim)
+    why = domain.why_no_table(table, num, dim, length)
     if not why and spec.conditions != digest({domain.TABLE: table}):
         why = "it is another than was written"
     if why:

@@ -138,7 +138,8 @@ def card(spec: Spec, assumed) -> str:
     if levels := spec.guidance_range:
         rows |= {"guidance": f"read by the network, {levels[0]:g} to {levels[1]:g}"}
     if dim := spec.cond_dim:
-        rows |= {"conditions": f"vectors of {dim} entries, `{conditions.FILE}`"}
+        kind = f"texts of {spec.cond_length} vectors" if spec.cond_length else "vectors"
+        rows |= {"conditions": f"{kind} of {dim} entries, `{conditions.FILE}`"}
     if (partition := spec.partition) is not None:
         rows |= {"students": "<br>".join(partition.table().splitlines())}
     if source := spec.source:

@@ -36,10 +36,12 @@ class Spec:
     Attributes:
         augment_dim: Length of EDM's augmentation label; 0 for none.
         cond_dim: Length of the vectors that it is conditioned on; 0 for labels.
+        cond_length: Number of those vectors that a text is read as; 0 where conditions
+            are single vectors, or labels.
         image_shape: (H, W, C) of one image.
         network: Name of the network, and its fields.
-        num_classes: Number of classes, or with `cond_dim` of vectors; 0 if
-            unconditional.
+        num_classes: Number of classes, or with `cond_dim` of vectors or texts; 0 if
+            unconditional, or if any text may be asked for.
         precondition: Name of the preconditioning, and its keywords.
         process: Name of the forward process, and its keywords.
         sampler: Name of the sampler, and its keywords; None for a network alone.
@@ -75,6 +77,7 @@ class Spec:
     sha256: str | None = None
     kdiff_jax: str | None = None
     guidance_range: tuple[float | int, float | int] | None = None
+    cond_length: int = 0
     facts: Keywords = frozen({})
 
     @classmethod
@@ -114,6 +117,8 @@ class Spec:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if value is None or field.name == "facts":
+                continue
+            if field.name == "cond_length" and not value:  # as files of before have it
                 continue
             if isinstance(value, Named):
                 value = value.plain()
@@ -158,6 +163,7 @@ class Spec:
             self.process,
             space=self.space,
             guidance_range=self.guidance_range,
+            cond_length=self.cond_length,
         )
 
     def anew(self) -> "Spec":
@@ -209,7 +215,8 @@ class Spec:
     @property
     def conditioning(self) -> domain.Conditions:
         """What the model may be asked for."""
-        return domain.Conditions(self.num_classes, self.cond_dim)
+        reader = domain.embedded(self.cond_length, self.cond_dim)
+        return domain.Conditions(self.num_classes, self.cond_dim, reader)
 
     @property
     def guidance(self) -> float | int:

@@ -43,15 +43,22 @@ def check(spec: Any, prefix: str = "") -> None:
         if section != "sampler" or spec.get(section) is not None:
             check_section(section, spec.get(section), prefix)
     _check_shape(f"{prefix}image_shape", spec.get("image_shape"))
-    counts = {"num_classes": None, "cond_dim": 0, "augment_dim": 0}
+    counts = {"num_classes": None, "cond_dim": 0, "cond_length": 0, "augment_dim": 0}
     for name, default in counts.items():
         _check_count(f"{prefix}{name}", spec.get(name, default))
-    if spec.get("cond_dim", 0) and not spec["num_classes"]:
+    length = spec.get("cond_length", 0)
+    if length and not spec.get("cond_dim", 0):
+        raise ConfigError(
+            f"{prefix}cond_length={length}: texts are that many vectors of cond_dim"
+            " entries, and it is 0"
+        )
+    if spec.get("cond_dim", 0) and not length and not spec["num_classes"]:
         raise ConfigError(
             f"{prefix}cond_dim={spec['cond_dim']}: num_classes is the number of"
             " vectors, and 0"
         )
-    check_levels(spec.get("guidance_range"), spec["num_classes"], prefix)
+    conditioned = spec["num_classes"] or length
+    check_levels(spec.get("guidance_range"), conditioned, prefix)
     domain.make_space(spec.get("space", "pixels"), spec["image_shape"])
     _check_facts(spec, prefix)
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from kdiff_jax import arrays, build, methods
+from kdiff_jax import arrays, build, domain, methods
 from kdiff_jax import partition as partitions
 from kdiff_jax.build import TrainStage
 from kdiff_jax.build.sections import Partition as Section
@@ -207,7 +207,8 @@ def partition_of(
     del options["only"]
     path = options.pop("embeddings")
     num_classes = job.recipe.num_classes
-    rows, vectors = None, job.frozen.get(TABLE)
+    rows, table = None, job.frozen.get(TABLE)
+    vectors = None if table is None else domain.vectors(table)
     if options["rule"] in ("kmeans", "pca") and options["num_groups"] > 1:
         by_table = vectors is not None and not path
         rows = vectors if by_table else _embeddings(path, find_teacher, num_classes)
