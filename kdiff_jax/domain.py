@@ -9,7 +9,7 @@ them as arguments, as they get a teacher.
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +41,7 @@ class Prompt(NamedTuple):
     null: Any
 
 
+@runtime_checkable
 class Reader(Protocol):
     """What makes conditions of the rows of a table of texts; hashable."""
 
@@ -168,7 +169,7 @@ def null(cond: Cond) -> Cond:
     return jax.tree.map(none, cond)
 
 
-def vectors(table: np.ndarray) -> np.ndarray:
+def vectors(table: Any) -> np.ndarray:
     """f32[num, D] by which conditions of a table are told apart, in a partition.
 
     Of texts [num + 1, L, D] the mean of their vectors, as in Song et al. 2024.

@@ -79,11 +79,14 @@ def text(job: Job) -> str:
 
 def _conditions(recipe: Recipe) -> str:
     """What models may be asked for, and where it comes from."""
-    num, dim = recipe.conditions
-    if not dim:
-        return f"{num} classes, labels of the data" if num else "none"
-    size = 4 * num * dim
-    return f"{num} vectors of {dim} entries, {_size(size)}, from {recipe.table}"
+    asked = recipe.conditions
+    if not asked.dim:
+        return f"{asked.num} classes, labels of the data" if asked.num else "none"
+    size = _bytes(asked.shapes)
+    kind = f"texts of {asked.length} vectors" if asked.length else "vectors"
+    return (
+        f"{asked.num} {kind} of {asked.dim} entries, {_size(size)}, from {recipe.table}"
+    )
 
 
 class Needs(NamedTuple):
