@@ -76,6 +76,7 @@ setup(
         "cuda": ["jax[cuda12]>=0.10"],
         "cuda13": ["jax[cuda13]>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],
+        "text": ["tokenizers>=0.21"],  # prompts to tokens
         "prepare": ["tensorflow-cpu>=2.20; platform_system == 'Linux'"],
         "test": [
             "beartype>=0.21",
@@ -85,6 +86,7 @@ setup(
             "pytest>=8.3",
             "pytest-xdist>=3.7",
             "ruff==0.17.5",
+            "tokenizers>=0.21",
         ],
     },
 )

@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import logging
 import os
 import pathlib
 from collections.abc import Mapping
@@ -27,11 +26,8 @@ from kdiff_jax.encoders import autoencoder_kl, tiles
 from kdiff_jax.encoders.autoencoder_kl import AutoencoderKL
 from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.formats.lazy import Lazy
-from kdiff_jax.interop import autoencoder, built, original, trees
-from kdiff_jax.interop import diffusers_files as files
+from kdiff_jax.interop import autoencoder, original, parts, trees
 from kdiff_jax.types import Params
-
-log = logging.getLogger(__name__)
 
 PART = "vae"
 SDXL_SCALING_FACTOR = 0.13025  # its single file does not say it
@@ -201,27 +197,21 @@ def load(
     path = pathlib.Path(path).expanduser()
     try:
         described, tensors = _read(path, variant, config)
-        leaves = autoencoder.read_weights(tensors)
         module = AutoencoderKL(**described.fields, dtype=precision)
-        built.compare(leaves, _shapes(module), "its file")
+        shape = (1, module.factor, module.factor, module.in_channels)
+        images = jax.ShapeDtypeStruct(shape, jnp.float32)
+        params = parts.params(autoencoder.read_weights(tensors), module, images)
     except CheckpointError as error:
         start = "" if str(path) in str(error) else f"vae={str(path)!r}: "
         raise CheckpointError(f"{start}{error}") from error
-    params = {
-        name: jnp.asarray(leaf.read(), jnp.float32) for name, leaf in leaves.items()
-    }
-    return Autoencoder(module, trees.unflatten(params), *described[1:])
+    return Autoencoder(module, params, *described[1:])
 
 
 def _read(path, variant, config) -> tuple[autoencoder.Described, dict[str, Lazy]]:
     if path.is_file():
         return _single_file(path, config)
-    folder = part(path, PART)
-    described = autoencoder.read_config(config_of(folder))
-    tensors, _, said = files.weights(folder, variant=variant)
-    for line in said:
-        log.info("%s: %s", folder, line)
-    return described, tensors
+    found, tensors = parts.read(parts.folder(path, PART), variant=variant)
+    return autoencoder.read_config(found), tensors
 
 
 def _single_file(path, config) -> tuple[autoencoder.Described, dict[str, Lazy]]:
@@ -233,59 +223,12 @@ def _single_file(path, config) -> tuple[autoencoder.Described, dict[str, Lazy]]:
             " pipeline's folder, or the file with all networks"
         )
     if config is not None:
-        return autoencoder.read_config(_values(config)), tensors
+        return autoencoder.read_config(parts.config(config, PART)), tensors
     shapes = {name: leaf.shape for name, leaf in tensors.items()}
     described = autoencoder.Described(autoencoder.of_shapes(shapes))
     if any(name.startswith(original.SDXL) for name in arrays):
         described = described._replace(scaling_factor=SDXL_SCALING_FACTOR)
     return described, tensors
-
-
-def part(path: pathlib.Path, name: str) -> pathlib.Path:
-    """The folder of one part of a pipeline; the path itself if it is that part's.
-
-    Raises:
-        CheckpointError: If there is none.
-    """
-    if not path.is_dir():
-        raise CheckpointError(f"{name}={str(path)!r}: does not exist; give a folder")
-    inside = path / name
-    if (inside / files.CONFIG).is_file():
-        return inside
-    if (path / files.INDEX).is_file() or inside.is_dir():
-        raise CheckpointError(
-            f"{inside / files.CONFIG} is missing; copy {name}/ of the pipeline"
-        )
-    if not (path / files.CONFIG).is_file():
-        raise CheckpointError(
-            f"{path}: has no {name}/ and no {files.CONFIG}; give a pipeline's folder,"
-            f" or its {name}/"
-        )
-    return path
-
-
-def config_of(folder: pathlib.Path) -> dict[str, Any]:
-    """The config.json of a part."""
-    return files.read_json(folder / files.CONFIG)
-
-
-def _values(config) -> Mapping[str, Any]:
-    if isinstance(config, Mapping):
-        return config
-    path = pathlib.Path(config).expanduser()
-    if path.is_dir():
-        path = part(path, PART) / files.CONFIG
-    if not path.is_file():
-        raise CheckpointError(f"config={str(config)!r}: does not exist")
-    return files.read_json(path)
-
-
-@functools.cache
-def _shapes(module: AutoencoderKL) -> dict[str, tuple[int, ...]]:
-    side = module.factor
-    images = jax.ShapeDtypeStruct((1, side, side, module.in_channels), jnp.float32)
-    found = jax.eval_shape(module.init, jax.random.key(0), images)
-    return {name: x.shape for name, x in trees.flatten(found["params"]).items()}
 
 
 def _by_parts(run, x: Array, sides: tuple[int, int] | None, one_by_one: bool) -> Array:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes an environment with kdiff_jax in it; quick when there is nothing to do.
 #
-#   bash launch/setup_env.sh [EXTRA ...]      (test, prepare: the extras of setup.py)
+#   bash launch/setup_env.sh [EXTRA ...]      (test, text, prepare: the extras of setup.py)
 #
 # Uses the virtual environment that is active, else makes .venv in the checkout.
 # Installs for the CPU unless a GPU or a TPU is found.

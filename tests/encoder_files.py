@@ -9,8 +9,9 @@ import named_weights
 import numpy as np
 
 from kdiff_jax.encoders.autoencoder_kl import AutoencoderKL
+from kdiff_jax.encoders.clip_text import ClipText
 from kdiff_jax.formats import lazy, tensors
-from kdiff_jax.interop import autoencoder, diffusers_files, trees
+from kdiff_jax.interop import autoencoder, clip_text, diffusers_files, trees
 
 PLAIN = dict(
     _class_name="AutoencoderKL",
@@ -62,13 +63,62 @@ def vae_tensors(config):
     }
 
 
-def vae_folder(folder, config=None, dtype=np.float32, ending="safetensors"):
+def vae_folder(folder, config=None, dtype="float32", ending="safetensors"):
     """A folder of diffusers with the autoencoder of a config."""
     config = PLAIN if config is None else config
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
     arrays = {k: lazy.of(v.astype(dtype)) for k, v in vae_tensors(config).items()}
     tensors.write(folder / f"{diffusers_files.WEIGHTS}.{ending}", arrays)
+    return folder
+
+
+QUICK = dict(
+    model_type="clip_text_model",
+    vocab_size=31,
+    hidden_size=16,
+    intermediate_size=24,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    max_position_embeddings=9,
+    hidden_act="quick_gelu",
+    eos_token_id=2,
+    projection_dim=8,
+)
+PROJECTED = QUICK | dict(
+    architectures=["CLIPTextModelWithProjection"],
+    hidden_size=12,
+    intermediate_size=20,
+    num_hidden_layers=3,
+    num_attention_heads=3,
+    hidden_act="gelu",
+    eos_token_id=29,
+)
+
+
+def text_tensors(config):
+    """The arrays of a text encoder, by transformers' names."""
+    fields = clip_text.read_config(config)
+    if not clip_text.needs_projection(config):
+        fields["projection"] = None
+    module = ClipText(**fields)
+    ids = jnp.zeros((1, module.num_positions), jnp.int32)
+    found = jax.eval_shape(module.init, jax.random.key(0), ids)["params"]
+    empty = {k: lazy.of(np.empty(v.shape)) for k, v in trees.flatten(found).items()}
+    return {
+        name: named_weights.tensor(name, leaf.shape)
+        * np.float32(0.02 if "_embedding" in name else 1)
+        for name, leaf in clip_text.their_arrays(empty).items()
+    }
+
+
+def text_folder(folder, config=None, dtype="float32", name="model.safetensors"):
+    """A folder of transformers with the text encoder of a config."""
+    config = QUICK if config is None else config
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    arrays = {k: lazy.of(v.astype(dtype)) for k, v in text_tensors(config).items()}
+    tensors.write(folder / name, arrays)
     return folder
 
 

@@ -50,7 +50,7 @@ def test_a_pipeline_and_its_part_are_one_autoencoder(plain, tmp_path):
 
 
 def test_half_precision_and_variants_and_shards(plain, tmp_path):
-    folder = vae_folder(tmp_path / "a", dtype=np.float16, ending="fp16.safetensors")
+    folder = vae_folder(tmp_path / "a", dtype="float16", ending="fp16.safetensors")
     half = latent.load(folder)  # the only one there is
     for name, leaf in leaves(half).items():
         assert leaf.dtype == np.float32

@@ -3,53 +3,19 @@
 Modules carry the names of DINOv2's hub; `renamed` brings those of others to them.
 """
 
-import re
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jaxtyping import Float
 
+from kdiff_jax.features import transformer
 from kdiff_jax.features.frozen import PRECISION, conv
 from kdiff_jax.features.resize import matrix
 from kdiff_jax.formats.lazy import Lazy
 
 PATCH = 14
-GELUS = {
-    "exact": lambda x: nn.gelu(x, approximate=False),
-    "quick": lambda x: x * nn.sigmoid(1.702 * x),  # OpenAI's
-}
-
-
-class Attention(nn.Module):
-    """Self-attention of all tokens; q, k and v come from one matrix, in this order."""
-
-    num_heads: int
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B N C"]) -> Float[Array, "B N C"]:
-        batch, num_tokens, width = x.shape
-        qkv = _dense(3 * width, "qkv")(x)
-        shape = (batch, num_tokens, 3, self.num_heads, width // self.num_heads)
-        q, k, v = jnp.moveaxis(qkv.reshape(shape), 2, 0)
-        with jax.default_matmul_precision("highest"):  # see `frozen.PRECISION`
-            out = jax.nn.dot_product_attention(q, k, v)
-        return _dense(width, "proj")(out.reshape(batch, num_tokens, width))
-
-
-class Mlp(nn.Module):
-    """A hidden layer of `hidden` numbers."""
-
-    hidden: int
-    gelu: str
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B N C"]) -> Float[Array, "B N C"]:
-        h = GELUS[self.gelu](_dense(self.hidden, "fc1")(x))
-        return _dense(x.shape[-1], "fc2")(h)
 
 
 class Scale(nn.Module):
@@ -127,18 +93,17 @@ class VisionTransformer(nn.Module):
         return jnp.concatenate([token, patches.reshape(1, -1, self.width)], axis=1)
 
     def _norm(self, name):
-        fields: dict[str, Any] = dict(use_fast_variance=False, epsilon=self.eps)
-        return nn.LayerNorm(**fields, name=name)
+        return transformer.norm(self.eps, name)
 
     def _block(self, x, name):
         def scaled(x, part):
             return Scale(name=f"{name}.{part}")(x) if self.scales else x
 
-        h = Attention(self.num_heads, name=f"{name}.attn")(
+        h = transformer.Attention(self.num_heads, name=f"{name}.attn")(
             self._norm(f"{name}.norm1")(x)
         )
         x = x + scaled(h, "ls1")
-        h = Mlp(self.hidden, self.gelu, name=f"{name}.mlp")(
+        h = transformer.Mlp(self.hidden, self.gelu, name=f"{name}.mlp")(
             self._norm(f"{name}.norm2")(x)
         )
         return x + scaled(h, "ls2")
@@ -154,30 +119,14 @@ def renamed(found: dict[str, Lazy]) -> dict[str, Lazy]:
         also = [k for k in found if k.startswith("visual_projection.")]
         found = {k.removeprefix("visual."): found[k] for k in (*towers, *also)}
     named: dict[str, Lazy] = {}
-    parts: dict[str, dict[str, Lazy]] = {}
-    for name, array in found.items():
-        for pattern, ours in NAMES:
-            name = re.sub(pattern, ours, name)
-        if match := re.fullmatch(r"(.*\.attn)\.([qkv])\.(weight|bias)", name):
-            start, letter, leaf = match.groups()
-            parts.setdefault(f"{start}.qkv.{leaf}", {})[letter] = array
-        elif name == "visual_projection.weight":
+    for name, array in transformer.named(found, NAMES).items():
+        if name == "visual_projection.weight":
             named["proj"] = array.transpose(1, 0)
         elif name in ("cls_token", "pos_embed"):
             named[name] = array.reshape(1, *((1, 1) + array.shape)[-2:])
         elif name not in IGNORED:
             named[name] = array
-    return named | {k: _joined(v) for k, v in parts.items() if len(v) == 3}
-
-
-def _joined(parts):
-    q, k, v = (parts[letter] for letter in "qkv")
-    shape = (sum(part.shape[0] for part in (q, k, v)), *q.shape[1:])
-    return Lazy(shape, q.dtype, lambda: np.concatenate([q.read(), k.read(), v.read()]))
-
-
-def _dense(num_features, name):
-    return nn.Dense(num_features, precision=PRECISION, name=name)
+    return named
 
 
 IGNORED = ("mask_token", "vision_model.embeddings.position_ids")
@@ -188,12 +137,6 @@ NAMES = (
     (r"^conv1\.", "patch_embed.proj."),
     (r"^ln_pre\.", "norm_pre."),
     (r"^ln_post\.", "norm."),
-    (r"^transformer\.resblocks\.", "blocks."),
-    (r"\.attn\.in_proj_", ".attn.qkv."),
-    (r"\.attn\.out_proj\.", ".attn.proj."),
-    (r"\.ln_([12])\.", r".norm\1."),
-    (r"\.mlp\.c_fc\.", ".mlp.fc1."),
-    (r"\.mlp\.c_proj\.", ".mlp.fc2."),
     # Those of transformers: CLIP, then DINOv2.
     (r"^vision_model\.embeddings\.class_embedding$", "cls_token"),
     (r"^vision_model\.embeddings\.position_embedding\.weight$", "pos_embed"),
@@ -201,9 +144,6 @@ NAMES = (
     (r"^vision_model\.pre_layrnorm\.", "norm_pre."),
     (r"^vision_model\.post_layernorm\.", "norm."),
     (r"^vision_model\.encoder\.layers\.", "blocks."),
-    (r"\.self_attn\.([qkv])_proj\.", r".attn.\1."),
-    (r"\.self_attn\.out_proj\.", ".attn.proj."),
-    (r"\.layer_norm([12])\.", r".norm\1."),
     (r"^embeddings\.(cls_token|mask_token)$", r"\1"),
     (r"^embeddings\.position_embeddings$", "pos_embed"),
     (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),

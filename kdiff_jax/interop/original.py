@@ -16,6 +16,17 @@ from kdiff_jax.formats.pickle_objects import Stub
 
 FIRST_STAGE = "first_stage_model."
 SDXL = "conditioner.embedders.1."
+# Where a text encoder may be, by its folder in a pipeline of diffusers: transformers'
+# names, then OpenCLIP's.
+TEXT_ENCODERS = {
+    "text_encoder": (
+        "cond_stage_model.transformer.",
+        "conditioner.embedders.0.transformer.",
+        "cond_stage_model.model.",
+    ),
+    "text_encoder_2": (f"{SDXL}model.",),
+}
+OPENCLIP = "model."  # how the prefixes of OpenCLIP's end
 
 
 def open_file(path: pathlib.Path) -> dict[str, Lazy]:
@@ -51,6 +62,14 @@ def first_stage(arrays: Mapping[str, Lazy]) -> dict[str, Lazy]:
     ups = [int(m[1]) for k in own if (m := re.match(r"decoder\.up\.(\d+)\.", k))]
     last = max(ups, default=0)
     return {_renamed(name, last): leaf for name, leaf in own.items()}
+
+
+def text_encoder(part: str, arrays: Mapping[str, Lazy]) -> tuple[dict[str, Lazy], bool]:
+    """(the arrays of a text encoder, whether it is OpenCLIP's); ({}, False) of none."""
+    for prefix in TEXT_ENCODERS.get(part, ()):
+        if own := under(prefix, arrays):
+            return own, prefix.endswith(f".{OPENCLIP}")
+    return {}, False
 
 
 PARTS = ("encoder", "decoder", "quant_conv", "post_quant_conv")

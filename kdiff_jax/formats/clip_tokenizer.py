@@ -1,0 +1,253 @@
+"""CLIP's tokenizer from its files: byte-pair merges of lower-case words.
+
+The answers are those of transformers. Its pad token is a token wherever it stands: with
+"!" (Stable Diffusion 2, the second of SDXL) every "!" of a prompt is one.
+"""
+
+import functools
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int32
+
+from kdiff_jax.errors import CheckpointError, ConfigError
+from kdiff_jax.files import Unreadable, read_regular
+from kdiff_jax.formats import raw
+
+PART = "tokenizer"
+VOCAB, MERGES, BOTH = "vocab.json", "merges.txt", "tokenizer.json"
+CONFIG, SPECIAL, ADDED = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+START, END = "<|startoftext|>", "<|endoftext|>"
+DEFAULTS = dict(bos_token=START, eos_token=END, unk_token=END, pad_token=END)
+LENGTH = 77
+MAX_LENGTH = 65536  # what is longer means that there is no limit
+MAX_BYTES = 2**26  # the real files have 1.4 MB
+WORDS = (
+    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d"
+    r"|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+)
+INSTALL = "pip install 'kdiff_jax[text]'"
+
+
+class Tokenizer:
+    """Prompts to token ids.
+
+    Attributes:
+        length: Tokens of a prompt, with start and end (77).
+        vocab_size: Number of tokens.
+        start: Token that every prompt begins with.
+        end: Token that every prompt ends with.
+        pad: Token behind the end.
+        sha256: Digest of all that the ids depend on.
+    """
+
+    def __init__(
+        self,
+        vocab: Mapping[str, int],
+        merges: Sequence[tuple[str, str]],
+        special: Mapping[str, Any],
+        added: Mapping[int, Any],
+        length: int,
+    ):
+        """A tokenizer of its parts, as `load` reads them.
+
+        Args:
+            vocab: {token: id}.
+            merges: Pairs of tokens, the first to be merged first.
+            special: Start, end, unknown and pad token by transformers' names; each a
+                text, or the keywords of an AddedToken.
+            added: Further tokens by id.
+            length: Tokens of a prompt, with start and end.
+        """
+        facts = [sorted(vocab.items()), [*merges], sorted(special.items())]
+        facts += [sorted(added.items()), length]
+        text = json.dumps(facts, sort_keys=True)
+        self.sha256 = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+        self.length = length
+        self._tokenizer = _build(vocab, merges, special, added)
+        self.vocab_size = self._tokenizer.get_vocab_size()
+        self.start, self.end, self.pad = (
+            self._tokenizer.token_to_id(_content(special[name]))
+            for name in ("bos_token", "eos_token", "pad_token")
+        )
+
+    def __call__(self, prompts: str | Sequence[str]) -> Int32[np.ndarray, "B L"]:
+        """Token ids, i32[B, length], of one prompt or several.
+
+        A prompt that is too long is cut, and keeps the end.
+
+        Raises:
+            ConfigError: If a prompt is no text.
+        """
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        for prompt in prompts:
+            if not isinstance(prompt, str):
+                raise ConfigError(f"prompt={prompt!r}: must be a text")
+            if not _is_text(prompt):
+                raise ConfigError(
+                    f"prompt={prompt!a}: is no Unicode text; read its file as UTF-8"
+                )
+        ids = np.full((len(prompts), self.length), self.pad, np.int32)
+        found = self._tokenizer.encode_batch_fast(prompts, add_special_tokens=False)
+        for row, encoding in zip(ids, found, strict=True):
+            inside = encoding.ids[: self.length - 2]
+            row[: len(inside) + 2] = [self.start, *inside, self.end]
+        return ids
+
+
+def load(path: str | os.PathLike, part: str = PART) -> Tokenizer:
+    """The tokenizer of a folder.
+
+    Args:
+        path: A pipeline folder of diffusers, or the tokenizer's folder itself.
+        part: Name of its folder in a pipeline; "tokenizer_2" is SDXL's second.
+
+    Raises:
+        CheckpointError: If there is none, or its files are damaged.
+        ConfigError: If the package `tokenizers` is not installed.
+    """
+    path = pathlib.Path(path).expanduser()
+    inside = path / part
+    folder = inside if inside.is_dir() else path
+    if not any((folder / name).is_file() for name in (VOCAB, BOTH)):
+        raise CheckpointError(
+            f"tokenizer={str(path)!r}: has no {part}/{VOCAB} and no {VOCAB}; give a"
+            f" pipeline's folder with {part}/ in it, or that folder"
+        )
+    try:
+        vocab, merges, added = _words(folder)
+        config = _json(folder / CONFIG)
+        special = {k: config[k] for k in DEFAULTS if config.get(k)}
+        added |= {int(k): v for k, v in config.get("added_tokens_decoder", {}).items()}
+        if "added_tokens_decoder" not in config:  # of files of before, which wins there
+            more = _json(folder / SPECIAL)
+            special |= {k: more[k] for k in DEFAULTS if more.get(k)}
+            added |= {int(i): token for token, i in _json(folder / ADDED).items()}
+        length = config.get("model_max_length", LENGTH)
+        known = isinstance(length, int) and 2 <= length <= MAX_LENGTH
+        length = length if known else LENGTH
+        return Tokenizer(vocab, merges, DEFAULTS | special, added, length)
+    except (ConfigError, CheckpointError):
+        raise
+    except OSError as error:
+        raise CheckpointError(f"{error.filename}: {error.strerror}") from error
+    except Exception as error:  # whatever files of nonsense set off
+        why = raw.shown(" ".join(str(error).split()))
+        raise CheckpointError(
+            f"tokenizer={str(folder)!r}: its files are damaged, or no tokenizer of CLIP"
+            f" ({why}); copy {VOCAB} and {MERGES} again"
+        ) from error
+
+
+def _words(
+    folder: pathlib.Path,
+) -> tuple[dict[str, int], list[tuple[str, str]], dict[int, Any]]:
+    """(vocabulary, merges, added tokens); transformers 5 writes all into one file."""
+    if (folder / VOCAB).is_file():
+        if not (folder / MERGES).is_file():
+            raise CheckpointError(
+                f"tokenizer={str(folder)!r}: has {VOCAB} and no {MERGES}; copy it, too"
+            )
+        lines = _text(folder / MERGES).split("\n")
+        pairs = [s.split() for s in lines if s and not s.startswith("#version")]
+        return _json(folder / VOCAB), [(a, b) for a, b in pairs], {}
+    both = _json(folder / BOTH)
+    model = both["model"]
+    pairs = (m.split(" ") if isinstance(m, str) else m for m in model["merges"])
+    added = {token["id"]: token for token in both.get("added_tokens", [])}
+    return model["vocab"], [(a, b) for a, b in pairs], added
+
+
+def _build(vocab, merges, special, added) -> Any:
+    tokenizers = _library()
+    from tokenizers import models, normalizers, pre_tokenizers
+
+    texts = {name: _content(value) for name, value in special.items()}
+    found = tokenizers.Tokenizer(
+        models.BPE(
+            vocab=dict(vocab),
+            merges=list(merges),
+            continuing_subword_prefix="",
+            end_of_word_suffix="</w>",
+            fuse_unk=False,
+            unk_token=texts["unk_token"],
+        )
+    )
+    found.normalizer = normalizers.Sequence(
+        [
+            normalizers.NFC(),
+            normalizers.Replace(tokenizers.Regex(r"\s+"), " "),
+            normalizers.Lowercase(),
+        ]
+    )
+    words = pre_tokenizers.Split(
+        tokenizers.Regex(WORDS), behavior="removed", invert=True
+    )
+    letters = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    found.pre_tokenizer = pre_tokenizers.Sequence([words, letters])
+    for _, value in sorted(added.items()):
+        token = _token(value, tokenizers)
+        add = found.add_special_tokens if token.special else found.add_tokens
+        add([token])
+    there = {_content(value) for value in added.values()}
+    rest = [value for value in special.values() if _content(value) not in there]
+    found.add_special_tokens([_token(value, tokenizers) for value in rest])
+    return found
+
+
+@functools.cache
+def _library() -> Any:
+    try:
+        import tokenizers
+    except ImportError as error:
+        raise ConfigError(
+            f"tokenizers: is not installed, and prompts need it; {INSTALL}"
+        ) from error
+    return tokenizers
+
+
+def _token(value: Any, tokenizers: Any) -> Any:
+    if isinstance(value, str):
+        return tokenizers.AddedToken(value, special=True, normalized=False)
+    known = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
+    return tokenizers.AddedToken(
+        **{"special": True, **{k: value[k] for k in known if k in value}}
+    )
+
+
+def _content(value: Any) -> str:
+    return value if isinstance(value, str) else value["content"]
+
+
+def _json(path: pathlib.Path) -> dict[str, Any]:
+    """The object in a file; {} where there is none."""
+    if not path.is_file():
+        return {}
+    found = json.loads(_text(path))
+    if not isinstance(found, dict):
+        raise ValueError(f"{path.name} holds no object")
+    return found
+
+
+def _text(path: pathlib.Path) -> str:
+    try:
+        return read_regular(path, max_bytes=MAX_BYTES).decode()
+    except Unreadable as error:
+        raise ValueError(f"{path.name}: {error}") from error
+
+
+def _is_text(prompt: str) -> bool:
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
