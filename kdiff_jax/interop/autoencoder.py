@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.formats import raw
 from kdiff_jax.formats.lazy import Lazy
-from kdiff_jax.interop import diffusers
+from kdiff_jax.interop import diffusers_names
 from kdiff_jax.interop.options import Option, Unlike, checked, only
 
 CLASS = "AutoencoderKL"
@@ -194,16 +194,16 @@ def our_path(name: str) -> str:
     """encoder.mid_block.resnets.0.conv1.bias -> encoder/mid_block_resnets_0/..."""
     part, _, rest = name.partition(".")
     if part in ("encoder", "decoder"):
-        return f"{part}/{diffusers.our_path(rest)}"
-    return diffusers.our_path(name)
+        return f"{part}/{diffusers_names.our_path(rest)}"
+    return diffusers_names.our_path(name)
 
 
 def their_name(path: str) -> str:
     """The inverse of `our_path`, by the names of today."""
     part, _, rest = path.partition("/")
     if part in ("encoder", "decoder"):
-        return f"{part}.{diffusers.their_name(rest)}"
-    return diffusers.their_name(path)
+        return f"{part}.{diffusers_names.their_name(rest)}"
+    return diffusers_names.their_name(path)
 
 
 def _turned(leaf: Lazy, name: str) -> Lazy:
