@@ -88,6 +88,16 @@ STYLES = {
 }
 DPM = "DPMSolverMultistepScheduler"
 EULER = "EulerDiscreteScheduler"
+PNDM = "PNDMScheduler"
+PLMS = dict(  # Stable Diffusion's
+    beta_start=0.00085,
+    beta_end=0.012,
+    beta_schedule="scaled_linear",
+    prediction_type="epsilon",
+    skip_prk_steps=True,
+    steps_offset=1,
+)
+COUNTED_FROM_0 = PLMS | dict(steps_offset=0)
 SCHEDULERS: dict[str, tuple[str, int, dict]] = {  # name -> class, steps, options
     "ddpm_trailing": ("DDPMScheduler", 20, dict(timestep_spacing="trailing")),
     "ddpm_linspace": ("DDPMScheduler", 7, dict(timestep_spacing="linspace")),
@@ -110,6 +120,13 @@ SCHEDULERS: dict[str, tuple[str, int, dict]] = {  # name -> class, steps, option
     "euler_leading": (EULER, 20, dict(timestep_spacing="leading", steps_offset=1)),
     "euler_trailing": (EULER, 20, dict(timestep_spacing="trailing")),
     "euler_karras": (EULER, 20, dict(use_karras_sigmas=True)),
+    "pndm_sd": (PNDM, 10, PLMS),
+    "pndm_one_step": (PNDM, 1, PLMS),
+    "pndm_two_steps": (PNDM, 2, PLMS),
+    "pndm_v": (PNDM, 7, PLMS | dict(prediction_type="v_prediction")),
+    "pndm_to_data": (PNDM, 9, PLMS | dict(set_alpha_to_one=True)),
+    "pndm_linspace": (PNDM, 10, COUNTED_FROM_0 | dict(timestep_spacing="linspace")),
+    "pndm_trailing": (PNDM, 12, COUNTED_FROM_0 | dict(timestep_spacing="trailing")),
 }
 CLIPPED = dict(name="ddim", clip=True, clip_eps=False)
 EXPORTS = {  # name -> precondition, sampler, number of classes
@@ -169,7 +186,8 @@ def schedules(folder: pathlib.Path) -> None:
     with np.load(path) as file:
         arrays = dict(file)
     for name, (kind, num_steps, options) in SCHEDULERS.items():
-        made = getattr(diffusers, kind)(prediction_type="v_prediction", **options)
+        options = {"prediction_type": "v_prediction", **options}
+        made = getattr(diffusers, kind)(**options)
         made.set_timesteps(num_steps)
         x = torch.tensor(arrays["x_T"]) * made.init_noise_sigma
         noise = iter(torch.tensor(arrays["noise"]))
@@ -179,7 +197,7 @@ def schedules(folder: pathlib.Path) -> None:
             scaled = made.scale_model_input(x, t)
             out = torch.tanh(1.3 * scaled) * (0.2 + 0.8 * torch.cos(t / 700))
             x = made.step(out + 0.1 * scaled, t, x).prev_sample
-        config = {"_class_name": kind, "prediction_type": "v_prediction", **options}
+        config = {"_class_name": kind, **options}
         arrays[f"options/{name}"] = x.numpy().astype(np.float32)
         arrays[f"config/{name}"] = np.array(json.dumps(config))
         arrays[f"num_steps/{name}"] = np.array(num_steps)

@@ -205,12 +205,11 @@ def draw_from(
 
 
 def levels(process: Process, grid: np.ndarray, dtype=jnp.float32):
-    """sigma / alpha at the times of a grid: EDM's noise levels, ending at exactly 0.
+    """`Process.level` at the times of a grid, ending at exactly 0.
 
     A truncated schedule ends above 0; samplers go the whole way, to x0_hat.
     """
-    times = jnp.asarray(grid[:-1], dtype)
-    return jnp.append(process.sigma(times) / process.alpha(times), 0)
+    return jnp.append(process.level(jnp.asarray(grid[:-1], dtype)), 0)
 
 
 def _check(num_steps: int) -> None:

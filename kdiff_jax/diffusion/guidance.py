@@ -97,6 +97,7 @@ def guide(
     *,
     process: Process | None = None,
     interval: Levels | None = None,
+    channels: int | None = None,
     skip: bool = False,
 ) -> Denoise:
     """x0_hat = x0_hat(null) + scale (x0_hat(y) - x0_hat(null)).
@@ -110,6 +111,8 @@ def guide(
             0 ignores it. One for all examples, or f32[B].
         process: Forward process; only read with an interval.
         interval: See `within`; at other levels the scale is 1. None for all levels.
+        channels: How many channels are guided, the first ones; the others are the
+            labelled prediction's. None for all.
         skip: Evaluates `denoise` once, not twice, where no example of the batch lies
             in the interval: for samplers, whose examples share one time.
 
@@ -126,7 +129,7 @@ def guide(
         x_t, t, keywords = jax.tree.map(_twice, (x_t, t, keywords))
         both = denoise(x_t, t, pair, **keywords)
         both = both.reshape(-1, 2, *both.shape[1:])
-        return mix(both[:, 0], both[:, 1], t[::2], scale, process, interval)
+        return mix(both[:, 0], both[:, 1], t[::2], scale, process, interval, channels)
 
     if not skip or interval is None:
         return guided
@@ -145,10 +148,19 @@ def mix(
     scale: Scale,
     process: Process | None = None,
     interval: Levels | None = None,
+    channels: int | None = None,
 ) -> Float[Array, "B ..."]:
     """The guided prediction of both branches; for the arguments see `guide`."""
     scale = left(scale, free) if jnp.ndim(scale) else scale
     guided = free + scale * (labelled - free)
+    if channels is not None:
+        if channels > free.shape[-1]:
+            raise ConfigError(
+                f"guidance_channels={channels}: images have {free.shape[-1]}; take at"
+                " most as many"
+            )
+        parts = guided[..., :channels], labelled[..., channels:]
+        guided = jnp.concatenate(parts, axis=-1)
     if interval is None:
         return guided
     return jnp.where(left(within(t, process, interval), guided), guided, labelled)

@@ -6,7 +6,7 @@ A preconditioning is a function t -> Scalings; `combine` applies one to an outpu
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -15,6 +15,7 @@ from kdiff_jax import arguments, registry
 from kdiff_jax.arguments import Count, NotNegative, Positive
 from kdiff_jax.diffusion.noise_levels import iddpm_levels
 from kdiff_jax.diffusion.process import Process, left
+from kdiff_jax.errors import ConfigError
 
 
 class Scalings(NamedTuple):
@@ -186,6 +187,31 @@ def v(process: Process) -> Preconditioning:
     return _plain(process, lambda a, s: (a, -s))
 
 
+def velocity(process: Process, *, data_at: Literal[0, 1] = 0) -> Preconditioning:
+    """The network predicts a velocity of the straight process `flow`.
+
+    Args:
+        process: `flow`.
+        data_at: The network's own time of the data. 0: it is told t and predicts eps -
+            x0, so that x0_hat = x_t - t F. 1, as SiT: it is told 1 - t and predicts x0
+            - eps, so that x0_hat = x_t + t F.
+
+    Raises:
+        ConfigError: If the process is another.
+    """
+    if not process.straight:
+        raise ConfigError(
+            "precondition='velocity': is for the process 'flow'; take that, or 'v'"
+        )
+
+    def scalings(t):
+        one = jnp.ones_like(t)
+        told, sign = (1 - t, 1) if data_at else (t, -1)
+        return Scalings(c_skip=one, c_out=sign * t, c_in=one, c_noise=told)
+
+    return scalings
+
+
 def residual(process: Process) -> Preconditioning:
     """x0_hat = x_t - F: the student of Luhman & Luhman 2021, arXiv:2101.02388."""
     return _plain(process, lambda a, s: (jnp.ones_like(a), -jnp.ones_like(a)))
@@ -229,6 +255,7 @@ PRECONDITIONINGS = {
     "x": x,
     "eps": eps,
     "v": v,
+    "velocity": velocity,
     "residual": residual,
     "both": both,
 }

@@ -1,19 +1,19 @@
 """The forward process x_t = alpha(t) x0 + sigma(t) eps: schedules, and moves on them.
 
-Every process has its own time: `cosine` t in [0, 1], `discrete` an index, `edm` the
-noise level itself. What a network says about x_t is the matter of `predict` and
-`precondition`.
+Every process has its own time: `cosine` and `flow` t in [0, 1], `discrete` an index,
+`edm` the noise level itself. 0 is the data. What a network says about x_t is the matter
+of `predict` and `precondition`.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from kdiff_jax import arguments, registry
-from kdiff_jax.arguments import Below1, Count, Positive
+from kdiff_jax.arguments import Below1, Count, Positive, Range
 from kdiff_jax.diffusion.noise_levels import (
     iddpm_levels,
     loguniform,
@@ -39,6 +39,7 @@ class Process(NamedTuple):
         spacing: Name in `grids` of the time grid of samplers that name none.
         z_scale: x where generation starts is z_scale * z, z ~ N(0, I).
         round_time: t -> the time that grids have in its place; NumPy, float64.
+        straight: Whether x_t goes straight from eps to x0 as t falls, see `flow`.
     """
 
     logsnr: Callable[[Any], Any]
@@ -54,6 +55,18 @@ class Process(NamedTuple):
     spacing: str = "uniform"
     z_scale: float = 1.0
     round_time: Callable[[Any], Any] = lambda t: t
+    straight: bool = False
+
+    def scale(self, t):
+        """c(t), where solvers of the probability-flow ODE walk x_t / c: 1, or alpha.
+
+        With l the `level` of t, d(x_t / c) / dl = (x_t / c - x0_hat) / l.
+        """
+        return jnp.ones_like(t) if self.straight else self.alpha(t)
+
+    def level(self, t):
+        """What they walk along: t itself of a straight process, or sigma / alpha."""
+        return t if self.straight else self.sigma(t) / self.alpha(t)
 
     def add_noise(
         self,
@@ -305,7 +318,38 @@ def _nearest(num_levels, C_1, C_2):
     return round_time
 
 
-PROCESSES = {"cosine": cosine, "discrete": discrete, "edm": edm}
+def flow(*, t_max: Annotated[float, Range(0, 1, low_open=True)] = 1.0) -> Process:
+    """The straight path of flow matching, alpha = 1 - t and sigma = t, t in [0, 1].
+
+    Its velocity dx_t / dt is eps - x0, and no function of the project's v, alpha eps -
+    sigma x0. Papers whose data is at t = 1, as SiT, have 1 - t for our t.
+
+    Args:
+        t_max: The noise end; below 1 training and generation leave out the last bit.
+
+    Source: Lipman et al. 2022, arXiv:2210.02747; Liu et al. 2022, arXiv:2209.03003.
+    """
+
+    def logsnr(t):
+        # Finite, so that weights which are functions of it are: +-33.3 at the ends.
+        t = jnp.clip(t, 2**-24, 1 - 2**-24)
+        return 2 * (jnp.log1p(-t) - jnp.log(t))
+
+    return Process(
+        logsnr,
+        alpha=lambda t: 1 - t,
+        sigma=lambda t: t,
+        t_min=0.0,
+        t_max=t_max,
+        c_noise=lambda t: t,
+        time=lambda u: u * t_max,
+        cdf=lambda t: t / t_max,
+        time_of_logsnr=lambda logsnr: 1 / (1 + np.exp(0.5 * logsnr)),
+        straight=True,
+    )
+
+
+PROCESSES = {"cosine": cosine, "discrete": discrete, "edm": edm, "flow": flow}
 
 
 def names() -> tuple[str, ...]:

@@ -216,7 +216,7 @@ def of_leaves(spec: Spec, leaves: Mapping[str, Any], where) -> Model:
 
 def _another(name: str, keywords: Keywords) -> Named:
     """A sampler that keeps what it shares with the model's own."""
-    shared = ("num_steps", "clip", "guidance", "guidance_interval")
+    shared = ("num_steps", "clip", *(k for k in keywords if k.startswith("guidance")))
     takes = inspect.signature(samplers.make_function(name)).parameters
     kept = {k: v for k, v in keywords.items() if k in shared and k in takes}
     return Named(name, frozen(kept))

@@ -121,6 +121,23 @@ def euler(options: Mapping[str, Any]) -> dict[str, Any]:
     return keywords
 
 
+def pndm(options: Mapping[str, Any]) -> dict[str, Any]:
+    if not options["skip_prk_steps"]:  # which is the default there
+        raise Unlike("skip_prk_steps", False, "PLMS alone, true")
+    keywords: dict[str, Any] = dict(
+        name="pndm",
+        num_steps=min(50, options["num_train_timesteps"]),
+        spacing=options["timestep_spacing"],
+        even=True,
+        **offset(options),
+    )
+    if not options["set_alpha_to_one"]:
+        keywords["end_at_data"] = False
+    if options["prediction_type"] == "v_prediction":
+        keywords["averages"] = "v"
+    return keywords
+
+
 def consistency(options: Mapping[str, Any]) -> dict[str, Any]:
     return dict(
         name="ddim", num_steps=1, **({"clip": True} if options["clip_denoised"] else {})
@@ -190,6 +207,16 @@ FAMILIES = {
             final_sigmas_type=only("zero"),
         ),
         euler,
+    ),
+    "PNDMScheduler": Family(
+        BETAS
+        | spacing("leading")
+        | dict(
+            prediction_type=Option("epsilon", ("epsilon", "v_prediction")),
+            set_alpha_to_one=Option(False),
+            skip_prk_steps=Option(False),
+        ),
+        pndm,
     ),
     CONSISTENCY: Family(
         dict(

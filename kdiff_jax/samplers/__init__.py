@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdiff_jax import arguments, registry, rng
-from kdiff_jax.arguments import NotNegative
+from kdiff_jax.arguments import Count, NotNegative
 from kdiff_jax.diffusion import guidance
 from kdiff_jax.diffusion.guidance import Interval
 from kdiff_jax.diffusion.process import Process
@@ -162,14 +162,18 @@ def make(name: str, *, process: Process, **keywords) -> Sampler:
 def make_function(name: str) -> Callable[..., Sampler]:
     """What `make` calls; its keywords and defaults are the sampler's settings.
 
-    Those of its file, and `guidance` and `guidance_interval`, see `guided`.
+    Those of its file, and `guidance`, `guidance_interval` and `guidance_channels`, see
+    `guided`.
     """
     own = registry.module(__name__, name, what="sampler").make
 
     @functools.wraps(own)
-    def function(*, guidance=1.0, guidance_interval=None, **keywords):
-        sampler = own(**keywords)
-        return guided(sampler, keywords["process"], guidance, guidance_interval)
+    def function(
+        *, guidance=1.0, guidance_interval=None, guidance_channels=None, **keywords
+    ):
+        sampler, process = own(**keywords), keywords["process"]
+        among = guidance_interval, guidance_channels
+        return guided(sampler, process, guidance, *among)
 
     signatures = inspect.signature(own), inspect.signature(_shared)
     parameters = [p for one in signatures for p in one.parameters.values()]
@@ -179,7 +183,10 @@ def make_function(name: str) -> Callable[..., Sampler]:
 
 
 def _shared(
-    *, guidance: NotNegative = 1.0, guidance_interval: Interval | None = None
+    *,
+    guidance: NotNegative = 1.0,
+    guidance_interval: Interval | None = None,
+    guidance_channels: Count | None = None,
 ) -> None:
     """The keywords that every sampler has beside its own; a signature alone."""
 
@@ -189,6 +196,7 @@ def guided(
     process: Process,
     scale: float | int,
     interval: Sequence[float | int] | None = None,
+    channels: int | None = None,
 ) -> Sampler:
     """A sampler that asks for classifier-free guidance of the denoiser.
 
@@ -199,6 +207,8 @@ def guided(
         process: Its forward process.
         scale: See `guidance.guide`; 1 is the sampler itself.
         interval: See `guidance.within`; None for all levels.
+        channels: See `guidance.guide`; None for all. The authors of DiT and SiT guide 3
+            of 4.
 
     Raises:
         ConfigError: If the interval is empty.
@@ -210,7 +220,7 @@ def guided(
         times = jnp.asarray(asked_times(sampler), jnp.float32)
         num_guided = int(guidance.within(times, process, interval).sum())
     options: dict[str, Any] = dict(scale=scale, process=process, interval=interval)
-    options["skip"] = True
+    options |= dict(channels=channels, skip=True)
 
     def sample(denoise, z, y=None, **keywords):
         if y is None:

@@ -1,7 +1,7 @@
 """Euler's method on the probability-flow ODE in the noise level sigma / alpha.
 
 On one grid this is DDIM: x / alpha moves along (x_t - alpha x0_hat) / sigma. What is
-Euler's own is the grid, even in the level's rho-th root for every process.
+Euler's own is the grid, even in the level's rho-th root, or in a straight path's time.
 """
 
 from kdiff_jax.arguments import Count, Positive, Whole
@@ -13,7 +13,7 @@ def make(
     *,
     process: Process,
     num_steps: Count,
-    spacing: str = "karras",
+    spacing: str | None = None,
     offset: Whole = 0,
     rho: Positive = 7.0,
     start_at_sigma: bool = False,
@@ -23,7 +23,7 @@ def make(
     Args:
         process: Any forward process.
         num_steps: Denoiser calls.
-        spacing: See `grids.make`.
+        spacing: See `grids.make`; None for "karras", or for the even times of `flow`.
         offset: See `grids.make`.
         rho: Curvature of the grid "karras".
         start_at_sigma: See `ddim.make`.
@@ -33,7 +33,7 @@ def make(
     sampler = ddim.make(
         process=process,
         num_steps=num_steps,
-        spacing=spacing,
+        spacing=spacing or (None if process.straight else "karras"),
         offset=offset,
         rho=rho,
         start_at_sigma=start_at_sigma,

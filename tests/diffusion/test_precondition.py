@@ -139,3 +139,18 @@ def test_an_edm_wrapper_on_a_vp_process_is_the_same_denoiser():
 def test_unknown_name():
     with pytest.raises(ValueError, match="precondition='w': unknown; choose one of"):
         precondition.make("w", EDM)
+
+
+def test_a_velocity_is_read_with_its_network_s_own_time():
+    p = process.flow()
+    x0, eps = jax.random.normal(jax.random.key(0), (2, 3, 2, 2, 1))
+    t = jnp.array([0.0, 0.25, 1.0])
+    x_t = p.add_noise(x0, eps, t)
+    for data_at, F, told in ((0, eps - x0, t), (1, x0 - eps, 1 - t)):
+        c = precondition.make("velocity", p, data_at=data_at)(t)
+        np.testing.assert_array_equal(c.c_noise, told)
+        np.testing.assert_allclose(precondition.combine(c, x_t, F), x0, atol=1e-6)
+    with pytest.raises(ValueError, match="is for the process 'flow'"):
+        precondition.make("velocity", process.cosine())
+    with pytest.raises(ValueError, match="data_at=2: choose one of 0, 1"):
+        precondition.make("velocity", p, data_at=2)

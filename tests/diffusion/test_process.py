@@ -16,7 +16,7 @@ VP = {
     ),
     "squaredcos": process.discrete(schedule="squaredcos"),
 }
-ALL = {**VP, "edm": process.edm()}
+ALL = {**VP, "edm": process.edm(), "flow": process.flow()}
 
 
 def times(p, num=257):
@@ -38,6 +38,9 @@ def test_logsnr_falls_with_time_and_is_that_of_alpha_and_sigma(name):
     t = times(p)
     logsnr = p.logsnr(t)
     assert np.all(np.diff(logsnr) < 0)
+    if p.straight:  # at its ends alpha and sigma are 0, and logsnr stays finite
+        np.testing.assert_allclose(logsnr[jnp.array([0, -1])], [33.27, -33.27], 1e-3)
+        t, logsnr = t[1:-1], logsnr[1:-1]
     again = 2 * (jnp.log(p.alpha(t)) - jnp.log(p.sigma(t)))
     np.testing.assert_allclose(logsnr, again, rtol=1e-5, atol=2e-5)
 
@@ -126,6 +129,35 @@ def test_levels_between_indices_are_linear():
     )
 
 
+def test_flow_is_straight_from_noise_to_data():
+    p = process.flow()
+    x0, eps = jax.random.normal(jax.random.key(0), (2, 3, 2, 2, 1))
+    t = jnp.array([0.0, 0.25, 1.0])
+    x_t = p.add_noise(x0, eps, t)
+    by_hand = [x0[0], 0.75 * x0[1] + 0.25 * eps[1], eps[2]]
+    np.testing.assert_allclose(x_t, jnp.stack(by_hand), **IDENTITY)
+    # Euler's step along the velocity eps - x0 is the DDIM step.
+    t, s = jnp.array([1.0, 0.5, 0.25]), jnp.array([0.5, 0.25, 0.0])
+    moved = p.ddim_step(p.add_noise(x0, eps, t), x0, t, s)
+    step = process.left(s - t, x0) * (eps - x0)
+    np.testing.assert_allclose(moved, p.add_noise(x0, eps, t) + step, **REORDER)
+    short = process.flow(t_max=0.5)
+    assert short.t_max == 0.5 and short.time(jnp.array(1.0)) == 0.5
+    with pytest.raises(ValueError, match="t_max=0.0: must lie in .0, 1"):
+        process.make("flow", t_max=0.0)
+
+
+@pytest.mark.parametrize("name", ["scaled_linear", "edm", "flow"])
+def test_level_and_scale_are_those_of_the_flow_s_equation(name):
+    p = ALL[name]
+    x0, eps = jax.random.normal(jax.random.key(0), (2, 3, 2, 2, 1))
+    t = times(p, 9)[jnp.array([8, 4, 2])]
+    x = p.add_noise(x0, eps, t) / process.left(p.scale(t), x0)
+    slope = eps - x0 if p.straight else eps  # of x with the level, where x0_hat is x0
+    found = (x - x0) / process.left(p.level(t), x0)
+    np.testing.assert_allclose(found, slope, rtol=1e-3, atol=1e-4)
+
+
 def test_edm_time_is_the_noise_level():
     p = process.edm()
     t = jnp.array([0.002, 1.0, 80.0])
@@ -163,7 +195,7 @@ def test_mistakes_are_told_in_one_line():
         process.make("edm", sigma_min=9.0, sigma_max=3.0)
     with pytest.raises(ValueError, match="logsnr_min=30.0: must lie below"):
         process.make("cosine", logsnr_min=30.0)
-    assert set(process.names()) == {"cosine", "discrete", "edm"}
+    assert set(process.names()) == {"cosine", "discrete", "edm", "flow"}
 
 
 def test_times_of_a_network_with_few_levels_are_rounded():

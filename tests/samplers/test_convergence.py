@@ -12,6 +12,7 @@ import pytest
 
 from kdiff_jax import samplers
 from kdiff_jax.diffusion import process
+from kdiff_jax.errors import ConfigError
 
 # name, process, keywords, order
 CASES = [
@@ -21,6 +22,7 @@ CASES = [
     ("euler", "cosine", {}, 1),
     ("heun", "edm", {}, 2),
     ("heun", "cosine", {}, 2),
+    ("euler", "flow", {}, 1),
     ("dpm_solver", "edm", {}, 2),
     ("dpm_solver", "cosine", {"spacing": "uniform_logsnr"}, 2),
 ]
@@ -28,6 +30,7 @@ CASES = [
 ENDS = {
     "cosine": dict(logsnr_min=-9.0, logsnr_max=9.0),
     "edm": dict(sigma_min=0.02, sigma_max=20.0),
+    "flow": {},
 }
 
 
@@ -68,6 +71,26 @@ def test_order_on_a_gaussian(name, family, keywords, order):
             exact = analytic.gaussian(p)(x_t, jnp.full(2, t), None)
             errors.append(np.abs(got - exact).max())
         assert abs(slope(steps, errors) - order) < 0.25, (errors, slope(steps, errors))
+
+
+def test_heun_on_straight_paths_corrects_the_last_step_too():
+    with jax.enable_x64(True):
+        p = process.flow()
+        z = jnp.linspace(-2.0, 2.0, 8, dtype=jnp.float64).reshape(2, 2, 2, 1)
+        exact = analytic.gaussian_flow(p, z, 0.0)
+        steps = np.array([32, 64, 128])
+        errors = [
+            np.abs(run("heun", p, analytic.gaussian(p), int(num)) - exact).max()
+            for num in steps
+        ]
+        assert abs(slope(steps, errors) - 2) < 0.25, errors
+        assert samplers.make("heun", process=p, num_steps=4).nfe == 8
+    for process_, keywords, rule in (
+        (p, dict(S_churn=1.0), "S_churn=1.0: is not for straight paths"),
+        (process.edm(), dict(correct_last=True), "correct_last=True: is for .* 'flow'"),
+    ):
+        with pytest.raises(ConfigError, match=rule):
+            samplers.make("heun", process=process_, num_steps=4, **keywords)
 
 
 @pytest.mark.parametrize("name, order", [("euler", 1), ("heun", 2), ("dpm_solver", 2)])

@@ -69,6 +69,19 @@ def test_evaluations_are_counted_as_they_are_made(name):
     assert sampler.nfe == plain.nfe + ((times > 0.1) & (times <= 10)).sum()
 
 
+def test_some_channels_can_be_guided_alone():
+    z, y = jnp.concatenate([Z, Z + 1], axis=-1), Y
+    options = dict(process=EDM, num_steps=3, guidance=2.5)
+    of_all = samplers.make("ddim", **options).sample(denoise, z, y)
+    plain = samplers.make("ddim", process=EDM, num_steps=3).sample(denoise, z, y)
+    found = samplers.make("ddim", guidance_channels=3, **options).sample(denoise, z, y)
+    # This denoiser's channels know nothing of each other.
+    np.testing.assert_allclose(found[..., :3], of_all[..., :3], rtol=1e-6)
+    np.testing.assert_allclose(found[..., 3:], plain[..., 3:], rtol=1e-6)
+    with pytest.raises(ConfigError, match="guidance_channels=5: images have 4"):
+        samplers.make("ddim", guidance_channels=5, **options).sample(denoise, z, y)
+
+
 def test_what_guidance_cannot_be_is_refused():
     for options, text in (
         (dict(guidance=-1.0), "guidance=-1.0: must be 0 or more; the default is 1.0"),
