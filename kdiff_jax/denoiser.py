@@ -106,8 +106,8 @@ def make(
 def _init(module, key, image_shape, conditions, augment_dim, reads_guidance):
     x = jnp.zeros((1, *image_shape), jnp.float32)
     augment = jnp.zeros((1, augment_dim), jnp.float32) if augment_dim else None
-    some = conditions.num or conditions.reader
-    y = domain.as_read(conditions.example(1)) if some else None
+    # A network that may be asked for any text knows itself what parts that has.
+    y = domain.as_read(conditions.example(1)) if conditions.num else None
     more = dict(guidance=jnp.ones(1)) if reads_guidance else {}
     return module.init(key, x, jnp.zeros(1), y, augment=augment, **more)["params"]
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdiff_jax import pixels, registry
+from kdiff_jax.errors import ConfigError
 
 Frozen = Mapping[str, Any]  # arrays that nothing trains, by role
 Cond = Any  # i32[B] labels, f32[B, D] vectors, or a `Prompt`
@@ -122,7 +123,14 @@ class Conditions(NamedTuple):
         """Number of vectors of a text; 0 where conditions are no texts."""
         return self.reader.row.shape[0] if self.reader else 0
 
-    def _texts(self, reader: Reader, frozen: Frozen, numbers) -> Prompt:
+    def _texts(self, reader: Reader, frozen: Frozen, numbers) -> Cond:
+        if TABLE not in frozen:
+            if jnp.issubdtype(jnp.result_type(numbers), jnp.floating):
+                return numbers
+            raise ConfigError(
+                "y: this model reads texts and has no table of them; call"
+                " interop.load(...).apply with what a text encoder makes of yours"
+            )
         table = frozen[TABLE]
         one = reader.read(frozen, table[-1:])
         if jnp.issubdtype(jnp.result_type(numbers), jnp.floating):
@@ -265,7 +273,29 @@ def pixel_space(shape: tuple[int, ...]) -> Space:
     )
 
 
-SPACES: dict[str, Callable[[tuple[int, ...]], Space]] = {"pixels": pixel_space}
+def latent_space(shape: tuple[int, ...]) -> Space:
+    """Latents of an autoencoder that is not at hand: no way from pixels, none back."""
+
+    def refused(*_):
+        raise ConfigError(
+            "space='latents': an autoencoder stands between them and pixels; decode"
+            " them by kdiff_jax.latent: vae.decode(vae.unscale(x0))"
+        )
+
+    height, width, _ = shape
+    return Space(
+        shape,
+        (8 * height, 8 * width, 3),
+        from_data=refused,
+        to_pixels=refused,
+        to_kept=lambda x0: x0.astype(jnp.float16),
+    )
+
+
+SPACES: dict[str, Callable[[tuple[int, ...]], Space]] = {
+    "pixels": pixel_space,
+    "latents": latent_space,
+}
 
 
 def check_space(name: str) -> None:

@@ -53,11 +53,19 @@ def _text(y, batch: int, conditions: Conditions, frozen: Frozen) -> Cond | None:
         ConfigError: If they are none that the model reads.
     """
     if isinstance(y, Mapping | domain.Prompt):
+        for part in jax.tree.leaves(y):
+            if np.shape(part)[:1] != (batch,):
+                raise ConfigError(
+                    f"y: has a part {list(np.shape(part))}, of {batch} images; give one"
+                    " row for each"
+                )
         return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), y)
     has_table, row = domain.TABLE in frozen, conditions.reader.row
     if np.shape(y)[1:] != row.shape and has_table:
         return None
-    if np.shape(y) != (batch, *row.shape):
+    any_length = not has_table and np.ndim(y) == 3 and len(row.shape) == 2
+    expected = np.shape(y)[1:2] + row.shape[1:] if any_length else row.shape
+    if np.shape(y) != (batch, *expected):
         given = "None" if y is None else f"an array {list(np.shape(y))}"
         raise ConfigError(
             f"y={given}: this model reads texts, f32{[batch, *row.shape]}; give what"

@@ -19,6 +19,8 @@ from kdiff_jax.partition import Partition
 
 log = logging.getLogger(__name__)
 
+COUNTS = ("num_blocks", "depths", "up_depths", "mid_depth")  # of blocks
+
 
 def build(
     spec: Spec | Mapping[str, Any], precision: str | None = None
@@ -98,9 +100,9 @@ def built(spec: Spec, leaves: Mapping[str, Any], where) -> tuple[Net, Process]:
     """
     try:
         # A network has more leaves than blocks: a spec of millions is not built.
-        for part in ("num_blocks", "channel_mult", "widths"):
-            value = spec.network.keywords.get(part) or 0
-            if (value if isinstance(value, int) else len(value)) > len(leaves):
+        for part in ("channel_mult", "widths", *COUNTS):
+            value = spec.network.keywords.get(part) or ()
+            if (_total(value) if part in COUNTS else len(value)) > len(leaves):
                 raise ValueError(f"{part}={value!r}, and {len(leaves)} leaves")
         net, process = build(spec)
         params = jax.eval_shape(net.init, jax.random.key(0))
@@ -114,6 +116,11 @@ def built(spec: Spec, leaves: Mapping[str, Any], where) -> tuple[Net, Process]:
         expected = {k: (partition.num_students, *v) for k, v in expected.items()}
     compare(leaves, expected, where)
     return net, process
+
+
+def _total(count: int | tuple) -> int:
+    """The sum of counts, however nested."""
+    return count if isinstance(count, int) else sum(map(_total, count))
 
 
 def check_sampler(spec: Spec, process: Process, where) -> None:

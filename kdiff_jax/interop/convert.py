@@ -126,20 +126,22 @@ def card(spec: Spec, assumed) -> str:
     """The model card: what it is, where it came from, how to load it."""
     height, width, channels = spec.image_shape
     fields = thawed(spec.network.keywords)
+    where = "in [-1, 1]" if spec.space == "pixels" else f"space {spec.space!r}"
     rows = {
         "network": spec.network.name,
         "fields": ", ".join(f"{k}={v}" for k, v in fields.items()),
         "preconditioning": spec.precondition,
         "process": spec.process,
         "sampler": spec.sampler,
-        "images": f"{height}x{width}, {channels} channels, in [-1, 1]",
+        "images": f"{height}x{width}, {channels} channels, {where}",
         "classes": spec.num_classes or "none",
     }
     if levels := spec.guidance_range:
         rows |= {"guidance": f"read by the network, {levels[0]:g} to {levels[1]:g}"}
     if dim := spec.cond_dim:
         kind = f"texts of {spec.cond_length} vectors" if spec.cond_length else "vectors"
-        rows |= {"conditions": f"{kind} of {dim} entries, `{conditions.FILE}`"}
+        table = f", `{conditions.FILE}`" if spec.num_classes else ""
+        rows |= {"conditions": f"{kind} of {dim} entries{table}"}
     if (partition := spec.partition) is not None:
         rows |= {"students": "<br>".join(partition.table().splitlines())}
     if source := spec.source:

@@ -1,4 +1,4 @@
-"""Folders of diffusers with a `UNet2DModel`: DDPM's networks and consistency models'.
+"""Folders of diffusers; those with a `UNet2DModel` (DDPM, consistency models) here.
 
 A folder is a pipeline (model_index.json, with the network in unet/ or beside it) or the
 network alone. Options and defaults are those of diffusers 0.42.
@@ -9,10 +9,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from kdiff_jax.errors import CheckpointError
+from kdiff_jax.interop import (
+    diffusers_condition,
+    diffusers_names,
+    diffusers_options,
+    schedulers,
+)
 from kdiff_jax.interop import diffusers_files as files
-from kdiff_jax.interop import diffusers_names, schedulers
 from kdiff_jax.interop.diffusers_files import CONFIG, SCHEDULER
-from kdiff_jax.interop.options import Option, Unlike, checked, only
+from kdiff_jax.interop.options import Option, Unlike, only
 from kdiff_jax.interop.source import Facts, Source, whole
 
 CLASS = "UNet2DModel"
@@ -52,11 +57,9 @@ OPTIONS: dict[str, Option] = dict(
     num_class_embeds=Option(None),
     num_train_timesteps=Option(None),  # of time_embedding_type="learned"
 )
-# What `EMAModel` adds to the config of an average; nothing of it is the network's.
-TRAINING = frozenset(
-    "decay min_decay max_value min_value optimization_step update_after_step power"
-    " use_ema_warmup inv_gamma collected_params".split()
-)
+
+# Readers of networks of other classes: (folder, the network's, config, said, facts).
+READERS = {diffusers_condition.CLASS: diffusers_condition.convert}
 FOLDERS = True  # what it reads, see `foreign.families`
 
 
@@ -75,11 +78,12 @@ def convert(folder: pathlib.Path, facts: Facts) -> Source:
     """
     home, said = files.home(folder)
     config = files.read_json(home / CONFIG)
+    if reader := READERS.get(str(config.get("_class_name"))):
+        return reader(folder, home, config, said, facts)
+    files.check_parts(folder)
     network, shape, num_classes = read_config(config, facts)
-    said += [
-        f"{name}={config[name]!r}: an option of another version, taken to be off"
-        for name in _off(config)
-    ]
+    off = diffusers_options.off(config, OPTIONS)
+    said += diffusers_options.said_of(off, config)
     tensors, weights, which = files.weights(home)
     leaves = diffusers_names.read_weights(tensors)
     where, beside = files.scheduler(folder, home)
@@ -97,7 +101,9 @@ def convert(folder: pathlib.Path, facts: Facts) -> Source:
             )
         parts["precondition"] = dict(name=given)
     groups = network["num_groups"], network["mid_num_groups"]
-    check_groups({path: leaf.shape for path, leaf in leaves.items()}, *groups)
+    diffusers_options.check_groups(
+        {path: leaf.shape for path, leaf in leaves.items()}, *groups
+    )
     spec = dict(network=network, **parts, image_shape=[*shape], num_classes=num_classes)
     return Source(spec, leaves, assumed, weights)
 
@@ -110,35 +116,16 @@ def read_config(
     Raises:
         CheckpointError: If an option, or its value, is not implemented. One line.
     """
-    try:
+    with diffusers_options.refusing():
         if (name := config.get("_class_name")) != CLASS:
-            raise Unlike("_class_name", name, f"{CLASS} alone")
-        ignored = {*TRAINING, *_off(config)}
-        options = checked(
-            {k: v for k, v in config.items() if k not in ignored}, OPTIONS
-        )
+            known = " or ".join([CLASS, *READERS])
+            raise Unlike("_class_name", name, known)
+        options = diffusers_options.read(config, OPTIONS)
         return (
             _network(options),
-            _shape(options, facts),
+            diffusers_options.image_shape(options, facts),
             _num_classes(options),
         )
-    except Unlike as error:
-        option, value, ways = error.args
-        raise CheckpointError(
-            f"{CONFIG}: {option}={value!r}: is not implemented; there is {ways}"
-        ) from error
-
-
-def _off(config: Mapping[str, Any]) -> list[str]:
-    """Options that are not known, and that the file itself says are off."""
-    known = {*OPTIONS, *TRAINING}
-    return [
-        name
-        for name, value in config.items()
-        if name not in known
-        and not name.startswith("_")
-        and (value is None or value is False)
-    ]
 
 
 def _num_classes(options: Mapping[str, Any]) -> int:
@@ -207,44 +194,3 @@ def _kinds(options, name: str, known: Mapping[str, str]) -> list[str]:
     if len(types) != len(options["block_out_channels"]):
         raise Unlike(name, list(types), "one for each of block_out_channels")
     return [known[block.removeprefix("UNetRes")] for block in types]
-
-
-def _shape(options: Mapping[str, Any], facts: Facts) -> tuple[int, int, int]:
-    channels, size = options["in_channels"], options["sample_size"]
-    if options["out_channels"] != channels:
-        ways = f"as many as in_channels, {channels}; a learned variance is not read"
-        raise Unlike("out_channels", options["out_channels"], ways)
-    if size is None:
-        if facts.image_size is None:
-            raise Unlike("sample_size", None, "a number; say --image_size")
-        size = facts.image_size
-    height, width = (size, size) if isinstance(size, int) else size
-    if facts.image_size is not None and {height, width} != {facts.image_size}:
-        ways = f"no other than --image_size={facts.image_size}; leave that out"
-        raise Unlike("sample_size", size, ways)
-    return height, width, channels
-
-
-def check_groups(
-    shapes: Mapping[str, tuple[int, ...]], num_groups: int, mid_num_groups: int | None
-) -> None:
-    """Our norms take fewer groups where they do not divide the channels; theirs fail.
-
-    Args:
-        shapes: Shapes of the leaves.
-        num_groups: Groups of the norms.
-        mid_num_groups: Groups of the attention in the bottleneck, if others.
-
-    Raises:
-        CheckpointError: If that happens in this network. One line.
-    """
-    for path, shape in shapes.items():
-        block, name = path.split("/")[0], path.split("/")[-1]
-        groups = num_groups
-        if block == "mid_block_attentions_0":
-            groups = mid_num_groups or groups
-        if name == "scale" and shape[0] % groups:
-            raise CheckpointError(
-                f"{path} has {shape[0]} channels in {groups} groups: they must divide;"
-                " in diffusers there is no such network"
-            )

@@ -19,6 +19,7 @@ from kdiff_jax.interop import (
     diffusers,
     diffusers_files,
     diffusers_names,
+    diffusers_options,
     schedulers_export,
 )
 from kdiff_jax.interop.schedulers_export import Scheduler, refused
@@ -87,7 +88,7 @@ def save(folder, model, *, num_steps: int | None = None) -> pathlib.Path:
     config = network_config(spec)
     shapes = {k: leaf.shape for k, leaf in leaves.items()}
     net = _module(spec)
-    diffusers.check_groups(shapes, net.num_groups, net.mid_num_groups)
+    diffusers_options.check_groups(shapes, net.num_groups, net.mid_num_groups)
     scheduler = schedulers_export.make(spec, num_steps)
 
     folder = pathlib.Path(folder)

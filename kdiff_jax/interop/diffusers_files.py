@@ -41,15 +41,8 @@ def home(folder: pathlib.Path) -> tuple[pathlib.Path, list[str]]:
     """(the folder of the network itself, a line that says which if there are several).
 
     Raises:
-        CheckpointError: If the pipeline has parts that are not read, or no network.
+        CheckpointError: If there is none.
     """
-    index = read_json(folder / INDEX)
-    parts = [k for k in index if not k.startswith("_")]
-    if other := [part for part in parts if part not in ("unet", "scheduler")]:
-        raise CheckpointError(
-            f"{INDEX}: {other[0]}: is not implemented; there are pipelines of a unet"
-            " and a scheduler alone, whose pixels are the image's"
-        )
     inside = [name for name in HOMES if _is_home(folder / name)]
     if inside:
         chosen, *others = inside
@@ -62,6 +55,21 @@ def home(folder: pathlib.Path) -> tuple[pathlib.Path, list[str]]:
         note = f"weights={absolute.name!r}: asked for; the average is {beside[0]!r}"
         return folder, [f"{note} beside it"]
     return folder, []
+
+
+def check_parts(folder: pathlib.Path) -> None:
+    """Refuses a pipeline whose network denoises something else than pixels.
+
+    Raises:
+        CheckpointError: Names the first part that is not read.
+    """
+    index = read_json(folder / INDEX)
+    parts = [k for k in index if not k.startswith("_")]
+    if other := [part for part in parts if part not in ("unet", "scheduler")]:
+        raise CheckpointError(
+            f"{INDEX}: {other[0]}: is not implemented with this network; there are"
+            " pipelines of a unet and a scheduler alone, whose pixels are the image's"
+        )
 
 
 def scheduler(

@@ -58,7 +58,10 @@ class Model:
             t: f32[B] or a number, in the model's own time (EDM: sigma; DDPM: index).
             y: i32[B] labels; None, or -1, is no label. Of a model that is conditioned
                 on vectors the numbers of its table, or vectors f32[B, D] themselves,
-                also such as the table does not have; zeros are no condition.
+                also such as the table does not have; zeros are no condition. Of one
+                that reads texts a text encoder's states f32[B, L, D], or a dict of
+                these as `context`, of `text_embeds` f32[B, P] and of `time_ids`
+                f32[B, 6] (SDXL); there is no None.
             guidance: A number or f32[B], the strength of guidance, of a model that
                 reads it; None for that of its sampler.
 

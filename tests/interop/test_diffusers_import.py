@@ -172,7 +172,7 @@ def test_what_is_no_folder_of_diffusers(tmp_path):
 
 
 REFUSED_NETWORKS = [
-    (dict(_class_name="UNet2DConditionModel"), "_class_name='UNet2DConditionModel'"),
+    (dict(_class_name="UNet3DConditionModel"), "_class_name='UNet3DConditionModel'"),
     (dict(time_embedding_type="fourier"), "time_embedding_type='fourier'"),
     (dict(class_embed_type="timestep"), "class_embed_type='timestep'"),
     (dict(act_fn="mish"), "act_fn='mish'.*'silu' or 'swish'"),
