@@ -49,10 +49,12 @@ class Reader(Protocol):
     @property
     def row(self) -> jax.ShapeDtypeStruct:
         """One row of the table."""
+        ...
 
     @property
     def shapes(self) -> Mapping[str, Any]:
         """Shapes of the frozen arrays that `read` needs, by role."""
+        ...
 
     def read(self, frozen: Frozen, rows) -> Any:
         """What networks read of rows [B, ...], a tree of arrays [B, ...]."""

@@ -32,7 +32,8 @@ def of(
     Raises:
         ConfigError: If there is no such condition, or none of the students owns it.
     """
-    if conditions.reader and (text := _text(y, batch, conditions, frozen)) is not None:
+    text = _text(y, batch, conditions, frozen)
+    if text is not None:
         read = domain.as_read(text)
         read = read["context"] if isinstance(read, Mapping) else read
         return text, group_of_vectors(read, partition, frozen)
@@ -47,11 +48,13 @@ def of(
 
 
 def _text(y, batch: int, conditions: Conditions, frozen: Frozen) -> Cond | None:
-    """Texts as networks read them; None where numbers of the model's own are asked for.
+    """Texts as networks read them; None for labels, vectors, or numbers of the model's.
 
     Raises:
         ConfigError: If they are none that the model reads.
     """
+    if conditions.reader is None:
+        return None
     if isinstance(y, Mapping | domain.Prompt):
         for part in jax.tree.leaves(y):
             if np.shape(part)[:1] != (batch,):
