@@ -13,13 +13,13 @@ def table() -> np.ndarray:
     return np.stack([np.cos(angle), np.sin(angle), even], axis=1).astype(np.float32)
 
 
-def config(path, **partition):
+def config(path, rows=None, model=None, **partition):
     """Teacher, pairs, students by DMD, evaluation; `path` gets the table."""
     from configs import common
 
-    np.save(path, table())
+    np.save(path, table() if rows is None else rows)
     found = points.sections()
-    found["model"] |= dict(cond_dim=DIM)
+    found["model"] |= dict(cond_dim=DIM, **(model or {}))
     found["data"] |= dict(conditions=str(path))
     found["evaluate"] |= dict(features="pixels", num_images=16)
     short = dict(num_steps=2, batch_size=8)

@@ -158,6 +158,8 @@ class Network(nn.Module):
             rows = layers.one_hot(y, num_classes=self.num_classes, batch=batch)
         else:
             rows = jnp.zeros((batch, self.cond_dim)) if y is None else y
+            if rows.ndim == 3:  # a text, of which a network of vectors reads the mean
+                rows = rows.mean(axis=1)
         return Told(rows, augment, guidance)
 
     def add_guidance(
