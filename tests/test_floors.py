@@ -22,7 +22,7 @@ FLOORS = (
     "build text",
     "stages start options",
     "recipe plan command output",
-    "main sample evaluate convert export doctor",
+    "main sample evaluate convert cache export doctor",
 )
 FLOOR = {name: i for i, names in enumerate(FLOORS) for name in names.split()}
 ROOT = pathlib.Path(kdiff_jax.__path__[0])

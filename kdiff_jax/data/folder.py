@@ -59,7 +59,7 @@ def load(
     if not root.is_dir():
         raise DataError(f"{path}: no such folder; set data.path to a folder of images")
     left_out = LeftOut()
-    found, classes = _search(str(root), left_out)
+    found, classes = search(str(root), left_out)
     names, others = sort_out(found, left_out)
     if not names:
         raise DataError(f"{path}: no images in it; looked for {', '.join(FORMATS)}")
@@ -76,7 +76,7 @@ def load(
     elif use_labels:
         numbers, num_classes = _by_folder(path, names, classes)
     return from_encoded(
-        lambda number: (names[number], _content(root / names[number])),
+        lambda number: (names[number], content(root / names[number])),
         numbers,
         num_classes=num_classes,
         name=f"folder {path}",
@@ -110,13 +110,13 @@ def _by_folder(path, names, classes):
 def _listed(root, listed, names):
     base = listed.removesuffix(edm_labels.NAME)
     where, relative = str(root / listed), [name.removeprefix(base) for name in names]
-    found = edm_labels.read(_content(root / listed), relative, where=where)
+    found = edm_labels.read(content(root / listed), relative, where=where)
     if found is None:
         return np.zeros(len(names), np.int32), 0
     return labels.checked(found, where=where)
 
 
-def _search(root: str, left_out: LeftOut) -> tuple[list[str], list[str]]:
+def search(root: str, left_out: LeftOut) -> tuple[list[str], list[str]]:
     """(paths of all files from the root, names of its folders), neither hidden."""
     # A link to where the search came from would lead round and round.
     above = {_identity(p) for p in (root, *pathlib.Path(root).resolve().parents)}
@@ -180,7 +180,7 @@ def _identity(folder) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _content(file: pathlib.Path) -> bytes:
+def content(file: pathlib.Path) -> bytes:
     try:
         return read_regular(file, max_bytes=MAX_BYTES)
     except OSError as error:

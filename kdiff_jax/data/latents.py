@@ -1,0 +1,278 @@
+"""Images and captions as a denoiser on latents reads them, made once and kept on disk.
+
+    FOLDER/latents.json                the manifest: what made them, see `begin`
+    FOLDER/shard-00007/moments.npy     float16[n, h, w, 2D], mean and log-variance of
+                                       the latents, not scaled
+    FOLDER/shard-00007/ids.npy         uint16[m, L], tokens of the captions
+    FOLDER/shard-00007/image.npy       int32[m], which of the n images a caption is of
+    FOLDER/shard-00007/y.npy           int32[m], labels, of images without captions
+    FOLDER/shard-00007/captions.npy    uint8, the captions in UTF-8, one a line
+    FOLDER/shard-00007/checksums.json  see `shards`
+
+An image may have several captions; an example is a caption with its image. A cache of
+prompts has no moments. Flips must be made before images are encoded: a flipped latent
+is not the latent of the flipped image.
+"""
+
+import json
+import logging
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kdiff_jax import sealed, shards
+from kdiff_jax.errors import DataError, StorageError
+from kdiff_jax.files import json_text
+
+MANIFEST = "latents.json"
+MOMENTS, IMAGE, LABELS, CAPTIONS = "moments", "image", "y", "captions"
+MAX_VOCAB = 2**16  # tokens that uint16 can tell apart
+WAY_OUT = "run the command that makes the cache again, it keeps the shards"
+
+Folder = str | os.PathLike
+
+log = logging.getLogger(__name__)
+
+
+class Latents(NamedTuple):
+    """A finished cache; a source of batches like `Images`.
+
+    Attributes:
+        read: (int64[n] examples) -> {name: array} of `batch`; maps the files into
+            memory, and is safe to call from threads.
+        labels: int32[num], the number of the caption, which is that of the example; of
+            images without captions their labels.
+        num: Number of examples.
+        shape: (h, w, 2D) of the moments; () of prompts alone.
+        tokens: {name: uint16[num, L]}, tokens of all captions by tokenizer, "ids" and
+            for SDXL "ids_2"; {} without captions.
+        facts: The manifest.
+        name: Name for messages and reports.
+    """
+
+    read: Callable[[Any], dict[str, np.ndarray]]
+    labels: np.ndarray
+    num: int
+    shape: tuple[int, ...]
+    tokens: Mapping[str, np.ndarray]
+    facts: Mapping[str, Any]
+    name: str
+
+    def batch(self, indices) -> dict[str, np.ndarray]:
+        """The entries of a batch: moments float16, ids uint16 (and ids_2), y int32."""
+        return self.read(indices)
+
+
+def disk_need(facts: Mapping[str, Any], text_bytes: int = 0) -> int:
+    """Bytes of a cache.
+
+    Args:
+        facts: Its manifest; 2 bytes for each number of moments and tokens.
+        text_bytes: Bytes of the captions.
+    """
+    moments = 2 * int(np.prod(facts["shape"])) if facts["shape"] else 0
+    row = 4 + sum(2 * length for length in facts["tokens"].values())
+    return facts["num_images"] * moments + facts["num_examples"] * row + text_bytes
+
+
+def begin(folder: Folder, facts: Mapping[str, Any]) -> None:
+    """Writes the manifest, or checks that the cache there is made so.
+
+    A manifest that is damaged is written anew: each shard knows whose it is.
+
+    Args:
+        folder: Folder to write to; made if need be.
+        facts: What the cache depends on, as JSON: num_images, num_examples, shard_size,
+            shape and tokens (length by name), which readers need; digests of the
+            autoencoder, the tokenizers and the data, factors, image size, and the crop
+            and resize rule.
+
+    Raises:
+        DataError: If another cache is in the folder.
+    """
+    file = pathlib.Path(folder) / MANIFEST
+    wanted = json.loads(json_text(dict(facts)))
+    try:
+        found = _manifest(file)
+    except DataError as error:
+        if file.exists():
+            log.error("%s", error)
+        sealed.write_json(file, wanted)
+        return
+    found.pop("shards", None)
+    for key in sorted({*wanted, *found}):
+        was, now = found.get(key), wanted.get(key)
+        if was != now:
+            raise DataError(
+                f"{file}: this cache was made with {key}={_short(was)}, now it is"
+                f" {_short(now)}; delete {folder} or name another --output"
+            )
+
+
+def missing(folder: Folder, numbers: Iterable[int] | None = None) -> list[int]:
+    """The shards that are not there, or damaged: every byte is read and summed.
+
+    Args:
+        folder: Folder with a manifest.
+        numbers: Numbers of the shards to check, so that hosts can share the work; None
+            for all.
+
+    Raises:
+        DataError: If the manifest is missing or damaged.
+    """
+    facts = _manifest(pathlib.Path(folder) / MANIFEST)
+    every = [_of_shard(facts, k) for k in range(num_shards(facts))]
+    return shards.missing(folder, _names(facts), every, numbers)
+
+
+def num_shards(facts: Mapping[str, Any]) -> int:
+    """Number of shards; prompts alone are counted in place of images."""
+    num = facts["num_images"] or facts["num_examples"]
+    return -(-num // facts["shard_size"])
+
+
+def write_shard(folder: Folder, number: int, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes one shard, or writes it anew. Killed at any time, it leaves none or all.
+
+    Raises:
+        StorageError: If the disk does not take it.
+    """
+    facts = _manifest(pathlib.Path(folder) / MANIFEST)
+    arrays = {name: arrays[name] for name in _names(facts)}
+    try:
+        shards.write(folder, number, arrays, _of_shard(facts, number))
+    except OSError as error:
+        raise StorageError(
+            f"{shards.path(folder, number)}: cannot be written ({error.strerror}); make"
+            " room and run the same command again, finished shards are kept"
+        ) from error
+
+
+def finish(folder: Folder) -> None:
+    """Notes the digest of every shard in the manifest: the cache is whole."""
+    file = pathlib.Path(folder) / MANIFEST
+    facts = _manifest(file)
+    digests = [_digest(folder, k) for k in range(num_shards(facts))]
+    sealed.write_json(file, {**facts, "shards": digests})
+
+
+def verify(folder: Folder) -> None:
+    """Raises DataError if a shard of a finished cache is missing or damaged."""
+    if bad := missing(folder):
+        numbers = ", ".join(map(str, bad[:10]))
+        raise DataError(f"{folder}: missing or damaged shards: {numbers}; {WAY_OUT}")
+
+
+def open_latents(folder: Folder, *, vae: str | None = None) -> Latents:
+    """A finished cache, mapped into memory, not read.
+
+    Args:
+        folder: Folder of the cache.
+        vae: Digest of the autoencoder that decodes (`latent.Autoencoder.sha256`), which
+            must be the one that encoded; None asks for none.
+
+    Raises:
+        DataError: If it is not finished, of another autoencoder, or a shard is missing
+            or obviously not whole; for the rest see `verify`.
+    """
+    folder = pathlib.Path(folder).expanduser()
+    facts = _manifest(folder / MANIFEST)
+    if vae is not None and facts.get("vae") != vae:
+        raise DataError(
+            f"{folder}: its latents are those of another autoencoder"
+            f" ({_short(facts.get('vae'))}, not {vae[:16]}...); make a cache with this"
+            " one"
+        )
+    digests = facts.get("shards")
+    if digests is None:
+        raise DataError(f"{folder}: is not finished; {WAY_OUT}")
+    names, maps = _names(facts), []
+    for k in range(num_shards(facts)):
+        if _digest(folder, k) != digests[k]:
+            raise DataError(
+                f"{shards.path(folder, k)}: is of another cache, or damaged; {WAY_OUT}"
+            )
+        try:
+            arrays = shards.open_maps(folder, k, names)
+        except sealed.Damaged as damage:
+            raise DataError(f"{damage}; {WAY_OUT}") from damage
+        maps.append(dict(zip(names, arrays, strict=True)))
+    return _latents(folder, facts, maps)
+
+
+def _latents(folder, facts, maps) -> Latents:
+    first = np.cumsum([0, *(len(m[IMAGE]) for m in maps)])
+    rows = np.concatenate([m[IMAGE] for m in maps])
+    tokens = {k: np.concatenate([m[k] for m in maps]) for k in facts["tokens"]}
+    num, shape = facts["num_examples"], tuple(facts["shape"])
+    if len(rows) != num:
+        raise DataError(f"{folder}: has {len(rows)} examples, not {num}; {WAY_OUT}")
+    labels = np.arange(num, dtype=np.int32)
+    if not tokens:
+        labels = np.concatenate([m[LABELS] for m in maps])
+
+    def read(indices):
+        indices = np.asarray(indices)
+        found = {name: array[indices] for name, array in tokens.items()}
+        found["y"] = labels[indices]
+        if shape:
+            moments = np.empty((len(indices), *shape), np.float16)
+            numbers = np.searchsorted(first, indices, side="right") - 1
+            for k in np.unique(numbers).tolist():
+                here = numbers == k
+                moments[here] = maps[k][MOMENTS][rows[indices[here]]]
+            found[MOMENTS] = moments
+        return found
+
+    return Latents(read, labels, num, shape, tokens, facts, f"latents {folder}")
+
+
+def texts(folder: Folder, number: int) -> list[str]:
+    """The captions of one shard."""
+    (found,) = shards.open_maps(folder, number, [CAPTIONS])
+    return found.tobytes().decode().split("\n")[:-1]
+
+
+def packed(captions: Iterable[str]) -> np.ndarray:
+    """uint8, captions as `texts` reads them; white space in them becomes one space."""
+    lines = "".join(" ".join(text.split()) + "\n" for text in captions)
+    return np.frombuffer(lines.encode(), np.uint8)
+
+
+def _names(facts) -> tuple[str, ...]:
+    """Names of the arrays of a shard."""
+    moments = (MOMENTS,) if facts["shape"] else ()
+    texts = (*facts["tokens"], CAPTIONS) if facts["tokens"] else (LABELS,)
+    return (*moments, *texts, IMAGE)
+
+
+def _of_shard(facts, number: int) -> dict[str, Any]:
+    """What a shard says of itself: which it is, and made by what."""
+    own = {k: v for k, v in facts.items() if k != "shards"}
+    return {"number": number, "made_by": sealed.seal(own)[sealed.KEY]}
+
+
+def _digest(folder: Folder, number: int) -> str | None:
+    """The digest of a shard's sums, which are those of its bytes; None of no shard."""
+    try:
+        text = (shards.path(folder, number) / shards.CHECKSUMS).read_bytes()
+        return sealed.seal(sealed.parse(text))[sealed.KEY]
+    except (OSError, sealed.Damaged):
+        return None
+
+
+def _manifest(file: pathlib.Path) -> dict[str, Any]:
+    facts = sealed.read_json(file, error=DataError, way_out=WAY_OUT)
+    counts = [facts.get(k) for k in ("num_images", "num_examples", "shard_size")]
+    whole = all(type(n) is int and n >= 0 for n in counts)
+    if not whole or not isinstance(facts.get("tokens"), dict) or "shape" not in facts:
+        raise DataError(f"{file}: is damaged (no counts and no shape); {WAY_OUT}")
+    return facts
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:16]}..."

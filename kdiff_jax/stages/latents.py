@@ -1,0 +1,226 @@
+"""Images and captions to a cache of latents and tokens, shard by shard, resumable.
+
+A shard is written whole or not at all, and depends on its own images alone: a run that
+was killed makes what is missing, the same bytes. Hosts take shards in turn, and split
+each batch over their own devices.
+"""
+
+import functools
+import logging
+import pathlib
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from kdiff_jax import pixels
+from kdiff_jax.data import identity, latents
+from kdiff_jax.data.images import Images
+from kdiff_jax.errors import ConfigError, NumericsError
+from kdiff_jax.formats.clip_tokenizer import Tokenizer
+from kdiff_jax.latent import Autoencoder
+from kdiff_jax.report.progress import duration
+from kdiff_jax.train import hosts, parallel, watchdog
+
+log = logging.getLogger(__name__)
+
+THREADS = 16  # that decode images
+
+
+class Content(NamedTuple):
+    """What is to be cached.
+
+    Attributes:
+        images: The images, of the size that is encoded; None for prompts alone.
+        captions: For each image its captions; for prompts alone each has one of its
+            own. None of images with labels.
+        sha256: Digest of names and captions; "" without captions.
+    """
+
+    images: Images | None
+    captions: tuple[tuple[str, ...], ...] | None
+    sha256: str = ""
+
+    @property
+    def num_examples(self) -> int:
+        """Number of captions, or of images without."""
+        if self.captions is None:
+            return 0 if self.images is None else self.images.num
+        return sum(map(len, self.captions))
+
+
+def facts(
+    content: Content,
+    vae: Autoencoder | None,
+    tokenizers: Mapping[str, Tokenizer],
+    *,
+    shard_size: int,
+) -> dict[str, Any]:
+    """The manifest of a cache, see `data.latents.begin`.
+
+    Raises:
+        ConfigError: If a tokenizer has more tokens than uint16 can tell apart.
+    """
+    for name, tokenizer in tokenizers.items():
+        if tokenizer.vocab_size > latents.MAX_VOCAB:
+            raise ConfigError(
+                f"{name}: a tokenizer of {tokenizer.vocab_size} tokens; a cache holds"
+                f" those of up to {latents.MAX_VOCAB}"
+            )
+    found: dict[str, Any] = dict(
+        num_images=0,
+        num_examples=content.num_examples,
+        shard_size=shard_size,
+        shape=[],
+        tokens={name: t.length for name, t in tokenizers.items()},
+        tokenizers={name: t.sha256 for name, t in tokenizers.items()},
+        captions=content.sha256,
+    )
+    if content.images is not None:
+        assert vae is not None, "images are encoded by an autoencoder"
+        images = content.images
+        height, width, _ = images.shape
+        factor, channels = vae.module.factor, vae.module.latent_channels
+        found |= dict(
+            num_images=images.num,
+            shape=[height // factor, width // factor, 2 * channels],
+            images=identity.of(images),
+            image_size=[height, width],
+            prepared=dict(images.prepared),
+            vae=vae.sha256,
+            scaling_factor=vae.scaling_factor,
+            shift_factor=vae.shift_factor,
+            precision=vae.module.dtype,
+        )
+    return found
+
+
+def text_bytes(content: Content) -> int:
+    """Bytes of all captions on disk."""
+    return sum(latents.packed(texts).size for texts in content.captions or ())
+
+
+def make(
+    folder: pathlib.Path,
+    facts: Mapping[str, Any],
+    content: Content,
+    vae: Autoencoder | None,
+    tokenizers: Mapping[str, Tokenizer],
+    *,
+    batch_size: int,
+) -> int:
+    """Makes every shard that is missing or damaged, and finishes the cache.
+
+    Args:
+        folder: Folder of the cache.
+        facts: Its manifest.
+        content: What is to be cached.
+        vae: The autoencoder; None for prompts alone.
+        tokenizers: Tokenizers by the name of what they make, "ids".
+        batch_size: Images that a device encodes at once. Another one may round
+            otherwise, so that it, and not that of all devices, is what is given.
+
+    Returns:
+        Number of shards that were made.
+
+    Raises:
+        DataError: If the folder holds another cache, or an image cannot be read.
+        NumericsError: If the autoencoder gives NaN or infinity.
+        StorageError: If the disk does not take a shard; finished ones are kept.
+    """
+    hosts.on_first(lambda: latents.begin(folder, facts))
+    num = latents.num_shards(facts)
+    mine = range(jax.process_index(), num, jax.process_count())
+    todo = latents.missing(folder, mine)
+    if done := len(mine) - len(todo):
+        log.info("%s: %d of %d shards are there and whole", folder, done, len(mine))
+    encode = None if vae is None else _encoder(vae, batch_size)
+    began = time.monotonic()
+    for i, k in enumerate(todo):
+        latents.write_shard(folder, k, _shard(facts, content, tokenizers, encode, k))
+        watchdog.beat()
+        left = (time.monotonic() - began) / (i + 1) * (len(todo) - i - 1)
+        log.info("%s: shard %d of %d, %s left", folder, k + 1, num, duration(left))
+    parallel.wait_for_all("cache")
+    hosts.on_first(lambda: latents.finish(folder))
+    return len(todo)
+
+
+def _shard(facts, content: Content, tokenizers, encode, number: int):
+    """The arrays of one shard, by name."""
+    size = facts["shard_size"]
+    total = facts["num_images"] or facts["num_examples"]
+    images = range(number * size, min((number + 1) * size, total))
+    found: dict[str, np.ndarray] = {}
+    if encode is not None:
+        found[latents.MOMENTS] = encode(content.images, images)
+    if content.captions is None:
+        assert content.images is not None, "nothing to cache"
+        found[latents.LABELS] = content.images.labels[images.start : images.stop]
+        found[latents.IMAGE] = np.arange(len(images), dtype=np.int32)
+        return found
+    texts = content.captions[images.start : images.stop]
+    counts = [len(of_image) for of_image in texts]
+    flat = [text for of_image in texts for text in of_image]
+    for name, tokenizer in tokenizers.items():
+        found[name] = tokenizer(flat).astype(np.uint16)
+    found[latents.IMAGE] = np.repeat(np.arange(len(texts), dtype=np.int32), counts)
+    found[latents.CAPTIONS] = latents.packed(flat)
+    return found
+
+
+def _encoder(vae: Autoencoder, batch_size: int):
+    """(images, which) -> float16[n, h, w, 2D], on all devices of this host."""
+    mesh = parallel.make_mesh(jax.local_devices())
+    batch_size *= mesh.size
+    whole, split = NamedSharding(mesh, P()), NamedSharding(mesh, P(mesh.axis_names))
+    params = jax.device_put(vae.params, whole)
+
+    @functools.partial(jax.jit, out_shardings=split)
+    def run(params, x):
+        variables = {"params": params}
+        x = pixels.to_float(x)
+        moments: Any = vae.module.apply(variables, x, method="encode")
+        return jax.numpy.concatenate(moments, axis=-1)
+
+    def encode(images: Images, which: range) -> np.ndarray:
+        parts = []
+        for start, x in _read_ahead(images, which, batch_size):
+            y = jax.device_get(run(params, jax.device_put(x, split)))
+            y = y[: which.stop - start].astype(np.float16)
+            if not np.isfinite(y).all():
+                bad = np.flatnonzero(~np.isfinite(y).all(axis=(1, 2, 3)))[0]
+                raise NumericsError(
+                    f"image {start + bad} of {images.name}: its latents are not finite;"
+                    " encode in float32 (--precision=float32), or delete the image"
+                )
+            parts.append(y)
+            watchdog.beat()
+        return np.concatenate(parts)
+
+    return encode
+
+
+def _read_ahead(
+    images: Images, which: range, size: int
+) -> Iterator[tuple[int, np.ndarray]]:
+    """(first number, uint8 batch); the last is filled up, the next read meanwhile."""
+    with ThreadPoolExecutor(THREADS) as pool:
+
+        def begin(start):
+            numbers = np.arange(start, min(start + size, which.stop))
+            parts = np.array_split(numbers, min(THREADS, len(numbers)))
+            return [pool.submit(images.read, part) for part in parts]
+
+        starts = list(which[::size])
+        coming = begin(starts[0])
+        for i, start in enumerate(starts):
+            now = coming
+            coming = begin(starts[i + 1]) if i + 1 < len(starts) else []
+            x = np.concatenate([part.result() for part in now])
+            yield start, np.pad(x, ((0, size - len(x)), (0, 0), (0, 0), (0, 0)))
