@@ -29,6 +29,12 @@ SIZE = flags.DEFINE_integer(
 )
 SAMPLER = flags.DEFINE_string("sampler", None, "The model's own; default: the file's.")
 STEPS = flags.DEFINE_integer("num_steps", None, "Of the sampler.", lower_bound=1)
+CONFIG = flags.DEFINE_string(
+    "config",
+    None,
+    "Of a single file of Stable Diffusion: diffusers' folder of such a network, or its"
+    " config.json, which says what the file does not.",
+)
 STUDENT = flags.DEFINE_integer(
     "student", None, "One of many, to be written alone.", lower_bound=0
 )
@@ -56,6 +62,7 @@ def main() -> None:
         image_size=SIZE.value,
         sampler=SAMPLER.value,
         num_steps=STEPS.value,
+        config=CONFIG.value,
     )
     read = None
     if AVERAGE.value is not None:

@@ -101,8 +101,9 @@ def gather(target: set, items: Iterable[Any]) -> set:
 
 
 def _check_key(key, target):
-    # Other keys have hashes that walk, or that are easily made equal.
-    if type(key) not in (str, int, bool, type(None)):
+    # Other keys have hashes that walk, or that are easily made equal; a name of a class
+    # is told by where it lies in memory.
+    if type(key) not in (str, int, bool, type(None), Global):
         raise CheckpointError(f"its pickle has a {type(key).__name__} as a key")
     if type(key) is int and len(target) >= MAX_INT_KEYS:
         raise CheckpointError(f"its pickle has a dict of over {MAX_INT_KEYS} integers")

@@ -62,6 +62,9 @@ MODULES = {
     "torch.nn.modules.padding": "ZeroPad2d ReflectionPad2d ReplicationPad2d",
     "torch.nn.modules.module": "Module",
     "dnnlib.util": "EasyDict",
+    # Whose classes are keys of "callbacks" in a trainer's state.
+    "pytorch_lightning.callbacks.model_checkpoint": "ModelCheckpoint",
+    "pytorch_lightning.callbacks.early_stopping": "EarlyStopping",
 }
 
 

@@ -55,6 +55,12 @@ def read(
         raise CheckpointError(
             f"source={family!r}: {path} is of the family {found!r}; leave it out"
         )
+    takes_config = getattr(_module(found), "TAKES_CONFIG", False)
+    if facts and facts.config is not None and not takes_config:
+        raise CheckpointError(
+            f"config={str(facts.config)!r}: is for a single file of Stable Diffusion,"
+            f" and {path} is of the family {found!r}; leave it out"
+        )
     try:
         source = _module(found).convert(content, facts or Facts())
     except CheckpointError as error:

@@ -22,12 +22,15 @@ class Facts:
         image_size: Height and width of the images, pixels.
         sampler: A name of `samplers`.
         num_steps: Number of sampling steps.
+        config: Folder of a pipeline or network of diffusers, or a config.json, that
+            says what a single file of Stable Diffusion does not.
     """
 
     precondition: str | None = None
     image_size: int | None = None
     sampler: str | None = None
     num_steps: int | None = None
+    config: str | pathlib.Path | None = None
 
     def agree(self, **found) -> None:
         """What a file says itself must be what the user says, if he does.

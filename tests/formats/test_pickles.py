@@ -214,6 +214,16 @@ def test_refused(words):
     assert words.strip() in refused(BAD[words])
 
 
+def test_a_class_may_be_a_key_as_in_the_states_of_trainers():
+    """Files of Stable Diffusion 1.x have such a dict, of callbacks by their class."""
+    named = b"cpytorch_lightning.callbacks.model_checkpoint\nModelCheckpoint\n"
+    found = load(b"}" + named + b"I3\ns.")
+    assert [str(key) for key in found] == [
+        "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"
+    ]
+    assert list(found.values()) == [3]
+
+
 def test_a_builtin_type_by_dill_is_that_type():
     made = streams.Code(
         streams.call("dill._dill", "_load_type", "set") + b"](K\1e\x85R"
