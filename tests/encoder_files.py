@@ -1,5 +1,6 @@
 """Tiny encoders in the files of diffusers and transformers, with weights by name."""
 
+import functools
 import json
 import re
 
@@ -38,7 +39,11 @@ SMALL = ("encoder.conv_in", "decoder.conv_in", "decoder.mid_block.resnets.0.conv
 
 def shapes(config):
     """Shapes of the arrays of an autoencoder, by diffusers' names."""
-    module = AutoencoderKL(**autoencoder.read_config(config).fields)
+    return _shapes(AutoencoderKL(**autoencoder.read_config(config).fields))
+
+
+@functools.cache
+def _shapes(module):
     x = jnp.zeros((1, module.factor, module.factor, module.in_channels))
     found = jax.eval_shape(module.init, jax.random.key(0), x)["params"]
     return {

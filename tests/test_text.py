@@ -112,7 +112,7 @@ def test_tokenizers_that_are_none_are_refused(folder, tmp_path):
 def test_prompts_that_are_no_text_are_refused(folder):
     tokens = text.tokenizer(folder)
     with pytest.raises(ConfigError, match=r"prompt=3: must be a text"):
-        tokens(["a", 3])  # type: ignore[list-item]
+        tokens(["a", 3])
     with pytest.raises(ConfigError, match="no Unicode text; read its file as UTF-8"):
         tokens("\ud800")
 

@@ -80,10 +80,13 @@ class Tokenizer:
             for name in ("bos_token", "eos_token", "pad_token")
         )
 
-    def __call__(self, prompts: str | Sequence[str]) -> Int32[np.ndarray, "B L"]:
+    def __call__(self, prompts: str | Sequence) -> Int32[np.ndarray, "B L"]:
         """Token ids, i32[B, length], of one prompt or several.
 
         A prompt that is too long is cut, and keeps the end.
+
+        Args:
+            prompts: A text, or texts.
 
         Raises:
             ConfigError: If a prompt is no text.

@@ -1,5 +1,6 @@
 """Parts of a pipeline of diffusers: their folders, configs and parameters."""
 
+import functools
 import logging
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -81,9 +82,13 @@ def params(leaves: Mapping[str, Lazy], module: Any, example: Any) -> Params:
     Raises:
         CheckpointError: If they are not; it names the first ones.
     """
-    shapes = jax.eval_shape(module.init, jax.random.key(0), example)["params"]
-    expected = {name: x.shape for name, x in trees.flatten(shapes).items()}
-    built.compare(leaves, expected, "its file")
+    built.compare(leaves, _shapes(module, example), "its file")
     return trees.unflatten(
         {k: jnp.asarray(leaf.read(), jnp.float32) for k, leaf in leaves.items()}
     )
+
+
+@functools.cache
+def _shapes(module: Any, example: Any) -> dict[str, tuple[int, ...]]:
+    found = jax.eval_shape(module.init, jax.random.key(0), example)["params"]
+    return {name: x.shape for name, x in trees.flatten(found).items()}
