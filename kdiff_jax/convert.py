@@ -22,7 +22,9 @@ TARGET = flags.DEFINE_enum(
     "target", "kdiff", ["kdiff", "diffusers", "safetensors"], "What to write."
 )
 PRECONDITION = flags.DEFINE_string(
-    "precondition", None, "Where the file does not say: edm, vp, ve, iddpm, x, eps, v."
+    "precondition",
+    None,
+    "Where the file does not say: edm, vp, ve, iddpm, x, eps, v, velocity.",
 )
 SIZE = flags.DEFINE_integer(
     "image_size", None, "Where the file does not say: pixels.", lower_bound=1
@@ -34,6 +36,9 @@ CONFIG = flags.DEFINE_string(
     None,
     "Of a single file of Stable Diffusion: diffusers' folder of such a network, or its"
     " config.json, which says what the file does not.",
+)
+HEADS = flags.DEFINE_integer(
+    "num_heads", None, "Where the file does not say: of a DiT or SiT.", lower_bound=1
 )
 STUDENT = flags.DEFINE_integer(
     "student", None, "One of many, to be written alone.", lower_bound=0
@@ -63,6 +68,7 @@ def main() -> None:
         sampler=SAMPLER.value,
         num_steps=STEPS.value,
         config=CONFIG.value,
+        num_heads=HEADS.value,
     )
     read = None
     if AVERAGE.value is not None:

@@ -4,7 +4,7 @@ A checkpoint of gigabytes is converted leaf by leaf: no stage holds more than on
 beside the file itself.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -41,3 +41,14 @@ class Lazy(NamedTuple):
 def of(array: np.ndarray) -> Lazy:
     """An array that is there already."""
     return Lazy(array.shape, array.dtype, lambda: array)
+
+
+def joined(parts: Sequence[Lazy], axis: int) -> Lazy:
+    """The arrays one behind another along an axis; of one type and as many axes."""
+    shape = list(parts[0].shape)
+    shape[axis] = sum(part.shape[axis] for part in parts)
+
+    def read():
+        return np.concatenate([part.read() for part in parts], axis)
+
+    return Lazy(tuple(shape), parts[0].dtype, read)

@@ -65,6 +65,7 @@ MODULES = {
     # Whose classes are keys of "callbacks" in a trainer's state.
     "pytorch_lightning.callbacks.model_checkpoint": "ModelCheckpoint",
     "pytorch_lightning.callbacks.early_stopping": "EarlyStopping",
+    "argparse": "Namespace",  # the flags of a training, as DiT's and SiT's keep them
 }
 
 

@@ -115,7 +115,11 @@ def _ours(loaded: Model, source: pathlib.Path, said: Facts) -> Model:
             f"{source}: names no sampler, and a converted model has one; save it with"
             ' spec={..., "sampler": {"name": "ddim", "num_steps": 50}}'
         )
-    said.agree(precondition=spec.precondition.name, image_size=spec.image_shape[0])
+    said.agree(
+        precondition=spec.precondition.name,
+        image_size=spec.image_shape[0],
+        num_heads=spec.network.keywords.get("num_heads"),
+    )
     sampler = said.choose_sampler(**spec.sampler.plain())
     if spec.guidance_range:  # whichever sampler tells it
         sampler = {"guidance": spec.guidance, **sampler}

@@ -11,6 +11,7 @@ from typing import Any
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.interop import (
     diffusers_condition,
+    diffusers_dit,
     diffusers_names,
     diffusers_options,
     schedulers,
@@ -59,7 +60,10 @@ OPTIONS: dict[str, Option] = dict(
 )
 
 # Readers of networks of other classes: (folder, the network's, config, said, facts).
-READERS = {diffusers_condition.CLASS: diffusers_condition.convert}
+READERS = {
+    diffusers_condition.CLASS: diffusers_condition.convert,
+    **dict.fromkeys(diffusers_dit.CLASSES, diffusers_dit.convert),
+}
 FOLDERS = True  # what it reads, see `foreign.families`
 
 

@@ -9,6 +9,7 @@ import hashlib
 import pathlib
 from collections.abc import Mapping, Sequence
 from types import ModuleType
+from typing import Any
 
 from kdiff_jax import registry, sealed
 from kdiff_jax.errors import CheckpointError
@@ -56,17 +57,23 @@ def read(
             f"source={family!r}: {path} is of the family {found!r}; leave it out"
         )
     takes_config = getattr(_module(found), "TAKES_CONFIG", False)
-    if facts and facts.config is not None and not takes_config:
+    facts = facts or Facts()
+    if facts.config is not None and not takes_config:
         raise CheckpointError(
             f"config={str(facts.config)!r}: is for a single file of Stable Diffusion,"
             f" and {path} is of the family {found!r}; leave it out"
         )
+    exported = _exported(metadata[OWN], path) if OWN in metadata else {}
+    number = exported.get("network", {}).get("num_heads")
+    if isinstance(number, int):
+        facts = dataclasses.replace(facts, num_heads=number)
     try:
-        source = _module(found).convert(content, facts or Facts())
+        source = _module(found).convert(content, facts)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    if OWN in metadata:
-        source = _as_exported(source, metadata[OWN], path)
+    _check_heads(source, facts, path)
+    if exported:
+        source = _as_exported(source, exported)
     files = source.weights or (path,)
     name = str(files[0].relative_to(path.parent))
     return source, Origin(family=found, file=name, sha256=_sha256(files))
@@ -84,6 +91,16 @@ def spec_of(source: Source, origin: Origin, where) -> Spec:
     return spec.changed({"sampler": source.spec["sampler"]})
 
 
+def _check_heads(source: Source, facts: Facts, path: pathlib.Path) -> None:
+    """Refuses a number of heads of a network that says it itself, or has none."""
+    number = source.spec["network"].get("num_heads")
+    if facts.num_heads not in (None, number):
+        raise CheckpointError(
+            f"{path}: num_heads={facts.num_heads}: is a fact of a DiT or SiT alone;"
+            " leave it out"
+        )
+
+
 def _sha256(files: Sequence[pathlib.Path]) -> str:
     """The digest of a file, or of the digests of several."""
     digests = []
@@ -95,15 +112,28 @@ def _sha256(files: Sequence[pathlib.Path]) -> str:
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def _as_exported(source: Source, text: str, path: pathlib.Path) -> Source:
-    """A state dict that we wrote: its metadata says what the names do not."""
+def _exported(text: str, path: pathlib.Path) -> dict[str, Any]:
+    """What the metadata of a state dict that we wrote say: the plain spec.
+
+    Raises:
+        CheckpointError: If it is none.
+    """
     try:
         found = sealed.parse(text, path)
-        spec = {k: v for k, v in found.items() if k in (*source.spec, *KEPT)}
     except sealed.Damaged as error:
         raise CheckpointError(
             f"{path}: its metadata {OWN!r} is no spec: {error}; it is damaged"
         ) from error
+    if not isinstance(found.get("network"), Mapping):
+        raise CheckpointError(
+            f"{path}: its metadata {OWN!r} is no spec: it has no network; it is damaged"
+        )
+    return found
+
+
+def _as_exported(source: Source, found: Mapping[str, Any]) -> Source:
+    """A state dict that we wrote: its metadata says what the names do not."""
+    spec = {k: v for k, v in found.items() if k in (*source.spec, *KEPT)}
     return dataclasses.replace(source, spec={**source.spec, **spec}, assumed=())
 
 

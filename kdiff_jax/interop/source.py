@@ -24,6 +24,7 @@ class Facts:
         num_steps: Number of sampling steps.
         config: Folder of a pipeline or network of diffusers, or a config.json, that
             says what a single file of Stable Diffusion does not.
+        num_heads: Heads of the attention, of a DiT.
     """
 
     precondition: str | None = None
@@ -31,6 +32,7 @@ class Facts:
     sampler: str | None = None
     num_steps: int | None = None
     config: str | pathlib.Path | None = None
+    num_heads: int | None = None
 
     def agree(self, **found) -> None:
         """What a file says itself must be what the user says, if he does.
