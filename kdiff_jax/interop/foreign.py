@@ -65,7 +65,7 @@ def read(
         )
     exported = _exported(metadata[OWN], path) if OWN in metadata else {}
     number = exported.get("network", {}).get("num_heads")
-    if isinstance(number, int):
+    if facts.num_heads is None and isinstance(number, int):
         facts = dataclasses.replace(facts, num_heads=number)
     try:
         source = _module(found).convert(content, facts)
