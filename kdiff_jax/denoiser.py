@@ -28,7 +28,7 @@ def make(
     cond_length: int = 0,
     augment_dim: int = 0,
     guidance_range: tuple[float | int, float | int] | None = None,
-    space: str = "pixels",
+    space: domain.Space | str = "pixels",
     **keywords,
 ) -> Net:
     """x0_hat = c_skip x_t + c_out F(c_in x_t, c_noise, y).
@@ -45,7 +45,7 @@ def make(
         augment_dim: Length of the augmentation label; 0 for a network without.
         guidance_range: (low, high) of the strengths of guidance that it reads; None for
             a network that reads none.
-        space: Where images live, a name of `domain.SPACES`.
+        space: Where images live, or a name of `domain.SPACES`.
         keywords: Keywords of the preconditioning.
     """
     scalings_at = preconditions.make(precondition, process, **keywords)
@@ -93,7 +93,7 @@ def make(
         num_classes,
         with_features,
         getattr(module, "dtype", "float32"),
-        domain.make_space(space, image_shape),
+        domain.make_space(space, image_shape) if isinstance(space, str) else space,
         cond_dim,
         guidance_range,
         reader,

@@ -243,6 +243,10 @@ class Space(NamedTuple):
         to_pixels: (frozen, f32[B, *shape]) -> uint8[B, *pixel_shape].
         to_kept: (x0) -> x0 as pairs are kept on disk, in the space: float16, or the
             uint8 of pixels.
+        draw: (frozen, raw, Key[B]) -> x0, of spaces that images have a Gaussian in; raw
+            is what `from_data` takes, or cached moments. None where x0 is certain.
+        moments: Channels of cached moments.
+        shapes: () -> shapes of the frozen arrays that the functions read, by role.
     """
 
     shape: tuple[int, ...]
@@ -250,6 +254,9 @@ class Space(NamedTuple):
     from_data: Callable[[Frozen, Any], Any]
     to_pixels: Callable[[Frozen, Any], Any]
     to_kept: Callable[[Any], Any]
+    draw: Callable[..., Any] | None = None
+    moments: int = 0
+    shapes: Callable[[], Mapping[str, Any]] = dict
 
     @property
     def kept(self) -> np.dtype:
@@ -257,9 +264,18 @@ class Space(NamedTuple):
         x0 = jax.ShapeDtypeStruct((1, *self.shape), jnp.float32)
         return np.dtype(jax.eval_shape(self.to_kept, x0).dtype)
 
-    def to_x0(self, frozen: Frozen, raw):
-        """f32[B, *shape] of what a batch holds: pixels, or x0 as pairs are kept."""
-        if raw.dtype == jnp.uint8:
+    def to_x0(self, frozen: Frozen, raw, keys=None):
+        """f32[B, *shape] of what a batch holds: pixels, moments, or x0 of pairs.
+
+        Args:
+            frozen: Arrays by role.
+            raw: uint8 pixels, float16 moments, or x0 as pairs are kept.
+            keys: Key[B], for spaces with a `draw`; None takes the mean.
+        """
+        certain = raw.dtype != jnp.uint8 and raw.shape[-1] != self.moments
+        if self.draw is not None and keys is not None and not certain:
+            return self.draw(frozen, raw, keys)
+        if not certain:
             return self.from_data(frozen, raw)
         return raw.astype(jnp.float32)
 

@@ -60,6 +60,11 @@ class Net(NamedTuple):
         return Conditions(self.num_classes, self.cond_dim, self.reader)
 
     @property
+    def reads(self) -> dict[str, Any]:
+        """Shapes of the frozen arrays of its conditions and its space, by role."""
+        return {**self.conditions.shapes, **self.space.shapes()}
+
+    @property
     def space(self) -> Space:
         """Where x0 lives: the way from data to it, and the way to pixels."""
         return self.own_space or domain.pixel_space(self.image_shape)

@@ -48,6 +48,7 @@ def text(job: Job) -> str:
         f" {facts['params'] / 1e6:.2f} M parameters, images {shape},"
         f" {facts['flops'] / 1e9:.2f} GFLOP a forward pass of one image",
         f"conditions: {_conditions(job.recipe)}",
+        *_autoencoder(job.recipe),
         "stages:",
     ]
     disk, known = 0, {}
@@ -75,6 +76,18 @@ def text(job: Job) -> str:
             lines.append(_evaluate(job, stage))
     lines.append(f"disk: {_size(disk)} at most, checkpoints and pairs together")
     return "\n".join(lines)
+
+
+def _autoencoder(recipe: Recipe) -> list[str]:
+    """What stands between latents and pixels, and where it comes from."""
+    if not (shapes := recipe.space.shapes()):
+        return []
+    num = sum(x.size for x in jax.tree.leaves(shapes))
+    pixels = "x".join(map(str, recipe.space.pixel_shape))
+    return [
+        f"autoencoder: {num / 1e6:.2f} M parameters, pixels {pixels}, from"
+        f" {recipe.autoencoder or 'nowhere yet: set data.autoencoder'}"
+    ]
 
 
 def _conditions(recipe: Recipe) -> str:
@@ -141,7 +154,7 @@ def _shapes(job: Job, stage: TrainStage):
     state = jax.eval_shape(lambda given: init_state(method, optim, given, key), given)
     frozen = {role: given[role] for role in method.frozen if role in given}
     pretrained = {role: found.shapes for role, found in method.pretrained.items()}
-    return method, state, frozen | pretrained | student.conditions.shapes
+    return method, state, frozen | pretrained | student.reads
 
 
 def _layout(job: Job, stage: TrainStage) -> Layout:

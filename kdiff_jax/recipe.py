@@ -209,6 +209,8 @@ def _inputs(job: Job) -> Images | None:
     try:
         data = build.load_images(job.recipe)
         _ = job.frozen
+        if job.recipe.latents:
+            build.load_latents(job.recipe)
     except DataError as error:
         raise DataError(f"{error}{'; also ' + teacher if teacher else ''}") from error
     if teacher:

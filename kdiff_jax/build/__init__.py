@@ -7,14 +7,13 @@ read.
 """
 
 from kdiff_jax.build.completed import complete, defaults, lock, plain
+from kdiff_jax.build.inputs import load_frozen, load_images, load_latents
 from kdiff_jax.build.objects import (
     Networks,
     Program,
     averages,
     check_fits,
     check_shared,
-    load_images,
-    load_table,
     make_method,
     powers,
     program,
@@ -45,8 +44,9 @@ __all__ = [
     "complete",
     "defaults",
     "expand",
-    "load_table",
+    "load_frozen",
     "load_images",
+    "load_latents",
     "lock",
     "make_method",
     "plain",

@@ -1,17 +1,15 @@
-"""A stage -> its data set, method, optimizers and compiled programs."""
+"""A stage -> its method, optimizers and compiled programs."""
 
 import dataclasses
 from collections.abc import Hashable, Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
 from flax.core import FrozenDict
 from jax.sharding import Mesh
 
-from kdiff_jax import arguments, domain, methods
+from kdiff_jax import arguments, methods
 from kdiff_jax.build.resolved import Recipe, TrainStage
 from kdiff_jax.build.sections import Train
-from kdiff_jax.data import conditions, images
 from kdiff_jax.diffusion.process import Process
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.interop import Spec
@@ -35,44 +33,6 @@ FREE_OF_TRAIN = {
 }
 # What all models of a recipe have alike.
 FITTING = ("image_shape", "num_classes", "cond_dim", "cond_length", "space")
-
-
-def load_images(recipe: Recipe) -> images.Images:
-    """The data set of the recipe, checked against the model's image shape."""
-    found = images.load(recipe.data.name, **recipe.data.keywords)
-    shape = recipe.space.pixel_shape
-    if found.shape != shape:
-        raise ConfigError(
-            f"data {found.name!r} has images of {found.shape}, those of the model have"
-            f" {shape} (model.image_shape); set data.size or data.channels, or the"
-            " model's shape"
-        )
-    num_classes = recipe.num_classes
-    # Of a table there may be rows that no image has.
-    has_rows = recipe.conditions.dim and 0 < found.num_classes <= num_classes
-    if num_classes and found.num_classes != num_classes and not has_rows:
-        raise ConfigError(
-            f"data {found.name!r} has {found.num_classes} classes, model.num_classes is"
-            f" {num_classes}; make them equal, or set model.num_classes=0"
-        )
-    return found
-
-
-def load_table(recipe: Recipe) -> dict[str, np.ndarray]:
-    """The recipe's table of vectors by its role; {} where networks read labels.
-
-    Raises:
-        ConfigError: If there is a table and networks read labels, or the other way.
-        DataError: If it is missing, or no table for the model.
-    """
-    path, asked = recipe.table, recipe.conditions
-    if bool(path) != bool(asked.dim):
-        raise ConfigError(
-            f"model.cond_dim={asked.dim}, data.conditions={path!r}: vectors need both,"
-            " their length and the .npy file of them, and labels none; give both or"
-            " none"
-        )
-    return {domain.TABLE: conditions.read(path, asked)} if path else {}
 
 
 def check_fits(recipe: Recipe, role: str, spec: Spec) -> None:

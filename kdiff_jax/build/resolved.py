@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from kdiff_jax.build.sections import Evaluate, Partition, Train
-from kdiff_jax.domain import Conditions, Space, make_space
+from kdiff_jax.domain import Conditions, Space
 from kdiff_jax.interop import Spec
 from kdiff_jax.named import Keywords, Named
 
@@ -132,6 +132,9 @@ class Recipe:
         augmented: Keywords of `inputs.make`: what is done to its images.
         spec: Spec of the model.
         table: Path of the table of vectors that are conditions; "" for labels.
+        autoencoder: Path of the autoencoder between pixels and latents; "" for none.
+        latents: Path of the cache of the data's latents; "" where images are encoded as
+            they are read.
         partition: What students share; None where there is one.
         teacher: Path of a teacher that is brought; "teacher" for the stage of that
             name.
@@ -146,6 +149,8 @@ class Recipe:
     augmented: Keywords
     spec: Spec
     table: str = ""
+    autoencoder: str = ""
+    latents: str = ""
     partition: Partition | None = None
     teacher: str = "teacher"
     teacher_hint: str = ""
@@ -172,7 +177,7 @@ class Recipe:
     @property
     def space(self) -> Space:
         """Where the images of its networks live."""
-        return make_space(self.spec.space, self.image_shape)
+        return self.spec.make_space()
 
     @property
     def is_brought(self) -> bool:

@@ -130,6 +130,11 @@ class Data(NamedTuple):
             images of label k are conditioned on; "" for the labels themselves. Of texts
             f32[model.num_classes + 1, model.cond_length, model.cond_dim], the last of
             which is the text that stands for none.
+        autoencoder: Folder or file of the autoencoder that `model.autoencoder`
+            describes, see `latent.load`; "" without.
+        latents: Cache of the latents that the images have, made by
+            `python -m kdiff_jax.cache`, to train on; "" encodes images as they are
+            read.
         channels: 1 or 3, that images are converted to; 0 keeps them.
         background: Colour below transparent pixels.
         flip: Whether images are flipped, with probability 1/2.
@@ -143,6 +148,8 @@ class Data(NamedTuple):
     size: Whole = 0
     use_labels: bool = True
     conditions: str = ""
+    autoencoder: str = ""
+    latents: str = ""
     channels: Literal[0, 1, 3] = 0
     background: str = "white"
     flip: bool = False
@@ -194,6 +201,7 @@ class Model(NamedTuple):
             texts; 0 for single vectors.
         augment_dim: Length of EDM's augmentation label; 0 for none.
         space: Where the network's images live, a name of `domain.SPACES`.
+        autoencoder: What stands between "latents" and pixels: its name, and its fields.
         guidance_range: (low, high) of the strengths of guidance that a student reads,
             of methods that train such: one call gives what the guided teacher gives.
             None for none.
@@ -209,6 +217,7 @@ class Model(NamedTuple):
     cond_length: Whole = 0
     augment_dim: Whole = 0
     space: str = "pixels"
+    autoencoder: Section | None = None
     guidance_range: Interval | None = None
 
 

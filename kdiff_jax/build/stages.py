@@ -25,7 +25,7 @@ def resolve(config: Mapping[str, Any]) -> Recipe:
     """
     data = dict(config["data"])
     augmented = {k: v for k in ("flip", "augment_prob") if (v := data.pop(k, None))}
-    table = data.pop("conditions", "")
+    paths = [data.pop(key, "") for key in ("conditions", "autoencoder", "latents")]
     partition = config.get("partition")
     return Recipe(
         config["name"],
@@ -33,7 +33,7 @@ def resolve(config: Mapping[str, Any]) -> Recipe:
         named(data),
         frozen(augmented),
         Spec.of({"num_classes": 0, **config["model"]}, "--config.model."),
-        table,
+        *paths,
         partition=sections.Partition(**frozen(partition)) if partition else None,
         teacher=config.get("init", {}).get("teacher", "teacher"),
         teacher_hint=config.get("teacher_hint", ""),

@@ -39,6 +39,11 @@ def check(config: Mapping[str, Any]) -> None:
             f"{path}data.{prob}={config['data'][prob]}: moves pixels, and images live"
             f" in model.space={space!r}; set 0"
         )
+    if config["data"].get("flip") and config["data"].get("latents"):
+        raise ConfigError(
+            f"{path}data.flip=True: a flipped latent is not the latent of the flipped"
+            " image; set it to False, or leave data.latents out"
+        )
     shared = dict(
         train=sections.Train, evaluate=sections.Evaluate, partition=sections.Partition
     )
@@ -171,9 +176,11 @@ def _model(section, path, whole, *, partial: bool = False) -> None:
     checks.check_section(
         "network", {"name": name, **network}, path, partial=partial, given=GIVEN
     )
-    for key in ("precondition", "process", "sampler"):
-        if key in section:
+    for key in ("precondition", "process", "sampler", "autoencoder"):
+        if section.get(key) is not None:
             checks.check_section(key, section[key], path)
+    if not partial:
+        checks.check_autoencoder(section, path)
 
 
 def _data(section, path) -> None:

@@ -57,7 +57,7 @@ def build(
         process,
         precondition=name,
         image_shape=spec.image_shape,
-        space=spec.space,
+        space=spec.make_space(precision),
         guidance_range=spec.guidance_range,
         cond_length=spec.cond_length,
         **conditioned,

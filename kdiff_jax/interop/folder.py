@@ -18,7 +18,7 @@ from kdiff_jax.errors import CheckpointError
 from kdiff_jax.files import write_atomically
 from kdiff_jax.formats import lazy, tensors
 from kdiff_jax.formats.lazy import Lazy
-from kdiff_jax.interop import conditions
+from kdiff_jax.interop import beside
 from kdiff_jax.interop.built import check_sampler, read
 from kdiff_jax.interop.model import Model, of_leaves
 from kdiff_jax.interop.spec import Spec
@@ -65,7 +65,7 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     # The spec comes last: a folder without it holds no model.
     (folder / CONFIG).unlink(missing_ok=True)
-    spec = conditions.write(folder, spec, frozen).replace(
+    spec = beside.write(folder, spec, frozen).replace(
         revision=networks.revision(spec.network.name),
         sha256=tensors.write(folder / WEIGHTS, leaves),
         kdiff_jax=__version__,
@@ -131,4 +131,4 @@ def complete(spec: Spec, leaves: Mapping[str, Any], folder: pathlib.Path) -> Mod
     """
     model = of_leaves(spec, leaves, folder)
     check_sampler(spec, model.process, folder)
-    return dataclasses.replace(model, frozen=conditions.read(folder, spec))
+    return dataclasses.replace(model, frozen=beside.read(folder, spec))

@@ -8,11 +8,12 @@ from kdiff_jax import domain, networks, samplers
 from kdiff_jax.diffusion import guidance as guidances
 from kdiff_jax.diffusion import process as processes
 from kdiff_jax.diffusion.process import Process
+from kdiff_jax.encoders import latents
 from kdiff_jax.interop import spec_check
 from kdiff_jax.named import Keywords, Named, frozen, named, thawed
 from kdiff_jax.partition import Partition
 
-SECTIONS = ("network", "precondition", "process", "sampler")
+SECTIONS = ("network", "precondition", "process", "sampler", "autoencoder")
 
 
 class Origin(NamedTuple):
@@ -46,6 +47,8 @@ class Spec:
         process: Name of the forward process, and its keywords.
         sampler: Name of the sampler, and its keywords; None for a network alone.
         space: Where its images live, a name of `domain.SPACES`.
+        autoencoder: Name of what stands between "latents" and pixels, and its fields;
+            None where it is not at hand.
         revision: Revision of the network's definition, see `networks.revision`.
         null_prob: Share of labels that were dropped in training, for guidance; None
             where that is not known.
@@ -57,6 +60,7 @@ class Spec:
         kdiff_jax: Version that wrote the model.
         guidance_range: (low, high) of the strengths of guidance that it reads; None for
             a network that reads none.
+        autoencoder_sha256: Digest of the autoencoder's weights.
         facts: Whatever else a file says.
     """
 
@@ -78,6 +82,8 @@ class Spec:
     kdiff_jax: str | None = None
     guidance_range: tuple[float | int, float | int] | None = None
     cond_length: int = 0
+    autoencoder: Named | None = None
+    autoencoder_sha256: str | None = None
     facts: Keywords = frozen({})
 
     @classmethod
@@ -164,6 +170,7 @@ class Spec:
             space=self.space,
             guidance_range=self.guidance_range,
             cond_length=self.cond_length,
+            autoencoder=self.autoencoder,
         )
 
     def anew(self) -> "Spec":
@@ -191,6 +198,13 @@ class Spec:
     def make_process(self) -> Process:
         """The forward process."""
         return self.process.call(processes.make)
+
+    def make_space(self, precision: str | None = None) -> domain.Space:
+        """Where its images live; an autoencoder computes in the precision."""
+        if self.autoencoder is None:
+            return domain.make_space(self.space, self.image_shape)
+        dtype = precision or "float32"
+        return latents.space(self.image_shape, self.autoencoder, dtype)
 
     def make_sampler(self) -> samplers.Sampler:
         """The model's own sampler, which there must be.

@@ -12,7 +12,9 @@ from typing import Any
 
 from kdiff_jax import arguments, domain, networks, samplers
 from kdiff_jax.diffusion import precondition, process
+from kdiff_jax.encoders import latents
 from kdiff_jax.errors import ConfigError
+from kdiff_jax.named import named
 
 LARGEST = 2**24  # of any count: a grid of as many steps still fits into memory
 LARGEST_SIDE = 2**14
@@ -21,10 +23,12 @@ MODULES: dict[str, ModuleType] = {
     "precondition": precondition,
     "process": process,
     "sampler": samplers,
+    "autoencoder": latents,
 }
+OPTIONAL = ("sampler", "autoencoder")
 BOUND = ("parent", "name", "process")  # what is given otherwise, or not at all
 ORIGIN = ("family", "file", "sha256")
-TEXTS = ("conditions", "kdiff_jax", "sha256", "space")
+TEXTS = ("autoencoder_sha256", "conditions", "kdiff_jax", "sha256", "space")
 
 
 def check(spec: Any, prefix: str = "") -> None:
@@ -40,7 +44,7 @@ def check(spec: Any, prefix: str = "") -> None:
     if not isinstance(spec, Mapping):
         raise ConfigError(f"spec={_shown(spec)}: must be an object with names")
     for section in MODULES:  # a network alone has no sampler
-        if section != "sampler" or spec.get(section) is not None:
+        if section not in OPTIONAL or spec.get(section) is not None:
             check_section(section, spec.get(section), prefix)
     _check_shape(f"{prefix}image_shape", spec.get("image_shape"))
     counts = {"num_classes": None, "cond_dim": 0, "cond_length": 0, "augment_dim": 0}
@@ -60,7 +64,25 @@ def check(spec: Any, prefix: str = "") -> None:
     conditioned = spec["num_classes"] or length
     check_levels(spec.get("guidance_range"), conditioned, prefix)
     domain.make_space(spec.get("space", "pixels"), spec["image_shape"])
+    check_autoencoder(spec, prefix)
     _check_facts(spec, prefix)
+
+
+def check_autoencoder(spec: Mapping[str, Any], prefix: str = "") -> None:
+    """Refuses one of another space, or of other latents than the network's images."""
+    if (section := spec.get("autoencoder")) is None:
+        return
+    if (space := spec.get("space", "pixels")) != "latents":
+        raise ConfigError(
+            f'{prefix}space={space!r}: an autoencoder is for "latents"; set that, or'
+            " leave it out"
+        )
+    channels = named(section).call(latents.make).latent_channels
+    if channels != spec["image_shape"][-1]:
+        raise ConfigError(
+            f"{prefix}image_shape={_shown(list(spec['image_shape']))}: latents of this"
+            f" autoencoder have {channels} channels; make them equal"
+        )
 
 
 def check_section(

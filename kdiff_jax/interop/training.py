@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 
 from kdiff_jax import sealed
 from kdiff_jax.errors import CheckpointError, ConfigError
-from kdiff_jax.interop import conditions
+from kdiff_jax.interop import beside
 from kdiff_jax.interop import steps as step_folders
 from kdiff_jax.interop.spec import Spec
 from kdiff_jax.interop.trees import unflatten
@@ -91,7 +91,7 @@ def describe(
         about: The description.
         frozen: The table of its vectors, if it has one, which is written beside it.
     """
-    spec = conditions.write(stage, about.spec, frozen)
+    spec = beside.write(stage, about.spec, frozen)
     found = about._asdict() | {"spec": spec.plain()}
     if about.partition is not None:
         found["partition"] = about.partition.to_spec()

@@ -58,13 +58,13 @@ class Job:
 
     @functools.cached_property
     def frozen(self) -> domain.Frozen:
-        """What programs read beside networks, by role: the table of the vectors.
+        """What programs read beside networks, by role.
 
         Raises:
             ConfigError: If there is no table, and the model reads vectors.
             DataError: If the table is missing, or none for this model.
         """
-        return build.load_table(self.recipe)
+        return build.load_frozen(self.recipe)
 
     @property
     def only(self) -> int | None:

@@ -38,7 +38,7 @@ class HeldOut:
         self._mesh = job.mesh
         self._size = min(stage.train.batch_size, self._source.num)
         self._size -= self._size % job.mesh.shape["data"]
-        roles = (*method.frozen, *method.nets["student"].conditions.shapes)
+        roles = (*method.frozen, *method.nets["student"].reads)
         frozen = {role: fed.frozen[role] for role in roles}
         self._given = frozen, fed.numbers
         (phase,), student = method.phases, method.nets["student"]

@@ -188,7 +188,7 @@ def _trace(method: Method, optim, nets, case: _Case) -> None:
 
     settings = {name: jnp.asarray(value) for name, value in settings.items()}
     files = {role: found.shapes for role, found in method.pretrained.items()}
-    given = {**frozen, **files, **student.conditions.shapes}
+    given = {**frozen, **files, **student.reads}
     keys = jax.random.split(root, num)
     try:
         jax.eval_shape(losses, params, given, method.carry, settings, batch, keys)

@@ -81,4 +81,6 @@ def begin(
 def _source(job: Job, stage: TrainStage):
     if stage.pairs:
         return pairs.source(job, stage.pairs)
+    if job.recipe.latents:
+        return build.load_latents(job.recipe)
     return build.load_images(job.recipe)

@@ -38,7 +38,7 @@ def make(
             batch |= {name: array[index] for name, array in data.items()}
         if flip:  # of the image, whatever it is made into
             batch["x0"] = geometry.random_flip(batch["x0"], keys)
-        batch["x0"] = space.to_x0(frozen, batch["x0"])
+        batch["x0"] = space.to_x0(frozen, batch["x0"], keys)
         if "y" in batch:
             batch["y"] = conditions.take(frozen, batch["y"])
         if "z" in batch:

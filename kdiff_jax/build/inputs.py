@@ -1,0 +1,127 @@
+"""A recipe -> what it reads of files: images or their latents, table, autoencoder."""
+
+from typing import Any
+
+import numpy as np
+
+from kdiff_jax import domain, latent
+from kdiff_jax.build.resolved import Recipe
+from kdiff_jax.data import conditions, images
+from kdiff_jax.data import latents as caches
+from kdiff_jax.encoders import latents
+from kdiff_jax.errors import ConfigError, DataError
+from kdiff_jax.interop import built, trees
+
+
+def load_images(recipe: Recipe) -> images.Images:
+    """The data set of the recipe, checked against the model's image shape."""
+    found = images.load(recipe.data.name, **recipe.data.keywords)
+    shape = recipe.space.pixel_shape
+    if found.shape != shape:
+        raise ConfigError(
+            f"data {found.name!r} has images of {found.shape}, those of the model have"
+            f" {shape} (model.image_shape); set data.size or data.channels, or the"
+            " model's shape"
+        )
+    num_classes = recipe.num_classes
+    # Of a table there may be rows that no image has.
+    has_rows = recipe.conditions.dim and 0 < found.num_classes <= num_classes
+    if num_classes and found.num_classes != num_classes and not has_rows:
+        raise ConfigError(
+            f"data {found.name!r} has {found.num_classes} classes, model.num_classes is"
+            f" {num_classes}; make them equal, or set model.num_classes=0"
+        )
+    return found
+
+
+def load_frozen(recipe: Recipe) -> dict[str, Any]:
+    """The recipe's table of conditions and its autoencoder, by role, if it has them.
+
+    Raises:
+        CheckpointError: If the autoencoder is missing, or none that the model names.
+        ConfigError: If only one of a file and what reads it is given.
+        DataError: If the table is missing, or no table for the model.
+    """
+    return {**_table(recipe), **_autoencoder(recipe)}
+
+
+def _autoencoder(recipe: Recipe) -> dict[str, Any]:
+    path, named = recipe.autoencoder, recipe.spec.autoencoder
+    if bool(path) != bool(named):
+        raise ConfigError(
+            f"data.autoencoder={path!r}, model.autoencoder={named}: latents need both,"
+            " the folder of the weights and the fields of the network; give both, or"
+            " none"
+        )
+    if named is None:
+        return {}
+    found = latent.load(path)
+    shapes = trees.flatten(latents.shapes(named))
+    leaves = trees.flatten(found.params)
+    where = f"data.autoencoder={path!r}"
+    built.compare(leaves, {k: v.shape for k, v in shapes.items()}, where)
+    module = named.call(latents.make)
+    for name in ("scaling_factor", "shift_factor"):
+        want, has = getattr(module, name), getattr(found, name)
+        if abs(want - has) > 1e-6 * max(1.0, abs(has)):
+            raise ConfigError(
+                f"model.autoencoder.{name}={want}: {path} has {has}; set that"
+            )
+    return {latents.ROLE: found.params}
+
+
+def _table(recipe: Recipe) -> dict[str, Any]:
+    path, asked = recipe.table, recipe.conditions
+    if bool(path) != bool(asked.dim):
+        raise ConfigError(
+            f"model.cond_dim={asked.dim}, data.conditions={path!r}: vectors need both,"
+            " their length and the .npy file of them, and labels none; give both or"
+            " none"
+        )
+    return {domain.TABLE: conditions.read(path, asked)} if path else {}
+
+
+def load_latents(recipe: Recipe) -> images.Images:
+    """The cached moments of the recipe's images, as a set to train on.
+
+    Raises:
+        ConfigError: If they are no latents of the model's, or of its autoencoder.
+        DataError: If the cache is missing, damaged, or not finished.
+    """
+    path, space = recipe.latents, recipe.space
+    if not space.moments:
+        raise ConfigError(
+            f"data.latents={path!r}: images of this model live in"
+            f" model.space={recipe.spec.space!r}, without an autoencoder; leave it out"
+        )
+    vae = latent.load(recipe.autoencoder).sha256
+    found = caches.open_latents(path, vae=vae)
+    height, width, _ = space.shape
+    want = (height, width, space.moments)
+    if found.shape != want:
+        raise ConfigError(
+            f"data.latents={path!r}: has moments of {found.shape}, the model reads"
+            f" {want} (model.image_shape); make a cache of images of its size"
+        )
+    asked = recipe.num_classes
+    if asked and int(found.labels.max(initial=0)) >= asked:
+        raise DataError(
+            f"data.latents={path!r}: has conditions up to {found.labels.max()},"
+            f" model.num_classes is {asked}; make them fit"
+        )
+    return images.Images(
+        read=lambda indices: found.read(indices)[caches.MOMENTS],
+        labels=found.labels if asked else np.zeros_like(found.labels),
+        num=found.num,
+        shape=want,
+        num_classes=asked,
+        in_memory=_whole(found),
+        name=found.name,
+    )
+
+
+def _whole(found: caches.Latents) -> np.ndarray | None:
+    """All moments, of a set that is small enough to be kept on the device."""
+    if 2 * found.num * int(np.prod(found.shape)) > images.MAX_IN_MEMORY:
+        return None
+    return found.read(np.arange(found.num))[caches.MOMENTS]

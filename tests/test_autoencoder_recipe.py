@@ -1,0 +1,187 @@
+"""A recipe on the latents of an autoencoder: its way in, its way out, and its cache."""
+
+import json
+import shutil
+
+import encoder_files
+import jax
+import jax.numpy as jnp
+import numpy as np
+import points
+import pytest
+
+from kdiff_jax import interop, latent, pixels, plan, recipe
+from kdiff_jax.data import latents, pairs
+from kdiff_jax.encoders.latents import ROLE
+from kdiff_jax.errors import CheckpointError, ConfigError, DataError
+from kdiff_jax.interop import beside
+from kdiff_jax.train import generate, inputs, parallel
+
+ONE = jax.devices()[:1]
+FILE = dict(
+    encoder_files.PLAIN,
+    in_channels=2,
+    out_channels=2,
+    latent_channels=3,
+    block_out_channels=[4],
+    down_block_types=["DownEncoderBlock2D"],
+    up_block_types=["UpDecoderBlock2D"],
+    norm_num_groups=1,
+    mid_block_add_attention=False,
+    scaling_factor=0.5,
+)
+FIELDS = dict(
+    name="autoencoder_kl",
+    widths=(4,),
+    num_blocks=1,
+    in_channels=2,
+    out_channels=2,
+    latent_channels=3,
+    num_groups=1,
+    mid_attention=False,
+    scaling_factor=0.5,
+)
+
+
+def config(folder, **data):
+    """Teacher, pairs, student and evaluation, of points that an autoencoder reads."""
+    from configs import common
+
+    short = dict(num_steps=2, batch_size=8)
+    stages = dict(
+        teacher=dict(method=dict(name="denoise"), optim=points.OPTIM, train=short),
+        pairs=common.tiny_pairs(),
+        student=dict(
+            method=dict(name="denoising_student"),
+            optim=points.OPTIM,
+            pairs="pairs",
+            train=short,
+        ),
+        evaluate=dict(kind="evaluate", models=("teacher", "student")),
+    )
+    found = points.sections()
+    found["model"] |= dict(space="latents", image_shape=(1, 1, 3), autoencoder=FIELDS)
+    found["data"] |= dict(autoencoder=str(folder / "vae"), **data)
+    return common.config(
+        "latents", order=tuple(stages), stages=stages, train={}, **found
+    ).unlock()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    found = tmp_path_factory.mktemp("files")
+    encoder_files.vae_folder(found / "vae", FILE)
+    return found
+
+
+@pytest.fixture(scope="module")
+def workdir(folder):
+    recipe.run(config(folder), folder / "run", devices=ONE)
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def cache(folder):
+    """The cache of the recipe's data, as the command writes it."""
+    job = recipe.make_job(config(folder), folder / "other", devices=ONE)
+    data, vae = recipe.build.load_images(job.recipe), latent.load(folder / "vae")
+    moments = np.concatenate(
+        vae.encode(pixels.to_float(data.read(np.arange(data.num)))), axis=-1
+    )
+    facts = dict(num_images=data.num, num_examples=data.num, shard_size=data.num)
+    facts |= dict(shape=moments.shape[1:], tokens={}, vae=vae.sha256)
+    latents.begin(folder / "cache", facts)
+    arrays = {"moments": moments.astype(np.float16), "y": data.labels}
+    arrays["image"] = np.arange(data.num, dtype=np.int32)
+    latents.write_shard(folder / "cache", 0, arrays)
+    latents.finish(folder / "cache")
+    return folder / "cache"
+
+
+def test_images_come_in_by_a_draw_and_the_mean_and_go_out_decoded(workdir, folder):
+    model, vae = interop.load(workdir / "student"), latent.load(folder / "vae")
+    space, frozen = model.net.space, model.frozen
+    raw = np.random.default_rng(0).integers(0, 256, (64, 1, 1, 2), np.uint8)
+    mean, logvar = vae.encode(pixels.to_float(raw))
+    x0 = space.to_x0(frozen, raw)
+    np.testing.assert_allclose(x0, 0.5 * mean, atol=1e-5)
+    keys = jax.random.split(jax.random.key(0), 64)
+    drawn = inputs.make(space=space)(frozen, {"x0": raw}, keys)["x0"]
+    eps = (drawn / 0.5 - mean) / np.exp(0.5 * logvar)
+    assert 0.8 < float(eps.std()) < 1.2 and abs(float(eps.mean())) < 0.2
+    moments = np.concatenate([mean, logvar], axis=-1).astype(np.float16)
+    given = {"x0": jnp.asarray(moments)}
+    cached = inputs.make(space=space)(frozen, given, keys)["x0"]
+    np.testing.assert_allclose(cached, drawn, atol=2e-2)
+    expected = pixels.to_uint8(vae.decode(x0 / 0.5))
+    np.testing.assert_array_equal(space.to_pixels(frozen, x0), expected)
+
+
+def test_every_stage_works_on_latents(workdir):
+    _, x0, _ = pairs.open_pairs(workdir / "pairs/train").read(np.arange(24))
+    assert x0.dtype == np.float16 and x0.shape == (24, 1, 1, 3)
+    model = interop.load(workdir / "student")
+    make = generate.of_model(model, model.sampler(), mesh=parallel.make_mesh(ONE))
+    images = make.images(
+        model.students, seed=0, labels=np.arange(4, dtype=np.int32), batch_size=4
+    )
+    assert images.shape == (4, 1, 1, 2) and images.dtype == np.uint8
+    rows = json.loads((workdir / "report.json").read_text())["rows"]
+    assert np.isfinite([list(row["metrics"].values()) for row in rows]).all()
+
+
+def test_a_model_brings_its_autoencoder(workdir, folder, tmp_path):
+    model = interop.load(workdir / "teacher")
+    vae = latent.load(folder / "vae")
+    jax.tree.map(np.testing.assert_array_equal, model.frozen[ROLE], vae.params)
+    copy = shutil.copytree(workdir / "teacher/model", tmp_path / "model")
+    blob = bytearray((copy / beside.AUTOENCODER).read_bytes())
+    blob[-1] ^= 1
+    (copy / beside.AUTOENCODER).write_bytes(blob)
+    with pytest.raises(CheckpointError, match="autoencoder.safetensors: is damaged"):
+        interop.load(copy)
+    (copy / beside.AUTOENCODER).unlink()
+    with pytest.raises(CheckpointError, match="autoencoder.safetensors: is missing"):
+        interop.load(copy)
+
+
+def test_training_reads_the_cache(workdir, cache, folder, tmp_path):
+    """The same draws, of moments that float16 has rounded."""
+    wanted = config(folder, latents=str(cache))
+    wanted.order = ("teacher",)
+    recipe.run(wanted, tmp_path, devices=ONE)
+    found, expected = (interop.load(w / "teacher").params for w in (tmp_path, workdir))
+    for one, other in zip(
+        jax.tree.leaves(found), jax.tree.leaves(expected), strict=True
+    ):
+        np.testing.assert_allclose(one, other, atol=1e-3)
+
+
+def test_what_does_not_fit_is_refused_in_a_line(folder, cache, tmp_path):
+    def refused(changed, error, match):
+        with pytest.raises(error, match=match):
+            recipe.check_inputs(recipe.make_job(changed, tmp_path / "run", devices=ONE))
+
+    without = config(folder)
+    without.data.autoencoder = ""
+    refused(without, ConfigError, "data.autoencoder='', model.autoencoder=autoenc")
+    for field, value, match in (
+        ("scaling_factor", 0.25, "scaling_factor=0.25: .* has 0.5; set that"),
+        ("latent_channels", 4, "image_shape=.*have 4 channels"),
+        ("wide", 4, "autoencoder.wide"),
+    ):
+        other = config(folder)
+        other.model.autoencoder[field] = value
+        refused(other, ConfigError, match)
+    other = config(folder)
+    other.model.autoencoder.widths = (8,)
+    refused(other, CheckpointError, "data.autoencoder=.*expected")
+    flipped = config(folder, latents=str(cache), flip=True)
+    refused(flipped, ConfigError, "data.flip=True: .*data.latents")
+    missing = config(folder, latents=str(tmp_path / "none"))
+    refused(missing, DataError, "latents.json: is missing")
+
+
+def test_a_dry_run_counts_the_autoencoder(folder, tmp_path):
+    text = plan.text(recipe.make_job(config(folder), tmp_path / "run", devices=ONE))
+    assert "autoencoder" in text
