@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import logging
 import os
 import pathlib
 from collections.abc import Mapping
@@ -27,7 +28,10 @@ from kdiff_jax.encoders.autoencoder_kl import AutoencoderKL
 from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.formats.lazy import Lazy
 from kdiff_jax.interop import autoencoder, original, parts, trees
+from kdiff_jax.interop.diffusers_files import CONFIG
 from kdiff_jax.types import Params
+
+log = logging.getLogger(__name__)
 
 PART = "vae"
 SDXL_SCALING_FACTOR = 0.13025  # its single file does not say it
@@ -222,12 +226,20 @@ def _single_file(path, config) -> tuple[autoencoder.Described, dict[str, Lazy]]:
             f"no autoencoder in it (no {original.FIRST_STAGE}decoder...); give the"
             " pipeline's folder, or the file with all networks"
         )
+    if config is None and (path.parent / CONFIG).is_file():
+        config = path.parent  # the weights of a folder of diffusers
     if config is not None:
         return autoencoder.read_config(parts.config(config, PART)), tensors
     shapes = {name: leaf.shape for name, leaf in tensors.items()}
     described = autoencoder.Described(autoencoder.of_shapes(shapes))
     if any(name.startswith(original.SDXL) for name in arrays):
         described = described._replace(scaling_factor=SDXL_SCALING_FACTOR)
+    elif not any(name.startswith(original.FIRST_STAGE) for name in arrays):
+        log.warning(
+            "%s: scaling_factor=%s: Stable Diffusion's, as the file does not say it;"
+            " SDXL's is %s: give config=FOLDER",
+            *(path.name, described.scaling_factor, SDXL_SCALING_FACTOR),
+        )
     return described, tensors
 
 

@@ -68,13 +68,16 @@ def vae_tensors(config):
     }
 
 
-def vae_folder(folder, config=None, dtype="float32", ending="safetensors"):
+def vae_folder(
+    folder, config=None, arrays=None, *, dtype="float32", ending="safetensors"
+):
     """A folder of diffusers with the autoencoder of a config."""
     config = PLAIN if config is None else config
+    arrays = vae_tensors(config) if arrays is None else arrays
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
-    arrays = {k: lazy.of(v.astype(dtype)) for k, v in vae_tensors(config).items()}
-    tensors.write(folder / f"{diffusers_files.WEIGHTS}.{ending}", arrays)
+    leaves = {k: lazy.of(v.astype(dtype)) for k, v in arrays.items()}
+    tensors.write(folder / f"{diffusers_files.WEIGHTS}.{ending}", leaves)
     return folder
 
 

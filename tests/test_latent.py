@@ -113,6 +113,19 @@ def test_of_sdxl_s_single_file_the_factor_is_another(tmp_path):
     assert latent.load(write(file, arrays)).scaling_factor == 0.13025
 
 
+def test_a_file_of_a_folder_has_its_config_and_one_alone_says_what_is_assumed(
+    plain, tmp_path, caplog
+):
+    folder = vae_folder(tmp_path / "a", PLAIN | dict(scaling_factor=0.25))
+    vae = latent.load(folder / WEIGHTS)
+    assert not same(vae, plain) and vae.scaling_factor == 0.25
+    config = PLAIN | dict(block_out_channels=[32, 32], norm_num_groups=32)
+    arrays = encoder_files.original_names(vae_tensors(config), levels=2)
+    assert latent.load(write(tmp_path / "b.pt", arrays)).scaling_factor == 0.18215
+    (line,) = [m for m in caplog.messages if "scaling_factor" in m]
+    assert line.startswith("b.pt: scaling_factor=0.18215: ") and "give config=" in line
+
+
 def test_names_go_both_ways():
     for config in (PLAIN, ATTENTION):
         for name in vae_tensors(config):

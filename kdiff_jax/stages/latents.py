@@ -189,27 +189,39 @@ def _encoder(vae: Autoencoder, batch_size: int):
         return jax.numpy.concatenate(moments, axis=-1)
 
     def encode(images: Images, which: range) -> np.ndarray:
-        parts = []
-        for start, x in _read_ahead(images, which, batch_size):
-            y = jax.device_get(run(params, jax.device_put(x, split)))
-            y = y[: which.stop - start].astype(np.float16)
-            if not np.isfinite(y).all():
-                bad = np.flatnonzero(~np.isfinite(y).all(axis=(1, 2, 3)))[0]
-                raise NumericsError(
-                    f"image {start + bad} of {images.name}: its latents are not finite;"
-                    " encode in float32 (--precision=float32), or delete the image"
-                )
-            parts.append(y)
+        found: list[np.ndarray] = []
+        started: list[jax.Array] = []
+
+        def take():
+            y = jax.device_get(started.pop()).astype(np.float16)
+            found.append(_checked(y, images, which, found))
+
+        for x in _read_ahead(images, which, batch_size):
+            y = run(params, jax.device_put(x, split))
+            if started:  # the next one is under way
+                take()
+            started.append(y)
             watchdog.beat()
-        return np.concatenate(parts)
+        take()
+        return np.concatenate(found)[: len(which)]
 
     return encode
 
 
-def _read_ahead(
-    images: Images, which: range, size: int
-) -> Iterator[tuple[int, np.ndarray]]:
-    """(first number, uint8 batch); the last is filled up, the next read meanwhile."""
+def _checked(y: np.ndarray, images: Images, which: range, before) -> np.ndarray:
+    """The moments of a batch, if they are finite."""
+    if not np.isfinite(y).all():
+        first = which.start + sum(map(len, before))
+        bad = first + int(np.flatnonzero(~np.isfinite(y).all(axis=(1, 2, 3)))[0])
+        raise NumericsError(
+            f"image {bad} of {images.name}: its latents are not finite; encode in"
+            " float32 (--precision=float32), or delete the image"
+        )
+    return y
+
+
+def _read_ahead(images: Images, which: range, size: int) -> Iterator[np.ndarray]:
+    """Batches of bytes; the last is filled up, and the next is read meanwhile."""
     with ThreadPoolExecutor(THREADS) as pool:
 
         def begin(start):
@@ -219,8 +231,8 @@ def _read_ahead(
 
         starts = list(which[::size])
         coming = begin(starts[0])
-        for i, start in enumerate(starts):
+        for i in range(len(starts)):
             now = coming
             coming = begin(starts[i + 1]) if i + 1 < len(starts) else []
             x = np.concatenate([part.result() for part in now])
-            yield start, np.pad(x, ((0, size - len(x)), (0, 0), (0, 0), (0, 0)))
+            yield np.pad(x, ((0, size - len(x)), (0, 0), (0, 0), (0, 0)))

@@ -133,6 +133,13 @@ def test_other_uses_and_what_is_refused(cache, photos, teacher, tmp_path):
     shutil.copytree(teacher, other)
     config = encoder_files.PLAIN | dict(sample_size=SIDE, scaling_factor=0.25)
     encoder_files.vae_folder(other / "vae", config)
+    shutil.copytree(TOKENIZER, other / "tokenizer_2")  # as SDXL has
+    text_map = other / "tokenizer_2/special_tokens_map.json"
+    text_map.write_text(json.dumps({"pad_token": "!"}))
+    loud = tmp_path / "loud"
+    arrays = encoder_files.vae_tensors(encoder_files.PLAIN)
+    arrays["quant_conv.bias"] = np.full(8, 1e6, np.float32)
+    encoder_files.vae_folder(loud / "vae", config, arrays)
     prompts, copy = tmp_path / "prompts.txt", tmp_path / "copy"
     prompts.write_text("a photo\n\nan astronaut\na cat\n")
     shutil.copytree(cache, copy)
@@ -157,7 +164,7 @@ def test_other_uses_and_what_is_refused(cache, photos, teacher, tmp_path):
             3,
             "this cache was made with image_size=[8, 8], now it is [16, 16]; delete",
         ),
-        "e": (words(prompts, teacher, tmp_path / "p"), 0, "p: 3 captions take"),
+        "e": (words(prompts, other, tmp_path / "p"), 0, "p: 3 captions take"),
         "f": (
             words(classes, no_tokenizer, tmp_path / "c"),
             0,
@@ -179,6 +186,11 @@ def test_other_uses_and_what_is_refused(cache, photos, teacher, tmp_path):
         ),
         "m": (words(tmp_path / "x", teacher, tmp_path / "m"), 3, "does not exist"),
         "n": (words(photos, tmp_path, tmp_path / "n"), 4, "no vae/ and no config"),
+        "p": (
+            words(photos, loud, tmp_path / "q", "--tokenizer=none"),
+            5,
+            "image 0 of folder",
+        ),
         "o": (words(photos, teacher, "")[:2], 2, "--output is missing"),
     }
     given = [line for line, _, _ in lines.values()]
@@ -192,7 +204,8 @@ def test_other_uses_and_what_is_refused(cache, photos, teacher, tmp_path):
     assert content(copy) == content(cache)
     found = latents.open_latents(tmp_path / "p")
     assert found.shape == () and found.num == 3
-    assert found.batch([2, 0])["ids"].shape == (2, 77)
+    batch = found.batch([2, 0])
+    assert batch["ids"][0, -1] == 999 and batch["ids_2"][0, -1] == 0
     found = latents.open_latents(tmp_path / "c")
     assert found.batch([0, 1])["y"].tolist() == [0, 1] and not found.tokens
     assert not (tmp_path / "g/shard-00002").exists()
