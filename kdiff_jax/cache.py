@@ -122,6 +122,11 @@ def read(data: str, teacher: str, *, with_captions: bool):
         return Content(None, texts, found.sha256), None
     vae = latent.load(teacher, variant=VARIANT.value, precision=PRECISION.value)
     size = SIZE.value or vae.sample_size
+    if size is None:
+        raise ConfigError(
+            "--size: is missing, and the autoencoder does not say what it was trained"
+            " on; give it, as 512"
+        )
     if size % vae.module.factor:
         raise ConfigError(
             f"--size={size}: must be a multiple of {vae.module.factor}, the factor of"

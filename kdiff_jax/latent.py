@@ -46,14 +46,15 @@ class Autoencoder:
         params: Its parameters, float32.
         scaling_factor: What latents are multiplied by before a denoiser reads them.
         shift_factor: What is taken from them before that.
-        sample_size: Side of the images it was trained on, in pixels.
+        sample_size: Side of the images it was trained on, in pixels; None where nothing
+            says it.
     """
 
     module: AutoencoderKL
     params: Params
     scaling_factor: float
     shift_factor: float = 0.0
-    sample_size: int = 512
+    sample_size: int | None = None
 
     def encode(
         self,
@@ -154,8 +155,8 @@ class Autoencoder:
         step = tiles.OVERLAP * self.module.factor
         if side < step or side % step:
             raise ConfigError(
-                f"tile_size={side}: must be a multiple of {step}; {self.sample_size} is"
-                " the size that this autoencoder was trained on"
+                f"tile_size={side}: must be a multiple of {step}; the size that the"
+                " autoencoder was trained on, as 512, is a good one"
             )
         return side, side // self.module.factor
 

@@ -28,7 +28,7 @@ OPTIONS: dict[str, Option] = dict(
     act_fn=Option("silu", ("silu", "swish")),
     latent_channels=Option(4),
     norm_num_groups=Option(32),
-    sample_size=Option(32),
+    sample_size=Option(None),  # theirs is 32, which no released one is of
     scaling_factor=Option(SCALING_FACTOR),
     shift_factor=Option(None),
     latents_mean=only(None),
@@ -48,13 +48,13 @@ class Described(NamedTuple):
         fields: Fields of `encoders.autoencoder_kl.AutoencoderKL`.
         scaling_factor: What latents are multiplied by before a denoiser reads them.
         shift_factor: What is taken from them before that.
-        sample_size: Side of the images it was trained on, which is that of tiles.
+        sample_size: Side of the images it was trained on; None where nothing says it.
     """
 
     fields: dict[str, Any]
     scaling_factor: float = SCALING_FACTOR
     shift_factor: float = 0.0
-    sample_size: int = 512
+    sample_size: int | None = None
 
 
 def read_config(config: Mapping[str, Any]) -> Described:
@@ -110,7 +110,7 @@ def _described(options: Mapping[str, Any]) -> Described:
     )
     size = options["sample_size"]
     size = size[0] if isinstance(size, list | tuple) and size else size
-    if type(size) is not int or size < 1:
+    if size is not None and (type(size) is not int or size < 1):
         raise Unlike("sample_size", options["sample_size"], "a number of pixels")
     return Described(fields, float(scale), float(shift or 0), size)
 

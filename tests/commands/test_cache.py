@@ -140,6 +140,7 @@ def test_other_uses_and_what_is_refused(cache, photos, teacher, tmp_path):
     arrays = encoder_files.vae_tensors(encoder_files.PLAIN)
     arrays["quant_conv.bias"] = np.full(8, 1e6, np.float32)
     encoder_files.vae_folder(loud / "vae", config, arrays)
+    unsized = encoder_files.vae_folder(tmp_path / "unsized")
     prompts, copy = tmp_path / "prompts.txt", tmp_path / "copy"
     prompts.write_text("a photo\n\nan astronaut\na cat\n")
     shutil.copytree(cache, copy)
@@ -179,6 +180,12 @@ def test_other_uses_and_what_is_refused(cache, photos, teacher, tmp_path):
         "i": (words(photos, teacher, photos), 2, "the --data; name another"),
         "j": (words(photos, teacher, teacher.parent), 2, "--output="),
         "k": (words(photos, file, tmp_path / "k"), 2, "give --tokenizer=FOLDER"),
+        "r": (
+            words(photos, file, tmp_path / "r", f"--tokenizer={TOKENIZER}"),
+            4,
+            "config=FOLDER",
+        ),
+        "s": (words(photos, unsized, tmp_path / "s"), 2, "--size: is missing, and the"),
         "l": (
             words(photos, teacher, tmp_path / "l", "--dryrun"),
             0,

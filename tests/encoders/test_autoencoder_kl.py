@@ -116,6 +116,8 @@ def test_the_full_size_is_stable_diffusion_s():
     found = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
     flat = trees.flatten(found["params"])
     assert sum(leaf.size for leaf in flat.values()) == 83_653_863
+    shapes = {name: tuple(shape) for name, shape in published.items()}
+    assert AutoencoderKL(**autoencoder.of_shapes(shapes)) == module
     wanted = {autoencoder.our_path(name): shape for name, shape in published.items()}
     assert len(wanted) == 248 and flat.keys() == wanted.keys()
     for path, leaf in flat.items():

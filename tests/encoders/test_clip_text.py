@@ -95,7 +95,9 @@ def test_names_of_the_full_size_are_stable_diffusion_s():
     }
     found = clip_text.their_arrays(leaves)
     assert {name: list(leaf.shape) for name, leaf in found.items()} == wanted
-    back = clip_text.leaves(clip_text.named(found))
+    named = clip_text.named(found)
+    assert ClipText(**clip_text.of_shapes(named, gelu="quick")) == ClipText()
+    back = clip_text.leaves(named)
     assert back.keys() == leaves.keys()
     for name, leaf in back.items():
         assert leaf.shape == leaves[name].shape
