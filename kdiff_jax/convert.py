@@ -40,6 +40,12 @@ CONFIG = flags.DEFINE_string(
 HEADS = flags.DEFINE_integer(
     "num_heads", None, "Where the file does not say: of a DiT or SiT.", lower_bound=1
 )
+PIPELINE = flags.DEFINE_string(
+    "pipeline",
+    None,
+    "With --target=diffusers, of a network of Stable Diffusion: pipeline whose other"
+    " parts are copied beside it; default: that which it came from.",
+)
 STUDENT = flags.DEFINE_integer(
     "student", None, "One of many, to be written alone.", lower_bound=0
 )
@@ -55,6 +61,7 @@ def main() -> None:
     source = output.expanded("--input", command.required(INPUT))
     text = command.required(OUTPUT)
     inputs = {"--input": source, "model of the --input": source / "model"}
+    inputs |= {"--pipeline": PIPELINE.value}
     folder = output.folder("--output", text, foreign=_others, inputs=inputs)
     start.platform()
     from kdiff_jax import samplers
@@ -74,7 +81,8 @@ def main() -> None:
     if AVERAGE.value is not None:
         read = functools.partial(snapshots.load, average=AVERAGE.value)
     try:
-        with options.named("average", "source", "student", "target", *facts):
+        named = ("average", "pipeline", "source", "student", "target", *facts)
+        with options.named(*named):
             if SAMPLER.value is not None:
                 samplers.make_function(SAMPLER.value)  # which says if there is none
             lines = convert.run(
@@ -85,6 +93,7 @@ def main() -> None:
                 facts=facts,
                 student=STUDENT.value,
                 read=read,
+                pipeline=PIPELINE.value,
             )
     except OSError as error:
         where = error.filename or text

@@ -22,7 +22,6 @@ from kdiff_jax.interop.spec import Spec
 from kdiff_jax.named import thawed
 
 BUFFERS = {str(key.key) for key in networks.BUFFERS}
-EXPORTS = {"diffusers": diffusers_export.save, "safetensors": safetensors_export.save}
 
 
 def run(
@@ -34,6 +33,7 @@ def run(
     facts: dict[str, Any] | None = None,
     student: int | None = None,
     read: Callable[[pathlib.Path], Model] | None = None,
+    pipeline: str | None = None,
 ) -> list[str]:
     """Writes `output`; returns what there is to say, one line each.
 
@@ -45,6 +45,7 @@ def run(
         facts: Keywords of `Facts`; None for none.
         student: One of many, to be written alone.
         read: Reads a model of ours in another way than `interop.load`.
+        pipeline: See `diffusers_export.save`.
 
     Raises:
         CheckpointError: If the source cannot be read, or the target cannot hold it.
@@ -56,6 +57,15 @@ def run(
         raise ConfigError(
             f"source={family!r}: {source} is no checkpoint of another project; leave it"
             " out"
+        )
+    if ours and said.config is not None:
+        raise ConfigError(
+            f"config={str(said.config)!r}: is for a single file of Stable Diffusion;"
+            " leave it out"
+        )
+    if pipeline is not None and target != "diffusers":
+        raise ConfigError(
+            f"pipeline={pipeline!r}: is for target=diffusers; leave it out"
         )
     if student is not None and not ours:
         raise ConfigError(
@@ -79,7 +89,8 @@ def run(
             of_it = dict(params=loaded.params, frozen=loaded.frozen)
             folder.save(output, spec=loaded.spec, card=text, **of_it)
         else:
-            if loaded.frozen:
+            # Any text may be asked for; those of a table are of the training alone.
+            if loaded.frozen and not loaded.spec.cond_length:
                 raise CheckpointError(
                     f"target={target}: holds no table of vectors, on which this model"
                     " is conditioned; take target=kdiff"
@@ -90,7 +101,10 @@ def run(
                     f" this network reads ({levels[0]:g} to {levels[1]:g}); take"
                     " target=kdiff"
                 )
-            EXPORTS[target](output, loaded)
+            if target == "diffusers":
+                diffusers_export.save(output, loaded, pipeline=pipeline)
+            else:
+                safetensors_export.save(output, loaded)
         return [f"{loaded.num_params:,} parameters: {output}"]
     theirs, origin = foreign.read(source, said, family)
     spec = foreign.spec_of(theirs, origin, source)

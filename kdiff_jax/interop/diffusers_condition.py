@@ -18,6 +18,7 @@ CLASS = "UNet2DConditionModel"
 NETWORK = "unet2d_condition"
 DOWN = {"DownBlock2D": False, "CrossAttnDownBlock2D": True}  # whether with transformers
 UP = {"UpBlock2D": False, "CrossAttnUpBlock2D": True}
+PIPELINE = "pipeline"  # the fact of a spec that names the folder of the other parts
 TOKENS = 77  # of CLIP's text encoders
 OPTIONS: dict[str, Option] = dict(
     sample_size=Option(None),
@@ -104,7 +105,7 @@ def convert(
     pipeline = str(files.read_json(around / files.INDEX).get("_class_name", ""))
     parts, assumed = schedulers_latent.read(files.read_json(where), facts, pipeline)
     length, from_where = cond_length(around)
-    spec = dict(
+    spec: dict[str, Any] = dict(
         network=network,
         **parts,
         image_shape=[*shape],
@@ -113,6 +114,8 @@ def convert(
         cond_length=length,
         space="latents",
     )
+    if pipeline:
+        spec[PIPELINE] = str(around.absolute())
     lines = *said, *diffusers_options.said_of(off, config), *which, *beside, *from_where
     return Source(spec, leaves, (*lines, *assumed), weights)
 

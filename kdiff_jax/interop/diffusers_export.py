@@ -5,9 +5,7 @@ pipeline's index lie side by side, so that `UNet2DModel.from_pretrained(folder)`
 `DiffusionPipeline.from_pretrained(folder)` both find theirs.
 """
 
-import json
 import pathlib
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,16 +15,18 @@ from kdiff_jax.files import write_atomically
 from kdiff_jax.formats import lazy, tensors
 from kdiff_jax.interop import (
     diffusers,
+    diffusers_condition,
     diffusers_files,
     diffusers_names,
     diffusers_options,
+    diffusers_pipeline_export,
     schedulers_export,
 )
+from kdiff_jax.interop.diffusers_options import json_text
 from kdiff_jax.interop.schedulers_export import Scheduler, refused
 from kdiff_jax.interop.spec import Spec
 from kdiff_jax.interop.trees import flatten
 
-VERSION = "0.42.1"  # of diffusers, whose options are written
 CARD = "README.md"
 PIPELINE = """\
 ```python
@@ -69,19 +69,30 @@ Without it you get another sampler.
 """
 
 
-def save(folder, model, *, num_steps: int | None = None) -> pathlib.Path:
+def save(
+    folder, model, *, num_steps: int | None = None, pipeline: str | None = None
+) -> pathlib.Path:
     """Writes config.json, the weights, scheduler_config.json, the index and a card.
+
+    A network of Stable Diffusion becomes a pipeline, see `diffusers_pipeline_export`.
 
     Args:
         folder: Made where it does not exist; a model in it is replaced.
         model: An `interop.Model`.
         num_steps: Number of sampling steps; 1 for a one-step student, None for those
             of the model's sampler.
+        pipeline: Pipeline of Stable Diffusion whose other parts are copied.
 
     Raises:
         CheckpointError: If diffusers cannot express the network or the sampler. One
             line; nothing is written.
     """
+    if model.spec.network.name == diffusers_condition.NETWORK:
+        return diffusers_pipeline_export.save(
+            folder, model, num_steps=num_steps, pipeline=pipeline
+        )
+    if pipeline is not None:
+        raise refused("pipeline", pipeline, "none for this network, leave it out")
     model.check_alone("diffusers")
     spec = model.spec
     leaves = {k: lazy.of(np.asarray(v)) for k, v in flatten(model.params).items()}
@@ -97,7 +108,7 @@ def save(folder, model, *, num_steps: int | None = None) -> pathlib.Path:
     # Readers of PyTorch's safetensors want that one line of metadata.
     weights = folder / f"{diffusers_files.WEIGHTS}.safetensors"
     tensors.write(weights, diffusers_names.state_dict(leaves), {"format": "pt"})
-    write_atomically(folder / diffusers_files.SCHEDULER, _json(scheduler.config))
+    write_atomically(folder / diffusers_files.SCHEDULER, json_text(scheduler.config))
     index = {
         "_class_name": scheduler.pipeline,
         "scheduler": ["diffusers", scheduler.config["_class_name"]],
@@ -105,10 +116,10 @@ def save(folder, model, *, num_steps: int | None = None) -> pathlib.Path:
     }
     (folder / diffusers_files.INDEX).unlink(missing_ok=True)
     if _has_pipeline(spec, scheduler):
-        write_atomically(folder / diffusers_files.INDEX, _json(index))
+        write_atomically(folder / diffusers_files.INDEX, json_text(index))
     write_atomically(folder / CARD, _card(model, scheduler))
     # The config comes last: a folder without it holds no model.
-    write_atomically(folder / diffusers_files.CONFIG, _json(config))
+    write_atomically(folder / diffusers_files.CONFIG, json_text(config))
     return folder
 
 
@@ -138,13 +149,13 @@ def network_config(spec: Spec) -> dict[str, Any]:
         out_channels=channels,
         center_input_sample=net.center_input,
         time_embedding_type="positional",
-        freq_shift=_whole(net.freq_shift),
+        freq_shift=diffusers_options.whole(net.freq_shift),
         flip_sin_to_cos=net.flip_sin_to_cos,
         down_block_types=[names[0][kind] for kind in net.down_blocks or auto],
         up_block_types=[names[1][kind] for kind in net.up_blocks or auto[::-1]],
         block_out_channels=list(widths),
         layers_per_block=net.num_blocks,
-        mid_block_scale_factor=_whole(net.mid_divisor),
+        mid_block_scale_factor=diffusers_options.whole(net.mid_divisor),
         downsample_padding=net.downsample_padding,
         downsample_type=net.resample_by[0],
         upsample_type=net.resample_by[1],
@@ -198,11 +209,3 @@ def _card(model, scheduler: Scheduler) -> str:
         call=shown,
         **shape,
     )
-
-
-def _whole(number: float) -> float | int:
-    return int(number) if number == int(number) else number
-
-
-def _json(content: Mapping[str, Any]) -> str:
-    return json.dumps({"_diffusers_version": VERSION, **content}, indent=2)

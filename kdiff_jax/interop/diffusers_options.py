@@ -1,6 +1,7 @@
 """What the configs of diffusers' denoising networks have in common."""
 
 import contextlib
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -9,11 +10,22 @@ from kdiff_jax.interop.diffusers_files import CONFIG
 from kdiff_jax.interop.options import Option, Unlike, checked
 from kdiff_jax.interop.source import Facts
 
+VERSION = "0.42.1"  # of diffusers, whose options are written
 # What `EMAModel` adds to the config of an average; nothing of it is the network's.
 TRAINING = frozenset(
     "decay min_decay max_value min_value optimization_step update_after_step power"
     " use_ema_warmup inv_gamma collected_params".split()
 )
+
+
+def json_text(content: Mapping[str, Any]) -> str:
+    """A config as diffusers writes it."""
+    return json.dumps({"_diffusers_version": VERSION, **content}, indent=2)
+
+
+def whole(number: float) -> float | int:
+    """2 of 2.0, as configs have it."""
+    return int(number) if number == int(number) else number
 
 
 def read(config: Mapping[str, Any], known: Mapping[str, Option]) -> dict[str, Any]:

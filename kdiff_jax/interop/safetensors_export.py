@@ -47,6 +47,9 @@ def save(folder, model) -> pathlib.Path:
     elif name == "dit":
         found, layout = dit_names.to_authors(leaves), "facebookresearch/DiT"
         found |= _positions(model)
+    elif name == "unet2d_condition":
+        layout = "diffusers UNet2DConditionModel"
+        found = diffusers_names.state_dict(leaves)
     else:
         found = {k.replace("/", "."): leaf for k, leaf in leaves.items()}
         layout = "flax"

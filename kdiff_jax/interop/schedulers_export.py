@@ -60,11 +60,11 @@ def make(spec: Spec, num_steps: int | None = None) -> Scheduler:
         return _consistency(spec, sampler)
     if spec.process.name != "discrete":
         raise refused("process", spec.process.name, "discrete ones of betas")
-    common = _common(process)
+    common = common_of(process)
     if name == "residual":
         # x0_hat = x_t - F is a step of a flow from sigma = 1 to 0; its time is
         # sigma T', so that T' = T - 1 is what our student was told.
-        if not _one_step(process, sampler):
+        if not is_one_step(process, sampler):
             raise refused("precondition", name, "one step of it, --num_steps=1")
         last = common["num_train_timesteps"] - 1
         config = dict(num_train_timesteps=last, shift=1.0)
@@ -72,7 +72,7 @@ def make(spec: Spec, num_steps: int | None = None) -> Scheduler:
     if name not in PREDICTIONS:
         raise refused("precondition", name, ", ".join(PREDICTIONS))
     common["prediction_type"] = PREDICTIONS[name]
-    if _one_step(process, sampler):
+    if is_one_step(process, sampler):
         config = dict(common, **_clip(sampler), timestep_spacing="trailing")
         return _scheduler("DDIMScheduler", config, sampler)
     if sampler["name"] not in WRITERS:
@@ -188,7 +188,8 @@ def _scheduler(name: str, config, sampler, **call) -> Scheduler:
     return Scheduler(config, pipelines.get(name, "DDPMPipeline"), call)
 
 
-def _common(process: Mapping[str, Any]) -> dict[str, Any]:
+def common_of(process: Mapping[str, Any]) -> dict[str, Any]:
+    """What configs of all schedulers say of a discrete process."""
     schedule = process.get("schedule", "linear")
     return dict(
         num_train_timesteps=process.get("num_timesteps", 1000),
@@ -219,7 +220,7 @@ def _grid(process: Mapping[str, Any], sampler: Mapping[str, Any]):
     )
 
 
-def _one_step(process: Mapping[str, Any], sampler: Mapping[str, Any]) -> bool:
+def is_one_step(process: Mapping[str, Any], sampler: Mapping[str, Any]) -> bool:
     """Whether the sampler is the network itself at the last time."""
     if sampler["num_steps"] != 1 or sampler.get("start_at_sigma"):
         return False
