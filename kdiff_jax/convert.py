@@ -38,7 +38,7 @@ CONFIG = flags.DEFINE_string(
     " config.json, which says what the file does not.",
 )
 HEADS = flags.DEFINE_integer(
-    "num_heads", None, "Where the file does not say: of a DiT or SiT.", lower_bound=1
+    "num_heads", None, "Where the file does not say.", lower_bound=1
 )
 PIPELINE = flags.DEFINE_string(
     "pipeline",

@@ -24,7 +24,8 @@ class Facts:
         num_steps: Number of sampling steps.
         config: Folder of a pipeline or network of diffusers, or a config.json, that
             says what a single file of Stable Diffusion does not.
-        num_heads: Heads of the attention, of a DiT.
+        num_heads: Heads of the attention, of a DiT, or of a single file of Stable
+            Diffusion where all levels have as many.
     """
 
     precondition: str | None = None

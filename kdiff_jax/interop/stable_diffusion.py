@@ -7,7 +7,7 @@ else such a file holds is read by `kdiff_jax.latent` and `kdiff_jax.text`.
 import pathlib
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.formats import torch_modules
@@ -33,6 +33,29 @@ XL = dict(
     steps_offset=1,
 )
 
+
+class About(NamedTuple):
+    """What a file does not say itself.
+
+    Attributes:
+        network: The network of a spec.
+        cond_dim: Width of the text.
+        shape: (H, W, C) of the latents.
+        scheduler: Content of a scheduler_config.json; {} for the usual one.
+        cond_length: Tokens of a text.
+        around: Folder of the pipeline that said it.
+        model_index: Content of its model_index.json.
+    """
+
+    network: dict[str, Any]
+    cond_dim: int
+    shape: tuple[int, int, int]
+    scheduler: Mapping[str, Any]
+    cond_length: int = diffusers_condition.TOKENS
+    around: pathlib.Path | None = None
+    model_index: Mapping[str, Any] = {}
+
+
 FOLDERS = False  # what it reads, see `foreign.families`
 TAKES_CONFIG = True  # see `Facts.config`
 
@@ -57,34 +80,25 @@ def convert(content: Any, facts: Facts) -> Source:
     leaves = read_weights(tensors)
     shapes = {name: tuple(leaf.shape) for name, leaf in tensors.items()}
     if facts.config is None:
-        network, cond_dim, assumed = _of_shapes(shapes)
-        is_xl = "added_dim" in network
-        side = facts.image_size or (SIDE_XL if is_xl else SIDE)
-        assumed.append(f"image_size={side}: of the latents, an eighth of the images'")
-        shape, scheduler, pipeline = (side, side), XL if is_xl else {}, ""
-        channels = shapes["conv_out.weight"][0]
-        if channels != shapes["conv_in.weight"][1]:
-            raise CheckpointError(
-                f"it takes {shapes['conv_in.weight'][1]} channels and gives {channels}:"
-                " networks that paint in or make depth are not read"
-            )
-        length = diffusers_condition.TOKENS
+        about, assumed = _of_file(shapes, facts)
     else:
-        home = pathlib.Path(facts.config)
-        network, cond_dim, shape, scheduler, pipeline, length = _like(home, facts)
-        channels, assumed = shape[2], []
+        about, assumed = _like(pathlib.Path(facts.config), facts), []
+    network = about.network
     groups = {path: leaf.shape for path, leaf in leaves.items()}
     diffusers_options.check_groups(groups, network["num_groups"], None)
-    parts, more = schedulers_latent.read(scheduler, facts, pipeline)
-    spec = dict(
+    kind = str(about.model_index.get("_class_name", ""))
+    parts, more = schedulers_latent.read(about.scheduler, facts, kind)
+    spec: dict[str, Any] = dict(
         network=network,
         **parts,
-        image_shape=[*shape[:2], channels],
+        image_shape=[*about.shape],
         num_classes=0,
-        cond_dim=cond_dim,
-        cond_length=length,
+        cond_dim=about.cond_dim,
+        cond_length=about.cond_length,
         space="latents",
     )
+    if about.model_index:
+        spec[diffusers_condition.PIPELINE] = str(about.around)
     return Source(spec, leaves, (*said, *assumed, *more))
 
 
@@ -122,8 +136,27 @@ def _average_of(name: str) -> str:
     return EMA + f"{ALONE}{name}".replace(".", "")
 
 
+def _of_file(
+    shapes: Mapping[str, tuple[int, ...]], facts: Facts
+) -> tuple[About, list[str]]:
+    """What the shapes of a file's arrays and the released networks say."""
+    network, cond_dim, assumed = _of_shapes(shapes, facts)
+    is_xl = "added_dim" in network
+    side = facts.image_size or (SIDE_XL if is_xl else SIDE)
+    if facts.image_size is None:
+        assumed.append(f"image_size={side}: of the latents, an eighth of the images'")
+    channels, taken = shapes["conv_out.weight"][0], shapes["conv_in.weight"][1]
+    if channels != taken:
+        raise CheckpointError(
+            f"it takes {taken} channels and gives {channels}: networks that paint in or"
+            " make depth are not read"
+        )
+    shape = side, side, channels
+    return About(network, cond_dim, shape, XL if is_xl else {}), assumed
+
+
 def _of_shapes(
-    shapes: Mapping[str, tuple[int, ...]],
+    shapes: Mapping[str, tuple[int, ...]], facts: Facts
 ) -> tuple[dict[str, Any], int, list[str]]:
     """(network of a spec, width of the text, what was assumed), of diffusers' names."""
 
@@ -152,7 +185,7 @@ def _of_shapes(
     is_linear = all(
         len(s) == 2 for k, s in shapes.items() if k.endswith("proj_in.weight")
     )
-    heads, line = _num_heads(widths, is_linear)
+    heads, assumed = _num_heads(widths, is_linear, facts)
     blocks = [count(rf"down_blocks\.{i}\.resnets\.(\d+)\.") for i in range(levels)]
     mid = count(r"mid_block\.attentions\.0\.transformer_blocks\.(\d+)\.")
     network: dict[str, Any] = dict(
@@ -175,11 +208,15 @@ def _of_shapes(
     if (added := shapes.get("add_embedding.linear_1.weight")) is not None:
         network |= dict(added_dim=added[1], added_time_dim=TIME_DIM)
     text = next(s for k, s in shapes.items() if k.endswith("attn2.to_k.weight"))
-    return network, text[1], [line]
+    return network, text[1], assumed
 
 
-def _num_heads(widths: list[int], is_linear: bool) -> tuple[int | list[int], str]:
+def _num_heads(
+    widths: list[int], is_linear: bool, facts: Facts
+) -> tuple[int | list[int], list[str]]:
     """(heads of each level, the line that says so); no file names them."""
+    if facts.num_heads is not None:
+        return facts.num_heads, []
     divisor = HEAD_DIM if is_linear else NUM_HEADS
     if any(width % divisor for width in widths):
         raise CheckpointError(
@@ -188,12 +225,14 @@ def _num_heads(widths: list[int], is_linear: bool) -> tuple[int | list[int], str
             " unet/ of diffusers"
         )
     if not is_linear:
-        return NUM_HEADS, f"num_heads={NUM_HEADS}: those of Stable Diffusion 1.x"
+        return NUM_HEADS, [f"num_heads={NUM_HEADS}: those of Stable Diffusion 1.x"]
     heads = [width // HEAD_DIM for width in widths]
-    return heads, f"num_heads={heads}: {HEAD_DIM} channels each, as SD 2.x and XL have"
+    return heads, [
+        f"num_heads={heads}: {HEAD_DIM} channels each, as SD 2.x and XL have"
+    ]
 
 
-def _like(path: pathlib.Path, facts: Facts):
+def _like(path: pathlib.Path, facts: Facts) -> About:
     """What the folder of a pipeline, a network's or its config.json say of the file."""
     if not path.exists():
         raise CheckpointError(f"config={str(path)!r}: does not exist")
@@ -207,7 +246,12 @@ def _like(path: pathlib.Path, facts: Facts):
         )
     network, shape, cond_dim = diffusers_condition.read_config(values, facts)
     around = config.absolute().parent.parent
-    scheduler = files.read_json(around / "scheduler" / files.SCHEDULER)
-    pipeline = str(files.read_json(around / files.INDEX).get("_class_name", ""))
-    length, _ = diffusers_condition.cond_length(around)
-    return network, cond_dim, shape, scheduler, pipeline, length
+    return About(
+        network,
+        cond_dim,
+        shape,
+        files.read_json(around / "scheduler" / files.SCHEDULER),
+        diffusers_condition.cond_length(around)[0],
+        around,
+        files.read_json(around / files.INDEX),
+    )
