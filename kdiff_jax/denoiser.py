@@ -25,7 +25,7 @@ def make(
     image_shape: tuple[int, int, int],
     num_classes: int = 0,
     cond_dim: int = 0,
-    cond_length: int = 0,
+    reader: domain.Reader | None = None,
     augment_dim: int = 0,
     guidance_range: tuple[float | int, float | int] | None = None,
     space: domain.Space | str = "pixels",
@@ -41,7 +41,8 @@ def make(
         image_shape: (H, W, C) of one image.
         num_classes: Number of classes; 0 hides the labels from the network.
         cond_dim: Length of the vectors that it reads in place of labels; 0 for labels.
-        cond_length: Number of such vectors of a text; 0 where it reads one, or labels.
+        reader: What makes texts of the rows of a table; None where it reads single
+            vectors, or labels.
         augment_dim: Length of the augmentation label; 0 for a network without.
         guidance_range: (low, high) of the strengths of guidance that it reads; None for
             a network that reads none.
@@ -50,7 +51,6 @@ def make(
     """
     scalings_at = preconditions.make(precondition, process, **keywords)
 
-    reader = domain.embedded(cond_length, cond_dim)
     conditions = domain.Conditions(num_classes, cond_dim, reader)
 
     def labels(y):

@@ -125,6 +125,22 @@ class Conditions(NamedTuple):
         """Number of vectors of a text; 0 where conditions are no texts."""
         return self.reader.row.shape[0] if self.reader else 0
 
+    def vectors(self, frozen: Frozen) -> np.ndarray | None:
+        """f32[num, D] by which conditions are told apart; None of labels.
+
+        Of texts it is the mean of their vectors (Song et al. 2024).
+        """
+        if (table := frozen.get(TABLE)) is None:
+            return None
+        if not self.reader:
+            return np.asarray(table, np.float32)
+        read, size = jax.jit(self.reader.read), 256
+        found = [
+            read(frozen, table[i : i + size]).mean(axis=1)
+            for i in range(0, len(table) - 1, size)
+        ]
+        return np.concatenate(found)[: len(table) - 1]
+
     def _texts(self, reader: Reader, frozen: Frozen, numbers) -> Cond:
         if TABLE not in frozen:
             if jnp.issubdtype(jnp.result_type(numbers), jnp.floating):
@@ -179,18 +195,16 @@ def null(cond: Cond) -> Cond:
     return jax.tree.map(none, cond)
 
 
-def vectors(table: Any) -> np.ndarray:
-    """f32[num, D] by which conditions of a table are told apart, in a partition.
-
-    Of texts [num + 1, L, D] the mean of their vectors, as in Song et al. 2024.
-    """
-    table = np.asarray(table, np.float32)
-    return table if table.ndim == 2 else table[:-1].mean(axis=1)
-
-
 def as_read(cond: Cond) -> Any:
     """What a network reads of a condition: of a prompt without its null."""
     return cond.cond if isinstance(cond, Prompt) else cond
+
+
+def kept(table: Any) -> np.ndarray:
+    """A table as it is kept in files: float32, or uint16 of token ids."""
+    table = np.asarray(table)
+    is_float = np.issubdtype(table.dtype, np.floating)
+    return np.asarray(table, np.float32 if is_float else np.uint16)
 
 
 def why_no_table(table: np.ndarray, num: int, dim: int, length: int = 0) -> str:
@@ -214,6 +228,8 @@ def why_no_table(table: np.ndarray, num: int, dim: int, length: int = 0) -> str:
 
 
 def _why_no_texts(table: np.ndarray, shape: tuple[int, int, int]) -> str:
+    if table.dtype == np.uint16 and table.shape == shape[:2]:
+        return ""  # token ids
     if table.dtype.kind != "f" or table.shape != shape:
         return (
             f"holds {table.dtype}{list(table.shape)}, not f32{list(shape)}: texts, and"

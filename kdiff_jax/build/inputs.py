@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from kdiff_jax import domain, latent
+from kdiff_jax.build import prompts
 from kdiff_jax.build.resolved import Recipe
 from kdiff_jax.data import conditions, images
 from kdiff_jax.data import latents as caches
@@ -35,14 +36,15 @@ def load_images(recipe: Recipe) -> images.Images:
 
 
 def load_frozen(recipe: Recipe) -> dict[str, Any]:
-    """The recipe's table of conditions and its autoencoder, by role, if it has them.
+    """Table of conditions, text encoder and autoencoder, by role, where there are such.
 
     Raises:
         CheckpointError: If the autoencoder is missing, or none that the model names.
         ConfigError: If only one of a file and what reads it is given.
         DataError: If the table is missing, or no table for the model.
     """
-    return {**_table(recipe), **_autoencoder(recipe)}
+    table = prompts.load(recipe) if recipe.spec.text else _table(recipe)
+    return {**table, **_autoencoder(recipe)}
 
 
 def _autoencoder(recipe: Recipe) -> dict[str, Any]:

@@ -135,6 +135,7 @@ class Recipe:
         autoencoder: Path of the autoencoder between pixels and latents; "" for none.
         latents: Path of the cache of the data's latents; "" where images are encoded as
             they are read.
+        text_encoder: Path of the tokenizer and text encoder of prompts; "" for none.
         partition: What students share; None where there is one.
         teacher: Path of a teacher that is brought; "teacher" for the stage of that
             name.
@@ -151,6 +152,7 @@ class Recipe:
     table: str = ""
     autoencoder: str = ""
     latents: str = ""
+    text_encoder: str = ""
     partition: Partition | None = None
     teacher: str = "teacher"
     teacher_hint: str = ""

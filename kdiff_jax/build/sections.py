@@ -129,9 +129,12 @@ class Data(NamedTuple):
         conditions: .npy of f32[model.num_classes, model.cond_dim], whose row k is what
             images of label k are conditioned on; "" for the labels themselves. Of texts
             f32[model.num_classes + 1, model.cond_length, model.cond_dim], the last of
-            which is the text that stands for none.
+            which is the text that stands for none. With `model.text` a .txt of prompts,
+            one a line, or "" for the captions of `latents`.
         autoencoder: Folder or file of the autoencoder that `model.autoencoder`
             describes, see `latent.load`; "" without.
+        text_encoder: Pipeline folder of the tokenizer and the encoder that `model.text`
+            describes, see `kdiff_jax.text`; "" without.
         latents: Cache of the latents that the images have, made by
             `python -m kdiff_jax.cache`, to train on; "" encodes images as they are
             read.
@@ -150,6 +153,7 @@ class Data(NamedTuple):
     conditions: str = ""
     autoencoder: str = ""
     latents: str = ""
+    text_encoder: str = ""
     channels: Literal[0, 1, 3] = 0
     background: str = "white"
     flip: bool = False
@@ -202,6 +206,8 @@ class Model(NamedTuple):
         augment_dim: Length of EDM's augmentation label; 0 for none.
         space: Where the network's images live, a name of `domain.SPACES`.
         autoencoder: What stands between "latents" and pixels: its name, and its fields.
+        text: Encoder of token ids, where conditions are kept as such: its name, and its
+            fields.
         guidance_range: (low, high) of the strengths of guidance that a student reads,
             of methods that train such: one call gives what the guided teacher gives.
             None for none.
@@ -218,6 +224,7 @@ class Model(NamedTuple):
     augment_dim: Whole = 0
     space: str = "pixels"
     autoencoder: Section | None = None
+    text: Section | None = None
     guidance_range: Interval | None = None
 
 

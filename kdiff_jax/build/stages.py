@@ -16,6 +16,8 @@ from kdiff_jax.errors import ConfigError
 from kdiff_jax.interop import Spec
 from kdiff_jax.named import frozen, named
 
+PATHS = ("conditions", "autoencoder", "latents", "text_encoder")  # of `data`
+
 
 def resolve(config: Mapping[str, Any]) -> Recipe:
     """A plain config that is sound, as what it says.
@@ -25,7 +27,7 @@ def resolve(config: Mapping[str, Any]) -> Recipe:
     """
     data = dict(config["data"])
     augmented = {k: v for k in ("flip", "augment_prob") if (v := data.pop(k, None))}
-    paths = [data.pop(key, "") for key in ("conditions", "autoencoder", "latents")]
+    paths = [data.pop(key, "") for key in PATHS]
     partition = config.get("partition")
     return Recipe(
         config["name"],

@@ -176,11 +176,12 @@ def _model(section, path, whole, *, partial: bool = False) -> None:
     checks.check_section(
         "network", {"name": name, **network}, path, partial=partial, given=GIVEN
     )
-    for key in ("precondition", "process", "sampler", "autoencoder"):
+    for key in ("precondition", "process", "sampler", "autoencoder", "text"):
         if section.get(key) is not None:
             checks.check_section(key, section[key], path)
     if not partial:
         checks.check_autoencoder(section, path)
+        checks.check_text(section, path)
 
 
 def _data(section, path) -> None:

@@ -31,7 +31,7 @@ def read(path: str, conditions: domain.Conditions) -> np.ndarray:
     table, place = _load(path, "data.conditions", way_out)
     if why := domain.why_no_table(table, num, dim, length):
         raise DataError(f"{place}: {why}; {way_out}")
-    return np.ascontiguousarray(table, np.float32)
+    return np.ascontiguousarray(domain.kept(table))
 
 
 def read_asked(path: str, dim: int, option: str, length: int = 0) -> np.ndarray:

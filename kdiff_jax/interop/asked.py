@@ -63,15 +63,15 @@ def _text(y, batch: int, conditions: Conditions, frozen: Frozen) -> Cond | None:
                     " row for each"
                 )
         return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), y)
-    has_table, row = domain.TABLE in frozen, conditions.reader.row
-    if np.shape(y)[1:] != row.shape and has_table:
+    has_table, row = domain.TABLE in frozen, (conditions.length, conditions.dim)
+    if np.shape(y)[1:] != row and has_table:
         return None
-    any_length = not has_table and np.ndim(y) == 3 and len(row.shape) == 2
-    expected = np.shape(y)[1:2] + row.shape[1:] if any_length else row.shape
+    any_length = not has_table and np.ndim(y) == 3
+    expected = np.shape(y)[1:2] + row[1:] if any_length else row
     if np.shape(y) != (batch, *expected):
         given = "None" if y is None else f"an array {list(np.shape(y))}"
         raise ConfigError(
-            f"y={given}: this model reads texts, f32{[batch, *row.shape]}; give what"
+            f"y={given}: this model reads texts, f32{[batch, *row]}; give what"
             " its text encoder makes of them (kdiff_jax.text)"
         )
     cond = jnp.asarray(y, jnp.float32)
@@ -133,7 +133,7 @@ def group_of_vectors(vectors, partition: Partition, frozen: Frozen) -> np.ndarra
         ) from None
     if vectors.ndim == 3:
         vectors = vectors.mean(axis=1)
-    table = domain.vectors(frozen[domain.TABLE])
+    table = _vectors(frozen[domain.TABLE])
     numbers = {row.tobytes(): k for k, row in enumerate(table)}
     known = np.array([numbers.get(v.tobytes(), -1) for v in vectors])
     found = np.zeros(len(vectors), np.int32)
@@ -141,6 +141,14 @@ def group_of_vectors(vectors, partition: Partition, frozen: Frozen) -> np.ndarra
     if (known < 0).any():
         found[known < 0] = partition.group_of_vectors(vectors[known < 0])
     return found
+
+
+def _vectors(table) -> np.ndarray:
+    """Rows of a table that vectors may be; none where it holds token ids."""
+    table = domain.kept(table)
+    if table.dtype != np.float32:
+        return np.zeros((0, 1), np.float32)
+    return table if table.ndim == 2 else table[:-1].mean(axis=1)
 
 
 def _check(y, batch: int, conditions: Conditions, partition: Partition) -> None:

@@ -6,30 +6,61 @@ The spec has the digests. They are arrays and nothing else: reading them runs no
 import hashlib
 import os
 import pathlib
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from kdiff_jax import domain
-from kdiff_jax.encoders import latents
+from kdiff_jax.encoders import latents, texts
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.formats import lazy, tensors
 from kdiff_jax.interop import built, conditions, trees
 from kdiff_jax.interop.spec import Spec
+from kdiff_jax.types import Params
 
-AUTOENCODER = "autoencoder.safetensors"
+AUTOENCODER, TEXT = "autoencoder.safetensors", "text_encoder.safetensors"
+
+
+class Network(NamedTuple):
+    """A frozen network that a model has a copy of.
+
+    Attributes:
+        role: Its role among the frozen arrays.
+        file: Its file.
+        digest: Field of the spec that has the digest of the file.
+        named: Field of the spec that says what it is.
+        shapes: What that says -> shapes of its parameters.
+    """
+
+    role: str
+    file: str
+    digest: str
+    named: str
+    shapes: Callable[..., Mapping[str, Any]]
+
+
+NETWORKS = (
+    Network(
+        latents.ROLE, AUTOENCODER, "autoencoder_sha256", "autoencoder", latents.shapes
+    ),
+    Network(texts.ROLE, TEXT, "text_sha256", "text", texts.shapes),
+)
 
 
 def write(folder: pathlib.Path, spec: Spec, frozen: domain.Frozen) -> Spec:
-    """Writes the table and the autoencoder there are; returns the spec with digests."""
+    """Writes table and networks that there are; returns the spec with their digests."""
     spec = conditions.write(folder, spec, frozen)
-    if latents.ROLE not in frozen:
-        return spec.replace(autoencoder_sha256=None)
-    path, leaves = folder / AUTOENCODER, trees.flatten(frozen[latents.ROLE])
-    if spec.autoencoder_sha256 is None or not path.is_file():
-        arrays = {k: lazy.of(np.asarray(v)) for k, v in leaves.items()}
-        spec = spec.replace(autoencoder_sha256=tensors.write(path, arrays))
+    for network in NETWORKS:
+        known, path = getattr(spec, network.digest), folder / network.file
+        if network.role not in frozen:
+            known = None
+        elif known is None or not path.is_file():
+            leaves = trees.flatten(frozen[network.role])
+            arrays = {k: lazy.of(np.asarray(v)) for k, v in leaves.items()}
+            known = tensors.write(path, arrays)
+        spec = spec.replace(**{network.digest: known})
     return spec
 
 
@@ -40,20 +71,26 @@ def read(folder: pathlib.Path, spec: Spec) -> dict[str, Any]:
         CheckpointError: If a file is missing, or another than the spec's.
     """
     frozen = conditions.read(folder, spec)
-    if spec.autoencoder is None or spec.autoencoder_sha256 is None:
-        return frozen
-    path = folder / AUTOENCODER
+    for network in NETWORKS:
+        named, digest = getattr(spec, network.named), getattr(spec, network.digest)
+        if named is not None and digest is not None:
+            shapes = network.shapes(named)
+            frozen[network.role] = _params(folder / network.file, digest, shapes)
+    return frozen
+
+
+def _params(path: pathlib.Path, digest: str, shapes: Mapping[str, Any]) -> Params:
     if not os.path.isfile(path):
         raise CheckpointError(f"{path}: is missing; copy the folder again")
     with open(path, "rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != spec.autoencoder_sha256:
+    if found != digest:
         raise CheckpointError(
-            f"{path}: is damaged (sha256 {found[:12]}..., expected"
-            f" {spec.autoencoder_sha256[:12]}...); copy the folder again"
+            f"{path}: is damaged (sha256 {found[:12]}..., expected {digest[:12]}...);"
+            " copy the folder again"
         )
     leaves, _ = tensors.read(path)
-    shapes = trees.flatten(latents.shapes(spec.autoencoder))
-    built.compare(leaves, {k: v.shape for k, v in shapes.items()}, path)
+    expected = {k: v.shape for k, v in trees.flatten(shapes).items()}
+    built.compare(leaves, expected, path)
     params = trees.unflatten({k: leaf.read() for k, leaf in leaves.items()})
-    return {**frozen, latents.ROLE: jax.device_put(params, may_alias=False)}
+    return jax.device_put(params, may_alias=False)

@@ -59,7 +59,7 @@ def build(
         image_shape=spec.image_shape,
         space=spec.make_space(precision),
         guidance_range=spec.guidance_range,
-        cond_length=spec.cond_length,
+        reader=spec.make_reader(precision),
         **conditioned,
         **keywords,
     )

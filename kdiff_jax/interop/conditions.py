@@ -7,7 +7,6 @@ import pathlib
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 
 from kdiff_jax import domain, sealed
 from kdiff_jax.errors import CheckpointError
@@ -20,14 +19,14 @@ def digest(frozen: domain.Frozen) -> str | None:
     """Digest of the table among frozen arrays; None without."""
     if domain.TABLE not in frozen:
         return None
-    return sealed.digest_of({KEY: np.asarray(frozen[domain.TABLE], np.float32)})
+    return sealed.digest_of({KEY: domain.kept(frozen[domain.TABLE])})
 
 
 def write(folder: pathlib.Path, spec: Spec, frozen: domain.Frozen) -> Spec:
     """Writes the table, if there is one; returns the spec with its digest."""
     known = digest(frozen)
     if known and (spec.conditions != known or not (folder / FILE).is_file()):
-        table = np.asarray(frozen[domain.TABLE], np.float32)
+        table = domain.kept(frozen[domain.TABLE])
         sealed.write_array(folder / FILE, table)
     return spec.replace(conditions=known)
 
@@ -49,4 +48,4 @@ def read(folder: pathlib.Path, spec: Spec) -> dict[str, Any]:
         why = "it is another than was written"
     if why:
         raise CheckpointError(f"{path}: is damaged ({why}); {way_out}")
-    return {domain.TABLE: jnp.asarray(table, jnp.float32)}
+    return {domain.TABLE: jnp.asarray(domain.kept(table))}

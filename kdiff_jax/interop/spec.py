@@ -8,12 +8,12 @@ from kdiff_jax import domain, networks, samplers
 from kdiff_jax.diffusion import guidance as guidances
 from kdiff_jax.diffusion import process as processes
 from kdiff_jax.diffusion.process import Process
-from kdiff_jax.encoders import latents
+from kdiff_jax.encoders import latents, texts
 from kdiff_jax.interop import spec_check
 from kdiff_jax.named import Keywords, Named, frozen, named, thawed
 from kdiff_jax.partition import Partition
 
-SECTIONS = ("network", "precondition", "process", "sampler", "autoencoder")
+SECTIONS = ("network", "precondition", "process", "sampler", "autoencoder", "text")
 
 
 class Origin(NamedTuple):
@@ -61,6 +61,9 @@ class Spec:
         guidance_range: (low, high) of the strengths of guidance that it reads; None for
             a network that reads none.
         autoencoder_sha256: Digest of the autoencoder's weights.
+        text: Name of the encoder that makes text states of token ids, and its fields;
+            None where texts are kept as states.
+        text_sha256: Digest of that encoder's weights.
         facts: Whatever else a file says.
     """
 
@@ -84,6 +87,8 @@ class Spec:
     cond_length: int = 0
     autoencoder: Named | None = None
     autoencoder_sha256: str | None = None
+    text: Named | None = None
+    text_sha256: str | None = None
     facts: Keywords = frozen({})
 
     @classmethod
@@ -171,6 +176,7 @@ class Spec:
             guidance_range=self.guidance_range,
             cond_length=self.cond_length,
             autoencoder=self.autoencoder,
+            text=self.text,
         )
 
     def anew(self) -> "Spec":
@@ -198,6 +204,12 @@ class Spec:
     def make_process(self) -> Process:
         """The forward process."""
         return self.process.call(processes.make)
+
+    def make_reader(self, precision: str | None = None) -> domain.Reader | None:
+        """What makes texts of its table; None where conditions are no texts."""
+        if self.text is None:
+            return domain.embedded(self.cond_length, self.cond_dim)
+        return texts.Tokens(self.text, self.cond_length, precision or "float32")
 
     def make_space(self, precision: str | None = None) -> domain.Space:
         """Where its images live; an autoencoder computes in the precision."""
@@ -229,8 +241,7 @@ class Spec:
     @property
     def conditioning(self) -> domain.Conditions:
         """What the model may be asked for."""
-        reader = domain.embedded(self.cond_length, self.cond_dim)
-        return domain.Conditions(self.num_classes, self.cond_dim, reader)
+        return domain.Conditions(self.num_classes, self.cond_dim, self.make_reader())
 
     @property
     def guidance(self) -> float | int:

@@ -12,7 +12,7 @@ from typing import Any
 
 from kdiff_jax import arguments, domain, networks, samplers
 from kdiff_jax.diffusion import precondition, process
-from kdiff_jax.encoders import latents
+from kdiff_jax.encoders import latents, texts
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.named import named
 
@@ -24,11 +24,19 @@ MODULES: dict[str, ModuleType] = {
     "process": process,
     "sampler": samplers,
     "autoencoder": latents,
+    "text": texts,
 }
-OPTIONAL = ("sampler", "autoencoder")
+OPTIONAL = ("sampler", "autoencoder", "text")
 BOUND = ("parent", "name", "process")  # what is given otherwise, or not at all
 ORIGIN = ("family", "file", "sha256")
-TEXTS = ("autoencoder_sha256", "conditions", "kdiff_jax", "sha256", "space")
+TEXTS = (
+    "autoencoder_sha256",
+    "conditions",
+    "kdiff_jax",
+    "sha256",
+    "space",
+    "text_sha256",
+)
 
 
 def check(spec: Any, prefix: str = "") -> None:
@@ -65,6 +73,7 @@ def check(spec: Any, prefix: str = "") -> None:
     check_levels(spec.get("guidance_range"), conditioned, prefix)
     domain.make_space(spec.get("space", "pixels"), spec["image_shape"])
     check_autoencoder(spec, prefix)
+    check_text(spec, prefix)
     _check_facts(spec, prefix)
 
 
@@ -82,6 +91,19 @@ def check_autoencoder(spec: Mapping[str, Any], prefix: str = "") -> None:
         raise ConfigError(
             f"{prefix}image_shape={_shown(list(spec['image_shape']))}: latents of this"
             f" autoencoder have {channels} channels; make them equal"
+        )
+
+
+def check_text(spec: Mapping[str, Any], prefix: str = "") -> None:
+    """Refuses an encoder of other states than the network reads."""
+    if (section := spec.get("text")) is None:
+        return
+    module = named(section).call(texts.make)
+    width, length = spec.get("cond_dim", 0), spec.get("cond_length", 0)
+    if width != module.width or not 0 < length <= module.num_positions:
+        raise ConfigError(
+            f"{prefix}cond_dim={width}, cond_length={length}: this text encoder makes"
+            f" {module.width} numbers of each of up to {module.num_positions} tokens"
         )
 
 

@@ -10,14 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from kdiff_jax import arrays, build, domain, methods
+from kdiff_jax import arrays, build, methods
 from kdiff_jax import partition as partitions
 from kdiff_jax.build import TrainStage
 from kdiff_jax.build.sections import Partition as Section
 from kdiff_jax.data import batches as data_batches
 from kdiff_jax.data.students import StudentBatches
 from kdiff_jax.diffusion.process import Process
-from kdiff_jax.domain import TABLE
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.files import Unreadable
 from kdiff_jax.interop import Model
@@ -207,8 +206,7 @@ def partition_of(
     del options["only"]
     path = options.pop("embeddings")
     num_classes = job.recipe.num_classes
-    rows, table = None, job.frozen.get(TABLE)
-    vectors = None if table is None else domain.vectors(table)
+    rows, vectors = None, job.recipe.conditions.vectors(job.frozen)
     if options["rule"] in ("kmeans", "pca") and options["num_groups"] > 1:
         by_table = vectors is not None and not path
         rows = vectors if by_table else _embeddings(path, find_teacher, num_classes)
