@@ -3,12 +3,12 @@
     python -m kdiff_jax.cache --data=PATH --teacher=FOLDER --output=DIR
 
 PATH is a folder of images with captions (NAME.txt beside NAME.png, or metadata.jsonl or
-.csv with file_name and text), a .json of COCO's captions (with --images=FOLDER), or a
-.txt of prompts, one a line. FOLDER is a pipeline folder of diffusers; of one without a
-tokenizer (DiT) images are cached with the labels that a recipe's data have. DIR gets
-mean and log-variance of each image's latents (float16) and the tokens of each caption
-(uint16); the same command again goes on where it was stopped, and gives the same bytes
-on any number of devices.
+.csv with file_name and text) or of .tar files of them, a .json of COCO's captions (with
+--images=FOLDER), or a .txt of prompts, one a line. FOLDER is a pipeline folder of
+diffusers; of one without a tokenizer (DiT) images are cached with the labels that a
+recipe's data have. DIR gets mean and log-variance of each image's latents (float16) and
+the tokens of each caption (uint16); the same command again goes on where it was
+stopped, and gives the same bytes on any number of devices.
 """
 
 import pathlib

@@ -180,7 +180,7 @@ def load(
     *,
     variant: str | None = None,
     config: str | os.PathLike | Mapping[str, Any] | None = None,
-    precision: autoencoder_kl.Dtype = "float32",
+    precision: str = "float32",
 ) -> Autoencoder:
     """The autoencoder of a folder or file; no code of it is run.
 
@@ -196,13 +196,16 @@ def load(
             parameters are float32, whatever the file holds.
 
     Raises:
+        ConfigError: If there is no such precision.
         CheckpointError: If there is no autoencoder, or it is damaged or of a kind that
             is not implemented. One line.
     """
+    parts.check_precision(precision)
     path = pathlib.Path(path).expanduser()
     try:
         described, tensors = _read(path, variant, config)
-        module = AutoencoderKL(**described.fields, dtype=precision)
+        fields: dict[str, Any] = {**described.fields, "dtype": precision}
+        module = AutoencoderKL(**fields)
         shape = (1, module.factor, module.factor, module.in_channels)
         images = jax.ShapeDtypeStruct(shape, jnp.float32)
         params = parts.params(autoencoder.read_weights(tensors), module, images)

@@ -10,7 +10,7 @@ import functools
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -82,7 +82,7 @@ def load(
     *,
     variant: str | None = None,
     config: str | os.PathLike | Mapping[str, Any] | None = None,
-    precision: Literal["float32", "bfloat16"] = "float32",
+    precision: str = "float32",
 ) -> Encoder:
     """The text encoder of a folder or file; no code of it is run.
 
@@ -99,13 +99,16 @@ def load(
             parameters are float32, whatever the file holds.
 
     Raises:
+        ConfigError: If there is no such precision.
         CheckpointError: If there is no text encoder, or it is damaged or of a kind that
             is not implemented. One line.
     """
+    parts.check_precision(precision)
     path = pathlib.Path(path).expanduser()
     try:
         fields, named = _read(path, part, variant, config)
-        module = ClipText(**fields, dtype=precision)
+        fields["dtype"] = precision
+        module = ClipText(**fields)
         ids = jax.ShapeDtypeStruct((1, module.num_positions), jnp.int32)
         params = parts.params(clip_text.leaves(named), module, ids)
     except CheckpointError as error:

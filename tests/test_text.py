@@ -258,5 +258,7 @@ def test_other_options_are_refused_in_a_line(change, line, tmp_path):
     ],
 )
 def test_tokens_that_do_not_fit(ids, line, tmp_path):
+    with pytest.raises(ConfigError, match="precision='float16': unknown; choose one"):
+        text.load(tmp_path, precision="float16")
     with pytest.raises(ConfigError, match=line):
         text.load(text_folder(tmp_path)).apply(ids)

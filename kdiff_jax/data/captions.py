@@ -3,6 +3,8 @@
 =====================  =================================================================
 a folder               a caption in NAME.txt beside NAME.png, or in metadata.jsonl or
                        metadata.csv with `file_name` (from its own folder) and `text`
+a .tar, or many of     NAME.jpg and NAME.txt, or NAME.json with `caption`; as webdataset
+them in a folder       has them
 a .json                COCO's captions: `images` (id, file_name), `annotations`
                        (image_id, caption); the images lie in a folder of their own
 a .txt                 prompts, one a line
@@ -22,7 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kdiff_jax.data import folder
+from kdiff_jax.data import folder, tars
 from kdiff_jax.data.encoded import Look, from_encoded
 from kdiff_jax.data.images import Images
 from kdiff_jax.data.listing import LeftOut, sort_out
@@ -98,13 +100,15 @@ def load(path: str, images: str | None = None) -> Captioned:
     if not where.is_file():
         raise DataError(f"{path}: does not exist; give a folder, .json or .txt")
     kind = where.suffix.lower()
+    if kind == tars.SUFFIX:
+        return _of_tars(where, [where], LeftOut())
     if kind == ".json":
         return _of_coco(where, pathlib.Path(images or where.parent).expanduser())
     if kind == ".txt":
         return _of_prompts(where)
     raise DataError(
-        f"{path}: is no folder of images, no .json of COCO's captions and no .txt of"
-        " prompts; give one of these"
+        f"{path}: is no folder of images, no .tar of them, no .json of COCO's captions"
+        " and no .txt of prompts; give one of these"
     )
 
 
@@ -122,9 +126,12 @@ def _of_folder(root: pathlib.Path) -> Captioned:
     left_out = LeftOut()
     found, _ = folder.search(str(root), left_out)
     names, others = sort_out(found, left_out)
+    packed = [root / name for name in others if name.lower().endswith(tars.SUFFIX)]
+    if packed and not names:
+        return _of_tars(root, packed, left_out)
     if not names:
         left_out.say(str(root))
-        raise DataError(f"{root}: no images in it; give a folder of images")
+        raise DataError(f"{root}: no images in it; give a folder of images, or of .tar")
     tables = [name for name in others if name.rpartition("/")[2] in METADATA]
     beside = {name for name in others if name.lower().endswith(".txt")}
     captions: dict[str, list[str]] = {}
@@ -143,6 +150,17 @@ def _of_folder(root: pathlib.Path) -> Captioned:
             if file in beside:
                 captions[name] = [_text(root / file).strip()]
     return _chosen(root, names, captions, left_out)
+
+
+def _of_tars(root, files: list[pathlib.Path], left_out: LeftOut) -> Captioned:
+    members, captions = tars.load(root, files, left_out)
+    chosen = _chosen(root, list(members), captions, left_out)
+
+    def fetch(number: int) -> tuple[str, bytes]:
+        name = chosen.names[number]
+        return name, members[name].read()
+
+    return chosen._replace(fetch=fetch)
 
 
 def _of_coco(file: pathlib.Path, root: pathlib.Path) -> Captioned:

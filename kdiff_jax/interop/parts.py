@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from kdiff_jax import registry
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.formats.lazy import Lazy
 from kdiff_jax.interop import built, trees
@@ -16,6 +17,13 @@ from kdiff_jax.interop import diffusers_files as files
 from kdiff_jax.types import Params
 
 log = logging.getLogger(__name__)
+
+PRECISIONS = ("float32", "bfloat16")
+
+
+def check_precision(name: str) -> None:
+    """Raises ConfigError unless networks compute in a type of this name."""
+    registry.entry(dict.fromkeys(PRECISIONS), name, what="precision")
 
 
 def folder(path: pathlib.Path, name: str) -> pathlib.Path:

@@ -1,7 +1,10 @@
 """Images with captions as people have them, and prompts."""
 
+import gzip
+import io
 import json
 import logging
+import tarfile
 
 import numpy as np
 import pytest
@@ -74,6 +77,43 @@ def test_captions_of_coco(tmp_path):
     assert beside.sha256 == found.sha256
 
 
+def pack(path, **files):
+    with tarfile.open(path, "w") as tar:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def test_tars_as_webdataset_has_them(tmp_path):
+    one = {"0/a.png": picture(1), "0/a.json": b'{"caption": "no", "url": "x"}'}
+    one |= {"0/a.txt": b" a dog\n", "0/b.c.png": picture(2), "0/b.json": b"{}"}
+    two = {"a.json": b'{"text": "a cat"}', "a.png": picture(3), "a.cls": b"7"}
+    pack(tmp_path / "1.tar", **one)
+    (tmp_path / "sub").mkdir()
+    pack(tmp_path / "sub/2.tar", **two)
+    found = captions.load(str(tmp_path))
+    assert found.names == ("1.tar/0/a.png", "sub/2.tar/a.png")
+    assert found.captions == (("a dog",), ("a cat",))
+    assert found.images(4, 3).read([1, 0])[:, 0, 0, 0].tolist() == [3, 1]
+    single = captions.load(str(tmp_path / "1.tar"))
+    assert single.names == ("0/a.png",)
+    data = (tmp_path / "1.tar").read_bytes()
+    for wrong, line in (
+        (data[:1500], "is no whole .tar without compression"),
+        (gzip.compress(data), "is no whole .tar without compression"),
+        (b"", "is no whole .tar"),
+    ):
+        (tmp_path / "1.tar").write_bytes(wrong)
+        with pytest.raises(DataError, match=line) as caught:
+            captions.load(str(tmp_path / "1.tar"))
+        assert "\n" not in str(caught.value)
+    pack(tmp_path / "1.tar", **{"a.png": picture(1), "a.json": b"[1]"})
+    with pytest.raises(DataError, match=r"1\.tar/a\.json: is no caption in UTF-8"):
+        captions.load(str(tmp_path))
+
+
 def test_prompts_one_a_line(tmp_path):
     file = tmp_path / "p.txt"
     file.write_bytes("\ufeffa\r\n\r\n b c \n".encode())
@@ -121,7 +161,7 @@ def test_what_else_is_refused(tmp_path):
             captions.load(coco(tmp_path / "c.json", **change))
     for name, line in {
         "x": "does not exist",
-        "a.png": "is no folder of images, no .json",
+        "a.png": "is no folder of images, no .tar",
     }.items():
         with pytest.raises(DataError, match=line):
             captions.load(str(tmp_path / name))
