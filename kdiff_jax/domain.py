@@ -111,8 +111,10 @@ class Conditions(NamedTuple):
         """The condition of each i32[B] as networks read it; of -1 none.
 
         Vectors f32[B, dim], or texts f32[B, L, dim], of the table or not, are such
-        already.
+        already, and so are prompts.
         """
+        if isinstance(numbers, Prompt):
+            return numbers
         if self.reader:
             return self._texts(self.reader, frozen, numbers)
         if not self.dim or jnp.issubdtype(jnp.result_type(numbers), jnp.floating):

@@ -1,9 +1,9 @@
 """Images from a model: python -m kdiff_jax.sample --checkpoint=PATH --output=FILE.png
 
 PATH is a stage folder of a workdir, a step in it, or a converted model. The output is a
-picture grid (.png), arrays (.npz: `images` uint8 NHWC, and the `labels` or `conditions`
-that they were asked by), or a folder of PNGs, which is replaced if there is nothing
-else in it.
+picture grid (.png), arrays (.npz: `images` uint8 NHWC, and the `labels`, `conditions`
+or `prompts` that they were asked by), or a folder of PNGs, which is replaced if there
+is nothing else in it.
 """
 
 import io
@@ -50,6 +50,15 @@ CONDITIONS = flags.DEFINE_string(
     "In place of labels: FILE.npy of f32[N, D], vectors to ask for, repeated; of models"
     " with cond_dim.",
 )
+PROMPT = flags.DEFINE_string(
+    "prompt", None, "In place of labels: what all images show; of models of prompts."
+)
+PROMPTS = flags.DEFINE_string(
+    "prompts", None, "In place of labels: FILE.txt of prompts, one a line, repeated."
+)
+NEGATIVE = flags.DEFINE_string(
+    "negative_prompt", "", "What guidance leads away from; default: no text."
+)
 STUDENT = flags.DEFINE_integer(
     "student",
     None,
@@ -69,8 +78,12 @@ PICTURE = re.compile(r"\d{6,}\.png")  # of a folder; others in it are not ours
 
 def main() -> None:
     checkpoint, text = command.required(CHECKPOINT), command.required(OUTPUT)
-    if LABELS.value is not None and CONDITIONS.value is not None:
-        raise ConfigError("--labels and --conditions: give one of them")
+    given = [f for f in (LABELS, CONDITIONS, PROMPT, PROMPTS) if f.value is not None]
+    if len(given) > 1:
+        names = " and ".join(f"--{flag.name}" for flag in given)
+        raise ConfigError(f"{names}: give one of them")
+    if NEGATIVE.value and not (given and given[0] in (PROMPT, PROMPTS)):
+        raise ConfigError("--negative_prompt: needs --prompt or --prompts beside it")
     path, kind = place(text, checkpoint)
 
     command.start_distributed()
@@ -87,10 +100,16 @@ def main() -> None:
     row = model.net.cond_dim * max(model.net.conditions.length, 1)
     dim = row if CONDITIONS.value is not None else 0
     check(path, kind, model.net.space.pixel_shape, NUM.value, dim)
-    asked = {"labels": parse_labels(wanted, NUM.value, model.num_classes)}
     if CONDITIONS.value is not None:
-        asked = {"conditions": read_vectors(CONDITIONS.value, NUM.value, model)}
-    images = sample_images(model, *asked.values())
+        labels = read_vectors(CONDITIONS.value, NUM.value, model)
+        asked = {"conditions": labels}
+    elif PROMPT.value is not None or PROMPTS.value is not None:
+        labels, texts = read_prompts(checkpoint, NUM.value, model)
+        asked = {"prompts": texts}
+    else:
+        labels = parse_labels(wanted, NUM.value, model.num_classes)
+        asked = {"labels": labels}
+    images = sample_images(model, labels, NUM.value)
     if jax.process_index() == 0:
         with output.speaking("--output", text):
             save(path, kind, {"images": images, **asked})
@@ -144,8 +163,8 @@ def check(path: pathlib.Path, kind: str, shape, num: int, dim: int = 0) -> None:
     output.check_disk(f"--num_images={num}", path, size if kind == ".npz" else 0)
 
 
-def sample_images(model, labels) -> np.ndarray:
-    """uint8[N, H, W, C], one image per label or vector, by the flags' sampler, seed."""
+def sample_images(model, labels, num: int) -> np.ndarray:
+    """uint8[num, H, W, C], by the flags' sampler and seed, of labels or what is so."""
     from kdiff_jax.train import generate, parallel
 
     mesh = parallel.make_mesh()
@@ -153,7 +172,7 @@ def sample_images(model, labels) -> np.ndarray:
         sampler = model.sampler(**keywords)
     name = f"--checkpoint={CHECKPOINT.value}"
     make = generate.of_model(model, sampler, mesh=mesh, name=name)
-    size = min(BATCH.value, len(labels))
+    size = min(BATCH.value, num)
     return make.images(model.students, seed=SEED.value, labels=labels, batch_size=size)
 
 
@@ -199,6 +218,28 @@ def read_vectors(path: str, num: int, model) -> np.ndarray:
     length = model.net.conditions.length
     rows = conditions.read_asked(path, dim, "--conditions", length)
     return np.resize(rows, (num, *rows.shape[1:]))
+
+
+def read_prompts(checkpoint: str, num: int, model):
+    """(what the model reads of each image's prompt, the prompts), repeated in turn.
+
+    Raises:
+        CheckpointError: If there is no tokenizer beside the model.
+        ConfigError: If the model reads no prompts.
+        DataError: If the file of prompts is missing or damaged.
+    """
+    import jax
+
+    from kdiff_jax import prompting
+    from kdiff_jax.data import captions
+    from kdiff_jax.interop.checkpoint import located
+
+    texts = [PROMPT.value]
+    if PROMPTS.value is not None:
+        texts = [*captions.load(PROMPTS.value).captions[0]]
+    of_each = np.arange(num) % len(texts)
+    asked = prompting.prompts(model, located(checkpoint), texts, NEGATIVE.value)
+    return jax.tree.map(lambda x: x[of_each], asked), np.array(texts)[of_each]
 
 
 def save(path: pathlib.Path, kind: str, found: dict[str, np.ndarray]) -> None:

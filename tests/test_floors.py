@@ -22,7 +22,7 @@ FLOORS = (
     "text",
     "build",
     "stages start options",
-    "recipe plan command output",
+    "recipe plan command output prompting",
     "main sample evaluate convert cache export doctor",
 )
 FLOOR = {name: i for i, names in enumerate(FLOORS) for name in names.split()}

@@ -83,5 +83,5 @@ class Tokens:
     def read(self, frozen: Frozen, rows) -> Any:
         """f32[B, L, D], text states of uint16[B, L]."""
         module = self.text.changed(dtype=self.dtype).call(make)
-        states = module.apply({"params": frozen[ROLE]}, rows.astype(jnp.int32))
+        states: Any = module.apply({"params": frozen[ROLE]}, rows.astype(jnp.int32))
         return module.chosen(states)

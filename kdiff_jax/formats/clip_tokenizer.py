@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from kdiff_jax.errors import CheckpointError, ConfigError
-from kdiff_jax.files import Unreadable, read_regular
+from kdiff_jax.files import Unreadable, read_regular, write_atomically
 from kdiff_jax.formats import raw
 
 PART = "tokenizer"
@@ -107,6 +107,20 @@ class Tokenizer:
         return ids
 
 
+def copy(path: str | os.PathLike, target: pathlib.Path) -> None:
+    """Copies the files of a folder's tokenizer to tokenizer/ in another folder."""
+    folder = _folder(pathlib.Path(path).expanduser(), PART)
+    (target / PART).mkdir(parents=True, exist_ok=True)
+    for name in (VOCAB, MERGES, BOTH, CONFIG, SPECIAL, ADDED):
+        if (folder / name).is_file():
+            write_atomically(target / PART / name, (folder / name).read_bytes())
+
+
+def _folder(path: pathlib.Path, part: str) -> pathlib.Path:
+    inside = path / part
+    return inside if inside.is_dir() else path
+
+
 def load(path: str | os.PathLike, part: str = PART) -> Tokenizer:
     """The tokenizer of a folder.
 
@@ -119,8 +133,7 @@ def load(path: str | os.PathLike, part: str = PART) -> Tokenizer:
         ConfigError: If the package `tokenizers` is not installed.
     """
     path = pathlib.Path(path).expanduser()
-    inside = path / part
-    folder = inside if inside.is_dir() else path
+    folder = _folder(path, part)
     if not any((folder / name).is_file() for name in (VOCAB, BOTH)):
         raise CheckpointError(
             f"tokenizer={str(path)!r}: has no {part}/{VOCAB} and no {VOCAB}; give a"

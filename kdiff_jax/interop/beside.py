@@ -15,7 +15,7 @@ import numpy as np
 from kdiff_jax import domain
 from kdiff_jax.encoders import latents, texts
 from kdiff_jax.errors import CheckpointError
-from kdiff_jax.formats import lazy, tensors
+from kdiff_jax.formats import clip_tokenizer, lazy, tensors
 from kdiff_jax.interop import built, conditions, trees
 from kdiff_jax.interop.spec import Spec
 from kdiff_jax.types import Params
@@ -77,6 +77,13 @@ def read(folder: pathlib.Path, spec: Spec) -> dict[str, Any]:
             shapes = network.shapes(named)
             frozen[network.role] = _params(folder / network.file, digest, shapes)
     return frozen
+
+
+def with_tokenizer(checkpoint: pathlib.Path) -> pathlib.Path:
+    """The folder that has the tokenizer: a model's, or that of its stage's model."""
+    places = (checkpoint, checkpoint / "model", checkpoint.parents[1] / "model")
+    found = [p for p in places if (p / clip_tokenizer.PART).is_dir()]
+    return found[0] if found else checkpoint
 
 
 def _params(path: pathlib.Path, digest: str, shapes: Mapping[str, Any]) -> Params:

@@ -8,7 +8,9 @@ from typing import Any
 
 from kdiff_jax import __version__, networks
 from kdiff_jax.errors import CheckpointError, ConfigError
+from kdiff_jax.formats import clip_tokenizer
 from kdiff_jax.interop import (
+    beside,
     checkpoint,
     conditions,
     diffusers_export,
@@ -88,6 +90,8 @@ def run(
             text = card(loaded.spec, ())
             of_it = dict(params=loaded.params, frozen=loaded.frozen)
             folder.save(output, spec=loaded.spec, card=text, **of_it)
+            if loaded.spec.text is not None:
+                clip_tokenizer.copy(beside.with_tokenizer(source), output)
         else:
             # Any text may be asked for; those of a table are of the training alone.
             if loaded.frozen and not loaded.spec.cond_length:

@@ -9,6 +9,7 @@ import jax
 
 from kdiff_jax import interop
 from kdiff_jax.build import TrainStage
+from kdiff_jax.formats import clip_tokenizer
 from kdiff_jax.stages import Job, finish, results
 from kdiff_jax.stages.students import Students
 from kdiff_jax.stages.training_plan import Plan
@@ -43,6 +44,8 @@ def leave(
         card=card,
         frozen=job.frozen,
     )
+    if job.recipe.text_encoder:
+        clip_tokenizer.copy(job.recipe.text_encoder, folder / "model")
     finish(folder, **facts)
 
 

@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from kdiff_jax import memory, rng
+from kdiff_jax import domain, memory, rng
 from kdiff_jax.errors import ConfigError, Interrupted, NumericsError
 from kdiff_jax.interop.asked import group_of_vectors
 from kdiff_jax.method import Net
@@ -155,7 +155,7 @@ class Generator:
         return jax.jit(take, out_shardings=NamedSharding(self.mesh, P()))
 
     def batches(
-        self, params, *, seed: int, labels: np.ndarray, batch_size: int, first: int = 0
+        self, params, *, seed: int, labels: Any, batch_size: int, first: int = 0
     ) -> Iterator[Made]:
         """Images first .. first + len(labels) - 1, group by group; in order of one.
 
@@ -163,7 +163,8 @@ class Generator:
             params: Parameters of all students, leaves [num_students, ...].
             seed: Seed of the noise.
             labels: i32[N], the label of each image; or the vectors f32[N, D] that a
-                model of such is asked for, which its table need not have.
+                model of such is asked for, which its table need not have, or a
+                `domain.Prompt`.
             batch_size: Rounded up to a multiple of the devices; the last batch of a
                 group is padded, so that one program serves all.
             first: The number of the first image.
@@ -175,9 +176,10 @@ class Generator:
             NumericsError: If an image, or an evaluation before it, is not finite.
         """
         root = rng.checked_seed(seed)
-        if first + len(labels) > MAX_IMAGES:
+        num = len(jax.tree.leaves(labels)[0])
+        if first + num > MAX_IMAGES:
             raise ConfigError(
-                f"num_images={len(labels)}: image numbers end at {MAX_IMAGES - 1}; ask"
+                f"num_images={num}: image numbers end at {MAX_IMAGES - 1}; ask"
                 " for fewer, and for more with another seed"
             )
         size = -(-batch_size // self.mesh.size) * self.mesh.size
@@ -194,7 +196,7 @@ class Generator:
                 positions = (first + padded).astype(np.int32)
                 with self.within_memory(size):
                     z, x0, bad = self.program(
-                        mine, self.placed, root, positions, labels[padded]
+                        mine, self.placed, root, positions, _rows(labels, padded)
                     )
                     bad = int(np.asarray(bad))
                 watchdog.beat()
@@ -202,8 +204,10 @@ class Generator:
                 num = len(places)
                 yield Made(places, _to_host(z)[:num], _to_host(x0)[:num])
 
-    def _owned(self, labels) -> tuple[np.ndarray, np.ndarray]:
-        """(labels i32[N] or vectors f32[N, D], i32[N] groups that own them)."""
+    def _owned(self, labels) -> tuple[Any, np.ndarray]:
+        """(labels i32[N], vectors f32[N, D] or prompts, i32[N] their groups)."""
+        if isinstance(labels, domain.Prompt):
+            return labels, group_of_vectors(labels.cond, self.partition, self.frozen)
         labels = np.asarray(labels)
         if labels.ndim == 1:
             labels = labels.astype(np.int32)
@@ -230,12 +234,18 @@ class Generator:
             " another sampler"
         )
 
-    def images(self, params, *, labels: np.ndarray, **keywords) -> np.ndarray:
+    def images(self, params, *, labels: Any, **keywords) -> np.ndarray:
         """All images of `batches` as uint8[N, H, W, C], in the order of the labels."""
-        found = np.empty((len(labels), *self.net.space.pixel_shape), np.uint8)
+        num = len(jax.tree.leaves(labels)[0])
+        found = np.empty((num, *self.net.space.pixel_shape), np.uint8)
         for made in self.batches(params, labels=labels, **keywords):
             found[made.places] = made.x0
         return found
+
+
+def _rows(labels: Any, places: np.ndarray) -> Any:
+    """Labels, vectors or prompts at these places."""
+    return jax.tree.map(lambda x: x[places], labels)
 
 
 def of_model(model: Any, sampler: Sampler, *, mesh: Mesh, **keywords) -> Generator:

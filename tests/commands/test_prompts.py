@@ -3,6 +3,7 @@
 import pathlib
 import shutil
 
+import child
 import encoder_files
 import jax
 import numpy as np
@@ -16,7 +17,7 @@ from kdiff_jax.errors import CheckpointError, ConfigError, DataError
 from kdiff_jax.train import generate, parallel
 
 ONE = jax.devices()[:1]
-TOKENIZER = pathlib.Path(__file__).parent / "parity/data/clip_tokenizer"
+TOKENIZER = pathlib.Path(__file__).parents[1] / "parity/data/clip_tokenizer"
 LENGTH = 12
 PROMPTS = [
     f"{size} {thing}" for size in ("big", "red") for thing in "ab cd ef gh".split()
@@ -100,6 +101,33 @@ def test_prompts_have_owners_by_the_mean_of_their_states(workdir, folder):
     one = make.images(model.students, labels=np.arange(8), **asked)
     other = make.images(model.students, labels=rows, **asked)
     assert np.abs(one.astype(int) - other).max() <= 1
+
+
+def test_sample_takes_prompts(workdir, folder, tmp_path):
+    """Those of the table are its numbers, and others have an owner."""
+    path = folder / "prompts.txt"
+    words = f"--checkpoint={workdir / 'student'}", "--num_images=9"
+    out = [f"--output={tmp_path}/{k}.npz" for k in range(6)]
+    answers = child.run_lines(
+        "sample",
+        [
+            [*words, f"--prompts={path}", out[0]],
+            [*words, "--labels=0-7", out[1]],
+            [*words, "--prompt=red ab gh", "--negative_prompt=big", out[2]],
+            [*words, "--prompt=a", "--labels=1", out[3]],
+            [*words, "--negative_prompt=a", out[4]],
+            [*words, f"--prompt={'ab ' * 20}", out[5]],
+        ],
+    )
+    assert [code for code, _, _ in answers] == [0, 0, 0, 2, 2, 2], answers
+    found, expected, other = (np.load(tmp_path / f"{k}.npz") for k in range(3))
+    assert found["prompts"].tolist() == [*PROMPTS, PROMPTS[0]]
+    assert np.abs(found["images"].astype(int) - expected["images"]).max() <= 1
+    assert set(other["prompts"]) == {"red ab gh"}
+    lines = [error.strip().splitlines()[-1] for _, _, error in answers[3:]]
+    assert "--labels and --prompt: give one of them" in lines[0]
+    assert "--negative_prompt: needs --prompt" in lines[1]
+    assert "has more than the 12 tokens" in lines[2]
 
 
 def test_a_model_brings_its_encoder(workdir, folder, tmp_path):
