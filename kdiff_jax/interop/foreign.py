@@ -14,6 +14,7 @@ from typing import Any
 from kdiff_jax import registry, sealed
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.formats import containers
+from kdiff_jax.interop import diffusers_names
 from kdiff_jax.interop.built import read as read_spec
 from kdiff_jax.interop.source import Facts, Source
 from kdiff_jax.interop.spec import Origin, Spec
@@ -21,6 +22,11 @@ from kdiff_jax.interop.spec import Origin, Spec
 PACKAGE = "kdiff_jax.interop"
 OWN = "kdiff_jax"  # metadata of a state dict that we wrote: the spec
 KEPT = ("revision",)
+DIFFUSERS = "diffusers"  # a family, and how its layouts begin
+DEFINING = (
+    *("network", "precondition", "process", "sampler", "image_shape", "num_classes"),
+    *("cond_dim", "cond_length", "space", "null_prob"),
+)
 
 
 def read(
@@ -45,6 +51,9 @@ def read(
     else:
         opened = containers.open(path)
         content, kind, metadata = opened.content, opened.kind, opened.metadata
+    exported = _exported(metadata[OWN], path) if OWN in metadata else {}
+    if exported and metadata.get("layout", "").startswith(f"{DIFFUSERS} "):
+        return _of_diffusers(content, exported, path, family)
     among = _readers(of_folders=path.is_dir())
     found = next((name for name in among if _module(name).matches(content)), None)
     if found is None:
@@ -63,7 +72,6 @@ def read(
             f"config={str(facts.config)!r}: is for a single file of Stable Diffusion,"
             f" and {path} is of the family {found!r}; leave it out"
         )
-    exported = _exported(metadata[OWN], path) if OWN in metadata else {}
     number = exported.get("network", {}).get("num_heads")
     if facts.num_heads is None and isinstance(number, int):
         facts = dataclasses.replace(facts, num_heads=number)
@@ -129,6 +137,17 @@ def _exported(text: str, path: pathlib.Path) -> dict[str, Any]:
             f"{path}: its metadata {OWN!r} is no spec: it has no network; it is damaged"
         )
     return found
+
+
+def _of_diffusers(content, exported: Mapping[str, Any], path, family: str | None):
+    """A network that we wrote under diffusers' names, whose options are no names."""
+    if family not in (None, DIFFUSERS):
+        raise CheckpointError(
+            f"source={family!r}: {path} is of the family {DIFFUSERS!r}; leave it out"
+        )
+    spec = {k: v for k, v in exported.items() if k in (*DEFINING, *KEPT)}
+    source = Source({"sampler": None, **spec}, diffusers_names.read_weights(content))
+    return source, Origin(DIFFUSERS, path.name, _sha256((path,)))
 
 
 def _as_exported(source: Source, found: Mapping[str, Any]) -> Source:

@@ -18,6 +18,7 @@ from kdiff_jax.interop import (
     schedulers_latent_export,
 )
 from kdiff_jax.interop.source import Facts
+from kdiff_jax.interop.trees import flatten
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +154,17 @@ def test_a_student_of_one_step_brings_its_scheduler(folder, tmp_path):
     z = np.ones((1, 8, 8, 4), np.float32)
     y = np.ones((1, 9, 12), np.float32)
     np.testing.assert_array_equal(again.apply(z, 999, y), model.apply(z, 999, y))
+
+
+def test_weights_alone_come_back(folder, tmp_path):
+    convert.run(folder, tmp_path / "out", "safetensors")
+    again, model = interop.load(tmp_path / "out"), interop.load(folder)
+    assert again.spec.defining() == model.spec.defining()
+    assert again.spec.sampler == model.spec.sampler
+    for name, leaf in flatten(model.params).items():
+        np.testing.assert_array_equal(flatten(again.params)[name], leaf)
+    with pytest.raises(CheckpointError, match="source='edm': .* 'diffusers'"):
+        interop.load(tmp_path / "out", source="edm")
 
 
 @pytest.mark.parametrize(
