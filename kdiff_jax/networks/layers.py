@@ -16,6 +16,9 @@ from jaxtyping import Array, Float, Int
 from kdiff_jax import rng
 from kdiff_jax.types import Keys
 
+MANY_LOGITS = 2**22  # of one head of one image
+QUERIES, SHORT = 512, 64  # at a time, at most and at least
+
 
 def sinusoid(
     t: Float[Array, " B"], dim: int, *, freq_shift: float = 1.0
@@ -113,6 +116,26 @@ def attend(
     """softmax(q k^T / sqrt(D)) v over the H*W places, each of the N heads by itself."""
     flat = [a.reshape(a.shape[0], -1, *a.shape[3:]) for a in (q, k, v)]
     return jax.nn.dot_product_attention(*flat).reshape(v.shape)
+
+
+def attend_to(
+    q: Float[Array, "B T N D"],
+    k: Float[Array, "B S N D"],
+    v: Float[Array, "B S N D"],
+) -> Float[Array, "B T N D"]:
+    """softmax(q k^T / sqrt(D)) v, each of the N heads by itself.
+
+    Where the logits of all queries are many, those of `QUERIES` at a time: at 64x64
+    places and 8 heads they are 537 MB an image in float32. They are made again in the
+    backward pass. Each query has its own softmax, so the result is the same.
+    """
+    batch, tokens, num_heads, head_dim = q.shape
+    parts = tokens // max(n for n in range(1, QUERIES + 1) if tokens % n == 0)
+    if tokens * k.shape[1] < MANY_LOGITS or parts * SHORT > tokens:
+        return jax.nn.dot_product_attention(q, k, v)
+    some = jnp.moveaxis(q.reshape(batch, parts, -1, num_heads, head_dim), 1, 0)
+    run = jax.checkpoint(lambda part: jax.nn.dot_product_attention(part, k, v))
+    return jnp.moveaxis(jax.lax.map(run, some), 0, 1).reshape(q.shape)
 
 
 def downsample(

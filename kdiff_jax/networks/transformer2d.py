@@ -6,7 +6,6 @@ Parameters have diffusers' names, with `_` for the dots before numbers.
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -94,7 +93,7 @@ class Attention(nn.Module):
             )(source).reshape(*source.shape[:2], self.num_heads, -1)
             for name, source in (("to_q", h), ("to_k", about), ("to_v", about))
         )
-        h = jax.nn.dot_product_attention(q, k, v).reshape(h.shape)
+        h = layers.attend_to(q, k, v).reshape(h.shape)
         return nn.Dense(width, kernel_init=SMALL, dtype=self.dtype, name="to_out_0")(h)
 
 

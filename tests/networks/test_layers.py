@@ -2,6 +2,7 @@
 
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -140,3 +141,30 @@ def test_adm_starts_from_kaiming_over_three_with_zero_ends():
         assert not params["proj"][leaf].any()
     assert 0.9 < float(jnp.abs(params["affine"]["bias"]).max()) * math.sqrt(32) <= 1
     assert 0.99 < float(jnp.abs(params["qkv"]["kernel"]).max()) * math.sqrt(64) <= 1
+
+
+def test_attention_by_parts_of_its_queries_is_the_same(monkeypatch):
+    """With logits of a part at a time, in both directions."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    q, k, v = (
+        jax.random.normal(key, (2, n, 2, 4))
+        for key, n in zip(keys, (96, 7, 7), strict=True)
+    )
+
+    def run(q, k, v):
+        out = layers.attend_to(q, k, v)
+        return jnp.sum(out**2), out
+
+    gradient = jax.value_and_grad(run, (0, 1, 2), has_aux=True)
+
+    def has_all_logits():
+        text = jax.jit(lambda *args: gradient(*args)).lower(q, k, v).as_text()
+        return "2x2x96x7xf32>" in text
+
+    assert has_all_logits()
+    whole = jax.jit(lambda *args: gradient(*args))(q, k, v)
+    for name, value in (("MANY_LOGITS", 1), ("QUERIES", 32), ("SHORT", 8)):
+        monkeypatch.setattr(layers, name, value)
+    assert not has_all_logits()
+    parts = jax.jit(lambda *args: gradient(*args))(q, k, v)
+    chex.assert_trees_all_close(parts, whole, **REORDER)
