@@ -116,7 +116,7 @@ def read(data: str, teacher: str, *, with_captions: bool):
     from kdiff_jax.data import captions
     from kdiff_jax.stages.latents import Content
 
-    found = captions.load(data, IMAGES.value) if with_captions else None
+    found = captions.read(data, IMAGES.value) if with_captions else None
     if found is not None and not found.names:
         texts = tuple((prompt,) for prompt in found.captions[0])
         return Content(None, texts, found.sha256), None

@@ -58,7 +58,7 @@ def _ids(recipe: Recipe, tokenizer) -> tuple[np.ndarray, str]:
         place = f"data.conditions={path!r}"
         if not path.endswith(".txt"):
             raise ConfigError(f"{place}: with model.text a .txt of prompts, one a line")
-        found = captions.load(path)
+        found = captions.read(path)
         return np.asarray(tokenizer([*found.captions[0]])), place
     if not recipe.latents:
         raise ConfigError(

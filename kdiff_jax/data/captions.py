@@ -82,7 +82,7 @@ class Captioned(NamedTuple):
         )
 
 
-def load(path: str, images: str | None = None) -> Captioned:
+def read(path: str, images: str | None = None) -> Captioned:
     """Images with captions, or prompts; see the table above.
 
     Images without a caption are left out, and counted in a line of the log.
@@ -153,7 +153,7 @@ def _of_folder(root: pathlib.Path) -> Captioned:
 
 
 def _of_tars(root, files: list[pathlib.Path], left_out: LeftOut) -> Captioned:
-    members, captions = tars.load(root, files, left_out)
+    members, captions = tars.index(root, files, left_out)
     chosen = _chosen(root, list(members), captions, left_out)
 
     def fetch(number: int) -> tuple[str, bytes]:

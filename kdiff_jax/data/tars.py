@@ -54,7 +54,7 @@ class Member(NamedTuple):
         return f"{self.tar}/{self.name}"
 
 
-def load(
+def index(
     root: pathlib.Path, tars: list[pathlib.Path], left_out: LeftOut
 ) -> tuple[dict[str, Member], dict[str, list[str]]]:
     """(images by name, captions by name of the image), in the order of the files.

@@ -77,7 +77,7 @@ def test_what_is_cached_is_what_the_encoders_say(cache, photos, teacher):
     vae, found = latent.load(teacher), latents.open_latents(cache)
     latents.verify(cache)
     batch = found.batch(np.arange(found.num))
-    loaded = captions.load(str(photos))
+    loaded = captions.read(str(photos))
     which = [i for i, texts in enumerate(loaded.captions) for _ in texts]
     assert which == [0, 1, 2, 3, 3, 4, 5, 6]
     pixels = loaded.images(SIDE, 3).read(which)

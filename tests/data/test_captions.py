@@ -28,7 +28,7 @@ def test_text_files_beside_images(tmp_path, caplog):
     (tmp_path / "a.txt").write_text("  ein Hund,\n läuft ", encoding="utf-8")
     (tmp_path / "sub/b.txt").write_text("a cat")
     with caplog.at_level(logging.INFO):
-        found = captions.load(str(tmp_path))
+        found = captions.read(str(tmp_path))
     assert found.names == ("a.png", "sub/b.png")
     assert found.captions == (("ein Hund,\n läuft",), ("a cat",))
     assert "left out 1 without a caption (c.png)" in caplog.text
@@ -36,7 +36,7 @@ def test_text_files_beside_images(tmp_path, caplog):
     assert loaded.read([0, 1])[:, 0, 0, 0].tolist() == [0, 1]
     assert loaded.shape == (4, 4, 3) and loaded.prepared["resize"] == 4
     (tmp_path / "sub/b.txt").write_text("a dog")
-    assert captions.load(str(tmp_path)).sha256 != found.sha256
+    assert captions.read(str(tmp_path)).sha256 != found.sha256
 
 
 def test_metadata_of_each_folder(tmp_path):
@@ -46,7 +46,7 @@ def test_metadata_of_each_folder(tmp_path):
     (tmp_path / "metadata.jsonl").write_text("\n".join([*lines, "", ""]))
     text = 'text,file_name\n"two, or\nmore",b.png\n'
     (tmp_path / "sub/metadata.csv").write_text(text)
-    found = captions.load(str(tmp_path))
+    found = captions.read(str(tmp_path))
     assert dict(zip(found.names, found.captions, strict=True)) == {
         "a.png": ("one", "uno"),
         "c.png": ("three",),
@@ -69,11 +69,11 @@ def coco(file, names=("a.png", "sub/b.png"), **changes):
 
 def test_captions_of_coco(tmp_path):
     folder = images(tmp_path / "val")
-    found = captions.load(coco(tmp_path / "c.json"), str(folder))
+    found = captions.read(coco(tmp_path / "c.json"), str(folder))
     assert found.names == ("a.png", "sub/b.png")
     assert found.captions == (("a dog", "a hound"), ("a cat",))
     assert found.fetch(1)[0] == "sub/b.png"
-    beside = captions.load(coco(folder / "c.json"))  # the images lie where it lies
+    beside = captions.read(coco(folder / "c.json"))  # the images lie where it lies
     assert beside.sha256 == found.sha256
 
 
@@ -93,11 +93,11 @@ def test_tars_as_webdataset_has_them(tmp_path):
     pack(tmp_path / "1.tar", **one)
     (tmp_path / "sub").mkdir()
     pack(tmp_path / "sub/2.tar", **two)
-    found = captions.load(str(tmp_path))
+    found = captions.read(str(tmp_path))
     assert found.names == ("1.tar/0/a.png", "sub/2.tar/a.png")
     assert found.captions == (("a dog",), ("a cat",))
     assert found.images(4, 3).read([1, 0])[:, 0, 0, 0].tolist() == [3, 1]
-    single = captions.load(str(tmp_path / "1.tar"))
+    single = captions.read(str(tmp_path / "1.tar"))
     assert single.names == ("0/a.png",)
     data = (tmp_path / "1.tar").read_bytes()
     for wrong, line in (
@@ -107,17 +107,17 @@ def test_tars_as_webdataset_has_them(tmp_path):
     ):
         (tmp_path / "1.tar").write_bytes(wrong)
         with pytest.raises(DataError, match=line) as caught:
-            captions.load(str(tmp_path / "1.tar"))
+            captions.read(str(tmp_path / "1.tar"))
         assert "\n" not in str(caught.value)
     pack(tmp_path / "1.tar", **{"a.png": picture(1), "a.json": b"[1]"})
     with pytest.raises(DataError, match=r"1\.tar/a\.json: is no caption in UTF-8"):
-        captions.load(str(tmp_path))
+        captions.read(str(tmp_path))
 
 
 def test_prompts_one_a_line(tmp_path):
     file = tmp_path / "p.txt"
     file.write_bytes("\ufeffa\r\n\r\n b c \n".encode())
-    found = captions.load(str(file))
+    found = captions.read(str(file))
     assert (found.names, found.captions) == ((), (("a", "b c"),))
 
 
@@ -141,7 +141,7 @@ def test_folders_that_are_wrong(content, line, tmp_path):
     images(tmp_path, ["a.png"])
     write_files(tmp_path, content)
     with pytest.raises(DataError, match=line) as caught:
-        captions.load(str(tmp_path))
+        captions.read(str(tmp_path))
     assert "\n" not in str(caught.value)
 
 
@@ -149,25 +149,25 @@ def test_what_else_is_refused(tmp_path):
     images(tmp_path, ["a.png"])
     file = coco(tmp_path / "c.json")
     with pytest.raises(DataError, match=r"sub/b\.png: is not there, and .*--images"):
-        captions.load(file)
+        captions.read(file)
     with pytest.raises(DataError, match=r"x: does not exist; give the folder of the"):
-        captions.load(file, str(tmp_path / "x"))
+        captions.read(file, str(tmp_path / "x"))
     for change in (
         dict(images=3),
         dict(annotations=[{"image_id": 1}]),
         dict(images=[]),
     ):
         with pytest.raises(DataError, match="is no file of COCO's captions"):
-            captions.load(coco(tmp_path / "c.json", **change))
+            captions.read(coco(tmp_path / "c.json", **change))
     for name, line in {
         "x": "does not exist",
         "a.png": "is no folder of images, no .tar",
     }.items():
         with pytest.raises(DataError, match=line):
-            captions.load(str(tmp_path / name))
+            captions.read(str(tmp_path / name))
     (tmp_path / "p.txt").write_text("\n\n")
     with pytest.raises(DataError, match="no prompts in it; write one a line"):
-        captions.load(str(tmp_path / "p.txt"))
+        captions.read(str(tmp_path / "p.txt"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no images in it"):
-        captions.load(str(tmp_path / "empty"))
+        captions.read(str(tmp_path / "empty"))
