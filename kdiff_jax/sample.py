@@ -234,9 +234,10 @@ def read_prompts(checkpoint: str, num: int, model):
     from kdiff_jax.data import captions
     from kdiff_jax.interop.checkpoint import located
 
-    texts = [PROMPT.value]
     if PROMPTS.value is not None:
         texts = [*captions.load(PROMPTS.value).captions[0]]
+    else:
+        texts = [str(PROMPT.value)]
     of_each = np.arange(num) % len(texts)
     asked = prompting.prompts(model, located(checkpoint), texts, NEGATIVE.value)
     return jax.tree.map(lambda x: x[of_each], asked), np.array(texts)[of_each]

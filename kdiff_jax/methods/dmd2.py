@@ -8,7 +8,7 @@ arXiv:2502.15681.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ from kdiff_jax.method import Aux, Method, Net, Phase
 from kdiff_jax.samplers import renoise, step_noise
 
 ROLES = ("fake_score", "disc")  # see `methods.roles`
+PLACES = {"encoder": -2, "middle": -1}  # of the head, among the features of an encoder
 
 
 def make(
@@ -46,6 +47,7 @@ def make(
     f_divergence: str = "reverse_kl",
     features: str = "fake_score",
     head_groups: Count = 32,
+    head_place: Literal["encoder", "middle"] = "encoder",
     guidance: NotNegative = 1.0,
     guidance_interval: Interval | None = None,
 ) -> Method:
@@ -76,6 +78,8 @@ def make(
         features: Network whose encoder the discriminator reads: "fake_score", which
             then learns from the discriminator's loss too, or "teacher".
         head_groups: See `GanHead`.
+        head_place: What the head reads: the last output of the "encoder" (the authors'
+            ImageNet), or of the "middle" of the network (their Stable Diffusion).
         guidance: Classifier-free guidance of the teacher, see `denoiser.guided`;
             1.75 for Stable Diffusion 1.5. The fake score has none.
         guidance_interval: Noise levels at which it acts; None for all.
@@ -95,8 +99,9 @@ def make(
     first_time = grids.make(process, process.num_timesteps or 1000, spacing=spacing)[-2]
     steps = renoise.times(process, num_steps)[:-1]
     disc = Discriminator(
-        _head(teacher, head_groups),
+        _head(teacher, head_groups, PLACES[head_place]),
         teacher,
+        PLACES[head_place],
         reads=features,
         process=process,
         draw_time=any_time if diffusion_gan else None,
@@ -207,8 +212,9 @@ class Discriminator(NamedTuple):
     """A head on the encoder of a denoiser, and the noise that its images get.
 
     Attributes:
-        head: Network of the encoder's last output.
+        head: Network of one of the encoder's outputs.
         denoiser: Network with the encoder.
+        place: Place of that output among the encoder's features.
         reads: Role whose parameters the encoder has: "fake_score", or "teacher".
         process: The forward process.
         draw_time: (keys, name) -> times at which images are noised; None for images as
@@ -218,6 +224,7 @@ class Discriminator(NamedTuple):
 
     head: Net
     denoiser: Net
+    place: int
     reads: str
     process: Process
     draw_time: Callable[..., Any] | None
@@ -228,7 +235,8 @@ class Discriminator(NamedTuple):
         frozen = self.reads == "teacher"
         encoder = ctx.frozen["teacher"] if frozen else nets["fake_score"]
         encode: Any = self.denoiser.encode  # `make` refuses a teacher without
-        return self.head.apply(nets["disc"], bottleneck(encode(encoder, x_t, t, y)))
+        features = encode(encoder, x_t, t, y)
+        return self.head.apply(nets["disc"], features[self.place])
 
     def judge(self, ctx, nets, x, y, name: str):
         """Logits of images x; the noise of each `name` is its own."""
@@ -286,11 +294,6 @@ def weighted_sum(terms, *args):
     return value, Aux({"loss": value, **parts})
 
 
-def bottleneck(features):
-    """The encoder's last output, before the middle of the network."""
-    return features[-2]
-
-
 def simulate(generate, z, keys, steps, *, process):
     """Backward simulation: (x_t, t) that the student meets when it samples itself.
 
@@ -316,8 +319,8 @@ def simulate(generate, z, keys, steps, *, process):
     return x_t, jnp.asarray(steps, jnp.float32)[chosen]
 
 
-def _head(teacher: Net, num_groups: int) -> Net:
-    """The discriminator's head as pure functions on the encoder's last output."""
+def _head(teacher: Net, num_groups: int, place: int) -> Net:
+    """The discriminator's head as pure functions on one of the encoder's outputs."""
     module = GanHead(num_groups, teacher.precision)
 
     def apply(params, h) -> Array:
@@ -328,7 +331,7 @@ def _head(teacher: Net, num_groups: int) -> Net:
         y = teacher.conditions.example(1)
         # Nobody asks for a head on a network without encoder: `make` refuses it.
         encode: Any = teacher.encode
-        return bottleneck(encode(teacher.init(key), x, t, y))
+        return encode(teacher.init(key), x, t, y)[place]
 
     def init(key):
         found = jax.eval_shape(features, key)

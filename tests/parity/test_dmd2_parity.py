@@ -18,7 +18,7 @@ from kdiff_jax import domain, interop, methods, rng
 from kdiff_jax.diffusion import grids
 from kdiff_jax.discriminators.gan_head import GanHead
 from kdiff_jax.method import Context, Net
-from kdiff_jax.methods.dmd2 import bottleneck
+from kdiff_jax.methods.dmd2 import PLACES
 
 HEAD = {"0": "conv_0", "1": "norm_0", "3": "conv_1", "4": "norm_1", "6": "conv_2"}
 KEYS = rng.example_keys(jax.random.key(0), 0, jnp.arange(4))
@@ -144,7 +144,7 @@ def test_features_and_logits(data, unets, diffusion_gan):
     if diffusion_gan:
         t = jnp.asarray(data["karras_sigmas_small_first"][data["timesteps"].ravel()])
         x = x + t[:, None, None, None] * data["noise"]
-    features = bottleneck(model.net.encode(model.params, x, t, y))
+    features = model.net.encode(model.params, x, t, y)[PLACES["encoder"]]
     if not diffusion_gan:
         np.testing.assert_allclose(features, data["bottleneck"], rtol=1e-4, atol=1e-5)
     logits = GanHead().apply({"params": head_params()}, features)
