@@ -235,7 +235,7 @@ def read_prompts(checkpoint: str, num: int, model):
     from kdiff_jax.interop.checkpoint import located
 
     if PROMPTS.value is not None:
-        texts = [*captions.load(PROMPTS.value).captions[0]]
+        texts = [*captions.read(PROMPTS.value).captions[0]]
     else:
         texts = [str(PROMPT.value)]
     of_each = np.arange(num) % len(texts)
