@@ -186,9 +186,18 @@ class Conditions(NamedTuple):
 
 
 def null(cond: Cond) -> Cond:
-    """No condition, for as many images: the label -1, zeros, a prompt's own null."""
+    """No condition, for as many images: the label -1, zeros, a prompt's own null.
+
+    Raises:
+        ConfigError: If it is a text alone, for which zeros stand for no text.
+    """
     if isinstance(cond, Prompt):
         return Prompt(cond.null, cond.null)
+    if isinstance(cond, Mapping) or np.ndim(cond) == 3:
+        raise ConfigError(
+            "y: a text has no null of its own, to be guided by; give domain.Prompt of"
+            " what the encoder makes of it, and of no text"
+        )
 
     def none(x):
         is_number = jnp.issubdtype(jnp.result_type(x), jnp.integer)

@@ -164,6 +164,8 @@ def check_guidance(spec: Spec, scale: float | int) -> None:
         return guidances.check_told(scale, spec.guidance_range)
     if scale == 1:
         return
+    if spec.cond_length and not spec.num_classes:
+        return  # a text brings its own null
     if not spec.num_classes:
         raise ConfigError(
             f"guidance={scale}: this model has no labels to be guided by; leave it out"

@@ -1,9 +1,4 @@
-"""Prompts to tokens and text states, by a folder of Stable Diffusion.
-
-tokens = text.tokenizer(FOLDER)
-encoder = text.load(FOLDER, part="text_encoder")
-out = encoder.apply(tokens(prompts))  # .hidden .pooled .penultimate .projected
-"""
+"""A frozen text encoder, from a folder or a single file."""
 
 import dataclasses
 import functools

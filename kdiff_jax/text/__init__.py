@@ -1,0 +1,13 @@
+"""Prompts to tokens, text states and images, by a folder of Stable Diffusion.
+
+tokens = text.tokenizer(FOLDER)
+encoder = text.load(FOLDER, part="text_encoder")
+out = encoder.apply(tokens(prompts))  # .hidden .pooled .penultimate .projected
+latents, images = text.generate(FOLDER, prompts, num_steps=25, guidance=7.5)
+"""
+
+from kdiff_jax.text.encoder import PART, Encoder, load, tokenizer
+from kdiff_jax.text.generation import generate
+from kdiff_jax.text.networks import Pipeline, pipeline
+
+__all__ = ["PART", "Encoder", "Pipeline", "generate", "load", "pipeline", "tokenizer"]
