@@ -1,6 +1,7 @@
 """What is a transformer's own: features, positions, the two definitions' sizes."""
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 import tiny_networks as tiny
 from tolerance import REORDER
 
+from kdiff_jax import denoiser, methods
+from kdiff_jax.diffusion import process
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.networks.dit import positions
 
@@ -51,6 +54,35 @@ def test_a_map_of_tokens_has_the_place_of_its_patch():
     out, tokens = (np.nonzero(c) for c in changed)
     assert [axis.tolist() for axis in tokens] == [[1], [2]]
     assert {*out[0].tolist()} == {2, 3} and {*out[1].tolist()} == {4, 5}
+
+
+def test_the_norms_have_the_epsilons_of_their_definition():
+    """On inputs of tiny_networks and the fixtures they do not show."""
+    found = []
+
+    def spy(call, args, kwargs, context):
+        if isinstance(context.module, nn.LayerNorm):
+            found.append(context.module.epsilon)
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(spy):
+        tiny.shapes(tiny.module("dit", num_blocks=2, mlp_norm_eps=1e-5))
+    assert found == [1e-6, 1e-5, 1e-6, 1e-5, 1e-6]
+
+
+def test_dmd2_s_head_reads_the_tokens_of_the_first_quarter():
+    flow = process.flow()
+    net = denoiser.make(
+        tiny.module("dit", augment_dim=0),
+        flow,
+        precondition="velocity",
+        image_shape=(8, 8, 3),
+        num_classes=3,
+    )
+    nets = {"student": net, "teacher": net}
+    method = methods.make("dmd2", nets=nets, process=flow, gan_weight=0.1)
+    head = jax.eval_shape(method.nets["disc"].init, jax.random.key(0))
+    assert head["conv_0"]["kernel"].shape == (4, 4, 8, 8)
 
 
 def test_positions_are_the_column_s_waves_and_then_the_row_s():
