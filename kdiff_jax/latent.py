@@ -27,7 +27,7 @@ from kdiff_jax.encoders import autoencoder_kl, tiles
 from kdiff_jax.encoders.autoencoder_kl import AutoencoderKL
 from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.formats.lazy import Lazy
-from kdiff_jax.interop import autoencoder, original, parts, trees
+from kdiff_jax.interop import autoencoder, autoencoder_export, original, parts, trees
 from kdiff_jax.interop.diffusers_files import CONFIG
 from kdiff_jax.types import Params
 
@@ -139,16 +139,30 @@ class Autoencoder:
     @functools.cached_property
     def sha256(self) -> str:
         """Digest of network, parameters and factors, wherever the files lie."""
-        fields = {
-            field.name: getattr(self.module, field.name)
-            for field in dataclasses.fields(self.module)
-            if field.name not in ("parent", "name", "dtype", "remat")
-        }
-        facts = [fields, self.scaling_factor, self.shift_factor]
+        facts = [self._fields, self.scaling_factor, self.shift_factor]
         found = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         arrays = jax.device_get(trees.flatten(self.params))
         found.update(sealed.digest_of(arrays).encode())
         return found.hexdigest()
+
+    @property
+    def _fields(self) -> dict[str, Any]:
+        """Fields of the network that its function depends on."""
+        return {
+            field.name: getattr(self.module, field.name)
+            for field in dataclasses.fields(self.module)
+            if field.name not in ("parent", "name", "dtype", "remat")
+        }
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the folder `path`/vae, which `load` and diffusers read.
+
+        Raises:
+            StorageError: If the disk does not take it.
+        """
+        factors = self.scaling_factor, self.shift_factor, self.sample_size
+        described = autoencoder.Described(self._fields, *factors)
+        autoencoder_export.save(pathlib.Path(path) / PART, described, self.params)
 
     def _tile(self, side: int) -> tuple[int, int]:
         """Sides of a tile, in pixels and in latents."""

@@ -27,6 +27,7 @@ class Net(NamedTuple):
             x0_hat. `x_t` is f32[B, H, W, C], `t` f32[B] in the process' own time, `y`
             a `domain.Cond`. Dropout is off without keys, which are Key[B].
             With a `guidance_range` it takes `guidance`, f32[B], too; None is 1.
+            Networks that are no denoisers have another, see `encoders.trained.net`.
         encode: As `apply`, but gives the features of the network's encoder, one
             f32[B, H_i, W_i, C_i] per level and one of the bottleneck; None without.
         image_shape: (H, W, C) of a denoiser's images.

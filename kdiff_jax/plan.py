@@ -6,12 +6,20 @@ from typing import NamedTuple
 import jax
 
 from kdiff_jax import build, interop
-from kdiff_jax.build import EvaluateStage, PairsStage, TrainStage
+from kdiff_jax.build import AutoencoderStage, EvaluateStage, PairsStage, TrainStage
 from kdiff_jax.build.resolved import Recipe
 from kdiff_jax.data import pairs as pair_files
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.interop import Spec
-from kdiff_jax.stages import Job, before, compared, evaluate, results, students
+from kdiff_jax.stages import (
+    Job,
+    autoencoder,
+    before,
+    compared,
+    evaluate,
+    results,
+    students,
+)
 from kdiff_jax.train import cost, layout, measure, parallel
 from kdiff_jax.train.cost import Cost
 from kdiff_jax.train.layout import Layout
@@ -71,6 +79,10 @@ def text(job: Job) -> str:
         elif stage.kind == "pairs":
             more, size = _pairs(job, stage, facts)
             lines += more
+            disk += size
+        elif stage.kind == "autoencoder":
+            line, size = _encoder(job, stage)
+            lines.append(line)
             disk += size
         else:
             lines.append(_evaluate(job, stage))
@@ -225,6 +237,30 @@ def _train(job, stage: TrainStage, facts, needs: Needs) -> str:
     if (parts := _layout(job, stage).num_parts) > 1:
         state += f", a part of {_size(turns * needs.saved)} on {parts}"
     return f"{line} {flops:.2e} FLOP, about {_size(memory)} a device, {state}"
+
+
+def _encoder(job: Job, stage: AutoencoderStage) -> tuple[str, int]:
+    """(line, bytes on disk) of a stage that trains an autoencoder."""
+    made, train = autoencoder.plan(job, stage), stage.train
+    first = functools.partial(init_state, made.method, made.optim, {})
+    state = jax.eval_shape(first, jax.random.key(0))
+    frozen = {role: found.shapes for role, found in made.method.pretrained.items()}
+    part = max(train.batch_size // train.num_microbatches, 1)
+    costs = cost.of_method(made.method, state, frozen, batch_size=part)
+    flops = 2 * costs.macs(train.num_steps) * train.batch_size
+    lies = layout.of(train.layout, job.mesh)
+    local = -(-part // job.mesh.shape["data"])
+    memory = lies.bytes_of_device(state) + _bytes(frozen) + local * costs.kept
+    params = sum(x.size for x in jax.tree.leaves(state.nets["student"].params))
+    height, width, _ = job.recipe.space.pixel_shape
+    factor, module = made.module.factor, made.module
+    line = (
+        f"  {stage.name}: {stage.method.name}, {params / 1e6:.2f} M parameters,"
+        f" latents {height // factor}x{width // factor}x{module.latent_channels},"
+        f" {train.num_steps} x {train.batch_size} images, {flops:.2e} FLOP, about"
+        f" {_size(memory)} a device"
+    )
+    return line, (train.keep + 3) * _bytes(state)
 
 
 def _figures(job: Job, stage: TrainStage, spec: Spec, facts) -> list[str]:

@@ -16,6 +16,7 @@ from kdiff_jax.errors import CheckpointError, ConfigError, DataError, Interrupte
 from kdiff_jax.report import environment, summary
 from kdiff_jax.stages import (
     Job,
+    autoencoder,
     before,
     evaluate,
     locks,
@@ -37,7 +38,10 @@ RAW = (
     "ddpm-celebahq-256",
 )
 
-KINDS = {"train": train.run, "pairs": pairs.run, "evaluate": evaluate.run}
+KINDS = {
+    **{"train": train.run, "pairs": pairs.run, "evaluate": evaluate.run},
+    "autoencoder": autoencoder.run,
+}
 
 
 def run(

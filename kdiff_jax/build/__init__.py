@@ -19,7 +19,9 @@ from kdiff_jax.build.objects import (
     program,
 )
 from kdiff_jax.build.resolved import (
+    AutoencoderStage,
     EvaluateStage,
+    Learning,
     PairsStage,
     Recipe,
     Stage,
@@ -29,7 +31,9 @@ from kdiff_jax.build.stages import expand, resolve, spec_of
 from kdiff_jax.build.values import check
 
 __all__ = [
+    "AutoencoderStage",
     "EvaluateStage",
+    "Learning",
     "Networks",
     "PairsStage",
     "Program",

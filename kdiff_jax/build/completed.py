@@ -14,12 +14,14 @@ from ml_collections import config_dict
 from kdiff_jax import arguments, methods, networks
 from kdiff_jax.build.sections import (
     GIVEN_BY_BUILD,
+    AutoencoderStage,
     Data,
     Evaluate,
     Partition,
     Section,
     Train,
 )
+from kdiff_jax.encoders import trained as autoencoders
 from kdiff_jax.train import optim
 
 
@@ -61,6 +63,12 @@ def complete(config: Section) -> dict[str, Any]:
         if "method" in section:
             function = methods.make_function(section["method"]["name"])
             section["method"] = {**defaults(function), **section["method"]}
+        if section.get("kind") == "autoencoder":
+            function = autoencoders.make_function(section["network"]["name"])
+            fields = defaults(function, leave_out=autoencoders.GIVEN)
+            own = defaults(AutoencoderStage, leave_out=("precision",))
+            section["network"] = {**fields, **section["network"]}
+            section = {**own, **section}
         if section.get("partition"):
             free = {"filter_data": config_dict.placeholder(bool)}
             section = {**free, **section}

@@ -8,7 +8,7 @@ from flax.core import FrozenDict
 from jax.sharding import Mesh
 
 from kdiff_jax import arguments, methods
-from kdiff_jax.build.resolved import Recipe, TrainStage
+from kdiff_jax.build.resolved import Learning, Recipe, TrainStage
 from kdiff_jax.build.sections import Train
 from kdiff_jax.diffusion.process import Process
 from kdiff_jax.errors import ConfigError
@@ -157,7 +157,7 @@ def program(
 
 
 def make_method(
-    stage: TrainStage, nets, process, batch_size: int
+    stage: Learning, nets, process, batch_size: int
 ) -> tuple[Method, dict[str, Any]]:
     """(method, role -> Optim) of a training stage; for networks see `Networks`."""
     method = _method(stage, nets, process)
@@ -179,7 +179,7 @@ def make_method(
     return method, optimizers
 
 
-def averages(stage: TrainStage, role: str) -> tuple[str, ...]:
+def averages(stage: Learning, role: str) -> tuple[str, ...]:
     """The names of the moving averages that a role of a training stage keeps."""
     return tuple(optim.make(**_optim(stage, role), batch_size=1).emas)
 
@@ -192,7 +192,7 @@ def powers(stage: TrainStage, role: str) -> dict[str, float]:
     return {name: float(width) for name, width in found.items() if width is not None}
 
 
-def _optim(stage: TrainStage, role: str) -> dict[str, Any]:
+def _optim(stage: Learning, role: str) -> dict[str, Any]:
     """The optimizer of a role: the stage's, with the changes of the section `roles`.
 
     The stage's moving averages are those of the student. Of others nothing reads them,
@@ -205,7 +205,7 @@ def _optim(stage: TrainStage, role: str) -> dict[str, Any]:
     return arguments.as_declared(optim.make, {**shared, **stage.roles.get(role, {})})
 
 
-def _method(stage: TrainStage, nets, process) -> Method:
+def _method(stage: Learning, nets, process) -> Method:
     name, keywords = stage.method
     if levels := nets["student"].guidance_range:
         if not methods.takes_guidance(name):

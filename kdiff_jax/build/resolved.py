@@ -8,6 +8,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
+from flax.core import FrozenDict
+
 from kdiff_jax.build.sections import Evaluate, Partition, Train
 from kdiff_jax.domain import Conditions, Space
 from kdiff_jax.interop import Spec
@@ -58,6 +60,46 @@ class TrainStage:
     @property
     def hang_minutes(self) -> float:
         """Minutes without a sign of life after which the run ends; 0 is never."""
+        return self.train.hang_minutes
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoencoderStage:
+    """A stage that trains an autoencoder on the images of the recipe.
+
+    Attributes:
+        name: See `TrainStage`.
+        section: See `TrainStage`.
+        network: The autoencoder.
+        method: Method that trains it.
+        optim: See `TrainStage`.
+        roles: See `TrainStage`.
+        train: See `TrainStage`.
+        num_held_out: Number of images that are not trained on.
+        num_measured: Number of images that the scale of the latents is measured on.
+        precision: Type that the networks compute in.
+    """
+
+    # What other stages that train choose.
+    kind: ClassVar[Literal["autoencoder"]] = "autoencoder"
+    init: ClassVar[Mapping[str, str]] = FrozenDict()
+    sampler: ClassVar[Keywords] = FrozenDict()
+    pairs: ClassVar[str] = ""
+    filter_data: ClassVar[bool] = False
+    name: str
+    section: Mapping[str, Any] = dataclasses.field(compare=False, repr=False)
+    network: Named
+    method: Named
+    optim: Keywords
+    roles: Keywords
+    train: Train
+    num_held_out: int
+    num_measured: int
+    precision: str
+
+    @property
+    def hang_minutes(self) -> float:
+        """See `TrainStage`."""
         return self.train.hang_minutes
 
 
@@ -118,7 +160,8 @@ class EvaluateStage:
     hang_minutes: float
 
 
-Stage = TrainStage | PairsStage | EvaluateStage
+Learning = TrainStage | AutoencoderStage
+Stage = Learning | PairsStage | EvaluateStage
 
 
 @dataclasses.dataclass(frozen=True)

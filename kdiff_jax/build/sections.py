@@ -318,6 +318,36 @@ class EvaluateStage(NamedTuple):
     precision: Precision | None = None
 
 
+class AutoencoderStage(NamedTuple):
+    """A stage that trains an autoencoder on the images of `data`; see `TrainStage`.
+
+    It leaves a folder vae/ as diffusers has it. Of `train` all counts but those of
+    figures; `result` is "params" or a moving average.
+
+    Attributes:
+        network: Name of the autoencoder, and its fields.
+        method: See `TrainStage`.
+        optim: See `TrainStage`.
+        train: See `Train`.
+        kind: "autoencoder".
+        roles: See `TrainStage`.
+        num_held_out: Number of images, chosen at random, that are not trained on.
+        num_measured: Number of the other images that the scale of the latents is
+            measured on.
+        precision: See `Config`.
+    """
+
+    network: Section
+    method: Section
+    optim: Section
+    train: Section
+    kind: Literal["autoencoder"] = "autoencoder"
+    roles: Section = {}
+    num_held_out: Count = 500
+    num_measured: Count = 10_000
+    precision: Precision | None = None
+
+
 class Config(NamedTuple):
     """The whole config.
 

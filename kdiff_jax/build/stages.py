@@ -6,6 +6,7 @@ from typing import Any
 from kdiff_jax.arguments import Count
 from kdiff_jax.build import sections
 from kdiff_jax.build.resolved import (
+    AutoencoderStage,
     EvaluateStage,
     PairsStage,
     Recipe,
@@ -72,6 +73,8 @@ def expand(config: Mapping[str, Any]) -> list[Stage]:
             stages.append(_pairs(config, name, section, init))
         elif kind == "evaluate":
             stages.append(_evaluate(config, name, section, init))
+        elif kind == "autoencoder":
+            stages.append(_autoencoder(config, name, section))
         elif rounds := section.pop("rounds", None):
             stages += _rounds(config, name, section, init, halvings(**rounds))
         else:
@@ -80,8 +83,6 @@ def expand(config: Mapping[str, Any]) -> list[Stage]:
 
 
 def _train(config, name: str, section, init) -> TrainStage:
-    shared = {**config.get("train", {}), **section.get("train", {})}
-    train = sections.Train(**frozen(shared))
     return TrainStage(
         name=name,
         init=frozen(init),
@@ -89,7 +90,7 @@ def _train(config, name: str, section, init) -> TrainStage:
         method=named(section["method"]),
         optim=frozen(section["optim"]),
         roles=frozen(section.get("roles") or {}),
-        train=train,
+        train=_lengths(config, section),
         model=frozen(section.get("model") or {}),
         sampler=frozen(section.get("sampler") or {}),
         pairs=section.get("pairs") or "",
@@ -99,6 +100,30 @@ def _train(config, name: str, section, init) -> TrainStage:
         precision=_precision(config, section),
         channels=section.get("channels", ""),
     )
+
+
+def _autoencoder(config, name: str, section) -> AutoencoderStage:
+    defaults = sections.AutoencoderStage._field_defaults
+    counts = {
+        key: section.get(key, defaults[key]) for key in ("num_held_out", "num_measured")
+    }
+    return AutoencoderStage(
+        name=name,
+        section=section,
+        network=named(section["network"]),
+        method=named(section["method"]),
+        optim=frozen(section["optim"]),
+        roles=frozen(section.get("roles") or {}),
+        train=_lengths(config, section),
+        **counts,
+        precision=section.get("precision") or config.get("precision") or "float32",
+    )
+
+
+def _lengths(config, section) -> sections.Train:
+    """The section `train` of a stage, over that of the config."""
+    shared = {**config.get("train", {}), **section.get("train", {})}
+    return sections.Train(**frozen(shared))
 
 
 def _pairs(config, name: str, section, init) -> PairsStage:

@@ -12,6 +12,7 @@ from kdiff_jax.build import sections
 from kdiff_jax.build.sections import GIVEN_BY_BUILD as GIVEN
 from kdiff_jax.build.stages import halvings
 from kdiff_jax.data import images
+from kdiff_jax.encoders import trained as autoencoders
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.interop import spec_check as checks
 from kdiff_jax.train import optim
@@ -20,6 +21,7 @@ STAGES = {
     "train": sections.TrainStage,
     "pairs": sections.PairsStage,
     "evaluate": sections.EvaluateStage,
+    "autoencoder": sections.AutoencoderStage,
 }
 
 
@@ -70,16 +72,27 @@ def _stage(config, name, path) -> None:
     _init(section.get("init", {}), f"{path}init.")
     if kind == "train":
         _training(config, name, path)
+    elif kind == "autoencoder":
+        _learning(config, name, path)
+        prefix, hidden = f"{path}network.", autoencoders.GIVEN
+        network = section["network"]
+        arguments.check_named(autoencoders, network, prefix=prefix, hidden=hidden)
     elif kind == "pairs" and section.get("sampler"):
         _sampler(config, name, {}, path)
 
 
-def _training(config, stage, path) -> None:
+def _learning(config, stage, path) -> None:
+    """What all stages that train have: method, optimizers and lengths."""
     section = config["stages"][stage]
-    given_by_build = ("nets", "process")
+    given_by_build, prefix = ("nets", "process"), f"{path}method."
     arguments.check_named(
-        methods, section["method"], prefix=f"{path}method.", hidden=given_by_build
+        methods, section["method"], prefix=prefix, hidden=given_by_build
     )
+    try:
+        kind = section.get("kind", "train")
+        methods.check_kind(section["method"]["name"], kind)
+    except ConfigError as error:
+        raise ConfigError(f"{prefix}{error}") from error
     _roles(section, path)
     _optim(section["optim"], f"{path}optim.")
     for role, changes in section.get("roles", {}).items():
@@ -89,6 +102,11 @@ def _training(config, stage, path) -> None:
     what, whole = "the section train", {**config.get("train", {}), **section["train"]}
     for train, partial in ((section["train"], True), (whole, False)):
         _check(sections.Train, train, what, f"{path}train.", partial=partial)
+
+
+def _training(config, stage, path) -> None:
+    _learning(config, stage, path)
+    section = config["stages"][stage]
     rounds = section.get("rounds")
     if rounds:
         _check(halvings, rounds, "the section rounds", f"{path}rounds.")

@@ -52,6 +52,13 @@ def mse_per_example(
     return jnp.mean((x - target) ** 2, axis=(1, 2, 3))
 
 
+def l1_per_example(
+    x: Float[Array, "B H W C"], target: Float[Array, "B H W C"]
+) -> Float[Array, " B"]:
+    """Mean over pixels and channels of |x - target|."""
+    return jnp.mean(jnp.abs(x - target), axis=(1, 2, 3))
+
+
 def l1_sum_per_example(
     x: Float[Array, "B H W C"], target: Float[Array, "B H W C"]
 ) -> Float[Array, " B"]:

@@ -10,9 +10,27 @@ from kdiff_jax.errors import ConfigError
 from kdiff_jax.method import Method, Net
 
 
-def names() -> list[str]:
-    """The methods that exist: the modules of this package."""
-    return registry.names(__name__)
+def names(stage: str = "train") -> list[str]:
+    """The methods that stages of this kind train by: modules of this package."""
+    return [name for name in registry.names(__name__) if kind_of(name) == stage]
+
+
+def kind_of(name: str) -> str:
+    """The kind of the stages that train by this method, "train" for denoisers."""
+    return _says(name, "STAGE", "train")
+
+
+def check_kind(name: str, stage: str) -> None:
+    """Refuses a method that a stage of this kind does not train by.
+
+    Raises:
+        ConfigError: Names those that it does.
+    """
+    if (kind := kind_of(name)) != stage:
+        raise ConfigError(
+            f"name={name!r}: a stage of kind {kind!r} trains by it, and this one is of"
+            f" kind {stage!r}; choose one of {', '.join(names(stage))}"
+        )
 
 
 def make(name: str, **keywords) -> Method:

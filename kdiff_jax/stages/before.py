@@ -10,7 +10,7 @@ from kdiff_jax.build import Stage, TrainStage
 from kdiff_jax.errors import ConfigError, UserError
 from kdiff_jax.interop import Spec
 from kdiff_jax.metrics import features
-from kdiff_jax.stages import Job, evaluate, is_done
+from kdiff_jax.stages import Job, autoencoder, evaluate, is_done
 from kdiff_jax.train import parallel
 
 
@@ -37,6 +37,8 @@ def check(job: Job) -> None:
                 _check_network(origin(job, stage), "--config.model.network")
                 _check_network(spec(job, stage), f"{path}.model.network")
             trained.append(stage.name)
+        elif stage.kind == "autoencoder":
+            autoencoder.check(job, stage, path)
         elif stage.kind == "evaluate":
             evaluate.listed(job, stage.models)
             name, num = stage.options.features, stage.options.num_images

@@ -136,6 +136,8 @@ def _why_untrue(stage: Stage, key: str, old, now, step: int, done: bool) -> str:
 def concerns(key: str, stage: Stage) -> bool:
     """Whether a value, by its path, is one that the stage is made with."""
     section, _, rest = key.partition(".")
+    if stage.kind == "autoencoder" and section != "stages":
+        return section in ("train", "data", "precision", "seed")
     if section == "stages":
         name = rest.partition(".")[0]
         return name == stage.name or stage.name.rpartition("_")[0] == name
@@ -154,10 +156,11 @@ def concerns(key: str, stage: Stage) -> bool:
 def reached(job: Job, stage: Stage) -> int:
     """The newest step of a training stage; 1 where another kind has begun; else 0."""
     folder = job.folder(stage.name)
-    steps = folder / "checkpoints" if stage.kind == "train" else folder
+    saves = stage.kind in ("train", "autoencoder")
+    steps = folder / "checkpoints" if saves else folder
     if not steps.is_dir():
         return 0
-    if stage.kind != "train":
+    if not saves:
         return int(any(steps.iterdir()))
     return max(step_folders.of(steps), default=0)
 

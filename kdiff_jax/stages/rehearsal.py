@@ -24,7 +24,7 @@ from kdiff_jax.method import Method, Numbers
 from kdiff_jax.metrics import features, groups, table
 from kdiff_jax.metrics.moments import check_memory
 from kdiff_jax.named import frozen
-from kdiff_jax.stages import Job, before, compared, is_done, quick
+from kdiff_jax.stages import Job, autoencoder, before, compared, is_done, quick
 from kdiff_jax.train import inputs, label_protocols, parallel, seeds
 from kdiff_jax.train.step import NetState, TrainState, context_of
 
@@ -45,7 +45,7 @@ def check(job: Job, data: Images | None = None) -> None:
         folder = job.left(stage.name)
         if is_done(folder) or training.find(folder):
             continue
-        if stage.kind != "evaluate":
+        if stage.kind == "train" or stage.kind == "pairs":
             _sampler(job, stage)
         if stage.kind == "train":
             quick.check(job, stage, build.spec_of(stage, _origin(job, stage)))
@@ -55,6 +55,8 @@ def check(job: Job, data: Images | None = None) -> None:
                 raise type(error)(_placed(str(error), job, stage)) from error
         elif stage.kind == "evaluate":
             _evaluate(job, stage, data)
+        elif stage.kind == "autoencoder" and data is not None:
+            autoencoder.split(stage, data)
 
 
 def _sampler(job: Job, stage: TrainStage | PairsStage) -> None:

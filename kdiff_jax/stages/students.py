@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from kdiff_jax import arrays, build, methods
 from kdiff_jax import partition as partitions
-from kdiff_jax.build import TrainStage
+from kdiff_jax.build import Learning, TrainStage
 from kdiff_jax.build.sections import Partition as Section
 from kdiff_jax.data import batches as data_batches
 from kdiff_jax.data.students import StudentBatches
@@ -130,7 +130,7 @@ class Students(NamedTuple):
         shapes = jax.eval_shape(first, *of(0))
         return jax.tree.map(stacked, shapes), begin
 
-    def feed(self, job: Job, stage: TrainStage, method, source, batch_size):
+    def feed(self, job: Job, stage: Learning, method, source, batch_size):
         """(data on the device by role, batches): small sets go to the device whole.
 
         Examples are those of the student's classes. Exception: every student sees all

@@ -54,7 +54,7 @@ def run(job: Job, stage: TrainStage) -> None:
             shown.begin()
         if found.figures:
             found.figures.begin(step, state, train)
-        with _going_back(saver, job.section(stage.name)):
+        with going_back(saver, job.section(stage.name)):
             state = loop.run(
                 plan.programs,
                 state,
@@ -66,7 +66,7 @@ def run(job: Job, stage: TrainStage) -> None:
                 hooks=_hooks(train, log, found, shown, saver),
                 save=saver.now,
                 observe=log.observe,
-                steps_per_dispatch=_per_dispatch(train),
+                steps_per_dispatch=per_dispatch(train),
             )
     finally:
         stream.close()
@@ -96,7 +96,7 @@ def _log(
 
 
 @contextlib.contextmanager
-def _going_back(saver: Saver, section: str):
+def going_back(saver: Saver, section: str):
     """Sets aside what a student that diverges in this block has saved."""
     try:
         yield
@@ -122,7 +122,7 @@ def _hooks(
     ]
 
 
-def _per_dispatch(train: Train) -> int:
+def per_dispatch(train: Train) -> int:
     """Steps of one program: a gradient inside a loop is slow on the CPU."""
     automatic = 1 if jax.default_backend() == "cpu" else 10
     return train.steps_per_dispatch or automatic

@@ -1,0 +1,83 @@
+"""Autoencoders that are trained, as networks of a method."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from kdiff_jax import registry
+from kdiff_jax.encoders.autoencoder_kl import AutoencoderKL
+from kdiff_jax.errors import ConfigError
+from kdiff_jax.method import Net
+
+NETWORKS: dict[str, Callable[..., AutoencoderKL]] = {"autoencoder_kl": AutoencoderKL}
+# Fields that images and the precision of a stage decide.
+GIVEN = ("parent", "name", "in_channels", "out_channels", "dtype")
+
+
+def names() -> list[str]:
+    """The autoencoders that can be trained."""
+    return list(NETWORKS)
+
+
+def make_function(name: str) -> Callable[..., AutoencoderKL]:
+    """The module of this name; its keywords are its fields.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    return registry.entry(NETWORKS, name, what="network")
+
+
+def make(
+    name: str, *, image_shape: tuple[int, ...], precision: str, **fields
+) -> AutoencoderKL:
+    """The autoencoder of images of this shape, as a Flax module.
+
+    Args:
+        name: One of `names`.
+        image_shape: (H, W, C).
+        precision: Type that it computes in, "float32" or "bfloat16".
+        **fields: Other fields of the module.
+
+    Raises:
+        ConfigError: If the fields make no network, or it does not fit the images.
+    """
+    height, width, channels = image_shape
+    ends = dict(in_channels=channels, out_channels=channels)
+    made: Any = make_function(name)(**fields, **ends, dtype=precision)
+    if wrong := [width for width in made.widths if width % made.num_groups]:
+        raise ConfigError(
+            f"num_groups={made.num_groups}: does not divide the width {wrong[0]}; take"
+            f" a divisor of all of widths={list(made.widths)}"
+        )
+    if height % made.factor or width % made.factor:
+        raise ConfigError(
+            f"widths={list(made.widths)}: {len(made.widths)} levels need images with"
+            f" sides that are multiples of {made.factor}, and these are {height}x"
+            f"{width}; give fewer widths, or set data.size"
+        )
+    return made
+
+
+def net(module: AutoencoderKL, image_shape: tuple[int, ...]) -> Net:
+    """An autoencoder as a method's network.
+
+    Its `encode` is (params, images) -> (mean, log-variance) of the latents, and its
+    `apply` (params, latents) -> images; see `AutoencoderKL`.
+    """
+    example = jnp.zeros((1, *image_shape), jnp.float32)
+
+    def init(key: jax.Array) -> Any:
+        return module.init(key, example)["params"]
+
+    def encode(params, images) -> Any:
+        return module.apply({"params": params}, images, method="encode")
+
+    def decode(params, z) -> Any:
+        return module.apply({"params": params}, z, method="decode")
+
+    return Net(
+        init, decode, encode, image_shape=image_shape, precision=str(module.dtype)
+    )

@@ -1,0 +1,305 @@
+"""A stage that trains an autoencoder and leaves a folder vae/, as diffusers has it."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kdiff_jax import build, domain, latent, rng
+from kdiff_jax.build import AutoencoderStage
+from kdiff_jax.data import batches as data_batches
+from kdiff_jax.data.images import Images
+from kdiff_jax.encoders import trained
+from kdiff_jax.encoders.autoencoder_kl import AutoencoderKL
+from kdiff_jax.errors import ConfigError, DataError, UserError
+from kdiff_jax.method import Method, Net, Numbers
+from kdiff_jax.metrics import table
+from kdiff_jax.metrics.collect import Collector
+from kdiff_jax.partition import ONE
+from kdiff_jax.stages import Job, compared, finish, results
+from kdiff_jax.stages.hooks import Log, Saver
+from kdiff_jax.stages.reconstructions import Reconstructor, Shown, joined
+from kdiff_jax.stages.students import Students
+from kdiff_jax.stages.train import going_back, per_dispatch
+from kdiff_jax.stages.training_start import Fed
+from kdiff_jax.train import inputs, layout, loop, parallel, signals
+from kdiff_jax.train.checkpoint import Checkpoints
+from kdiff_jax.train.step import init_state
+
+METRIC = "fd"  # of reconstructions: what students on the latents cannot do better than
+
+
+class Plan(NamedTuple):
+    """What a stage trains, before anything is on the devices.
+
+    Attributes:
+        module: The autoencoder.
+        net: The same as a method's network.
+        method: Method that trains it.
+        optim: `Optim` of each role.
+    """
+
+    module: AutoencoderKL
+    net: Net
+    method: Method
+    optim: Mapping[str, Any]
+
+
+def run(job: Job, stage: AutoencoderStage) -> None:
+    """Trains, or resumes, and leaves `vae/` in the stage's folder.
+
+    Raises:
+        Interrupted: If a signal asked to stop; everything is saved.
+        NumericsError: If a loss or gradient is not finite, or far above its usual size.
+    """
+    folder, train = job.folder(stage.name), stage.train
+    made, images = plan(job, stage), build.load_images(job.recipe)
+    shown, seen = split(stage, images)
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoints = Checkpoints(folder / "checkpoints", keep=train.keep)
+    programs = loop.Programs(
+        *(made.method, made.optim, job.mesh),
+        batch_size=train.batch_size,
+        inputs=inputs.make(flip=bool(job.recipe.augmented.get("flip"))),
+        num_microbatches=train.num_microbatches,
+        layout=layout.of(train.layout, job.mesh),
+    )
+    fed, state, step = _begin(job, stage, made, seen, programs, checkpoints)
+    late = jax.default_backend() != "cpu"
+    log = Log(folder, stage.name, train, first_step=step, late=late)
+    saver = Saver(checkpoints, train.save_minutes, log.watch)
+    reconstruct = Reconstructor(made.net, job.mesh)
+
+    def result(state):
+        return results.params_of(state.nets["student"], results.average(train))
+
+    hooks = [
+        loop.Hook(train.sample_every, Shown(folder, reconstruct, shown, result, log)),
+        loop.Hook(train.log_every, log),
+        loop.Hook(train.save_every, saver),
+        loop.Hook(train.log_every, saver.if_late),
+    ]
+    stream = data_batches.iterate(fed.batches, start_step=step)
+    try:
+        with going_back(saver, job.section(stage.name)):
+            state = loop.run(
+                *(programs, state),
+                frozen=fed.frozen,
+                numbers=fed.numbers,
+                batches=stream,
+                root_keys=fed.root_keys,
+                num_steps=train.num_steps,
+                hooks=hooks,
+                save=saver.now,
+                observe=log.observe,
+                steps_per_dispatch=per_dispatch(train),
+            )
+    finally:
+        stream.close()
+        log.close()
+        checkpoints.close()
+    signals.release()
+    params = result(state)
+    about = _measured(stage, reconstruct, params, shown, seen)
+    _save(job, stage, made.module, params, about["scaling_factor"])
+    about |= _distance(job, stage, reconstruct, params, seen)
+    about |= {"method": stage.method.name}
+    if jax.process_index() == 0:
+        finish(
+            folder,
+            train_steps=train.num_steps,
+            train_images=train.num_steps * train.batch_size,
+            train_seconds=log.seconds,
+            average=results.average(train) or "params",
+            **about,
+        )
+
+
+def plan(job: Job, stage: AutoencoderStage) -> Plan:
+    """The networks and the method of a stage; nothing is computed.
+
+    Raises:
+        ConfigError: If the fields make no network, or none for these images.
+    """
+    shape = job.recipe.space.pixel_shape
+    module = stage.network.call(
+        trained.make, image_shape=shape, precision=stage.precision
+    )
+    net = trained.net(module, shape)
+    nets, size = {"student": net}, stage.train.batch_size
+    return Plan(module, net, *build.make_method(stage, nets, None, size))
+
+
+def check(job: Job, stage: AutoencoderStage, path: str) -> None:
+    """Refuses, before anything runs, what the stage cannot do.
+
+    Args:
+        job: The job.
+        stage: The stage.
+        path: Its section of the config.
+
+    Raises:
+        UserError: Names the value.
+    """
+    train = stage.train
+    if every := stage.section["train"].get("figure_every"):
+        raise ConfigError(
+            f"{path}.train.figure_every={every}: an autoencoder makes no"
+            " images from noise; its errors are in every line with a picture, set 0"
+        )
+    try:
+        parallel.check_batch_size(train.batch_size, job.mesh, train.num_microbatches)
+    except ConfigError as error:
+        raise ConfigError(f"{path}.train.{error}") from error
+    known = ("params", *build.averages(stage, "student"))
+    if train.result not in known:
+        raise ConfigError(
+            f"{path}.train.result={train.result!r}: the stage has"
+            f" {', '.join(known)}; choose one, or ask optim for an average"
+        )
+    try:
+        trained.make(
+            stage.network.name,
+            image_shape=job.recipe.space.pixel_shape,
+            precision=stage.precision,
+            **stage.network.keywords,
+        )
+    except ConfigError as error:
+        raise ConfigError(f"{path}.network.{error}") from error
+    try:
+        for found in plan(job, stage).method.pretrained.values():
+            found.read()  # which says what is wrong with a file
+    except UserError as error:
+        raise type(error)(f"{path}.method.{error}") from error
+
+
+def split(stage: AutoencoderStage, images: Images) -> tuple[Images, Images]:
+    """(the images that are held out, those that are trained on).
+
+    Raises:
+        DataError: If there are too few for both.
+    """
+    num = stage.num_held_out
+    if images.num < num + 2:
+        raise DataError(
+            f"stages.{stage.name}.num_held_out={num}: data {images.name!r} has"
+            f" {images.num} images, and 2 or more must be left to train on; hold out"
+            " fewer"
+        )
+    # The order of files may be that of classes.
+    places = data_batches.permutation(0, 0, images.num)
+    return _part(images, np.sort(places[:num])), _part(images, np.sort(places[num:]))
+
+
+def _part(images: Images, places: np.ndarray) -> Images:
+    """The images at these places, as a set of their own."""
+    whole = images.in_memory
+    return images._replace(
+        read=lambda indices: images.read(places[indices]),
+        labels=images.labels[places],
+        num=len(places),
+        in_memory=None if whole is None else whole[places],
+        encoded=None,
+    )
+
+
+def _begin(
+    job: Job,
+    stage: AutoencoderStage,
+    made: Plan,
+    images: Images,
+    programs: loop.Programs,
+    checkpoints: Checkpoints,
+) -> tuple[Fed, Any, int]:
+    """(what is fed, state, step): the first state, or that of the last checkpoint."""
+    method, train, mesh = made.method, stage.train, job.mesh
+    one = Students(ONE, (0,), mesh)
+    root_keys = one.root_keys(job.seed(stage.name))
+    data, batches = one.feed(job, stage, method, images, train.batch_size)
+    frozen = {role: found.read() for role, found in method.pretrained.items()}
+    share = domain.whole(0, (0.0, 1.0))
+    numbers = Numbers(share, jnp.int32(train.num_steps))
+    fed = Fed(
+        parallel.replicate({**frozen, **data}, mesh),
+        parallel.by_student(jax.tree.map(lambda x: x[None], numbers), mesh),
+        parallel.by_student(root_keys, mesh),
+        batches,
+    )
+
+    def first(given, root_key):
+        (key,) = rng.stream(root_key[None], "init")
+        return init_state(method, made.optim, given, key)
+
+    lies = programs.layout
+    shapes, make = one.first_states(first, {}, set(), root_keys, lies)
+    found = checkpoints.restore_latest(parallel.abstract(shapes, mesh, lies))
+    if found:
+        return fed, *found
+    return fed, parallel.lay_out(make(), mesh, lies), 0
+
+
+def _measured(
+    stage: AutoencoderStage,
+    reconstruct: Reconstructor,
+    params,
+    held_out: Images,
+    images: Images,
+) -> dict[str, Any]:
+    """Errors on held-out images, and the scale of the latents of the others."""
+    places = _places(stage, images)
+    parts = [
+        part._replace(images=part.images[:0])
+        for part in reconstruct.parts(params, images, places)
+    ]
+    std = joined(parts).std()
+    errors = reconstruct(params, held_out, np.arange(held_out.num)).errors()
+    return {
+        "latent_std": std,
+        "scaling_factor": 1 / std,
+        "held_out": errors,
+        "num_held_out": held_out.num,
+        "num_measured": len(places),
+    }
+
+
+def _distance(
+    job: Job,
+    stage: AutoencoderStage,
+    reconstruct: Reconstructor,
+    params,
+    images: Images,
+) -> dict[str, float]:
+    """`METRIC` of reconstructions, to the whole set; {} without features."""
+    options = compared.options_of(job)
+    features = compared.features_for(job, options) if options.features else None
+    if features is None:
+        return {}
+    places, begin = _places(stage, images), 0
+    look = Collector(features, table.needs((METRIC,)), len(places), images.shape)
+    for part in reconstruct.parts(params, images, places):
+        look.add(np.arange(begin, begin + len(part.l1)), part.images)
+        begin += len(part.l1)
+    folder = compared.folder_of(job) or job.folder(stage.name)
+    needed = table.needs_of_reference((METRIC,))
+    needed |= compared.needs_of_reference(options)
+    reference = compared.statistics(job, features, folder, needed)
+    return table.measure((METRIC,), features, look.seen(), reference.seen)
+
+
+def _places(stage: AutoencoderStage, images: Images) -> np.ndarray:
+    """Which images are measured, chosen at random."""
+    num = min(stage.num_measured, images.num)
+    return np.sort(data_batches.permutation(1, 0, images.num)[:num])
+
+
+def _save(
+    job: Job, stage: AutoencoderStage, module: AutoencoderKL, params, scale: float
+) -> None:
+    """Writes the folder vae/."""
+    params = jax.tree.map(lambda x: x[0], parallel.to_host(params))
+    if jax.process_index() == 0:
+        side = job.recipe.space.pixel_shape[0]
+        made = latent.Autoencoder(module, params, scale, sample_size=side)
+        made.save(job.folder(stage.name))
