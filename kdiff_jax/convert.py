@@ -40,6 +40,9 @@ CONFIG = flags.DEFINE_string(
 HEADS = flags.DEFINE_integer(
     "num_heads", None, "Where the file does not say.", lower_bound=1
 )
+VARIANT = flags.DEFINE_string(
+    "variant", None, "Variant of the weights in a folder of diffusers, as fp16."
+)
 PIPELINE = flags.DEFINE_string(
     "pipeline",
     None,
@@ -75,6 +78,7 @@ def main() -> None:
         sampler=SAMPLER.value,
         num_steps=STEPS.value,
         config=CONFIG.value,
+        variant=VARIANT.value,
         num_heads=HEADS.value,
     )
     read = None

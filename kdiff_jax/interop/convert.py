@@ -60,11 +60,13 @@ def run(
             f"source={family!r}: {source} is no checkpoint of another project; leave it"
             " out"
         )
-    if ours and said.config is not None:
-        raise ConfigError(
-            f"config={str(said.config)!r}: is for a single file of Stable Diffusion;"
-            " leave it out"
-        )
+    for name in ("config", "variant"):
+        value = getattr(said, name)
+        if ours and value is not None:
+            raise ConfigError(
+                f"{name}={str(value)!r}: is for files of others, and {source} is a"
+                " model of ours; leave it out"
+            )
     if pipeline is not None and target != "diffusers":
         raise ConfigError(
             f"pipeline={pipeline!r}: is for target=diffusers; leave it out"

@@ -88,7 +88,7 @@ def convert(folder: pathlib.Path, facts: Facts) -> Source:
     network, shape, num_classes = read_config(config, facts)
     off = diffusers_options.off(config, OPTIONS)
     said += diffusers_options.said_of(off, config)
-    tensors, weights, which = files.weights(home)
+    tensors, weights, which = files.weights(home, variant=facts.variant)
     leaves = diffusers_names.read_weights(tensors)
     where, beside = files.scheduler(folder, home)
     parts, assumed = schedulers.read(files.read_json(where), facts, SCHEDULER)

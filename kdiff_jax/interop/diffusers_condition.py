@@ -96,7 +96,7 @@ def convert(
     """
     network, shape, cond_dim = read_config(config, facts)
     off = diffusers_options.off(config, OPTIONS)
-    tensors, weights, which = files.weights(home)
+    tensors, weights, which = files.weights(home, variant=facts.variant)
     leaves = diffusers_names.read_weights(tensors)
     shapes = {path: leaf.shape for path, leaf in leaves.items()}
     diffusers_options.check_groups(shapes, network["num_groups"], None)

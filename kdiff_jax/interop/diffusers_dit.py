@@ -71,7 +71,7 @@ def convert(
             raise Unlike("sample_size", options["sample_size"], "whole patches")
     facts.agree(num_heads=network["num_heads"])
     off = diffusers_options.off(config, OPTIONS)
-    tensors, weights, which = files.weights(home)
+    tensors, weights, which = files.weights(home, variant=facts.variant)
     leaves, network["own_embeddings"] = dit_names.of_diffusers(tensors)
     if (stored := tensors.get("pos_embed.pos_embed")) is not None:
         grid = image_shape[0] // network["patch_size"]

@@ -108,6 +108,10 @@ def save(
     write_atomically(folder / UNET / files.CONFIG, json_text(config))
     if home:
         index[SCHEDULER] = ["diffusers", scheduler["_class_name"]]
+        # What is listed without a folder, as a safety checker, is no part; of null
+        # diffusers knows it.
+        for name in _named(index).difference(_parts(home, index), (UNET, SCHEDULER)):
+            index[name] = [None, None]
         # The index comes last: a folder without it is no pipeline.
         write_atomically(folder / files.INDEX, json_text(index))
     return folder
@@ -157,13 +161,15 @@ def _parts(home: pathlib.Path, index: Mapping[str, Any]) -> list[str]:
     """The folders of the other parts; what is null, or listed without one, is none."""
     return [
         name
-        for name, value in index.items()
-        if isinstance(value, list)
-        and any(value)
-        and name not in (UNET, SCHEDULER)
-        and pathlib.PurePath(name).name == name
-        and (home / name).is_dir()
+        for name in sorted(_named(index) - {UNET, SCHEDULER})
+        if pathlib.PurePath(name).name == name and (home / name).is_dir()
     ]
+
+
+def _named(index: Mapping[str, Any]) -> set[str]:
+    """The parts that an index lists, but for those that are null."""
+    lists = {k: v for k, v in index.items() if isinstance(v, list) and len(v) == 2}
+    return {name for name, value in lists.items() if any(value)}
 
 
 def _scheduler(

@@ -51,6 +51,11 @@ def read(
     else:
         opened = containers.open(path)
         content, kind, metadata = opened.content, opened.kind, opened.metadata
+    if facts and facts.variant is not None and not path.is_dir():
+        raise CheckpointError(
+            f"variant={facts.variant!r}: is for a folder of diffusers, and {path} is a"
+            " file; leave it out"
+        )
     exported = _exported(metadata[OWN], path) if OWN in metadata else {}
     if exported and metadata.get("layout", "").startswith(f"{DIFFUSERS} "):
         return _of_diffusers(content, exported, path, family)

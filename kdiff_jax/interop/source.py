@@ -26,6 +26,7 @@ class Facts:
             says what a single file of Stable Diffusion does not.
         num_heads: Heads of the attention, of a DiT, or of a single file of Stable
             Diffusion where all levels have as many.
+        variant: Variant of the weights in a folder of diffusers, as "fp16".
     """
 
     precondition: str | None = None
@@ -34,6 +35,7 @@ class Facts:
     num_steps: int | None = None
     config: str | pathlib.Path | None = None
     num_heads: int | None = None
+    variant: str | None = None
 
     def agree(self, **found) -> None:
         """What a file says itself must be what the user says, if he does.

@@ -82,6 +82,7 @@ def pipeline(
     write(folder / "scheduler/scheduler_config.json", scheduler)
     write(folder / "text_encoder/config.json", {"max_position_embeddings": 9})
     (folder / "text_encoder/model.safetensors").write_bytes(b"of another part")
+    write(folder / "vae/config.json", {})
     (folder / "tokenizer").mkdir()
     (folder / "tokenizer/vocab.json").write_text("{}")
     save_file(

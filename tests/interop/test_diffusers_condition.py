@@ -3,6 +3,8 @@
 import json
 import shutil
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import stable_diffusion as sd
@@ -123,6 +125,27 @@ def test_forms_of_one_network(form, arrays, model, copied):
     assert found.keys() == expected.keys()
     for name, leaf in found.items():
         np.testing.assert_array_equal(leaf, expected[name], err_msg=name)
+
+
+def test_a_variant_that_is_asked_for(arrays, copied, tmp_path):
+    unet = copied / "unet"
+    for variant, factor in (("fp16", 2), ("non_ema", 3)):
+        path = unet / f"{sd.WEIGHTS}.{variant}.safetensors"
+        save_file({k: factor * v for k, v in arrays.items()}, path)
+    (unet / f"{sd.WEIGHTS}.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="is missing, and there is .*fp16"):
+        interop.load(copied)
+    source, _ = foreign.read(copied, Facts(variant="non_ema"))
+    bias = source.leaves["conv_in/bias"].read()
+    np.testing.assert_array_equal(bias, 3 * arrays["conv_in.bias"])
+    with pytest.raises(CheckpointError, match="variant='bf16'.*leave it out, or copy"):
+        interop.load(copied, facts=Facts(variant="bf16"))
+    path = unet / f"{sd.WEIGHTS}.fp16.safetensors"
+    with pytest.raises(CheckpointError, match="variant='fp16': is for a folder"):
+        interop.load(path, facts=Facts(variant="fp16"))
+    with pytest.raises(ConfigError, match="variant='fp16': is for files of others"):
+        convert.run(copied, tmp_path / "ours", facts=dict(variant="fp16"))
+        convert.run(tmp_path / "ours", tmp_path / "x", facts=dict(variant="fp16"))
 
 
 @pytest.mark.parametrize("kind", ["sd2", "xl", "bk", "unequal"])
@@ -262,6 +285,18 @@ def test_what_it_is_asked_for(model):
         with pytest.raises(ConfigError, match=text) as error:
             model.apply(x, t, y)
         assert "\n" not in str(error.value)
+
+
+def test_guidance_needs_the_text_that_stands_for_none(model):
+    sampler = model.sampler(guidance=7.5, num_steps=2)
+    z, text = np.zeros((1, 8, 8, 4), np.float32), np.zeros((1, 9, 12), np.float32)
+    denoise = lambda x_t, t, y: x_t * jnp.mean(domain.as_read(y))  # noqa: E731
+    prompt = domain.Prompt(jnp.asarray(text), jnp.asarray(text))
+    run = lambda y: jax.eval_shape(lambda z: sampler.sample(denoise, z, y), z)  # noqa: E731
+    assert run(prompt).shape == z.shape
+    for y in (jnp.asarray(text), dict(context=jnp.asarray(text))):
+        with pytest.raises(ConfigError, match="give domain.Prompt of"):
+            run(y)
 
 
 def test_latents_are_not_shown_as_pixels(model):

@@ -200,3 +200,6 @@ def test_what_is_no_pipeline_is_refused(folder, tmp_path):
     sd.write(other / "model_index.json", index | {"../text_encoder": ["a", "b"]})
     convert.run(folder, tmp_path / "out", "diffusers", pipeline=str(other))
     assert not (tmp_path / "text_encoder").exists()
+    # Nothing is listed that is not there: diffusers would look for it.
+    written = read(tmp_path / "out/model_index.json")
+    assert written["vae"] == written["text_encoder"] == [None, None]
