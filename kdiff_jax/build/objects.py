@@ -35,6 +35,23 @@ FREE_OF_TRAIN = {
 FITTING = ("image_shape", "num_classes", "cond_dim", "cond_length", "space")
 
 
+def brought(recipe: Recipe, spec: Spec) -> Spec:
+    """The spec of a brought model, asked for the recipe's texts, in its latents.
+
+    Of a foreign file it says that any text may be asked for, and names no autoencoder.
+    """
+    ours = recipe.spec
+    if (
+        ours.cond_length
+        and spec.cond_length == ours.cond_length
+        and not spec.num_classes
+    ):
+        spec = spec.replace(num_classes=ours.num_classes, text=ours.text)
+    if ours.autoencoder and spec.space == ours.space and spec.autoencoder is None:
+        spec = spec.replace(autoencoder=ours.autoencoder)
+    return spec
+
+
 def check_fits(recipe: Recipe, role: str, spec: Spec) -> None:
     """Refuses a model of other images or classes than the recipe's.
 

@@ -109,7 +109,11 @@ class Job:
         if source not in {stage.name for stage in self.stages}:
             model = interop.load(source, precision=precision)
             self._check_conditions(source, model)
-            spec = model.spec.replace(sampler=self.recipe.spec.sampler)
+            spec = build.brought(self.recipe, model.spec)
+            if spec != model.spec:
+                model = dataclasses.replace(model, spec=spec, frozen=self.frozen)
+                model = model.computing_in(precision)
+            spec = spec.replace(sampler=self.recipe.spec.sampler)
             return dataclasses.replace(model, spec=spec)
         folder = self.left(source) / "model"
         if not folder.is_dir():

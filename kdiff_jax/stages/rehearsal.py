@@ -137,7 +137,7 @@ def _origin(job: Job, stage: Stage) -> Spec:
             return build.spec_of(other, _origin(job, other))
     if not source or job.names_role(source) or before.is_absent(source):
         return job.recipe.spec
-    spec = spec_of(source)
+    spec = build.brought(job.recipe, spec_of(source))
     build.check_fits(job.recipe, "teacher", spec)
     return spec.replace(sampler=job.recipe.spec.sampler)
 
