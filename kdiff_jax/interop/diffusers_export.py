@@ -16,6 +16,7 @@ from kdiff_jax.formats import lazy, tensors
 from kdiff_jax.interop import (
     diffusers,
     diffusers_condition,
+    diffusers_dit_export,
     diffusers_files,
     diffusers_names,
     diffusers_options,
@@ -74,7 +75,8 @@ def save(
 ) -> pathlib.Path:
     """Writes config.json, the weights, scheduler_config.json, the index and a card.
 
-    A network of Stable Diffusion becomes a pipeline, see `diffusers_pipeline_export`.
+    A network of Stable Diffusion becomes a pipeline, see `diffusers_pipeline_export`;
+    of a DiT see `diffusers_dit_export`.
 
     Args:
         folder: Made where it does not exist; a model in it is replaced.
@@ -93,6 +95,8 @@ def save(
         )
     if pipeline is not None:
         raise refused("pipeline", pipeline, "none for this network, leave it out")
+    if model.spec.network.name == diffusers_dit_export.NETWORK:
+        return diffusers_dit_export.save(folder, model, num_steps=num_steps)
     model.check_alone("diffusers")
     spec = model.spec
     leaves = {k: lazy.of(np.asarray(v)) for k, v in flatten(model.params).items()}

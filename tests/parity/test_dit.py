@@ -23,7 +23,13 @@ from kdiff_jax import interop, networks, samplers
 from kdiff_jax.diffusion.process import left
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.formats import containers, lazy
-from kdiff_jax.interop import Facts, convert, dit_names
+from kdiff_jax.interop import (
+    Facts,
+    convert,
+    diffusers_export,
+    dit_names,
+    safetensors_export,
+)
 from kdiff_jax.interop.trees import flatten
 from kdiff_jax.networks.dit import positions
 
@@ -196,7 +202,7 @@ def test_blocks_with_embeddings_of_their_own_keep_them(tmp_path):
     moved = model.apply(*given) - loaded("diffusers").apply(*given)
     assert np.abs(moved).max() > 1e-2
     with pytest.raises(CheckpointError, match="own_embeddings=True: the authors'"):
-        convert.EXPORTS["safetensors"](tmp_path / "out", model)
+        safetensors_export.save(tmp_path / "out", model)
 
 
 @pytest.mark.parametrize(
@@ -284,3 +290,23 @@ def test_the_flags_of_a_training_state_tell_a_sit(tmp_path):
     path = training_state(tmp_path / "0002.pt", model="SiT-B/2", prediction="noise")
     with pytest.raises(CheckpointError, match="args.prediction='noise': is not impl"):
         interop.load(path, facts=Facts(num_heads=2))
+
+
+def test_what_diffusers_is_given_is_its_own_folder(tmp_path):
+    convert.run(DIT, tmp_path / "out", "diffusers")
+    for name in ("transformer/config.json", "scheduler/scheduler_config.json"):
+        theirs = json.loads((DIT / name).read_text())
+        ours = json.loads((tmp_path / "out" / name).read_text())
+        shared = ours.keys() & theirs.keys()
+        assert {k: ours[k] for k in shared} == {k: theirs[k] for k in shared}
+    theirs = load_file(DIT / "transformer" / WEIGHTS)
+    ours = load_file(tmp_path / "out/transformer" / WEIGHTS)
+    assert ours.keys() == theirs.keys()
+    for key, value in ours.items():
+        np.testing.assert_array_equal(value, theirs[key], err_msg=key)
+    again = interop.load(tmp_path / "out")
+    assert again.spec.defining() == loaded("diffusers").spec.defining()
+    for name in ("authors", "sit"):
+        with pytest.raises(CheckpointError, match="freq_shift=0: diffusers' DiT has 1"):
+            diffusers_export.save(tmp_path / "no", loaded(name))
+    assert not (tmp_path / "no").exists()
