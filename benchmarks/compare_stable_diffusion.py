@@ -90,7 +90,9 @@ def fixtures(folder: pathlib.Path) -> None:
     for name, config in KINDS.items():
         unet = diffusers.UNet2DConditionModel(**config).double().eval()
         weights = {
-            key: torch.tensor(named_weights.tensor(key, tuple(leaf.shape))).double()
+            key: torch.tensor(
+                named_weights.stable_diffusion(key, tuple(leaf.shape))
+            ).double()
             for key, leaf in unet.state_dict().items()
         }
         unet.load_state_dict(weights)

@@ -58,7 +58,7 @@ def tensors(config):
         axes = {2: (1, 0), 4: (3, 2, 0, 1)}.get(len(leaf.shape), (0,))
         name = diffusers_names.their_name(path)
         shape = tuple(leaf.shape[axis] for axis in axes)
-        found[name] = named_weights.tensor(name, shape)
+        found[name] = named_weights.stable_diffusion(name, shape)
     return found
 
 
