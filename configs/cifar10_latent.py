@@ -14,7 +14,7 @@ def autoencoder(tiny: bool) -> dict:
     """The stage that trains the autoencoder."""
     network = dict(
         name="autoencoder_kl",
-        widths=(8, 8, 8) if tiny else (16, 32, 64),
+        widths=(8, 8) if tiny else (16, 32, 64),
         num_blocks=1,
         num_groups=4 if tiny else 8,
         mid_attention=not tiny,
@@ -22,7 +22,7 @@ def autoencoder(tiny: bool) -> dict:
     method = dict(name="autoencoder", gan_start=2000, gan_warmup=500)
     train = dict(num_steps=4000, batch_size=16, result="ema")
     if tiny:
-        method |= dict(gan_start=1, gan_warmup=2, disc_width=8)
+        method |= dict(gan_start=1, gan_warmup=2, disc_width=8, disc_levels=1)
         train |= dict(num_steps=4, batch_size=8)
     return dict(
         kind="autoencoder",

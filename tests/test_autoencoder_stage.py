@@ -12,7 +12,9 @@ from tolerance import REORDER
 
 from configs import cifar10_latent, common, digits
 from kdiff_jax import build, latent, pixels, recipe
+from kdiff_jax.encoders import trained
 from kdiff_jax.errors import ConfigError, DataError
+from kdiff_jax.interop import trees
 from kdiff_jax.report import metrics_log
 from kdiff_jax.stages import autoencoder
 
@@ -89,6 +91,26 @@ def test_the_log_has_losses_and_errors_and_a_picture(whole):
     assert losses <= lines[0].keys() and "held_out/psnr" in lines[1]
     with Image.open(whole / "reconstructions.png") as picture:
         assert picture.width > 400 and picture.height > 90
+
+
+def test_it_begins_as_flax_does():
+    fields = dict(widths=(8, 8), num_groups=4)
+    shape = (8, 8, 3)
+    module = trained.make(
+        "autoencoder_kl", image_shape=shape, precision="float32", **fields
+    )
+    key = jax.random.key(0)
+    found = trees.flatten(trained.net(module, shape).init(key))
+    shapes = jax.eval_shape(module.init, key, np.zeros((1, *shape), "f4"))["params"]
+    expected = trees.flatten(shapes)
+    assert {k: x.shape for k, x in found.items()} == {
+        k: x.shape for k, x in expected.items()
+    }
+    kernel = found["decoder/conv_in/kernel"]  # 3x3 of 4 channels
+    np.testing.assert_allclose(np.std(kernel) * 6, 1, atol=0.15)
+    assert np.abs(kernel * 6).max() < 2 / 0.87
+    assert (found["encoder/conv_norm_out/scale"] == 1).all()
+    assert (found["encoder/conv_out/bias"] == 0).all()
 
 
 def again(whole, tmp_path, devices):

@@ -1,5 +1,6 @@
 """Autoencoders that are trained, as networks of a method."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from kdiff_jax.errors import ConfigError
 from kdiff_jax.method import Net
 
 NETWORKS: dict[str, Callable[..., AutoencoderKL]] = {"autoencoder_kl": AutoencoderKL}
+TRUNCATED = 0.87962566103423978  # deviation of a normal that is cut at -2 and 2
 # Fields that images and the precision of a stage decide.
 GIVEN = ("parent", "name", "in_channels", "out_channels", "dtype")
 
@@ -70,7 +72,8 @@ def net(module: AutoencoderKL, image_shape: tuple[int, ...]) -> Net:
     example = jnp.zeros((1, *image_shape), jnp.float32)
 
     def init(key: jax.Array) -> Any:
-        return module.init(key, example)["params"]
+        shapes = jax.eval_shape(module.init, key, example)["params"]
+        return _first(shapes, key)
 
     def encode(params, images) -> Any:
         return module.apply({"params": params}, images, method="encode")
@@ -81,3 +84,25 @@ def net(module: AutoencoderKL, image_shape: tuple[int, ...]) -> Net:
     return Net(
         init, decode, encode, image_shape=image_shape, precision=str(module.dtype)
     )
+
+
+def _first(shapes: Any, key: jax.Array) -> Any:
+    """Parameters as Flax begins: kernels truncated normal by their fan-in.
+
+    All are one draw, as a draw for each leaf takes a second to compile.
+    """
+    leaves, tree = jax.tree_util.tree_flatten_with_path(shapes)
+    sizes = [math.prod(leaf.shape) for _, leaf in leaves]
+    draws = jax.random.truncated_normal(key, -2, 2, (sum(sizes),)) / TRUNCATED
+    found, begin = [], 0
+    for (path, leaf), size in zip(leaves, sizes, strict=True):
+        drawn = draws[begin : begin + size].reshape(leaf.shape)
+        begin += size
+        fan_in = math.prod(leaf.shape[:-1])
+        of_kind = {
+            "kernel": drawn / math.sqrt(fan_in),
+            "scale": jnp.ones_like(drawn),
+            "bias": jnp.zeros_like(drawn),
+        }
+        found.append(of_kind[path[-1].key])
+    return jax.tree.unflatten(tree, found)
