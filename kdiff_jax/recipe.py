@@ -176,8 +176,8 @@ def make_job(config, workdir, *, devices=None) -> Job:
     recipe, mesh = build.resolve(config), parallel.make_mesh(devices)
     job = Job(recipe, pathlib.Path(workdir).absolute(), mesh)
     before.check(job)
-    path = recipe.table
-    if not path or os.path.exists(os.path.expanduser(path)):
+    paths = recipe.table, recipe.autoencoder, recipe.text_encoder
+    if all(os.path.exists(os.path.expanduser(path)) for path in paths if path):
         _ = job.frozen  # a table that is none is refused at once
     return job
 
