@@ -27,7 +27,7 @@ ALIKE = {
     *("cifar10_msd2", "digits_dmd", "digits_dmd2"),
     *("imagenet64_msd", "cifar10_o2mkd", "lsun256_o2mkd", "celebahq256_o2mkd"),
     *("imagenet64_msd_small", "imagenet64_progressive", "cifar10_edm"),
-    *("lsun256_student", "cifar10_latent"),
+    *("lsun256_student", "cifar10_latent", "sd15_dmd2"),
 }
 # By default one of each family: an EDM network (cifar10_teacher), Progressive
 # Distillation, Denoising Student, GDD and O2MKD on digits, MSD by DMD2 in the plane.
@@ -50,7 +50,7 @@ PLANNED_ALIKE = {
     *("cifar10_dmd2", "cifar10_msd2", "digits_dmd", "toy2d_msd"),
     *("imagenet64_edm", "cifar10_o2mkd", "cifar10_progressive", "digits_msd"),
     *("digits_sid", "digits_student", "digits_teacher", "lsun256_student"),
-    *("cifar10_edm", "digits_dmd2"),
+    *("cifar10_edm", "digits_dmd2", "sd15_dmd2"),
 }
 ENCODER_ALONE = {"cifar10_latent"}  # it trains no model; see test_autoencoder_stage.py
 

@@ -34,7 +34,7 @@ class Model:
     Attributes:
         net: The pure functions; of many students those of one.
         params: Their parameters, float32; of many students leaves [num_students, ...].
-        process: The forward process; its times are the model's own.
+        process: The forward process; its times are the model's own, but for SiT's.
         frozen: What its programs read beside the parameters, by role: the table of
             vectors, where it is conditioned on such.
         spec: Network, preconditioning, process, image shape, classes, default sampler,
@@ -55,7 +55,8 @@ class Model:
 
         Args:
             x_t: f32[B, H, W, C], noised images.
-            t: f32[B] or a number, in the model's own time (EDM: sigma; DDPM: index).
+            t: f32[B] or a number, in the model's own time (EDM: sigma; DDPM: index;
+                SiT: 1 is the data, so that it is 1 - t of `process`).
             y: i32[B] labels; None, or -1, is no label. Of a model that is conditioned
                 on vectors the numbers of its table, or vectors f32[B, D] themselves,
                 also such as the table does not have; zeros are no condition. Of one
@@ -71,6 +72,7 @@ class Model:
         """
         x_t = jnp.asarray(x_t, jnp.float32)
         t = jnp.broadcast_to(jnp.asarray(t, jnp.float32), (len(x_t),))
+        t = 1 - t if self.spec.precondition.keywords.get("data_at") else t
         about = self.net.conditions, self.partition, self.frozen
         y, group = asked.of(y, len(x_t), *about)
         told = asked.told(guidance, len(x_t), self.spec)

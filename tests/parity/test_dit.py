@@ -111,7 +111,7 @@ def test_a_dit_s_x0_hat_is_of_the_first_half_of_its_output():
 def test_a_sit_s_time_runs_from_the_data():
     model, io = loaded("sit"), arrays("sit_tiny")
     v, t = io["out"][..., :4], io["t"].astype(np.float32)
-    found = model.apply(io["x"], 1 - t, labels(io["y"], 7))
+    found = model.apply(io["x"], t, labels(io["y"], 7))
     expected = io["x"] + left(1 - t, v) * v  # x_t = t data + (1 - t) noise
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
     np.testing.assert_allclose(model.process.alpha(1 - t), t, atol=1e-7)
