@@ -70,9 +70,18 @@ class Model:
             ConfigError: If labels are not such, or vectors have no owner; or if the
                 model reads no guidance, or not this one.
         """
+        t = jnp.asarray(t, jnp.float32)
+        return self.denoise(x_t, 1 - t if self.is_reversed else t, y, guidance)
+
+    @property
+    def is_reversed(self) -> bool:
+        """Whether its own time is 1 - t of its process, as SiT's is."""
+        return bool(self.spec.precondition.keywords.get("data_at"))
+
+    def denoise(self, x_t, t, y=None, guidance=None):
+        """As `apply`, but at times of `process`, as samplers ask."""
         x_t = jnp.asarray(x_t, jnp.float32)
         t = jnp.broadcast_to(jnp.asarray(t, jnp.float32), (len(x_t),))
-        t = 1 - t if self.spec.precondition.keywords.get("data_at") else t
         about = self.net.conditions, self.partition, self.frozen
         y, group = asked.of(y, len(x_t), *about)
         told = asked.told(guidance, len(x_t), self.spec)
@@ -163,7 +172,8 @@ class Model:
             partial=True,
         )
         spec = self.spec.replace(sampler=own.changed(**options))
-        return sampler_of(spec, self.process)
+        found = sampler_of(spec, self.process)
+        return _asking_process(found) if self.is_reversed else found
 
     def group_of_vectors(self, vectors) -> np.ndarray:
         """i32[N], the group of students that answers for each of f32[N, D].
@@ -217,6 +227,18 @@ def of_leaves(spec: Spec, leaves: Mapping[str, Any], where) -> Model:
     # `jnp.asarray` would compile a program for each shape.
     params = unflatten(jax.device_put(dict(leaves), may_alias=False))
     return Model(net, params, process, spec)
+
+
+def _asking_process(sampler: Sampler) -> Sampler:
+    """A sampler that takes `Model.apply`, too, of a model of another time than its."""
+
+    def sample(denoise, z, y=None, **keywords):
+        model = getattr(denoise, "__self__", None)
+        if isinstance(model, Model) and denoise == model.apply:
+            denoise = model.denoise
+        return sampler.sample(denoise, z, y, **keywords)
+
+    return sampler._replace(sample=sample)
 
 
 def _another(name: str, keywords: Keywords) -> Named:
