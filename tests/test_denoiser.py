@@ -40,6 +40,7 @@ Y = jnp.array([1, 2])
 @pytest.mark.parametrize("name", precondition.names())
 def test_formula(name):
     p = process.edm() if name in ("edm", "vp", "ve", "iddpm") else process.cosine()
+    p = process.flow() if name == "velocity" else p
     module = Toy(out=6 if name in ("both", "iddpm") else 3)
     net = denoiser.make(module, p, precondition=name, image_shape=SHAPE)
     params = net.init(jax.random.key(1))
