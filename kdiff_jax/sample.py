@@ -99,6 +99,7 @@ def main() -> None:
             wanted = ",".join(map(str, partition.labels(k, model.num_classes)))
     row = model.net.cond_dim * max(model.net.conditions.length, 1)
     dim = row if CONDITIONS.value is not None else 0
+    dim = 2 * row if PROMPT.value is not None or PROMPTS.value is not None else dim
     check(path, kind, model.net.space.pixel_shape, NUM.value, dim)
     if CONDITIONS.value is not None:
         labels = read_vectors(CONDITIONS.value, NUM.value, model)

@@ -6,6 +6,7 @@ import numpy as np
 
 from kdiff_jax import domain, latent
 from kdiff_jax.build import prompts
+from kdiff_jax.build.prompts import check_fields
 from kdiff_jax.build.resolved import Recipe
 from kdiff_jax.data import conditions, images
 from kdiff_jax.data import latents as caches
@@ -25,6 +26,8 @@ def load_images(recipe: Recipe) -> images.Images:
             " model's shape"
         )
     num_classes = recipe.num_classes
+    if recipe.latents:  # what an image is conditioned on is the cache's matter
+        return found
     # Of a table there may be rows that no image has.
     has_rows = recipe.conditions.dim and 0 < found.num_classes <= num_classes
     if num_classes and found.num_classes != num_classes and not has_rows:
@@ -63,6 +66,7 @@ def _autoencoder(recipe: Recipe) -> dict[str, Any]:
     where = f"data.autoencoder={path!r}"
     built.compare(leaves, {k: v.shape for k, v in shapes.items()}, where)
     module = named.call(latents.make)
+    check_fields(module, found.module, "model.autoencoder", path)
     for name in ("scaling_factor", "shift_factor"):
         want, has = getattr(module, name), getattr(found, name)
         if abs(want - has) > 1e-6 * max(1.0, abs(has)):

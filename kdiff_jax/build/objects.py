@@ -11,6 +11,7 @@ from kdiff_jax import arguments, methods
 from kdiff_jax.build.resolved import Learning, Recipe, TrainStage
 from kdiff_jax.build.sections import Train
 from kdiff_jax.diffusion.process import Process
+from kdiff_jax.encoders import latents, texts
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.interop import Spec
 from kdiff_jax.method import Method, Net
@@ -32,7 +33,10 @@ FREE_OF_TRAIN = {
     **dict(spike_factor=0.0, spike_lines=1, hang_minutes=0.0),
 }
 # What all models of a recipe have alike.
-FITTING = ("image_shape", "num_classes", "cond_dim", "cond_length", "space")
+FITTING = (
+    *("image_shape", "num_classes", "cond_dim", "cond_length", "space"),
+    *("autoencoder", "text"),
+)
 
 
 def brought(recipe: Recipe, spec: Spec) -> Spec:
@@ -60,11 +64,19 @@ def check_fits(recipe: Recipe, role: str, spec: Spec) -> None:
     """
     for name in FITTING:
         want, found = getattr(recipe.spec, name), getattr(spec, name)
-        if want != found:
+        if want != found and not _alike(name, want, found):
             raise ConfigError(
                 f"init.{role} is a model with {name}={found}, the config has"
                 f" model.{name}={want}; make them equal, or take another model"
             )
+
+
+def _alike(name: str, want: Any, found: Any) -> bool:
+    """Whether two sections make the same network, one with its defaults written out."""
+    make = dict(autoencoder=latents.make, text=texts.make).get(name)
+    if make is None or want is None or found is None:
+        return False
+    return want.call(make) == found.call(make)
 
 
 def check_shared(recipe: Recipe, stage: TrainStage) -> None:

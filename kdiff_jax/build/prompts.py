@@ -1,5 +1,6 @@
 """A recipe's prompts as token ids, and the encoder that reads them."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ def load(recipe: Recipe) -> dict[str, Any]:
     leaves = trees.flatten(encoder.params)
     shapes = {k: v.shape for k, v in trees.flatten(texts.shapes(spec.text)).items()}
     built.compare(leaves, shapes, f"data.text_encoder={folder!r}")
+    check_fields(spec.text.call(texts.make), encoder.module, "model.text", folder)
     tokenizer = text.tokenizer(folder)
     ids, place = _ids(recipe, tokenizer)
     rows = np.concatenate([ids, tokenizer([""])]).astype(np.uint16)
@@ -52,6 +54,22 @@ def load(recipe: Recipe) -> dict[str, Any]:
     return {domain.TABLE: rows, texts.ROLE: encoder.params}
 
 
+def check_fields(wanted, found, section: str, path: str) -> None:
+    """Refuses fields of a network that are others than its file's: no shape shows them.
+
+    Raises:
+        ConfigError: Names the first, and what the file has.
+    """
+    for field in dataclasses.fields(found):
+        if field.name in ("parent", "name", "dtype", "remat"):
+            continue
+        want, has = getattr(wanted, field.name), getattr(found, field.name)
+        if want != has:
+            raise ConfigError(
+                f"{section}.{field.name}={want!r}: {path} has {has!r}; set that"
+            )
+
+
 def _ids(recipe: Recipe, tokenizer) -> tuple[np.ndarray, str]:
     """(token ids of the prompts, option that they come from)."""
     if path := recipe.table:
@@ -59,7 +77,10 @@ def _ids(recipe: Recipe, tokenizer) -> tuple[np.ndarray, str]:
         if not path.endswith(".txt"):
             raise ConfigError(f"{place}: with model.text a .txt of prompts, one a line")
         found = captions.read(path)
-        return np.asarray(tokenizer([*found.captions[0]])), place
+        ids = np.asarray(tokenizer([*found.captions[0]]))
+        if recipe.latents:
+            _check_same(ids, recipe, place)
+        return ids, place
     if not recipe.latents:
         raise ConfigError(
             "data.conditions='', data.latents='': model.text needs prompts; give a"
@@ -76,3 +97,17 @@ def _ids(recipe: Recipe, tokenizer) -> tuple[np.ndarray, str]:
             f" data.text_encoder={recipe.text_encoder!r}; make it again"
         )
     return cache.tokens[IDS], place
+
+
+def _check_same(ids: np.ndarray, recipe: Recipe, place: str) -> None:
+    """Prompts beside a cache of captions begin with those: images name them by number.
+
+    Raises:
+        ConfigError: If they do not.
+    """
+    tokens = caches.open_latents(recipe.latents).tokens.get(IDS)
+    if tokens is not None and not np.array_equal(tokens, ids[: len(tokens)]):
+        raise ConfigError(
+            f"{place}: the captions of data.latents={recipe.latents!r} must be its"
+            " first lines, in their order; put them there, or leave it out"
+        )

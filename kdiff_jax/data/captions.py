@@ -113,7 +113,7 @@ def read(path: str, images: str | None = None) -> Captioned:
 
 
 def _of_prompts(file: pathlib.Path) -> Captioned:
-    lines = [line.strip() for line in _text(file).splitlines()]
+    lines = [line.strip() for line in _text(file).split("\n")]
     prompts = tuple(line for line in lines if line)
     if not prompts:
         raise DataError(f"{file}: no prompts in it; write one a line")
@@ -213,9 +213,9 @@ def _rows(table: pathlib.Path) -> Iterable[tuple[str, str]]:
     if table.suffix == ".csv":
         rows = csv.DictReader(io.StringIO(text, newline=""))
     else:
-        lines = enumerate(text.splitlines(), 1)
+        lines = enumerate(text.split("\n"), 1)
         rows = (_parsed(f"{table}, line {i}", s) for i, s in lines if s.strip())
-    for row in rows:
+    for row in _read_all(rows, table):
         name, caption = (
             row.get(key) if isinstance(row, dict) else None
             for key in ("file_name", "text")
@@ -226,6 +226,13 @@ def _rows(table: pathlib.Path) -> Iterable[tuple[str, str]]:
                 " each row both"
             )
         yield name, caption.strip()
+
+
+def _read_all(rows: Iterable[Any], table: pathlib.Path) -> Iterable[Any]:
+    try:
+        yield from rows
+    except csv.Error as error:
+        raise DataError(f"{table}: {error}; write it as UTF-8 CSV again") from error
 
 
 def _joined(base: str, name: str) -> str:

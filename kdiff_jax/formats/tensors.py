@@ -10,6 +10,7 @@ import json
 import math
 import os
 import pathlib
+import platform
 from collections.abc import Mapping
 
 import ml_dtypes
@@ -106,7 +107,9 @@ def write(path, leaves: Mapping[str, Lazy], metadata: Mapping[str, str] | None =
     path = pathlib.Path(path)
     # The widest types first keeps every leaf aligned, and is how the library sorts.
     names = sorted(leaves, key=lambda name: (-leaves[name].dtype.itemsize, name))
-    partial = path.with_name(path.name + ".partial")
+    # One name a process, see `files.write_atomically`.
+    owner = f"{platform.node()}.{os.getpid()}"
+    partial = path.with_name(f"{path.name}.{owner}.partial")
     digest = hashlib.sha256()
     try:
         with open(partial, "wb") as file:

@@ -4,6 +4,7 @@ model = interop.load(path)
 x0_hat = model.apply(x_t, t, y)
 """
 
+from kdiff_jax.interop.beside import ROLES as NETWORKS_BESIDE
 from kdiff_jax.interop.built import (
     build,
     check_guidance,
@@ -21,6 +22,7 @@ from kdiff_jax.interop.training import STAGE
 
 __all__ = [
     "CONDITIONS",
+    "NETWORKS_BESIDE",
     "STAGE",
     "Facts",
     "Model",

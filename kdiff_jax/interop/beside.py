@@ -49,6 +49,9 @@ NETWORKS = (
 )
 
 
+ROLES = tuple(network.role for network in NETWORKS)
+
+
 def write(folder: pathlib.Path, spec: Spec, frozen: domain.Frozen) -> Spec:
     """Writes table and networks that there are; returns the spec with their digests."""
     spec = conditions.write(folder, spec, frozen)
@@ -56,7 +59,7 @@ def write(folder: pathlib.Path, spec: Spec, frozen: domain.Frozen) -> Spec:
         known, path = getattr(spec, network.digest), folder / network.file
         if network.role not in frozen:
             known = None
-        elif known is None or not path.is_file():
+        elif known is None or not path.is_file() or _sha256(path) != known:
             leaves = trees.flatten(frozen[network.role])
             arrays = {k: lazy.of(np.asarray(v)) for k, v in leaves.items()}
             known = tensors.write(path, arrays)
@@ -81,17 +84,21 @@ def read(folder: pathlib.Path, spec: Spec) -> dict[str, Any]:
 
 def with_tokenizer(checkpoint: pathlib.Path) -> pathlib.Path:
     """The folder that has the tokenizer: a model's, or that of its stage's model."""
+    checkpoint = checkpoint.absolute()
     places = (checkpoint, checkpoint / "model", checkpoint.parents[1] / "model")
     found = [p for p in places if (p / clip_tokenizer.PART).is_dir()]
     return found[0] if found else checkpoint
 
 
+def _sha256(path: pathlib.Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _params(path: pathlib.Path, digest: str, shapes: Mapping[str, Any]) -> Params:
     if not os.path.isfile(path):
         raise CheckpointError(f"{path}: is missing; copy the folder again")
-    with open(path, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != digest:
+    if (found := _sha256(path)) != digest:
         raise CheckpointError(
             f"{path}: is damaged (sha256 {found[:12]}..., expected {digest[:12]}...);"
             " copy the folder again"

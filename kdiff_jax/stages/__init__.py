@@ -14,6 +14,7 @@ from collections.abc import Hashable
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from kdiff_jax import build, domain, interop, sealed
@@ -138,6 +139,14 @@ class Job:
                 f" data.conditions={self.recipe.table!r}; give"
                 f" that, {interop.CONDITIONS} in the folder of the model"
             )
+        for role in interop.NETWORKS_BESIDE:
+            if role in model.frozen and role in self.frozen:
+                own, other = self.frozen[role], model.frozen[role]
+                if not _same(own, other):
+                    raise ConfigError(
+                        f"{source}: was trained with another {role.replace('_', ' ')}"
+                        f" than data.{role}; give that, which lies in its folder"
+                    )
 
     def names_role(self, source: str) -> bool:
         """Whether `source` is "stage/role", of a stage of this recipe."""
@@ -154,6 +163,16 @@ class Job:
         if len(jax.tree.leaves(params)[0]) == 1:
             params = jax.tree.map(lambda x: x[0], params)
         return params
+
+
+def _same(one, other) -> bool:
+    """Whether two networks have the same parameters."""
+    leaves, others = (
+        dict(jax.tree_util.tree_leaves_with_path(x)) for x in (one, other)
+    )
+    return leaves.keys() == others.keys() and all(
+        np.array_equal(leaves[path], others[path]) for path in leaves
+    )
 
 
 def is_done(folder: pathlib.Path) -> bool:

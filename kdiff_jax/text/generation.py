@@ -67,6 +67,8 @@ def generate(
         ConfigError: If prompts, noise, sizes or options do not fit.
         NumericsError: If an image is not finite.
     """
+    if guidance_interval is not None:
+        guidance_interval = _interval(guidance_interval)
     pipe = networks.of(folder, precision)
     prompts = _texts(prompts)
     negatives = _negatives(negative_prompts, len(prompts))
@@ -95,6 +97,15 @@ def generate(
             " precision=float32"
         )
     return latents, images
+
+
+def _interval(given: Any) -> tuple[float, float]:
+    ends = list(given) if isinstance(given, list | tuple) else []
+    if len(ends) != 2 or not all(isinstance(x, int | float) for x in ends):
+        raise ConfigError(
+            f"guidance_interval={_shown(given)}: must be two numbers, (low, high)"
+        )
+    return float(ends[0]), float(ends[1])
 
 
 def _texts(prompts: Any) -> list:
