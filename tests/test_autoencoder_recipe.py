@@ -1,5 +1,6 @@
 """A recipe on the latents of an autoencoder: its way in, its way out, and its cache."""
 
+import dataclasses
 import json
 import shutil
 
@@ -145,6 +146,29 @@ def test_a_model_brings_its_autoencoder(workdir, folder, tmp_path):
         interop.load(copy)
 
 
+def test_another_autoencoder_than_the_teacher_s_is_refused(workdir, folder, tmp_path):
+    wanted = config(folder)
+    other = latent.load(folder / "vae")
+    moved = jax.tree.map(lambda x: x + 1, other.params)
+    dataclasses.replace(other, params=moved).save(tmp_path / "vae")
+    wanted.data.autoencoder = str(tmp_path / "vae")
+    job = recipe.make_job(wanted, tmp_path / "run", devices=ONE)
+    with pytest.raises(ConfigError, match="with another autoencoder than data.auto"):
+        job.model(str(workdir / "teacher/model"), "float32")
+
+
+def test_a_folder_that_is_replaced_gets_the_new_autoencoder(workdir, tmp_path):
+    model, again = interop.load(workdir / "teacher"), tmp_path / "model"
+    moved = {ROLE: jax.tree.map(lambda x: x + 1, model.frozen[ROLE])}
+    interop.save(again, params=model.params, spec=model.spec, frozen=moved)
+    digest = interop.load(again).spec.autoencoder_sha256
+    assert digest != model.spec.autoencoder_sha256
+    interop.save(again, params=model.params, spec=model.spec, frozen=model.frozen)
+    found = interop.load(again)
+    assert found.spec.autoencoder_sha256 == model.spec.autoencoder_sha256
+    jax.tree.map(np.testing.assert_array_equal, found.frozen, model.frozen)
+
+
 def test_training_reads_the_cache(workdir, cache, folder, tmp_path):
     """The same draws, of moments that float16 has rounded."""
     wanted = config(folder, latents=str(cache))
@@ -178,8 +202,23 @@ def test_what_does_not_fit_is_refused_in_a_line(folder, cache, tmp_path):
     refused(other, CheckpointError, "data.autoencoder=.*expected")
     flipped = config(folder, latents=str(cache), flip=True)
     refused(flipped, ConfigError, "data.flip=True: .*data.latents")
+    other = config(folder)
+    other.model.autoencoder.num_groups = 2
+    refused(other, ConfigError, "model.autoencoder.num_groups=2: .* has 1; set that")
     missing = config(folder, latents=str(tmp_path / "none"))
     refused(missing, DataError, "latents.json: is missing")
+
+
+def test_the_cache_says_what_images_are_conditioned_on(folder, cache, tmp_path):
+    """Images with captions have no classes, or others than there are captions."""
+    many = config(folder, latents=str(cache))
+    many.model.num_classes = 300
+    job = recipe.make_job(many, tmp_path / "run", devices=ONE)
+    assert recipe.build.load_images(job.recipe).num_classes == 8
+    many.data.latents = ""
+    job = recipe.make_job(many, tmp_path / "run", devices=ONE)
+    with pytest.raises(ConfigError, match="8 classes, model.num_classes is 300"):
+        recipe.build.load_images(job.recipe)
 
 
 def test_a_dry_run_counts_the_autoencoder(folder, tmp_path):

@@ -14,6 +14,7 @@ import vectors
 from kdiff_jax import domain, interop, recipe, text
 from kdiff_jax.encoders.texts import ROLE
 from kdiff_jax.errors import CheckpointError, ConfigError, DataError
+from kdiff_jax.interop import beside
 from kdiff_jax.train import generate, parallel
 
 ONE = jax.devices()[:1]
@@ -156,3 +157,11 @@ def test_what_does_not_fit_is_refused_in_a_line(folder, tmp_path):
     refused(other, DataError, "none.txt")
     other = config(folder, text=FIELDS | dict(width=8), cond_dim=8)
     refused(other, CheckpointError, "data.text_encoder=.*expected")
+    other = config(folder, text=FIELDS | dict(gelu="exact"))
+    refused(other, ConfigError, "model.text.gelu='exact': .* has 'quick'; set that")
+
+
+def test_a_relative_folder_is_enough(workdir, monkeypatch):
+    monkeypatch.chdir(workdir)
+    found = beside.with_tokenizer(pathlib.Path("student"))
+    assert (found / "tokenizer/vocab.json").is_file()

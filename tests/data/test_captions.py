@@ -171,3 +171,10 @@ def test_what_else_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no images in it"):
         captions.read(str(tmp_path / "empty"))
+
+
+def test_only_a_line_feed_ends_a_line(tmp_path):
+    """U+2028 and U+0085 may stand in prompts, and raw in JSON strings."""
+    (tmp_path / "prompts.txt").write_text("a\u2028b\nc\x85d\r\n\n", newline="")
+    found = captions.read(str(tmp_path / "prompts.txt"))
+    assert found.captions == (("a\u2028b", "c\x85d"),)
