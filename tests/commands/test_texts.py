@@ -17,6 +17,8 @@ from kdiff_jax.errors import ConfigError, DataError
 from kdiff_jax.train import generate, parallel
 
 ONE = jax.devices()[:1]
+# Prompts, whose table is encoded, are told apart, routed and sampled in test_prompts.
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

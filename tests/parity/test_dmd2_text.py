@@ -126,6 +126,7 @@ def test_the_student_is_moved_by_the_guided_teacher_and_fools_the_head(dmd2, dat
     )
 
 
+@pytest.mark.slow
 def test_the_fake_score_learns_eps_unguided_and_tells_images_apart(dmd2, data):
     phases, context, _ = dmd2
     (value, aux), grads = gradient(phases["guidance"], context)

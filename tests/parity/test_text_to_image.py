@@ -52,7 +52,7 @@ def compiled(run):
 
 
 @pytest.mark.parametrize(
-    "kind", ["sd1", "sd2", pytest.param("xl", marks=pytest.mark.slow)]
+    "kind", ["sd1", *(pytest.param(k, marks=pytest.mark.slow) for k in ("sd2", "xl"))]
 )
 def test_latents_and_images_are_the_library_s(pipelines, kind):
     negative = None if kind == "xl" else files.NEGATIVE
