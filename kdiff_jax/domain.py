@@ -211,6 +211,13 @@ def as_read(cond: Cond) -> Any:
     return cond.cond if isinstance(cond, Prompt) else cond
 
 
+def as_vector(cond: Cond) -> Any:
+    """Labels and vectors as they are; of a text f32[B, D], the mean of its vectors."""
+    cond = as_read(cond)
+    cond = cond["context"] if isinstance(cond, Mapping) else cond
+    return cond.mean(axis=1) if jnp.ndim(cond) == 3 else cond
+
+
 def kept(table: Any) -> np.ndarray:
     """A table as it is kept in files: float32, or uint16 of token ids."""
     table = np.asarray(table)

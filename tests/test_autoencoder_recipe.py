@@ -11,11 +11,12 @@ import numpy as np
 import points
 import pytest
 
-from kdiff_jax import interop, latent, pixels, plan, recipe
+from kdiff_jax import interop, latent, pixels, plan, recipe, sealed
 from kdiff_jax.data import latents, pairs
 from kdiff_jax.encoders.latents import ROLE
 from kdiff_jax.errors import CheckpointError, ConfigError, DataError
 from kdiff_jax.interop import beside
+from kdiff_jax.stages import same_data
 from kdiff_jax.train import generate, inputs, parallel
 
 ONE = jax.devices()[:1]
@@ -144,6 +145,28 @@ def test_a_model_brings_its_autoencoder(workdir, folder, tmp_path):
     (copy / beside.AUTOENCODER).unlink()
     with pytest.raises(CheckpointError, match="autoencoder.safetensors: is missing"):
         interop.load(copy)
+
+
+def test_a_run_goes_on_with_its_autoencoder_and_its_cache(folder, cache, tmp_path):
+    wanted = config(folder, latents=str(cache))
+    job = recipe.make_job(wanted, tmp_path, devices=ONE)
+    data = recipe.build.load_images(job.recipe)
+    same_data.check(job, data, force=False)
+    same_data.check(job, data, force=False)
+    kept = job.frozen[ROLE]
+    job.frozen[ROLE] = jax.tree.map(lambda x: x + 1, kept)
+    with pytest.raises(DataError, match="autoencoder was .*, is"):
+        same_data.check(job, data, force=False)
+    job.frozen[ROLE] = kept
+    manifest = cache / "latents.json"
+    before, facts = (
+        manifest.read_text(),
+        sealed.read_json(manifest, error=DataError, way_out=""),
+    )
+    sealed.write_json(manifest, facts | {"crop": "another"})
+    with pytest.raises(DataError, match="latents was .*, is"):
+        same_data.check(job, data, force=False)
+    manifest.write_text(before)
 
 
 def test_another_autoencoder_than_the_teacher_s_is_refused(workdir, folder, tmp_path):

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kdiff_jax import domain, registry, rng
 from kdiff_jax import features as feature_networks
-from kdiff_jax import registry, rng
 from kdiff_jax.arguments import Count, NotNegative, Positive, Share
 from kdiff_jax.augment import ada, diffaugment
 from kdiff_jax.discriminators import projected, spectral
@@ -340,7 +340,8 @@ def _discriminators(
 
     def variables(name, key):
         maps = jax.tree.map(lambda x: jnp.zeros(x.shape), shapes[name])
-        return modules[name].init(key, maps, conditions.example(group))
+        y = domain.as_vector(conditions.example(group))
+        return modules[name].init(key, maps, y)
 
     def init(key):
         keys = jax.random.split(key, len(extractors))
@@ -348,7 +349,7 @@ def _discriminators(
         return {name: variables(name, k)["params"] for name, k in pairs}
 
     def apply(params, state, maps, y) -> Any:
-        logits, new = {}, {}
+        logits, new, y = {}, {}, domain.as_vector(y)
         for name, module in modules.items():
             logits[name], changed = module.apply(
                 {"params": params[name], spectral.STATE: state[name]},

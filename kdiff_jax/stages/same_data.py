@@ -5,9 +5,10 @@ import logging
 import jax
 
 from kdiff_jax import interop, sealed
-from kdiff_jax.data import identity
+from kdiff_jax.data import identity, latents
 from kdiff_jax.data.images import Images
 from kdiff_jax.errors import DataError
+from kdiff_jax.interop import trees
 from kdiff_jax.stages import Job
 from kdiff_jax.train import hosts
 
@@ -31,6 +32,7 @@ def check(job: Job, images: Images, *, force: bool) -> None:
     path, now = job.workdir / FILE, identity.of(images)
     if (table := interop.digest_of_conditions(job.frozen)) is not None:
         now["conditions"] = table
+    now |= _read_beside(job)
     hosts.compare(
         {"data": now}, "set --config.data.path on each to a copy of the same images"
     )
@@ -47,6 +49,19 @@ def check(job: Job, images: Images, *, force: bool) -> None:
         log.info("data %s from here on: %s", images.name, "; ".join(what))
     if jax.process_index() == 0:
         sealed.write_json(path, now)
+
+
+def _read_beside(job: Job) -> dict[str, str]:
+    """Digests of the networks that stand before the data, and of a cache of latents."""
+    found = {
+        role: sealed.digest_of(jax.device_get(trees.flatten(job.frozen[role])))
+        for role in interop.NETWORKS_BESIDE
+        if role in job.frozen
+    }
+    if path := job.recipe.latents:
+        facts = dict(latents.open_latents(path).facts)
+        found["latents"] = sealed.seal(facts)[sealed.KEY]
+    return found
 
 
 def _refuse_unless(force: bool, job: Job, what: str) -> None:

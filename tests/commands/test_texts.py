@@ -126,6 +126,29 @@ def test_sample_takes_texts(workdir, tmp_path):
     assert bad == 3 and "give an .npy of f32[N, 2, 3], a row for each image" in line
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        dict(name="progressive", guidance=2.0),
+        dict(name="sid", guidance=2.0),
+        dict(name="dmd2", gan_weight=0.0, guidance=2.0),
+        dict(name="gdd", features=("teacher",), noise_levels=(0.5,), width=4),
+    ],
+    ids=lambda method: method["name"],
+)
+def test_other_methods_take_texts(method, tmp_path):
+    """Losses and gradients on shapes, as a dry run counts them."""
+    config = texts.config(tmp_path / "table.npy")
+    config.stages.student.method = method
+    config.stages.student.pairs = ""
+    if method["name"] == "sid":
+        del config.stages.student.sampler
+    job = recipe.make_job(config, tmp_path / "run", devices=ONE)
+    (stage,) = (s for s in job.stages if s.name == "student")
+    needed = plan.needs(job, stage)
+    assert needed.cost is not None and needed.cost.macs(10) > 0
+
+
 def test_a_table_without_the_empty_text_is_refused(tmp_path):
     config = texts.config(tmp_path / "table.npy")
     assert "8 texts of 2 vectors of 3 entries, 216 B, from" in plan.text(
