@@ -16,7 +16,7 @@ from kdiff_jax.data import latents, pairs
 from kdiff_jax.encoders.latents import ROLE
 from kdiff_jax.errors import CheckpointError, ConfigError, DataError
 from kdiff_jax.interop import beside
-from kdiff_jax.stages import same_data
+from kdiff_jax.stages import record, same_data
 from kdiff_jax.train import generate, inputs, parallel
 
 ONE = jax.devices()[:1]
@@ -167,6 +167,16 @@ def test_a_run_goes_on_with_its_autoencoder_and_its_cache(folder, cache, tmp_pat
     with pytest.raises(DataError, match="latents was .*, is"):
         same_data.check(job, data, force=False)
     manifest.write_text(before)
+
+
+def test_the_autoencoder_may_move(folder, tmp_path):
+    record.write(recipe.make_job(config(folder), tmp_path, devices=ONE), False, {})
+    shutil.copytree(folder / "vae", tmp_path / "elsewhere/vae")
+    moved = config(tmp_path / "elsewhere")
+    record.write(recipe.make_job(moved, tmp_path, devices=ONE), False, {})
+    moved.data.latents = "cache"
+    with pytest.raises(ConfigError, match="config.data.latents was '', is 'cache'"):
+        record.write(recipe.make_job(moved, tmp_path, devices=ONE), False, {})
 
 
 def test_another_autoencoder_than_the_teacher_s_is_refused(workdir, folder, tmp_path):

@@ -43,6 +43,8 @@ FREE = (
     "fetch",
     "only",  # jobs of a queue share a workdir
 )
+# Encoders and caches may move, too; that they are the same is seen in `same_data`.
+MOVABLE = tuple(f"data.{name}" for name in ("autoencoder", "latents", "text_encoder"))
 # What may change of a stage that has begun: no shape, no file and no meaning of what is
 # there depends on it. `train.num_steps` may too, down to the step that is reached.
 LATER = (
@@ -64,7 +66,8 @@ def write(job: Job, force: bool, overrides) -> None:
     if path.is_file():
         about = _recorded(path)
         before = _with_later_options(about["config"], job.recipe.config)
-        changes = differences(_identity(before), _identity(job.recipe.config))
+        found = differences(_identity(before), _identity(job.recipe.config))
+        changes = [change for change in found if not _moved(*change)]
         if not changes:
             return  # the record of how it began stays
         _check(job, changes, force)
@@ -215,6 +218,10 @@ def _with_defaults(had, has, function) -> dict[str, Any]:
     """A section with the keywords that came later, at their defaults."""
     defaults = build.defaults(function).items()
     return {**had, **{k: v for k, v in defaults if k in has and k not in had}}
+
+
+def _moved(key: str, old, now) -> bool:
+    return key in MOVABLE and bool(old) and bool(now)
 
 
 def _identity(tree):
