@@ -5,6 +5,7 @@ import json
 import pathlib
 import shutil
 
+import named_weights
 import numpy as np
 from encoder_files import QUICK, text_folder, vae_folder
 
@@ -45,7 +46,8 @@ def folder(path, kind):
     """Writes a pipeline of the kind "sd1", "sd2" or "xl"."""
     unets = _unets()
     config = unets.config(kind)
-    arrays = dict(unets.tensors(config))
+    shapes = {name: x.shape for name, x in unets.tensors(config).items()}
+    arrays = {name: named_weights.tensor(name, s) for name, s in shapes.items()}
     arrays["conv_out.weight"] = arrays["conv_out.weight"] * np.float32(0.3)
     unets.pipeline(path, config, arrays, scheduler=SCHEDULERS[kind])
     vae_folder(path / "vae")
