@@ -3,7 +3,7 @@
     python -m kdiff_jax.main --config=configs/cifar10_latent.py --workdir=runs/latent
 
 The autoencoder (Rombach et al. 2022, arXiv:2112.10752, at a small size [inferred]) has
-0.34 M parameters and is trained first. Its folder, runs/latent/autoencoder/vae, is one
+0.68 M parameters and is trained first. Its folder, runs/latent/autoencoder/vae, is one
 that diffusers loads; done.json beside it has the errors of its reconstructions.
 """
 

@@ -10,14 +10,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from kdiff_jax import pretrained as pretrained_networks
 from kdiff_jax import rng
 from kdiff_jax.arguments import Count, NotNegative, Whole
 from kdiff_jax.discriminators.patch import PatchDiscriminator
 from kdiff_jax.encoders import autoencoder_kl
-from kdiff_jax.errors import UserError
 from kdiff_jax.features import lpips
 from kdiff_jax.losses import adversarial, gaussian, regression
-from kdiff_jax.method import Aux, Method, Net, Phase, Pretrained
+from kdiff_jax.method import Aux, Method, Net, Phase
 
 STAGE = "autoencoder"  # see `methods.kind_of`
 ROLES = ("disc",)  # see `methods.roles`
@@ -67,7 +67,9 @@ def make(
     adversary = {"disc": disc} if gan_weight else {}
     pretrained = {}
     if lpips_weight:
-        pretrained["lpips"] = _lpips(lpips_weights or None, lpips_heads or None)
+        pretrained["lpips"] = pretrained_networks.lpips(
+            lpips_weights or None, lpips_heads or None
+        )
 
     def loss(params, ctx):
         x0 = ctx.batch["x0"]
@@ -126,16 +128,3 @@ def _discriminator(shape, width: int, num_levels: int, precision: str) -> Net:
         image_shape=shape,
         precision=precision,
     )
-
-
-def _lpips(weights: str | None, heads: str | None) -> Pretrained:
-    """LPIPS of VGG, to be read from its files."""
-
-    def checked(function):
-        try:
-            return function("vgg", weights, heads)
-        except UserError as error:  # which begins with `weights` or `heads`
-            raise type(error)(f"lpips_{error}") from error
-
-    checked(lpips.check_files)
-    return Pretrained(lpips.shapes("vgg"), lambda: checked(lpips.load))

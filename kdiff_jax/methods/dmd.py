@@ -8,13 +8,14 @@ sampler keep it from dropping modes.
 import jax.numpy as jnp
 
 from kdiff_jax import denoiser, rng
+from kdiff_jax import pretrained as pretrained_networks
 from kdiff_jax.arguments import NotNegative, Share
 from kdiff_jax.diffusion import grids
 from kdiff_jax.diffusion.guidance import Interval
-from kdiff_jax.errors import ConfigError, UserError
+from kdiff_jax.errors import ConfigError
 from kdiff_jax.features import lpips
 from kdiff_jax.losses import distribution, regression
-from kdiff_jax.method import Aux, Method, Phase, Pretrained
+from kdiff_jax.method import Aux, Method, Phase
 
 ROLES = ("fake_score",)  # see `methods.roles`
 
@@ -68,7 +69,11 @@ def make(
         raise ConfigError(f"distance={distance!r}; choose l2 or lpips")
     pretrained = {}
     if distance == "lpips":
-        pretrained = {"lpips": _lpips(lpips_weights or None, lpips_heads or None)}
+        pretrained = {
+            "lpips": pretrained_networks.lpips(
+                lpips_weights or None, lpips_heads or None
+            )
+        }
     shape = student.image_shape
     inner_time = grids.draw_from(process, low=min_step, high=max_step, spacing=spacing)
     any_time = grids.draw_from(process, spacing=spacing)
@@ -133,16 +138,3 @@ def make(
         pretrained=pretrained,
         draws=("conditions",),
     )
-
-
-def _lpips(weights: str | None, heads: str | None) -> Pretrained:
-    """LPIPS of VGG, to be read from its files."""
-
-    def checked(function):
-        try:
-            return function("vgg", weights, heads)
-        except UserError as error:  # which begins with `weights` or `heads`
-            raise type(error)(f"lpips_{error}") from error
-
-    checked(lpips.check_files)
-    return Pretrained(lpips.shapes("vgg"), lambda: checked(lpips.load))

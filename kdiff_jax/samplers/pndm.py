@@ -55,8 +55,8 @@ def make(
         even: Every step of a discrete process goes T // N back, as diffusers' does,
             also where the network is asked at another time next.
         end_at_data: The last step goes to the data; False: to the process' t_min.
-        averages: Of what the mean is: the noise, or v = alpha eps - sigma x0, which
-            diffusers takes of networks that predict it.
+        averages: Prediction that is averaged: the noise, or v = alpha eps - sigma x0,
+            which diffusers takes of networks that predict it.
 
     Source: Liu et al. 2022, arXiv:2202.09778, Eq. 12 and Algorithm 2; diffusers.
     """
