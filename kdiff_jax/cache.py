@@ -7,8 +7,9 @@ PATH is a folder of images with captions (NAME.txt beside NAME.png, or metadata.
 --images=FOLDER), or a .txt of prompts, one a line. FOLDER is a pipeline folder of
 diffusers; of one without a tokenizer (DiT) images are cached with the labels that a
 recipe's data have. DIR gets mean and log-variance of each image's latents (float16) and
-the tokens of each caption (uint16); the same command again goes on where it was
-stopped, and gives the same bytes on any number of devices.
+the tokens of each caption (uint16); with --flip those of its mirror image, too. The
+same command again goes on where it was stopped, and gives the same bytes on any number
+of devices.
 """
 
 import pathlib
@@ -41,6 +42,12 @@ BATCH = flags.DEFINE_integer(
     "batch_size", 8, "Images a call on each device.", lower_bound=1
 )
 SHARD = flags.DEFINE_integer("shard_size", 1024, "Images a shard.", lower_bound=1)
+FLIP = flags.DEFINE_bool(
+    "flip",
+    False,
+    "Encode each image and its mirror image, for recipes with data.flip=True; twice the"
+    " disk.",
+)
 VARIANT = flags.DEFINE_string("variant", None, "Variant of the weights, as fp16.")
 PRECISION = flags.DEFINE_enum(
     "precision",
@@ -70,7 +77,9 @@ def main() -> None:
 
     tokenizers = read_tokenizers(output.expanded("--teacher", teacher))
     content, vae = read(data, teacher, with_captions=bool(tokenizers))
-    facts = stage.facts(content, vae, tokenizers, shard_size=SHARD.value)
+    facts = stage.facts(
+        content, vae, tokenizers, shard_size=SHARD.value, flip=FLIP.value
+    )
     need = latents.disk_need(facts, stage.text_bytes(content))
     print(said(folder, facts, need), flush=True)
     if DRYRUN.value:
@@ -153,7 +162,8 @@ def said(folder: pathlib.Path, facts, need: int) -> str:
     parts = []
     if facts["num_images"]:
         height, width = facts["image_size"]
-        parts.append(f"{facts['num_images']:,} images of {width}x{height}")
+        flips = " and their flips" if facts.get("flip") else ""
+        parts.append(f"{facts['num_images']:,} images of {width}x{height}{flips}")
     if facts["tokens"]:
         parts.append(f"{facts['num_examples']:,} captions")
     else:

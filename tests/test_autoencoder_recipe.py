@@ -12,6 +12,7 @@ import points
 import pytest
 
 from kdiff_jax import interop, latent, pixels, plan, recipe, sealed
+from kdiff_jax.augment import geometry
 from kdiff_jax.data import latents, pairs
 from kdiff_jax.encoders.latents import ROLE
 from kdiff_jax.errors import CheckpointError, ConfigError, DataError
@@ -91,9 +92,11 @@ def cache(folder):
         vae.encode(pixels.to_float(data.read(np.arange(data.num)))), axis=-1
     )
     facts = dict(num_images=data.num, num_examples=data.num, shard_size=data.num)
-    facts |= dict(shape=moments.shape[1:], tokens={}, vae=vae.sha256)
+    facts |= dict(shape=moments.shape[1:], tokens={}, vae=vae.sha256, flip=True)
     latents.begin(folder / "cache", facts)
-    arrays = {"moments": moments.astype(np.float16), "y": data.labels}
+    # Images of one pixel are their own mirror images.
+    arrays = {k: moments.astype(np.float16) for k in ("moments", "flipped")}
+    arrays["y"] = data.labels
     arrays["image"] = np.arange(data.num, dtype=np.int32)
     latents.write_shard(folder / "cache", 0, arrays)
     latents.finish(folder / "cache")
@@ -202,10 +205,15 @@ def test_a_folder_that_is_replaced_gets_the_new_autoencoder(workdir, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, found.frozen, model.frozen)
 
 
-def test_training_reads_the_cache(workdir, cache, folder, tmp_path):
-    """The same draws, of moments that float16 has rounded."""
-    wanted = config(folder, latents=str(cache))
+def test_training_reads_the_cache(workdir, cache, folder, tmp_path, monkeypatch):
+    """The same draws, of moments that float16 has rounded, and none is flipped."""
+    monkeypatch.delattr(geometry, "random_flip")
+    wanted = config(folder, latents=str(cache), flip=True)
     wanted.order = ("teacher",)
+    job = recipe.make_job(wanted, tmp_path, devices=ONE)
+    assert recipe.build.load_latents(job.recipe).num_views == 2
+    without = recipe.make_job(config(folder, latents=str(cache)), tmp_path, devices=ONE)
+    assert recipe.build.load_latents(without.recipe).num_views == 1
     recipe.run(wanted, tmp_path, devices=ONE)
     found, expected = (interop.load(w / "teacher").params for w in (tmp_path, workdir))
     for one, other in zip(
@@ -233,8 +241,12 @@ def test_what_does_not_fit_is_refused_in_a_line(folder, cache, tmp_path):
     other = config(folder)
     other.model.autoencoder.widths = (8,)
     refused(other, CheckpointError, "data.autoencoder=.*expected")
-    flipped = config(folder, latents=str(cache), flip=True)
-    refused(flipped, ConfigError, "data.flip=True: .*data.latents")
+    manifest = cache / latents.MANIFEST
+    facts = sealed.read_json(manifest, error=DataError, way_out="")
+    shutil.copytree(cache, tmp_path / "unflipped")
+    sealed.write_json(tmp_path / "unflipped" / latents.MANIFEST, facts | {"flip": 0})
+    flipped = config(folder, latents=str(tmp_path / "unflipped"), flip=True)
+    refused(flipped, ConfigError, "data.flip=True: .*data.latents.*with --flip")
     other = config(folder)
     other.model.autoencoder.num_groups = 2
     refused(other, ConfigError, "model.autoencoder.num_groups=2: .* has 1; set that")

@@ -102,6 +102,13 @@ def load_latents(recipe: Recipe) -> images.Images:
         )
     vae = latent.load(recipe.autoencoder).sha256
     found = caches.open_latents(path, vae=vae)
+    flip = bool(recipe.augmented.get("flip"))
+    if flip and found.num_views == 1:
+        raise ConfigError(
+            f"data.flip=True: a flipped latent is not the latent of the flipped image,"
+            f" and data.latents={path!r} has none of those; make a cache with --flip,"
+            " or set data.flip=False"
+        )
     height, width, _ = space.shape
     want = (height, width, space.moments)
     if found.shape != want:
@@ -109,7 +116,7 @@ def load_latents(recipe: Recipe) -> images.Images:
             f"data.latents={path!r}: has moments of {found.shape}, the model reads"
             f" {want} (model.image_shape); make a cache of images of its size"
         )
-    asked = recipe.num_classes
+    asked, num_views = recipe.num_classes, found.num_views if flip else 1
     if asked and int(found.labels.max(initial=0)) >= asked:
         raise DataError(
             f"data.latents={path!r}: has conditions up to {found.labels.max()},"
@@ -121,13 +128,15 @@ def load_latents(recipe: Recipe) -> images.Images:
         num=found.num,
         shape=want,
         num_classes=asked,
-        in_memory=_whole(found),
+        in_memory=_whole(found, num_views),
         name=found.name,
+        num_views=num_views,
     )
 
 
-def _whole(found: caches.Latents) -> np.ndarray | None:
+def _whole(found: caches.Latents, num_views: int) -> np.ndarray | None:
     """All moments, of a set that is small enough to be kept on the device."""
-    if 2 * found.num * int(np.prod(found.shape)) > images.MAX_IN_MEMORY:
+    num = num_views * found.num
+    if 2 * num * int(np.prod(found.shape)) > images.MAX_IN_MEMORY:
         return None
-    return found.read(np.arange(found.num))[caches.MOMENTS]
+    return found.read(np.arange(num))[caches.MOMENTS]

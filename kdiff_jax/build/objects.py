@@ -171,6 +171,8 @@ def program(
             space=student.space, conditions=student.conditions
         )
         augmented = {} if "z" in method.batch_keys else recipe.augmented
+        if recipe.latents:  # which has the latents of flipped images
+            augmented = {k: v for k, v in augmented.items() if k != "flip"}
         steps = Programs(
             method,
             optimizers,

@@ -140,7 +140,8 @@ class Data(NamedTuple):
             read.
         channels: 1 or 3, that images are converted to; 0 keeps them.
         background: Colour below transparent pixels.
-        flip: Whether images are flipped, with probability 1/2.
+        flip: Whether images are flipped, with probability 1/2. Of `latents` one with
+            the latents of flipped images, made with --flip.
         augment_prob: Probability of each transform of EDM's augmentation; 0 turns it
             off.
     """

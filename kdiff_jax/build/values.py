@@ -41,11 +41,6 @@ def check(config: Mapping[str, Any]) -> None:
             f"{path}data.{prob}={config['data'][prob]}: moves pixels, and images live"
             f" in model.space={space!r}; set 0"
         )
-    if config["data"].get("flip") and config["data"].get("latents"):
-        raise ConfigError(
-            f"{path}data.flip=True: a flipped latent is not the latent of the flipped"
-            " image; set it to False, or leave data.latents out"
-        )
     shared = dict(
         train=sections.Train, evaluate=sections.Evaluate, partition=sections.Partition
     )

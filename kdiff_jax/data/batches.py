@@ -41,6 +41,19 @@ def permutation(seed: int, epoch: int, num: int) -> Int[np.ndarray, " num"]:
     return np.random.RandomState(bits).permutation(num).astype(np.int64)
 
 
+def one_of(num_views: int) -> Callable[[int, int, int], Int[np.ndarray, " num"]]:
+    """(seed, epoch, num) -> the view that is seen at each place of the epoch.
+
+    Drawn independently of the order; in its place for `order`.
+    """
+
+    def views(seed: int, epoch: int, num: int) -> Int[np.ndarray, " num"]:
+        bits = np.random.MT19937(np.random.SeedSequence((seed, epoch, num_views)))
+        return np.random.RandomState(bits).randint(num_views, size=num, dtype=np.int64)
+
+    return views
+
+
 def order(
     seed: int,
     positions: Int[np.ndarray, " n"],
@@ -118,15 +131,25 @@ class Batches:
         per_host = batch_size // num_hosts
         # Two epochs: a batch may straddle their border, and threads be on either side.
         self._permutation = functools.lru_cache(maxsize=2)(permutation)
+        num_views = getattr(source, "num_views", 1)
+        self._views = None
+        if num_views > 1:
+            self._views = functools.lru_cache(maxsize=2)(one_of(num_views))
         self._places = np.arange(host * per_host, (host + 1) * per_host)
 
     def indices(self, step: int) -> Int[np.ndarray, " b"]:
-        """int32[b]: which examples of the whole set this host's batch is made of."""
+        """int32[b]: which examples of the whole set this host's batch is made of.
+
+        View k of example i, of a source with `num_views`, is k * num + i.
+        """
         positions = np.int64(step) * self._batch_size + self._places
         num = self._source.num if self._chosen is None else len(self._chosen)
         found = order(self._seed, positions, num, permutation=self._permutation)
         if self._chosen is not None:
             found = self._chosen[found]
+        if self._views is not None:
+            views = order(self._seed, positions, num, permutation=self._views)
+            found = views * self._source.num + found
         return found.astype(np.int32)
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
@@ -138,8 +161,10 @@ class Batches:
 
 def on_device(source: Source) -> dict[str, np.ndarray] | None:
     """What of a small set is kept on the device, for `Indices`; None of a large one."""
-    images = getattr(source, "in_memory", None)
-    return None if images is None else {"x0": images, "y": source.labels}
+    if (images := getattr(source, "in_memory", None)) is None:
+        return None
+    labels = np.tile(source.labels, getattr(source, "num_views", 1))
+    return {"x0": images, "y": labels}
 
 
 class Indices:

@@ -49,6 +49,8 @@ class Images(NamedTuple):
             disk; None of sets that have no such files.
         prepared: What was done to the images as they were found, see
             `resize.described`.
+        num_views: Number of views of each image, of which `Batches` draws one in each
+            epoch; `read` and `in_memory` have view k of image i at k * num + i.
     """
 
     read: Callable[[Any], np.ndarray]
@@ -60,10 +62,11 @@ class Images(NamedTuple):
     name: str
     encoded: Callable[[int], tuple[str, bytes]] | None = None
     prepared: Mapping[str, Any] = described(None)
+    num_views: int = 1
 
     def batch(self, indices: Int[np.ndarray, " n"]) -> dict[str, np.ndarray]:
         """The entries of a batch: x0 uint8[n, H, W, C] and y int32[n]."""
-        return {"x0": self.read(indices), "y": self.labels[indices]}
+        return {"x0": self.read(indices), "y": self.labels[indices % self.num]}
 
 
 def load(

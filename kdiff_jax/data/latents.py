@@ -3,6 +3,7 @@
     FOLDER/latents.json                the manifest: what made them, see `begin`
     FOLDER/shard-00007/moments.npy     float16[n, h, w, 2D], mean and log-variance of
                                        the latents, not scaled
+    FOLDER/shard-00007/flipped.npy     the same of the mirrored images, if asked for
     FOLDER/shard-00007/ids.npy         uint16[m, L], tokens of the captions
     FOLDER/shard-00007/image.npy       int32[m], which of the n images a caption is of
     FOLDER/shard-00007/y.npy           int32[m], labels, of images without captions
@@ -10,8 +11,8 @@
     FOLDER/shard-00007/checksums.json  see `shards`
 
 An image may have several captions; an example is a caption with its image. A cache of
-prompts has no moments. Flips must be made before images are encoded: a flipped latent
-is not the latent of the flipped image.
+prompts has no moments. Flips are made before images are encoded: a flipped latent is
+not the latent of the flipped image.
 """
 
 import json
@@ -29,6 +30,7 @@ from kdiff_jax.files import json_text
 
 MANIFEST = "latents.json"
 MOMENTS, IMAGE, LABELS, CAPTIONS = "moments", "image", "y", "captions"
+FLIPPED = "flipped"  # moments of mirrored images
 MAX_VOCAB = 2**16  # tokens that uint16 can tell apart
 WAY_OUT = "run the command that makes the cache again, it keeps the shards"
 
@@ -51,6 +53,7 @@ class Latents(NamedTuple):
             for SDXL "ids_2"; {} without captions.
         facts: The manifest.
         name: Name for messages and reports.
+        num_views: 2 with the latents of flipped images, whose examples are num + i.
     """
 
     read: Callable[[Any], dict[str, np.ndarray]]
@@ -60,6 +63,7 @@ class Latents(NamedTuple):
     tokens: Mapping[str, np.ndarray]
     facts: Mapping[str, Any]
     name: str
+    num_views: int = 1
 
     def batch(self, indices) -> dict[str, np.ndarray]:
         """The entries of a batch: moments float16, ids uint16 (and ids_2), y int32."""
@@ -73,7 +77,8 @@ def disk_need(facts: Mapping[str, Any], text_bytes: int = 0) -> int:
         facts: Its manifest; 2 bytes for each number of moments and tokens.
         text_bytes: Bytes of the captions.
     """
-    moments = 2 * int(np.prod(facts["shape"])) if facts["shape"] else 0
+    views = len(_moments(facts))
+    moments = 2 * views * int(np.prod(facts["shape"]))
     row = 4 + sum(2 * length for length in facts["tokens"].values())
     return facts["num_images"] * moments + facts["num_examples"] * row + text_bytes
 
@@ -210,24 +215,25 @@ def _latents(folder, facts, maps) -> Latents:
     num, shape = facts["num_examples"], tuple(facts["shape"])
     if len(rows) != num:
         raise DataError(f"{folder}: has {len(rows)} examples, not {num}; {WAY_OUT}")
-    labels = np.arange(num, dtype=np.int32)
+    labels, views = np.arange(num, dtype=np.int32), _moments(facts)
     if not tokens:
         labels = np.concatenate([m[LABELS] for m in maps])
 
     def read(indices):
-        indices = np.asarray(indices)
+        flipped, indices = np.divmod(np.asarray(indices), num)
         found = {name: array[indices] for name, array in tokens.items()}
         found["y"] = labels[indices]
         if shape:
             moments = np.empty((len(indices), *shape), np.float16)
             numbers = np.searchsorted(first, indices, side="right") - 1
-            for k in np.unique(numbers).tolist():
-                here = numbers == k
-                moments[here] = maps[k][MOMENTS][rows[indices[here]]]
+            for k, view in {*zip(numbers.tolist(), flipped.tolist(), strict=True)}:
+                here = (numbers == k) & (flipped == view)
+                moments[here] = maps[k][views[view]][rows[indices[here]]]
             found[MOMENTS] = moments
         return found
 
-    return Latents(read, labels, num, shape, tokens, facts, f"latents {folder}")
+    name, num_views = f"latents {folder}", max(len(views), 1)
+    return Latents(read, labels, num, shape, tokens, facts, name, num_views)
 
 
 def texts(folder: Folder, number: int) -> list[str]:
@@ -244,9 +250,15 @@ def packed(captions: Iterable[str]) -> np.ndarray:
 
 def _names(facts) -> tuple[str, ...]:
     """Names of the arrays of a shard."""
-    moments = (MOMENTS,) if facts["shape"] else ()
     texts = (*facts["tokens"], CAPTIONS) if facts["tokens"] else (LABELS,)
-    return (*moments, *texts, IMAGE)
+    return (*_moments(facts), *texts, IMAGE)
+
+
+def _moments(facts) -> tuple[str, ...]:
+    """Names of those arrays of a shard that hold moments."""
+    if not facts["shape"]:
+        return ()
+    return (MOMENTS, FLIPPED) if facts.get("flip") else (MOMENTS,)
 
 
 def _of_shard(facts, number: int) -> dict[str, Any]:

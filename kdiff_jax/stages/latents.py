@@ -60,12 +60,23 @@ def facts(
     tokenizers: Mapping[str, Tokenizer],
     *,
     shard_size: int,
+    flip: bool = False,
 ) -> dict[str, Any]:
     """The manifest of a cache, see `data.latents.begin`.
 
+    Args:
+        content: What is to be cached.
+        vae: The autoencoder; None for prompts alone.
+        tokenizers: Tokenizers by the name of what they make, "ids".
+        shard_size: Number of images of a shard.
+        flip: Whether the mirrored images are encoded, too.
+
     Raises:
-        ConfigError: If a tokenizer has more tokens than uint16 can tell apart.
+        ConfigError: If a tokenizer has more tokens than uint16 can tell apart, or there
+            are no images to flip.
     """
+    if flip and content.images is None:
+        raise ConfigError("--flip: prompts have no images to flip; leave it out")
     for name, tokenizer in tokenizers.items():
         if tokenizer.vocab_size > latents.MAX_VOCAB:
             raise ConfigError(
@@ -97,7 +108,8 @@ def facts(
             shift_factor=vae.shift_factor,
             precision=vae.module.dtype,
         )
-    return found
+    # What a cache without it does not say.
+    return found | (dict(flip=True) if flip else {})
 
 
 def text_bytes(content: Content) -> int:
@@ -139,7 +151,8 @@ def make(
     todo = latents.missing(folder, mine)
     if done := len(mine) - len(todo):
         log.info("%s: %d of %d shards are there and whole", folder, done, len(mine))
-    encode = None if vae is None else _encoder(vae, batch_size)
+    flip = bool(facts.get("flip"))
+    encode = None if vae is None else _encoder(vae, batch_size, flip)
     began = time.monotonic()
     for i, k in enumerate(todo):
         latents.write_shard(folder, k, _shard(facts, content, tokenizers, encode, k))
@@ -158,7 +171,7 @@ def _shard(facts, content: Content, tokenizers, encode, number: int):
     images = range(number * size, min((number + 1) * size, total))
     found: dict[str, np.ndarray] = {}
     if encode is not None:
-        found[latents.MOMENTS] = encode(content.images, images)
+        found |= encode(content.images, images)
     if content.captions is None:
         assert content.images is not None, "nothing to cache"
         found[latents.LABELS] = content.images.labels[images.start : images.stop]
@@ -174,8 +187,8 @@ def _shard(facts, content: Content, tokenizers, encode, number: int):
     return found
 
 
-def _encoder(vae: Autoencoder, batch_size: int):
-    """(images, which) -> float16[n, h, w, 2D], on all devices of this host."""
+def _encoder(vae: Autoencoder, batch_size: int, flip: bool):
+    """(images, which) -> {name: float16[n, h, w, 2D]}, on all devices of this host."""
     mesh = parallel.make_mesh(jax.local_devices())
     batch_size *= mesh.size
     whole, split = NamedSharding(mesh, P()), NamedSharding(mesh, P(mesh.axis_names))
@@ -188,22 +201,26 @@ def _encoder(vae: Autoencoder, batch_size: int):
         moments: Any = vae.module.apply(variables, x, method="encode")
         return jax.numpy.concatenate(moments, axis=-1)
 
-    def encode(images: Images, which: range) -> np.ndarray:
-        found: list[np.ndarray] = []
-        started: list[jax.Array] = []
+    def encode(images: Images, which: range) -> dict[str, np.ndarray]:
+        found: dict[str, list[np.ndarray]] = {latents.MOMENTS: []}
+        if flip:
+            found[latents.FLIPPED] = []
+        started: list[list[jax.Array]] = []
 
         def take():
-            y = jax.device_get(started.pop()).astype(np.float16)
-            found.append(_checked(y, images, which, found))
+            for rows, y in zip(found.values(), started.pop(), strict=True):
+                y = jax.device_get(y).astype(np.float16)
+                rows.append(_checked(y, images, which, rows))
 
         for x in _read_ahead(images, which, batch_size):
-            y = run(params, jax.device_put(x, split))
+            views = [x, x[:, :, ::-1]][: len(found)]
+            y = [run(params, jax.device_put(view, split)) for view in views]
             if started:  # the next one is under way
                 take()
             started.append(y)
             watchdog.beat()
         take()
-        return np.concatenate(found)[: len(which)]
+        return {k: np.concatenate(rows)[: len(which)] for k, rows in found.items()}
 
     return encode
 

@@ -56,10 +56,11 @@ def words(photos, teacher, output, *more):
 def cache(photos, teacher, tmp_path_factory):
     """A cache that nobody interrupted."""
     folder = tmp_path_factory.mktemp("cache") / "latents"
-    code, said = child.run("cache", *words(photos, teacher, folder))
+    code, said = child.run("cache", *words(photos, teacher, folder, "--flip"))
     assert code == 0, said
     first = said.splitlines()[0]
-    assert first.endswith("latents: 7 images of 8x8 and 8 captions take 3.13e-06 GB")
+    wanted = "latents: 7 images of 8x8 and their flips and 8 captions take 4.92e-06 GB"
+    assert first.endswith(wanted)
     assert "4 shards made" in said
     return folder
 
@@ -81,10 +82,13 @@ def test_what_is_cached_is_what_the_encoders_say(cache, photos, teacher):
     which = [i for i, texts in enumerate(loaded.captions) for _ in texts]
     assert which == [0, 1, 2, 3, 3, 4, 5, 6]
     pixels = loaded.images(SIDE, 3).read(which)
-    mean, logvar = vae.encode(pixels.astype(np.float32) / 127.5 - 1)
-    mine = autoencoder_kl.split(jnp.asarray(batch["moments"], jnp.float32))
-    for ours, wanted in zip(mine, (mean, logvar), strict=True):
-        np.testing.assert_allclose(ours, wanted, rtol=1e-3, atol=1e-3)
+    flipped = found.batch(np.arange(found.num) + found.num)
+    np.testing.assert_array_equal(flipped["ids"], batch["ids"])
+    for images, view in ((pixels, batch), (pixels[:, :, ::-1], flipped)):
+        expected = vae.encode(images.astype(np.float32) / 127.5 - 1)
+        mine = autoencoder_kl.split(jnp.asarray(view["moments"], jnp.float32))
+        for ours, wanted in zip(mine, expected, strict=True):
+            np.testing.assert_allclose(ours, wanted, rtol=1e-3, atol=1e-3)
     flat = [text for texts in loaded.captions for text in texts]
     np.testing.assert_array_equal(batch["ids"], text.tokenizer(teacher)(flat))
     assert batch["ids"].dtype == np.uint16 and batch["moments"].dtype == np.float16
@@ -94,17 +98,18 @@ def test_what_is_cached_is_what_the_encoders_say(cache, photos, teacher):
     assert (facts["vae"], facts["scaling_factor"]) == (vae.sha256, 0.5)
     assert facts["prepared"]["crop"] == "largest centred square"
     size = sum(file.stat().st_size for file in cache.glob("shard-*/*.npy"))
-    assert 0 < size - latents.disk_need(facts, len("\n".join(flat)) + 1) < 16 * 130
+    assert 0 < size - latents.disk_need(facts, len("\n".join(flat)) + 1) < 20 * 130
 
 
 def test_killed_and_gone_on_with_other_devices_it_is_the_same_bytes(
     cache, photos, teacher, tmp_path
 ):
-    process = child.start("cache", *words(photos, teacher, tmp_path / "b"), devices=4)
+    line = words(photos, teacher, tmp_path / "b", "--flip")
+    process = child.start("cache", *line, devices=4)
     code, _ = child.stop_when(process, (tmp_path / "b/shard-00000").is_dir)
     assert code == -9
     shutil.rmtree(tmp_path / "b/shard-00001", ignore_errors=True)
-    code, said = child.run("cache", *words(photos, teacher, tmp_path / "b"))
+    code, said = child.run("cache", *line)
     assert code == 0 and "shards are there and whole" in said, said
     assert content(tmp_path / "b") == content(cache)
 
@@ -157,11 +162,15 @@ def test_other_uses_and_what_is_refused(cache, photos, teacher, tmp_path):
     file = tmp_path / "sd.safetensors"
     shutil.copy(next((teacher / "vae").glob("*.safetensors")), file)
     lines = {
-        "a": (words(photos, teacher, cache), 0, "0 shards made"),
-        "b": (words(photos, teacher, copy), 0, "1 shards made"),
-        "c": (words(photos, other, cache), 3, "made with scaling_factor=0.5, now"),
+        "a": (words(photos, teacher, cache, "--flip"), 0, "0 shards made"),
+        "b": (words(photos, teacher, copy, "--flip"), 0, "1 shards made"),
+        "c": (
+            words(photos, other, cache, "--flip"),
+            3,
+            "made with scaling_factor=0.5, now",
+        ),
         "d": (
-            words(photos, teacher, cache, "--size=16"),
+            words(photos, teacher, cache, "--size=16", "--flip"),
             3,
             "this cache was made with image_size=[8, 8], now it is [16, 16]; delete",
         ),
@@ -172,6 +181,8 @@ def test_other_uses_and_what_is_refused(cache, photos, teacher, tmp_path):
             "2 images of 8x8 and labels of 2 classes",
         ),
         "g": (words(bad, teacher, tmp_path / "g"), 3, "5.png: not a readable image"),
+        "t": (words(photos, teacher, cache), 3, "with flip=True, now it is None"),
+        "u": (words(prompts, teacher, tmp_path / "u", "--flip"), 2, "--flip: prompts"),
         "h": (
             words(photos, teacher, tmp_path / "h", "--size=9"),
             2,

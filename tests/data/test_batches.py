@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from kdiff_jax.data.batches import Batches, iterate, order
+from kdiff_jax.data.batches import Batches, Indices, iterate, on_device, order
 from kdiff_jax.data.images import from_array
 from kdiff_jax.errors import ConfigError, DataError
 
@@ -53,6 +53,32 @@ def test_seeds_give_different_orders():
 def test_a_place_can_be_asked_for_alone():
     stream = order(3, np.arange(50), 20)
     assert [int(order(3, np.array([p]), 20)[0]) for p in range(50)] == stream.tolist()
+
+
+def test_of_two_views_one_is_drawn_in_each_epoch():
+    images = numbered(30)
+    both = np.concatenate([images.in_memory, 255 - images.in_memory])
+    images = images._replace(
+        read=lambda i: both[i], in_memory=both, num_views=2, name="both"
+    )
+    batches = Batches(images, seed=5, batch_size=30)
+    found = np.stack([batches.indices(step) for step in range(4)])
+    np.testing.assert_array_equal(np.sort(found % 30), [np.arange(30)] * 4)
+    views = np.stack([epoch[np.argsort(epoch % 30)] // 30 for epoch in found])
+    assert 40 < views.sum() < 80 and (views[0] != views[1]).any()
+    # By random access, on the device, of one class, and on several hosts.
+    data, index = on_device(images), Indices(batches)[2]["index"]
+    for key, array in batches[2].items():
+        np.testing.assert_array_equal(array, data[key][index])
+        again = Batches(images, seed=5, batch_size=30)[2][key]
+        np.testing.assert_array_equal(array, again)
+    hosts = [
+        Batches(images, seed=5, batch_size=30, num_hosts=2, host=h) for h in (0, 1)
+    ]
+    parts = np.concatenate([host.indices(2) for host in hosts])
+    np.testing.assert_array_equal(parts, found[2])
+    one = Batches(images, seed=5, batch_size=12, labels=[3])
+    assert {*one[0]["y"].tolist()} == {3} and {*(one.indices(0) // 30)} == {0, 1}
 
 
 @pytest.mark.parametrize("num_hosts", [1, 2, 4])

@@ -55,6 +55,24 @@ def test_examples_are_captions_with_their_images(folder):
     assert latents.disk_need(FACTS, 20) == 3 * 4 + 4 * (4 + 4) + 20
 
 
+def test_flipped_images_are_further_examples(tmp_path):
+    facts = FACTS | dict(flip=True)
+    latents.begin(tmp_path, facts)
+    for k, (images, counts) in enumerate([([0, 1], [1, 2]), ([2], [1])]):
+        arrays = shard(images, counts)
+        arrays["flipped"] = -arrays["moments"]
+        latents.write_shard(tmp_path, k, arrays)
+    latents.finish(tmp_path)
+    found = latents.open_latents(tmp_path)
+    batch = found.batch(np.array([3, 7, 5, 1]))
+    assert batch["moments"][:, 0, 0, 0].tolist() == [2, -2, -1, 1]
+    assert batch["y"].tolist() == [3, 3, 1, 1] and found.num_views == 2
+    one = latents.disk_need(FACTS) - latents.disk_need(FACTS | dict(shape=[]))
+    assert latents.disk_need(facts) == latents.disk_need(FACTS) + one
+    with pytest.raises(DataError, match="made with flip=True, now it is None; delete"):
+        latents.begin(tmp_path, FACTS)
+
+
 def test_a_cache_of_another_autoencoder_is_refused(folder):
     with pytest.raises(DataError, match=r"another autoencoder \(a{16}\.\.\."):
         latents.open_latents(folder, vae="c" * 64)
