@@ -71,6 +71,7 @@ setup(
         "scipy>=1.14",
         "tensorboardX>=2.6.2.2",
         "tensorflow-datasets>=4.9.10",  # reads prepared sets; TensorFlow only prepares
+        "tensorstore>=0.1.84",  # of Orbax; reads gs:// and s3://
     ],
     extras_require={
         "cuda": ["jax[cuda12]>=0.10"],

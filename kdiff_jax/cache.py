@@ -3,21 +3,22 @@
     python -m kdiff_jax.cache --data=PATH --teacher=FOLDER --output=DIR
 
 PATH is a folder of images with captions (NAME.txt beside NAME.png, or metadata.jsonl or
-.csv with file_name and text) or of .tar files of them, a .json of COCO's captions (with
---images=FOLDER), or a .txt of prompts, one a line. FOLDER is a pipeline folder of
-diffusers; of one without a tokenizer (DiT) images are cached with the labels that a
-recipe's data have. DIR gets mean and log-variance of each image's latents (float16) and
-the tokens of each caption (uint16); with --flip those of its mirror image, too. The
-same command again goes on where it was stopped, and gives the same bytes on any number
-of devices.
+.csv with file_name and text) or of .tar files of them (here, or on gs:// or s3://), a
+.json of COCO's captions (with --images=FOLDER), or a .txt of prompts, one a line.
+FOLDER is a pipeline folder of diffusers; of one without a tokenizer (DiT) images are
+cached with the labels that a recipe's data have. DIR gets mean and log-variance of each
+image's latents (float16) and the tokens of each caption (uint16); with --flip those of
+its mirror image, too. The same command again goes on where it was stopped, and gives
+the same bytes on any number of devices.
 """
 
 import pathlib
+from typing import Any
 
 from absl import flags
 
 from kdiff_jax import command, output
-from kdiff_jax.errors import ConfigError
+from kdiff_jax.errors import ConfigError, ImageError
 
 DATA = flags.DEFINE_string("data", None, "Images with captions, or prompts; see above.")
 IMAGES = flags.DEFINE_string(
@@ -48,6 +49,13 @@ FLIP = flags.DEFINE_bool(
     "Encode each image and its mirror image, for recipes with data.flip=True; twice the"
     " disk.",
 )
+UNREADABLE = flags.DEFINE_enum(
+    "unreadable",
+    "stop",
+    ["stop", "skip"],
+    "What an image whose content cannot be read does: end the run, or be left out, with"
+    " its name and the reason in OUTPUT/unreadable.json.",
+)
 VARIANT = flags.DEFINE_string("variant", None, "Variant of the weights, as fp16.")
 PRECISION = flags.DEFINE_enum(
     "precision",
@@ -61,6 +69,13 @@ TOKENIZERS = {"ids": "tokenizer", "ids_2": "tokenizer_2"}  # what they make -> f
 
 
 def main() -> None:
+    try:
+        _make()
+    except ImageError as error:
+        raise ImageError(f"{error}, or leave it out by --unreadable=skip") from error
+
+
+def _make() -> None:
     data, teacher = command.required(DATA), command.required(TEACHER)
     text = command.required(OUTPUT)
     inputs = {"--data": data, "--teacher": teacher, "--images": IMAGES.value}
@@ -90,11 +105,15 @@ def main() -> None:
         lock = Lock(folder / f".lock.{jax.process_index()}", f"--output={text}")
     try:
         made = stage.make(
-            folder, facts, content, vae, tokenizers, batch_size=BATCH.value
+            *(folder, facts, content, vae, tokenizers),
+            batch_size=BATCH.value,
+            skip=UNREADABLE.value == "skip",
         )
     finally:
         lock.release()
-    print(f"{made} shards made: {output.printable(text)}")
+    lost = latents.num_left_out(folder)
+    report = f", {lost} images left out (see {latents.REPORT})" if lost else ""
+    print(f"{made} shards made{report}: {output.printable(text)}")
 
 
 def read_tokenizers(teacher: pathlib.Path) -> dict:
@@ -142,19 +161,26 @@ def read(data: str, teacher: str, *, with_captions: bool):
             " the autoencoder"
         )
     channels = vae.module.in_channels
+    at_once = UNREADABLE.value == "stop"
     if found is not None:
-        images = found.images(size, channels)
+        images = found.images(size, channels, at_once=at_once)
         return Content(images, found.captions, found.sha256), vae
-    return Content(of_classes(data, size, channels), None), vae
+    return Content(of_classes(data, size, channels, at_once), None), vae
 
 
-def of_classes(data: str, size: int, channels: int):
+def of_classes(data: str, size: int, channels: int, at_once: bool):
     """Images with labels, of a folder, an .npz or EDM's .zip."""
-    from kdiff_jax.data import images
+    from kdiff_jax.data import images, objects
     from kdiff_jax.data.folder import FILES
 
+    if objects.is_remote(data):
+        raise ConfigError(
+            f"--data={data}: of a store .tar files with captions are read; copy images"
+            " with labels here"
+        )
     kind = FILES.get(pathlib.Path(data).suffix.lower(), "folder")
-    return images.load(kind, path=data, size=size, channels=channels)
+    decoding: dict[str, Any] = {} if kind == "npz" else dict(at_once=at_once)
+    return images.load(kind, path=data, size=size, channels=channels, **decoding)
 
 
 def said(folder: pathlib.Path, facts, need: int) -> str:
@@ -174,10 +200,10 @@ def said(folder: pathlib.Path, facts, need: int) -> str:
 
 def _others(folder: pathlib.Path) -> str:
     """The first thing in a folder that is of no cache."""
-    from kdiff_jax.data.latents import MANIFEST
+    from kdiff_jax.data.latents import MANIFEST, REPORT
 
     names = (p.name for p in folder.iterdir())
-    own = (MANIFEST, ".lock", "shard-", f".{MANIFEST}")
+    own = (MANIFEST, REPORT, ".lock", "shard-", f".{MANIFEST}", f".{REPORT}")
     return next((name for name in names if not name.startswith(own)), "")
 
 

@@ -22,6 +22,10 @@ class DataError(UserError):
     exit_code = 3
 
 
+class ImageError(DataError):
+    """An image whose file could be read, and whose content cannot be taken."""
+
+
 class CheckpointError(UserError):
     """A checkpoint missing, damaged, or of another model."""
 

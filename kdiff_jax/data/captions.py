@@ -4,7 +4,7 @@
 a folder               a caption in NAME.txt beside NAME.png, or in metadata.jsonl or
                        metadata.csv with `file_name` (from its own folder) and `text`
 a .tar, or many of     NAME.jpg and NAME.txt, or NAME.json with `caption`; as webdataset
-them in a folder       has them
+them in a folder       has them; a folder or .tar of gs:// or s3://, too
 a .json                COCO's captions: `images` (id, file_name), `annotations`
                        (image_id, caption); the images lie in a folder of their own
 a .txt                 prompts, one a line
@@ -19,12 +19,12 @@ import io
 import json
 import logging
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from kdiff_jax.data import folder, tars
+from kdiff_jax.data import folder, objects, tars
 from kdiff_jax.data.encoded import Look, from_encoded
 from kdiff_jax.data.images import Images
 from kdiff_jax.data.listing import LeftOut, sort_out
@@ -62,12 +62,13 @@ class Captioned(NamedTuple):
             found.update(text.encode() + b"\n")
         return found.hexdigest()
 
-    def images(self, size: int, channels: int) -> Images:
+    def images(self, size: int, channels: int, *, at_once: bool = True) -> Images:
         """The images, cropped to the largest centred square and resized.
 
         Args:
             size: Side in pixels.
             channels: 1 or 3.
+            at_once: See `encoded.from_encoded`.
 
         Raises:
             DataError: If one cannot be read; see `encoded.from_encoded`.
@@ -79,6 +80,7 @@ class Captioned(NamedTuple):
             name=f"captioned {self.where}",
             prefix=f"{self.where}/",
             look=Look(size=size, channels=channels),
+            at_once=at_once,
         )
 
 
@@ -88,12 +90,15 @@ def read(path: str, images: str | None = None) -> Captioned:
     Images without a caption are left out, and counted in a line of the log.
 
     Args:
-        path: A folder, a .json of COCO, or a .txt of prompts.
+        path: A folder, a .json of COCO, a .txt of prompts, or .tar files here or in a
+            store, gs:// or s3://.
         images: Folder of the images of a .json; None is the folder that it lies in.
 
     Raises:
         DataError: If there is nothing, or it is damaged.
     """
+    if objects.is_remote(path):
+        return _of_tars(path, objects.find(path, tars.SUFFIX), LeftOut())
     where = pathlib.Path(path).expanduser()
     if where.is_dir():
         return _of_folder(where)
@@ -101,7 +106,7 @@ def read(path: str, images: str | None = None) -> Captioned:
         raise DataError(f"{path}: does not exist; give a folder, .json or .txt")
     kind = where.suffix.lower()
     if kind == tars.SUFFIX:
-        return _of_tars(where, [where], LeftOut())
+        return _of_tars(where, {"": objects.Local(where)}, LeftOut())
     if kind == ".json":
         return _of_coco(where, pathlib.Path(images or where.parent).expanduser())
     if kind == ".txt":
@@ -126,7 +131,11 @@ def _of_folder(root: pathlib.Path) -> Captioned:
     left_out = LeftOut()
     found, _ = folder.search(str(root), left_out)
     names, others = sort_out(found, left_out)
-    packed = [root / name for name in others if name.lower().endswith(tars.SUFFIX)]
+    packed = {
+        name: objects.Local(root / name)
+        for name in others
+        if name.lower().endswith(tars.SUFFIX)
+    }
     if packed and not names:
         return _of_tars(root, packed, left_out)
     if not names:
@@ -152,8 +161,8 @@ def _of_folder(root: pathlib.Path) -> Captioned:
     return _chosen(root, names, captions, left_out)
 
 
-def _of_tars(root, files: list[pathlib.Path], left_out: LeftOut) -> Captioned:
-    members, captions = tars.index(root, files, left_out)
+def _of_tars(root, files: Mapping[str, objects.File], left_out: LeftOut) -> Captioned:
+    members, captions = tars.index(files, left_out)
     chosen = _chosen(root, list(members), captions, left_out)
 
     def fetch(number: int) -> tuple[str, bytes]:

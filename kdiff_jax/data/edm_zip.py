@@ -27,6 +27,7 @@ def load(
     use_labels: bool = True,
     channels: int | None = None,
     background: str = BACKGROUND,
+    at_once: bool = True,
 ) -> Images:
     """Images of a zip, sorted by name, with the labels of its dataset.json, if any.
 
@@ -41,6 +42,7 @@ def load(
         use_labels: False looks for no dataset.json.
         channels: See `encoded.Look`.
         background: See `encoded.Look`.
+        at_once: See `encoded.from_encoded`.
 
     Source: the format of github.com/NVlabs/edm, dataset_tool.py (format only).
     """
@@ -109,6 +111,7 @@ def load(
         name=f"edm_zip {path}",
         prefix=f"{path}/",
         look=look,
+        at_once=at_once,
     )
 
 

@@ -23,7 +23,7 @@ from kdiff_jax.data.resize import (
     described,
     to_array,
 )
-from kdiff_jax.errors import DataError, UserError
+from kdiff_jax.errors import DataError, ImageError, UserError
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +76,7 @@ def from_encoded(
     name: str,
     prefix: str = "",
     look: Look,
+    at_once: bool = True,
 ) -> Images:
     """A set of encoded images.
 
@@ -89,10 +90,13 @@ def from_encoded(
         name: Name of the set.
         prefix: Prefix of the images' names in messages: where the set lies.
         look: How they become arrays.
+        at_once: Decode a small set here; False decodes each image when it is read, and
+            none before.
 
     Raises:
         DataError: If an image is not readable, is too large to be true, or is not of
-            the size of the others; here for small sets, else when it is read.
+            the size of the others; here for small sets, else when it is read. It is an
+            `ImageError` if its content is at fault.
     """
     look.check()
     once = _Once()
@@ -125,7 +129,10 @@ def from_encoded(
             )
         return array
 
-    shape = decode(0, None).shape
+    if at_once or not (look.size and look.channels):
+        shape = decode(0, None).shape
+    else:
+        shape = (look.size, look.size, look.channels)
 
     def read(indices):
         out = np.empty((len(indices), *shape), np.uint8)
@@ -144,7 +151,7 @@ def from_encoded(
         encoded=fetch,
         prepared=described(look.size, crop=look.crop, resample=look.resample),
     )
-    if len(labels) * np.prod(shape) > MAX_DECODED:
+    if not at_once or len(labels) * np.prod(shape) > MAX_DECODED:
         return images
     parts = np.array_split(np.arange(len(labels)), -(-len(labels) // 64))
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
@@ -171,13 +178,15 @@ def _one_line(where: str):
     """Whatever a decoder raises is a matter of the file: they raise all there is."""
     try:
         yield
+    except DataError as error:
+        raise ImageError(str(error)) from error
     except UserError:
         raise
     except Exception as error:
         why = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, UnidentifiedImageError):  # names a buffer in memory
             why = f"its content is none of {', '.join(FORMATS)}"
-        raise DataError(
+        raise ImageError(
             f"{where}: not a readable image ({why}); replace or delete it"
         ) from error
 

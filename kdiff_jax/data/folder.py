@@ -27,6 +27,7 @@ def load(
     use_labels: bool = True,
     channels: int | None = None,
     background: str = BACKGROUND,
+    at_once: bool = True,
 ) -> Images:
     """All files under `path` of `encoded.FORMATS`, sorted by their names.
 
@@ -44,6 +45,7 @@ def load(
         use_labels: False takes images from anywhere in the folder.
         channels: See `encoded.Look`.
         background: See `encoded.Look`.
+        at_once: See `encoded.from_encoded`.
     """
     if path is None:
         raise ConfigError("data.path=None: folder needs one; set data.path=FOLDER")
@@ -82,6 +84,7 @@ def load(
         name=f"folder {path}",
         prefix=f"{root}/",
         look=look,
+        at_once=at_once,
     )
 
 

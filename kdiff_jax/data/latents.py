@@ -8,7 +8,8 @@
     FOLDER/shard-00007/image.npy       int32[m], which of the n images a caption is of
     FOLDER/shard-00007/y.npy           int32[m], labels, of images without captions
     FOLDER/shard-00007/captions.npy    uint8, the captions in UTF-8, one a line
-    FOLDER/shard-00007/checksums.json  see `shards`
+    FOLDER/shard-00007/checksums.json  see `shards`; with the images that were left out
+    FOLDER/unreadable.json             those of all shards, if there are any
 
 An image may have several captions; an example is a caption with its image. A cache of
 prompts has no moments. Flips are made before images are encoded: a flipped latent is
@@ -19,7 +20,7 @@ import json
 import logging
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,9 +29,11 @@ from kdiff_jax import sealed, shards
 from kdiff_jax.errors import DataError, StorageError
 from kdiff_jax.files import json_text
 
-MANIFEST = "latents.json"
+MANIFEST, REPORT = "latents.json", "unreadable.json"
 MOMENTS, IMAGE, LABELS, CAPTIONS = "moments", "image", "y", "captions"
 FLIPPED = "flipped"  # moments of mirrored images
+LEFT_OUT = "left_out"  # images of a shard, or of a cache, that could not be read
+FINISHED = ("shards", LEFT_OUT)  # what `finish` adds to the manifest
 MAX_VOCAB = 2**16  # tokens that uint16 can tell apart
 WAY_OUT = "run the command that makes the cache again, it keeps the shards"
 
@@ -107,7 +110,8 @@ def begin(folder: Folder, facts: Mapping[str, Any]) -> None:
             log.error("%s", error)
         sealed.write_json(file, wanted)
         return
-    found.pop("shards", None)
+    for key in FINISHED:
+        found.pop(key, None)
     for key in sorted({*wanted, *found}):
         was, now = found.get(key), wanted.get(key)
         if was != now:
@@ -139,16 +143,31 @@ def num_shards(facts: Mapping[str, Any]) -> int:
     return -(-num // facts["shard_size"])
 
 
-def write_shard(folder: Folder, number: int, arrays: Mapping[str, np.ndarray]) -> None:
+def write_shard(
+    folder: Folder,
+    number: int,
+    arrays: Mapping[str, np.ndarray],
+    left_out: Sequence[Mapping[str, Any]] = (),
+) -> None:
     """Writes one shard, or writes it anew. Killed at any time, it leaves none or all.
+
+    Args:
+        folder: Folder with a manifest.
+        number: Number of the shard.
+        arrays: Its arrays by name.
+        left_out: Its images that are not among them, as plain values: number of the
+            `image`, `name`, `reason`, and number of `examples`.
 
     Raises:
         StorageError: If the disk does not take it.
     """
     facts = _manifest(pathlib.Path(folder) / MANIFEST)
     arrays = {name: arrays[name] for name in _names(facts)}
+    about = _of_shard(facts, number)
+    if left_out:
+        about[LEFT_OUT] = [dict(image) for image in left_out]
     try:
-        shards.write(folder, number, arrays, _of_shard(facts, number))
+        shards.write(folder, number, arrays, about)
     except OSError as error:
         raise StorageError(
             f"{shards.path(folder, number)}: cannot be written ({error.strerror}); make"
@@ -157,11 +176,38 @@ def write_shard(folder: Folder, number: int, arrays: Mapping[str, np.ndarray]) -
 
 
 def finish(folder: Folder) -> None:
-    """Notes the digest of every shard in the manifest: the cache is whole."""
+    """Notes the digest of every shard in the manifest: the cache is whole.
+
+    What was left out of the shards is reported in a file beside it.
+
+    Raises:
+        DataError: If all images were.
+    """
     file = pathlib.Path(folder) / MANIFEST
-    facts = _manifest(file)
-    digests = [_digest(folder, k) for k in range(num_shards(facts))]
-    sealed.write_json(file, {**facts, "shards": digests})
+    facts, numbers = _manifest(file), range(num_shards(_manifest(file)))
+    finished: dict[str, Any] = {"shards": [_digest(folder, k) for k in numbers]}
+    lost = [image for k in numbers for image in left_out(folder, k)]
+    report = pathlib.Path(folder) / REPORT
+    if not lost:
+        report.unlink(missing_ok=True)  # of images that were mended since
+    else:
+        sealed.write_json(report, {LEFT_OUT: lost})
+        examples = sum(image["examples"] for image in lost)
+        finished[LEFT_OUT] = dict(images=len(lost), examples=examples)
+        if len(lost) == facts["num_images"]:
+            raise DataError(f"{report}: none of the images can be read; mend them")
+    sealed.write_json(file, {**facts, **finished})
+
+
+def num_left_out(folder: Folder) -> int:
+    """Number of images that a finished cache has not, as they could not be read."""
+    facts = _manifest(pathlib.Path(folder) / MANIFEST)
+    return facts.get(LEFT_OUT, {}).get("images", 0)
+
+
+def left_out(folder: Folder, number: int) -> list[dict[str, Any]]:
+    """The images of a shard that could not be read, see `write_shard`."""
+    return _sums(folder, number).get(LEFT_OUT, [])
 
 
 def verify(folder: Folder) -> None:
@@ -213,6 +259,7 @@ def _latents(folder, facts, maps) -> Latents:
     rows = np.concatenate([m[IMAGE] for m in maps])
     tokens = {k: np.concatenate([m[k] for m in maps]) for k in facts["tokens"]}
     num, shape = facts["num_examples"], tuple(facts["shape"])
+    num -= facts.get(LEFT_OUT, {}).get("examples", 0)
     if len(rows) != num:
         raise DataError(f"{folder}: has {len(rows)} examples, not {num}; {WAY_OUT}")
     labels, views = np.arange(num, dtype=np.int32), _moments(facts)
@@ -263,17 +310,23 @@ def _moments(facts) -> tuple[str, ...]:
 
 def _of_shard(facts, number: int) -> dict[str, Any]:
     """What a shard says of itself: which it is, and made by what."""
-    own = {k: v for k, v in facts.items() if k != "shards"}
+    own = {k: v for k, v in facts.items() if k not in FINISHED}
     return {"number": number, "made_by": sealed.seal(own)[sealed.KEY]}
 
 
 def _digest(folder: Folder, number: int) -> str | None:
     """The digest of a shard's sums, which are those of its bytes; None of no shard."""
+    sums = _sums(folder, number)
+    return sealed.seal(sums)[sealed.KEY] if sums else None
+
+
+def _sums(folder: Folder, number: int) -> dict[str, Any]:
+    """What a shard says of itself; {} of no shard."""
     try:
         text = (shards.path(folder, number) / shards.CHECKSUMS).read_bytes()
-        return sealed.seal(sealed.parse(text))[sealed.KEY]
+        return sealed.parse(text)
     except (OSError, sealed.Damaged):
-        return None
+        return {}
 
 
 def _manifest(file: pathlib.Path) -> dict[str, Any]:

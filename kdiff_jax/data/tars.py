@@ -2,18 +2,19 @@
 
 Files of one example have one name up to its first point: 000017.jpg, and 000017.txt
 with the caption or 000017.json with it as `caption` or `text`. An index of the headers
-is made once; images are then read by their place, in any order.
+is made once; images are then read by their place, in any order. A .tar of a store is
+in memory while its headers are read.
 """
 
+import io
 import json
-import os
-import pathlib
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from kdiff_jax.data.encoded import MAX_BYTES
 from kdiff_jax.data.listing import LeftOut, is_hidden, is_image
+from kdiff_jax.data.objects import File
 from kdiff_jax.errors import DataError
 
 SUFFIX = ".tar"
@@ -30,7 +31,7 @@ class Member(NamedTuple):
         size: Number of bytes.
     """
 
-    tar: pathlib.Path
+    tar: File
     name: str
     offset: int
     size: int
@@ -41,11 +42,7 @@ class Member(NamedTuple):
         Raises:
             DataError: If they cannot be read.
         """
-        try:
-            with open(self.tar, "rb") as file:
-                content = os.pread(file.fileno(), self.size, self.offset)
-        except OSError as error:
-            raise DataError(f"{self}: cannot be read ({error.strerror})") from error
+        content = self.tar.read(self.offset, self.size) if self.size else b""
         if len(content) < self.size:
             raise DataError(f"{self}: is cut off; copy the .tar again")
         return content
@@ -55,13 +52,12 @@ class Member(NamedTuple):
 
 
 def index(
-    root: pathlib.Path, tars: list[pathlib.Path], left_out: LeftOut
+    tars: Mapping[str, File], left_out: LeftOut
 ) -> tuple[dict[str, Member], dict[str, list[str]]]:
     """(images by name, captions by name of the image), in the order of the files.
 
     Args:
-        root: What names are from: a folder, or the only .tar.
-        tars: The .tar files.
+        tars: The .tar files by name, "" for the only one.
         left_out: Is told of what is no image and no caption.
 
     Raises:
@@ -69,9 +65,9 @@ def index(
     """
     images: dict[str, Member] = {}
     captions: dict[str, list[str]] = {}
-    for tar in sorted(tars):
+    for name, tar in sorted(tars.items()):
         own, beside = _sorted_out(tar, left_out)
-        start = "" if tar == root else f"{tar.relative_to(root)}/"
+        start = f"{name}/" if name else ""
         for key, image in own.items():
             images[start + image.name] = image
             if key in beside and (text := _caption(beside[key])):
@@ -80,7 +76,7 @@ def index(
 
 
 def _sorted_out(
-    tar: pathlib.Path, left_out: LeftOut
+    tar: File, left_out: LeftOut
 ) -> tuple[dict[str, Member], dict[str, Member]]:
     """(images, captions) of a .tar by what the names of an example begin with."""
     own: dict[str, Member] = {}
@@ -100,10 +96,11 @@ def _sorted_out(
     return own, beside
 
 
-def _members(tar: pathlib.Path) -> Iterator[Member]:
-    size, end = tar.stat().st_size, 0
+def _members(tar: File) -> Iterator[Member]:
+    end = 0
     try:
-        with tarfile.open(tar, "r:") as content:
+        with tar.headers() as file, tarfile.open(fileobj=file, mode="r:") as content:
+            size = file.seek(0, io.SEEK_END)
             for info in content:
                 blocks = -(-info.size // tarfile.BLOCKSIZE) if info.isfile() else 0
                 end = info.offset_data + blocks * tarfile.BLOCKSIZE
@@ -111,10 +108,12 @@ def _members(tar: pathlib.Path) -> Iterator[Member]:
                     raise tarfile.ReadError(f"{info.name} ends behind the file")
                 if info.isfile():
                     yield Member(tar, info.name, info.offset_data, info.size)
-        # A file that is cut between two members is read without an error.
-        last = Member(tar, "end", end, tarfile.BLOCKSIZE).read()
-        if any(last):
-            raise tarfile.ReadError("it is cut off")
+            # A file that is cut between two members is read without an error.
+            file.seek(end)
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError("it is cut off")
+    except DataError:
+        raise
     except (tarfile.TarError, OSError, ValueError) as error:
         why = " ".join(str(error).split())[:100]
         raise DataError(

@@ -5,31 +5,25 @@ was killed makes what is missing, the same bytes. Hosts take shards in turn, and
 each batch over their own devices.
 """
 
-import functools
 import logging
 import pathlib
 import time
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 
-from kdiff_jax import pixels
 from kdiff_jax.data import identity, latents
 from kdiff_jax.data.images import Images
-from kdiff_jax.errors import ConfigError, NumericsError
+from kdiff_jax.errors import ConfigError
 from kdiff_jax.formats.clip_tokenizer import Tokenizer
 from kdiff_jax.latent import Autoencoder
 from kdiff_jax.report.progress import duration
+from kdiff_jax.stages import encoding
 from kdiff_jax.train import hosts, parallel, watchdog
 
 log = logging.getLogger(__name__)
-
-THREADS = 16  # that decode images
 
 
 class Content(NamedTuple):
@@ -125,6 +119,7 @@ def make(
     tokenizers: Mapping[str, Tokenizer],
     *,
     batch_size: int,
+    skip: bool = False,
 ) -> int:
     """Makes every shard that is missing or damaged, and finishes the cache.
 
@@ -136,12 +131,15 @@ def make(
         tokenizers: Tokenizers by the name of what they make, "ids".
         batch_size: Images that a device encodes at once. Another one may round
             otherwise, so that it, and not that of all devices, is what is given.
+        skip: Leave out images that cannot be read, and report them; otherwise the
+            shards that were made without such are made again.
 
     Returns:
         Number of shards that were made.
 
     Raises:
-        DataError: If the folder holds another cache, or an image cannot be read.
+        DataError: If the folder holds another cache, or an image cannot be read (an
+            `ImageError`), or none.
         NumericsError: If the autoencoder gives NaN or infinity.
         StorageError: If the disk does not take a shard; finished ones are kept.
     """
@@ -149,13 +147,17 @@ def make(
     num = latents.num_shards(facts)
     mine = range(jax.process_index(), num, jax.process_count())
     todo = latents.missing(folder, mine)
+    if not skip:
+        todo = sorted({*todo, *(k for k in mine if latents.left_out(folder, k))})
     if done := len(mine) - len(todo):
         log.info("%s: %d of %d shards are there and whole", folder, done, len(mine))
     flip = bool(facts.get("flip"))
-    encode = None if vae is None else _encoder(vae, batch_size, flip)
+    encode = None if vae is None else encoding.encoder(vae, batch_size, flip=flip)
     began = time.monotonic()
     for i, k in enumerate(todo):
-        latents.write_shard(folder, k, _shard(facts, content, tokenizers, encode, k))
+        lost: dict[int, str] | None = {} if skip else None
+        arrays = _shard(facts, content, tokenizers, encode, k, lost)
+        latents.write_shard(folder, k, arrays, _about(content, lost or {}))
         watchdog.beat()
         left = (time.monotonic() - began) / (i + 1) * (len(todo) - i - 1)
         log.info("%s: shard %d of %d, %s left", folder, k + 1, num, duration(left))
@@ -164,92 +166,49 @@ def make(
     return len(todo)
 
 
-def _shard(facts, content: Content, tokenizers, encode, number: int):
-    """The arrays of one shard, by name."""
+def _about(content: Content, lost: Mapping[int, str]) -> list[dict[str, Any]]:
+    """The report of images that could not be read."""
+    found = []
+    for number, why in sorted(lost.items()):
+        name = str(number)
+        if content.images is not None and content.images.encoded is not None:
+            name, _ = content.images.encoded(number)
+        _, _, reason = why.rpartition(f"{name}: ")
+        examples = 1 if content.captions is None else len(content.captions[number])
+        found.append(dict(image=number, name=name, reason=reason, examples=examples))
+    return found
+
+
+def _shard(
+    facts,
+    content: Content,
+    tokenizers,
+    encode,
+    number: int,
+    lost: dict[int, str] | None,
+):
+    """The arrays of one shard, by name; `lost` gets what is left out, if it may be."""
     size = facts["shard_size"]
     total = facts["num_images"] or facts["num_examples"]
     images = range(number * size, min((number + 1) * size, total))
     found: dict[str, np.ndarray] = {}
+    kept = list(images)
     if encode is not None:
-        found |= encode(content.images, images)
+        found = encode(content.images, images, lost)
+        kept = [i for i in images if i not in (lost or {})]
+        rows = np.array(kept, np.int64) - images.start
+        found = {name: moments[rows] for name, moments in found.items()}
     if content.captions is None:
         assert content.images is not None, "nothing to cache"
-        found[latents.LABELS] = content.images.labels[images.start : images.stop]
-        found[latents.IMAGE] = np.arange(len(images), dtype=np.int32)
+        found[latents.LABELS] = content.images.labels[kept]
+        found[latents.IMAGE] = np.arange(len(kept), dtype=np.int32)
         return found
-    texts = content.captions[images.start : images.stop]
+    texts = [content.captions[i] for i in kept]
     counts = [len(of_image) for of_image in texts]
     flat = [text for of_image in texts for text in of_image]
     for name, tokenizer in tokenizers.items():
-        found[name] = tokenizer(flat).astype(np.uint16)
+        ids = tokenizer(flat) if flat else np.zeros((0, tokenizer.length))
+        found[name] = ids.astype(np.uint16)
     found[latents.IMAGE] = np.repeat(np.arange(len(texts), dtype=np.int32), counts)
     found[latents.CAPTIONS] = latents.packed(flat)
     return found
-
-
-def _encoder(vae: Autoencoder, batch_size: int, flip: bool):
-    """(images, which) -> {name: float16[n, h, w, 2D]}, on all devices of this host."""
-    mesh = parallel.make_mesh(jax.local_devices())
-    batch_size *= mesh.size
-    whole, split = NamedSharding(mesh, P()), NamedSharding(mesh, P(mesh.axis_names))
-    params = jax.device_put(vae.params, whole)
-
-    @functools.partial(jax.jit, out_shardings=split)
-    def run(params, x):
-        variables = {"params": params}
-        x = pixels.to_float(x)
-        moments: Any = vae.module.apply(variables, x, method="encode")
-        return jax.numpy.concatenate(moments, axis=-1)
-
-    def encode(images: Images, which: range) -> dict[str, np.ndarray]:
-        found: dict[str, list[np.ndarray]] = {latents.MOMENTS: []}
-        if flip:
-            found[latents.FLIPPED] = []
-        started: list[list[jax.Array]] = []
-
-        def take():
-            for rows, y in zip(found.values(), started.pop(), strict=True):
-                y = jax.device_get(y).astype(np.float16)
-                rows.append(_checked(y, images, which, rows))
-
-        for x in _read_ahead(images, which, batch_size):
-            views = [x, x[:, :, ::-1]][: len(found)]
-            y = [run(params, jax.device_put(view, split)) for view in views]
-            if started:  # the next one is under way
-                take()
-            started.append(y)
-            watchdog.beat()
-        take()
-        return {k: np.concatenate(rows)[: len(which)] for k, rows in found.items()}
-
-    return encode
-
-
-def _checked(y: np.ndarray, images: Images, which: range, before) -> np.ndarray:
-    """The moments of a batch, if they are finite."""
-    if not np.isfinite(y).all():
-        first = which.start + sum(map(len, before))
-        bad = first + int(np.flatnonzero(~np.isfinite(y).all(axis=(1, 2, 3)))[0])
-        raise NumericsError(
-            f"image {bad} of {images.name}: its latents are not finite; encode in"
-            " float32 (--precision=float32), or delete the image"
-        )
-    return y
-
-
-def _read_ahead(images: Images, which: range, size: int) -> Iterator[np.ndarray]:
-    """Batches of bytes; the last is filled up, and the next is read meanwhile."""
-    with ThreadPoolExecutor(THREADS) as pool:
-
-        def begin(start):
-            numbers = np.arange(start, min(start + size, which.stop))
-            parts = np.array_split(numbers, min(THREADS, len(numbers)))
-            return [pool.submit(images.read, part) for part in parts]
-
-        starts = list(which[::size])
-        coming = begin(starts[0])
-        for i in range(len(starts)):
-            now = coming
-            coming = begin(starts[i + 1]) if i + 1 < len(starts) else []
-            x = np.concatenate([part.result() for part in now])
-            yield np.pad(x, ((0, size - len(x)), (0, 0), (0, 0), (0, 0)))

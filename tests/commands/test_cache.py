@@ -132,6 +132,60 @@ def test_a_run_goes_on_with_the_same_batches(cache):
     assert sorted(epoch.tolist()) == [*range(8)]
 
 
+def test_unreadable_images_are_left_out_by_choice(photos, cache, teacher, tmp_path):
+    bad, none, classes = (tmp_path / name for name in ("bad", "none", "classes"))
+    for folder in (bad, none):
+        shutil.copytree(photos, folder)
+    for i in (4, 5):  # the whole of a shard
+        (bad / f"{i}.png").write_bytes((photos / f"{i}.png").read_bytes()[:100])
+    for file in none.glob("*.png"):
+        file.write_bytes(b"")
+    for name in ("cat", "dog"):
+        shutil.copytree(bad, classes / name, ignore=lambda *_: ["metadata.jsonl"])
+    skip, out = "--unreadable=skip", tmp_path / "out"
+    lines = {
+        "stop": (words(bad, teacher, tmp_path / "stop"), 3, "or leave it out by --unr"),
+        "first": (
+            words(bad, teacher, out, "--flip", skip),
+            0,
+            "4 shards made, 2 images",
+        ),
+        "again": (
+            words(bad, teacher, out, "--flip", skip),
+            0,
+            "0 shards made, 2 images",
+        ),
+        "other": (words(bad, teacher, out, "--flip"), 3, "4.png: not a readable image"),
+        "none": (words(none, teacher, tmp_path / "no", skip), 3, "none of the images"),
+        "classes": (
+            words(classes, teacher, tmp_path / "c", "--tokenizer=none", skip),
+            0,
+            "7 shards made, 4 images left out (see unreadable.json)",
+        ),
+    }
+    answers = child.run_lines("cache", [line for line, _, _ in lines.values()])
+    for (_, code, part), answer in zip(lines.values(), answers, strict=True):
+        assert answer[0] == code and part in answer[1] + answer[2], answer
+    whole, found = latents.open_latents(cache), latents.open_latents(out)
+    kept = [0, 1, 2, 3, 4, 7]  # captions, of which image 3 has two
+    for views in (0, 1):
+        wanted = whole.batch(np.array(kept) + views * whole.num)
+        batch = found.batch(np.arange(6) + views * found.num)
+        for name in ("moments", "ids"):
+            np.testing.assert_array_equal(batch[name], wanted[name])
+    assert batch["y"].tolist() == [*range(6)] and latents.texts(out, 2) == []
+    report = json.loads((out / "unreadable.json").read_text())["left_out"]
+    assert [(r["name"], r["image"]) for r in report] == [("4.png", 4), ("5.png", 5)]
+    assert report[0]["reason"].startswith("not a readable image (")
+    before = content(out)
+    shutil.rmtree(out / "shard-00002")
+    (out / "latents.json").unlink()
+    code, said = child.run("cache", *words(bad, teacher, out, "--flip", skip))
+    assert code == 0 and "1 shards made" in said and content(out) == before
+    found = latents.open_latents(tmp_path / "c")
+    assert found.batch(np.arange(10))["y"].tolist() == [0] * 5 + [1] * 5
+
+
 def test_other_uses_and_what_is_refused(cache, photos, teacher, tmp_path):
     """Each line: what is given, the exit code, and what is said."""
     other = tmp_path / "other"
