@@ -33,7 +33,8 @@ class Net(NamedTuple):
         image_shape: (H, W, C) of a denoiser's images.
         num_classes: Number of classes; 0 if unconditional.
         with_features: As `apply`, but gives (x0_hat, features): those of `encode`, and
-            one for each level on the way back; None without levels.
+            one for each level on the way back; None without levels. A network without
+            bottleneck has none of it here.
         precision: Type that it computes in, "float32" or "bfloat16", as do the networks
             that a method makes beside it; parameters and x0_hat are float32.
         own_space: Where its images live, if not as pixels.

@@ -7,7 +7,7 @@ read.
 """
 
 from kdiff_jax.build.completed import complete, defaults, lock, plain
-from kdiff_jax.build.inputs import load_frozen, load_images, load_latents
+from kdiff_jax.build.inputs import load_frozen, load_images, load_latents, readers
 from kdiff_jax.build.objects import (
     Networks,
     Program,
@@ -57,6 +57,7 @@ __all__ = [
     "make_method",
     "plain",
     "program",
+    "readers",
     "resolve",
     "spec_of",
 ]

@@ -63,6 +63,9 @@ def complete(config: Section) -> dict[str, Any]:
         if "method" in section:
             function = methods.make_function(section["method"]["name"])
             section["method"] = {**defaults(function), **section["method"]}
+        if network := section.get("model", {}).get("network"):
+            name = network.get("name", model["network"]["name"])
+            section["model"] = {**section["model"], "network": _typed(name, network)}
         if section.get("kind") == "autoencoder":
             function = autoencoders.make_function(section["network"]["name"])
             fields = defaults(function, leave_out=autoencoders.GIVEN)
@@ -85,6 +88,17 @@ def complete(config: Section) -> dict[str, Any]:
         "data": {**defaults(Data), **config["data"]},
         "train": {**defaults(Train), **config["train"]},
         "evaluate": {**defaults(Evaluate), **config["evaluate"]},
+    }
+
+
+def _typed(network: str, fields: Section) -> dict[str, Any]:
+    """Fields of a network; what is None as a placeholder of the field's type."""
+    known = inspect.signature(networks.make_function(network)).parameters
+    return {
+        key: config_dict.placeholder(arguments.plain_type(known[key].annotation))
+        if value is None and key in known
+        else value
+        for key, value in fields.items()
     }
 
 

@@ -1,5 +1,6 @@
 """A recipe -> what it reads of files: images or their latents, table, autoencoder."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,18 @@ def load_images(recipe: Recipe) -> images.Images:
             f"data {found.name!r} has {found.num_classes} classes, model.num_classes is"
             f" {num_classes}; make them equal, or set model.num_classes=0"
         )
+    return found
+
+
+def readers(recipe: Recipe) -> dict[str, Callable[[], Any]]:
+    """Key of the section `data` -> what reads that, of what the recipe reads."""
+    found: dict[str, Callable[[], Any]] = {"path": lambda: load_images(recipe)}
+    texts = recipe.spec.text
+    table = (lambda: prompts.load(recipe)) if texts else (lambda: _table(recipe))
+    found["text_encoder" if texts else "conditions"] = table
+    found["autoencoder"] = lambda: _autoencoder(recipe)
+    if recipe.latents:
+        found["latents"] = lambda: load_latents(recipe)
     return found
 
 

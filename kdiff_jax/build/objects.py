@@ -23,6 +23,7 @@ from kdiff_jax.train.loop import Programs
 # is not here makes another program.
 FREE = {
     **dict(name="", pairs="", filter_data=None, partition=False, channels=""),
+    **dict(blocks=""),
     **dict.fromkeys(("init", "settings", "sampler", "model"), FrozenDict()),
 }
 FREE_OF_TRAIN = {

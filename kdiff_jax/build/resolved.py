@@ -13,7 +13,7 @@ from flax.core import FrozenDict
 from kdiff_jax.build.sections import Evaluate, Partition, Train
 from kdiff_jax.domain import Conditions, Space
 from kdiff_jax.interop import Spec
-from kdiff_jax.named import Keywords, Named
+from kdiff_jax.named import Keywords, Named, frozen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +38,7 @@ class TrainStage:
             leaves it to the method.
         precision: Type that every network of the stage computes in.
         channels: Which channels a narrower student begins with; "" for no narrower one.
+        blocks: Which blocks a shallower student begins with; "" for no shallower one.
     """
 
     kind: ClassVar[Literal["train"]] = "train"
@@ -56,6 +57,7 @@ class TrainStage:
     filter_data: bool | None
     precision: str
     channels: str
+    blocks: str = ""
 
     @property
     def hang_minutes(self) -> float:
@@ -183,6 +185,7 @@ class Recipe:
         teacher: Path of a teacher that is brought; "teacher" for the stage of that
             name.
         teacher_hint: Message shown if the teacher is missing.
+        hints: Key of the section `data` -> message shown if what it names is missing.
         seed: Seed of all random numbers.
         config: The config as plain values, for the record alone.
     """
@@ -199,6 +202,7 @@ class Recipe:
     partition: Partition | None = None
     teacher: str = "teacher"
     teacher_hint: str = ""
+    hints: Keywords = frozen({})
     seed: int = 0
     config: Mapping[str, Any] = dataclasses.field(
         default_factory=dict, compare=False, repr=False

@@ -248,7 +248,10 @@ class TrainStage(NamedTuple):
         partition: Whether there is a student for each part of the partition.
         filter_data: See `Partition`.
         precision: See `Config`.
-        channels: Which channels a narrower student begins with.
+        channels: Which channels a narrower student begins with, a rule of
+            `networks.channels`.
+        blocks: Which residual blocks a shallower student begins with, a rule of
+            `networks.blocks`.
     """
 
     method: Section
@@ -266,6 +269,7 @@ class TrainStage(NamedTuple):
     filter_data: bool | None = None
     precision: Precision | None = None
     channels: Literal["", "even", "first"] = ""
+    blocks: Literal["", "bk_sdm"] = ""
 
 
 class PairsStage(NamedTuple):
@@ -370,6 +374,7 @@ class Config(NamedTuple):
             is the network of `evaluate.features`.
         partition: See `Partition`.
         teacher_hint: Message shown if the teacher is missing.
+        hints: Key of `data` -> message shown by --dryrun if what it names is missing.
     """
 
     name: str
@@ -385,3 +390,4 @@ class Config(NamedTuple):
     precision: Precision | None = None
     partition: Section | None = None
     teacher_hint: str = ""
+    hints: Section = {}

@@ -40,6 +40,7 @@ def resolve(config: Mapping[str, Any]) -> Recipe:
         partition=sections.Partition(**frozen(partition)) if partition else None,
         teacher=config.get("init", {}).get("teacher", "teacher"),
         teacher_hint=config.get("teacher_hint", ""),
+        hints=frozen(config.get("hints", {})),
         seed=config.get("seed", 0),
         config=config,
     )
@@ -99,6 +100,7 @@ def _train(config, name: str, section, init) -> TrainStage:
         filter_data=section.get("filter_data"),
         precision=_precision(config, section),
         channels=section.get("channels", ""),
+        blocks=section.get("blocks", ""),
     )
 
 

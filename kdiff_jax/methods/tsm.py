@@ -51,8 +51,9 @@ def make(
     + feature_weight * sum over levels of a distance of features.
 
     Features are read at the end of each encoder level, in the bottleneck, and at the
-    end of each decoder level. For "fitnet", levels whose widths differ have 1x1
-    adapters, student to teacher, a role of their own.
+    end of each decoder level; of a student that lacks the innermost of them, at those
+    that it has. For "fitnet", levels whose widths differ have 1x1 adapters, student to
+    teacher, a role of their own.
 
     Args:
         nets: {"student": Net, "teacher": Net}; the student starts from random numbers.
@@ -75,7 +76,7 @@ def make(
             the student can be guided in turn.
 
     Raises:
-        ConfigError: If features are asked of networks whose levels differ.
+        ConfigError: If features are asked of networks whose levels have other pixels.
 
     Source: as above; neither has public code, and the choices that the papers leave
         open (weights, where features are read) are arguments or stand here.
@@ -91,8 +92,9 @@ def make(
     if feature_weight is None:
         feature_weight = WEIGHTS.get(features, 0.0)
     trained = {"student": student}
+    pairs: list[tuple[int, int]] = []
     if features != "none":
-        widths = _check_levels(features, student, teacher)
+        pairs, widths = _check_levels(features, student, teacher)
         if features == "fitnet" and any(a != b for a, b in widths):
             trained["adapters"] = _adapters(widths, student.precision)
     distance = {
@@ -131,9 +133,13 @@ def make(
         value = (factor * (teacher_error + task_weight * x0_error)).mean()
         metrics = {"teacher_error": teacher_error.mean(), "x0_error": x0_error.mean()}
         if distance is not None:
+            ours = [ours[i] for i, _ in pairs]
             if "adapters" in trained:
                 ours = trained["adapters"].apply(params["adapters"], ours)
-            parts = [distance(a, b).mean() for a, b in zip(ours, theirs, strict=True)]
+            parts = [
+                distance(a, theirs[j]).mean()
+                for a, (_, j) in zip(ours, pairs, strict=True)
+            ]
             metrics["features"] = jnp.stack(parts).sum()
             value = value + feature_weight * metrics["features"]
         return value, Aux({"loss": value, **metrics})
@@ -147,7 +153,11 @@ def make(
 
 
 def _check_levels(name, student, teacher):
-    """[(student's channels, teacher's)] of each feature; their pixels must agree."""
+    """(pairs of places, [(student's channels, teacher's)]) of the features compared.
+
+    Their pixels must agree. Where one network has fewer, they are paired from both
+    ends.
+    """
     for role, net in (("student", student), ("teacher", teacher)):
         if net.with_features is None:
             raise ConfigError(
@@ -155,13 +165,18 @@ def _check_levels(name, student, teacher):
                 " set features='none'"
             )
     ours, theirs = _shapes(student), _shapes(teacher)
-    if [s[:-1] for s in ours] != [s[:-1] for s in theirs]:
+    n, m = len(ours), len(theirs)
+    each = min(n, m) // 2 if n != m else n
+    pairs = [(i, i) for i in range(each)]
+    pairs += [(n - i, m - i) for i in range(each, 0, -1)] if n != m else []
+    shapes = [(ours[i], theirs[j]) for i, j in pairs]
+    if not pairs or [a[:-1] for a, _ in shapes] != [b[:-1] for _, b in shapes]:
         raise ConfigError(
             f"features={name!r}: compares level by level, and the student has levels of"
             f" {[s[1] for s in ours]} pixels, the teacher of {[s[1] for s in theirs]};"
             " give both as many levels, or set features='none'"
         )
-    return [(a[-1], b[-1]) for a, b in zip(ours, theirs, strict=True)]
+    return pairs, [(a[-1], b[-1]) for a, b in shapes]
 
 
 def _shapes(net):

@@ -127,11 +127,12 @@ class Network(nn.Module):
     ) -> tuple[Float[Array, "B H W C2"], list[Float[Array, "B _H _W _C"]]]:
         """(F, features) of one pass: those of `encode`, then one of each decoder level.
 
-        Networks of as many levels have as many, whatever their widths and blocks.
+        Networks of as many levels have as many, whatever their widths and blocks; that
+        of the bottleneck is missing where there is none.
         """
         told = self.told(x, y, augment, guidance)
         out, down, up = self.trunk(x, c_noise, told, dropout_keys)
-        return out, [*down, *up]
+        return out, [*(down if self.has_bottleneck else down[:-1]), *up]
 
     def told(
         self,
@@ -179,6 +180,11 @@ class Network(nn.Module):
             emb.shape[-1], use_bias=False, kernel_init=ZEROS, name=GUIDANCE
         )
         return emb + dense(layers.sinusoid(10 * guidance, 64))
+
+    @property
+    def has_bottleneck(self) -> bool:
+        """Whether the last feature of `encode` is another than that before."""
+        return True
 
     @property
     def width_of_rows(self) -> int:

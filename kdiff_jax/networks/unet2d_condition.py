@@ -220,6 +220,10 @@ class UNet2DCondition(Network):
             )
         return found
 
+    @property
+    def has_bottleneck(self) -> bool:
+        return self.mid_depth is not None
+
     def per_level(self, name: str, value) -> tuple:
         """A field that says one thing for all levels, or one for each."""
         levels = len(self.widths or self.channel_mult)

@@ -14,7 +14,7 @@ from kdiff_jax.diffusion.process import Process
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.interop import Model, Spec
 from kdiff_jax.method import Method, Net
-from kdiff_jax.networks import channels
+from kdiff_jax.networks import blocks, channels
 from kdiff_jax.stages import Job
 from kdiff_jax.stages.students import Students
 
@@ -78,11 +78,15 @@ def find(job: Job, stage: TrainStage) -> Roles:
         for one in student.guidance_range or (() if scale is None else (scale,)):
             interop.check_guidance(teacher.spec, one)
     given |= {role: model.params for role, model in loaded.items()}
-    if (rule := stage.channels) and "student" in given:
-        # Of a wider network, those that this one has.
+    if (stage.blocks or stage.channels) and "student" in given:
+        # Of a larger network, what this one has.
         template = jax.eval_shape(student.init, jax.random.key(0))
-        wide = networks.grown(given["student"], template)
-        given["student"] = channels.select(wide, template, rule)
+        large = networks.grown(given["student"], template)
+        if rule := stage.blocks:
+            large = blocks.select(large, template, rule)
+        if rule := stage.channels:
+            large = channels.select(large, template, rule)
+        given["student"] = large
     return Roles(nets, process, spec, loaded, given)
 
 

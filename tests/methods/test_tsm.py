@@ -125,6 +125,55 @@ def test_features_of_every_level_are_compared(name):
     np.testing.assert_allclose(value, expected, rtol=1e-4)
 
 
+def with_maps(net, pixels):
+    """The network, with features of so many pixels that depend on its parameters."""
+
+    def with_features(params, *args, **keywords):
+        x0_hat = net.apply(params, *args, **keywords)
+        m = len(x0_hat)
+        sizes = enumerate(pixels, 1)
+        return x0_hat, [
+            jnp.broadcast_to(k * params["w"].sum(), (m, n, n, 1)) for k, n in sizes
+        ]
+
+    return net._replace(with_features=with_features)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "pairs"),
+    [
+        ([4, 2, 2, 4], [(1, 1), (2, 2), (3, 4), (4, 5)]),  # no bottleneck
+        ([4, 4], [(1, 1), (2, 5)]),  # and no innermost level
+        ([4, 2, 2, 2, 4], [(k, k) for k in range(1, 6)]),
+    ],
+)
+def test_a_student_without_the_innermost_blocks_has_features_of_the_others(
+    pixels, pairs
+):
+    nets = dict(
+        student=with_maps(WIDE["student"], pixels),
+        teacher=with_maps(WIDE["teacher"], [4, 2, 2, 2, 4]),
+    )
+    method, loss, context = build(nets, features="fitnet", feature_weight=1.0)
+    assert set(method.nets) == {"student"}
+    ours, theirs = (
+        float(p["w"].sum())
+        for p in (context.nets["student"], context.frozen["teacher"])
+    )
+
+    def features_alone(params, frozen):
+        _, aux = loss(params, context._replace(frozen=frozen))
+        return aux.metrics["features"]
+
+    value, (of_student, of_teacher) = jax.value_and_grad(features_alone, (0, 1))(
+        context.nets, context.frozen
+    )
+    expected = sum((i * ours - j * theirs) ** 2 for i, j in pairs)
+    np.testing.assert_allclose(value, expected, rtol=1e-4)
+    assert np.abs(of_student["student"]["w"]).max() > 0
+    assert not np.any(of_teacher["teacher"]["w"])
+
+
 def test_adapters_are_trained_with_the_student():
     method, _, context = build(features="fitnet")
     sgd = Optim(optax.identity(), lambda step, n: 0.1, toy.EMAS)

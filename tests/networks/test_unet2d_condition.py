@@ -115,6 +115,13 @@ def test_features_are_one_per_level_the_middle_and_one_per_level_up():
     chex.assert_trees_all_equal_shapes(run("encode"), features[:3])
 
 
+def test_without_a_bottleneck_no_feature_is_there_twice():
+    network = networks.make("unet2d_condition", **ONE_LEVEL)
+    args = jax.random.key(0), jnp.zeros((2, 4, 4, 4)), jnp.zeros(2)
+    run = lambda: network.init_with_output(*args, method="with_features")[0]  # noqa: E731
+    assert len(jax.eval_shape(run)[1]) == 2
+
+
 @pytest.fixture(scope="module")
 def drawn():
     """(parameters of ONE_LEVEL none of which is zero, x, t, y)."""
