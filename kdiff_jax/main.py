@@ -44,7 +44,7 @@ def main() -> None:
         job = recipe.make_job(CONFIG.value, workdir)
         recipe.check_stage(job, STAGE.value)
         print(plan.text(job))
-        if lacks := recipe.missing(job):
+        for lacks in recipe.missing(job).splitlines():
             print(f"missing: {lacks}")
         return
     recipe.run(

@@ -1,7 +1,6 @@
 """What a recipe would do and need, from shapes alone: nothing is computed."""
 
 import functools
-from typing import NamedTuple
 
 import jax
 
@@ -9,7 +8,6 @@ from kdiff_jax import build, interop
 from kdiff_jax.build import AutoencoderStage, EvaluateStage, PairsStage, TrainStage
 from kdiff_jax.build.resolved import Recipe
 from kdiff_jax.data import pairs as pair_files
-from kdiff_jax.errors import CheckpointError
 from kdiff_jax.interop import Spec
 from kdiff_jax.stages import (
     Job,
@@ -20,27 +18,20 @@ from kdiff_jax.stages import (
     results,
     students,
 )
-from kdiff_jax.train import cost, layout, measure, parallel
-from kdiff_jax.train.cost import Cost
-from kdiff_jax.train.layout import Layout
-from kdiff_jax.train.step import init_state, split
+from kdiff_jax.stages.needs import (
+    Needs,
+    bytes_of,
+    held,
+    layout_of,
+    memory,
+    mesh_of,
+    needs,
+)
+from kdiff_jax.train import cost, layout, measure
+from kdiff_jax.train.step import init_state
 
-
-class Held(NamedTuple):
-    """Bytes that a training stage holds on every device, beside activations.
-
-    Attributes:
-        state: All trained roles: parameters, optimizer state and moving average; and
-            the carry. In the layout "zero1" it is a part of them.
-        gradients: Gradients of the phase that has most.
-        frozen: Networks that only give: the teacher, and those of files.
-        gathered: Copy of the parameters that lie in parts, for the losses.
-    """
-
-    state: int
-    gradients: int
-    frozen: int
-    gathered: int = 0
+__all__ = ["held", "needs", "text"]
+COPIES = "encoders and tables of conditions"
 
 
 def text(job: Job) -> str:
@@ -59,35 +50,48 @@ def text(job: Job) -> str:
         *_autoencoder(job.recipe),
         "stages:",
     ]
-    disk, known = 0, {}
+    kinds = "checkpoints", "models", COPIES, "pairs"
+    disk, known = dict.fromkeys(kinds, 0), {}
     for stage in job.stages:
         if stage.kind == "train":
             # Rounds differ in their lengths alone, and hold the same.
             spec = before.spec(job, stage)
-            key = spec, stage.method, stage.optim, stage.roles, _layout(job, stage)
-            if key not in known:
+            key = spec, stage.method, stage.optim, stage.roles, layout_of(job, stage)
+            is_new = key not in known
+            if is_new:
                 known[key] = needs(job, stage)
             needed = known[key]
             own = _model_facts(spec)
             lines.append(_train(job, stage, own, needed))
+            if is_new:
+                lines += _layouts(job, stage, needed)
             lines += _figures(job, stage, spec, own)
             if needed.why:
                 lines.append(f"    memory a device and disk not counted: {needed.why}")
             # Beside the newest: one that is good, the next, and one being written.
-            kept = stage.train.keep + 3
-            disk += kept * needed.saved * before.num_students(job, stage)
+            kept, num = stage.train.keep + 3, before.num_students(job, stage)
+            disk["checkpoints"] += kept * needed.saved * num
+            disk["models"] += 4 * int(own["params"]) * num
+            # Beside the checkpoints, and in the model folder.
+            disk[COPIES] += 2 * _beside(spec)
         elif stage.kind == "pairs":
             more, size = _pairs(job, stage, facts)
             lines += more
-            disk += size
+            disk["pairs"] += size
         elif stage.kind == "autoencoder":
             line, size = _encoder(job, stage)
             lines.append(line)
-            disk += size
+            disk["checkpoints"] += size
         else:
             lines.append(_evaluate(job, stage))
-    lines.append(f"disk: {_size(disk)} at most, checkpoints and pairs together")
+    parts = ", ".join(f"{name} {_size(size)}" for name, size in disk.items() if size)
+    lines.append(f"disk: {_size(sum(disk.values()))} at most: {parts}")
     return "\n".join(lines)
+
+
+def _beside(spec: Spec) -> int:
+    """Bytes of what a model folder has beside its network."""
+    return bytes_of(spec.conditioning.shapes) + bytes_of(spec.make_space().shapes())
 
 
 def _autoencoder(recipe: Recipe) -> list[str]:
@@ -107,114 +111,21 @@ def _conditions(recipe: Recipe) -> str:
     asked = recipe.conditions
     if not asked.dim:
         return f"{asked.num} classes, labels of the data" if asked.num else "none"
-    size = _bytes(asked.shapes)
+    size = bytes_of(asked.shapes)
     kind = f"texts of {asked.length} vectors" if asked.length else "vectors"
-    return (
-        f"{asked.num} {kind} of {asked.dim} entries, {_size(size)}, from {recipe.table}"
-    )
+    source = recipe.table or recipe.latents
+    return f"{asked.num} {kind} of {asked.dim} entries, {_size(size)}, from {source}"
 
 
-class Needs(NamedTuple):
-    """What a training stage holds and costs.
-
-    Attributes:
-        held: Zeros where it could not be counted.
-        saved: Bytes of a checkpoint of one student.
-        cost: None where it could not be counted.
-        why: The reason, a file that is missing.
-    """
-
-    held: Held
-    saved: int = 0
-    cost: Cost | None = None
-    why: str = ""
-
-
-def needs(job: Job, stage: TrainStage) -> Needs:
-    """What a training stage holds and costs, from shapes; nothing is computed."""
-    try:
-        method, state, frozen = _shapes(job, stage)
-    except CheckpointError as error:  # a file that the method reads
-        return Needs(Held(0, 0, 0), why=str(error))
-    part = max(stage.train.batch_size // stage.train.num_microbatches, 1)
-    costs = cost.of_method(method, state, frozen, batch_size=part)
-    return Needs(_held(job, stage, method, state, frozen), _bytes(state), costs)
-
-
-def held(job: Job, stage: TrainStage) -> Held:
-    """What a stage holds, from shapes, those of networks in files included.
-
-    Raises:
-        CheckpointError: If a table of classes that a discriminator begins with is
-            missing.
-    """
-    return _held(job, stage, *_shapes(job, stage))
-
-
-def _shapes(job: Job, stage: TrainStage):
-    """(method, its first state, its frozen parameters) of a stage, as shapes."""
-    precision = stage.precision
-    student, process = _network(before.spec(job, stage), precision)
-    nets = {"student": student}
-    if "teacher" in stage.init:
-        nets["teacher"], _ = _network(before.origin(job, stage), precision)
-    batch_size = stage.train.batch_size
-    method, optim = build.make_method(stage, nets, process, batch_size)
-    key = jax.random.key(0)
-    # A student that begins elsewhere may be smaller than the teacher.
-    given = {r: jax.eval_shape(nets[r].init, key) for r in nets if r in stage.init}
-    state = jax.eval_shape(lambda given: init_state(method, optim, given, key), given)
-    frozen = {role: given[role] for role in method.frozen if role in given}
-    pretrained = {role: found.shapes for role, found in method.pretrained.items()}
-    return method, state, frozen | pretrained | student.reads
-
-
-def _layout(job: Job, stage: TrainStage) -> Layout:
-    mesh = parallel.student_mesh(job.mesh, before.num_students(job, stage))
-    return layout.of(stage.train.layout, mesh)
-
-
-def _held(job: Job, stage: TrainStage, method, state, frozen) -> Held:
-    lies = _layout(job, stage)
-
-    def gradients(phase):
-        moving = [
-            split(state.nets[role].params, method.trainable.get(role))[0]
-            for role in phase.trains
-        ]
-        return _bytes(moving)
-
-    return Held(
-        state=lies.bytes_of_device(state),
-        gradients=max(gradients(phase) for phase in method.phases),
-        frozen=_bytes(frozen),
-        gathered=lies.bytes_gathered(state),
-    )
-
-
-@functools.lru_cache
-def _network(spec: Spec, precision: str):
-    """(Net, process) of a spec; a network that is met again is not traced again."""
-    net, process = interop.build(spec, precision)
-    calls = (net.apply, net.encode, net.with_features)
-    apply, encode, with_features = (f and jax.jit(f) for f in calls)
-    jitted = net._replace(apply=apply, encode=encode, with_features=with_features)
-    return jitted, process
-
-
-def _bytes(tree) -> int:
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
-
-
-def _train(job, stage: TrainStage, facts, needs: Needs) -> str:
+def _train(job, stage: TrainStage, facts, needed: Needs) -> str:
     train = stage.train
     num = before.num_students(job, stage)
-    mesh = parallel.student_mesh(job.mesh, num)
+    mesh = mesh_of(job, stage)
     turns = num // mesh.shape["student"]
-    local = -(-train.batch_size // mesh.shape["data"])
-    micro = -(-local // train.num_microbatches)
     steps = stage.settings.get("num_steps")
     to = f" -> {steps} steps" if steps else ""
+    if num == 1 and facts["params"] != _model_facts(job.recipe.spec)["params"]:
+        to += f", a student of {facts['params'] / 1e6:.2f} M parameters"
     if num > 1:
         to += f", {num} students of {facts['params'] / 1e6:.2f} M parameters"
         to += f" ({turns} on a device in turn)" if turns > 1 else ""
@@ -223,20 +134,31 @@ def _train(job, stage: TrainStage, facts, needs: Needs) -> str:
         f"  {stage.name}: {stage.method.name}{to},"
         f" {train.num_steps} x {train.batch_size} images,"
     )
-    if needs.cost is None:
+    if needed.cost is None:
         # The student's passes alone: forward, and twice that backward.
         flops = 3 * facts["flops"] * images * train.num_steps
         return f"{line} at least {flops:.2e} FLOP"
-    flops = 2 * needs.cost.macs(train.num_steps) * images
-    # Of several students on a device all states are there, and one is at work.
-    each = needs.held.state + (
-        needs.held.frozen if job.split(stage.init.get("teacher", "")) else 0
-    )
-    memory = sum(needs.held) + (turns - 1) * each + micro * needs.cost.kept
-    state = f"{_size(turns * needs.held.state)} of it state"
-    if (parts := _layout(job, stage).num_parts) > 1:
-        state += f", a part of {_size(turns * needs.saved)} on {parts}"
-    return f"{line} {flops:.2e} FLOP, about {_size(memory)} a device, {state}"
+    flops = 2 * needed.cost.macs(train.num_steps) * images
+    bytes_held = memory(job, stage, needed.cost, needed.held, mesh.shape["data"])
+    state = f"{_size(turns * needed.held.state)} of it state"
+    if (parts := layout_of(job, stage).num_parts) > 1:
+        state += f", a part of {_size(turns * needed.saved)} on {parts}"
+    return f"{line} {flops:.2e} FLOP, about {_size(bytes_held)} a device, {state}"
+
+
+def _layouts(job: Job, stage: TrainStage, needed: Needs) -> list[str]:
+    """What `train.layout` changes of the memory of a device."""
+    if needed.cost is None:
+        return []
+    num = needed.num_devices
+    sizes = {
+        name: _size(memory(job, stage, needed.cost, found, num))
+        for name, found in needed.layouts.items()
+    }
+    return [
+        f"    on {num} devices: {sizes['replicated']} each, with layout='zero1'"
+        f" {sizes['zero1']}"
+    ]
 
 
 def _encoder(job: Job, stage: AutoencoderStage) -> tuple[str, int]:
@@ -250,7 +172,7 @@ def _encoder(job: Job, stage: AutoencoderStage) -> tuple[str, int]:
     flops = 2 * costs.macs(train.num_steps) * train.batch_size
     lies = layout.of(train.layout, job.mesh)
     local = -(-part // job.mesh.shape["data"])
-    memory = lies.bytes_of_device(state) + _bytes(frozen) + local * costs.kept
+    total = lies.bytes_of_device(state) + bytes_of(frozen) + local * costs.kept
     params = sum(x.size for x in jax.tree.leaves(state.nets["student"].params))
     height, width, _ = job.recipe.space.pixel_shape
     factor, module = made.module.factor, made.module
@@ -258,9 +180,9 @@ def _encoder(job: Job, stage: AutoencoderStage) -> tuple[str, int]:
         f"  {stage.name}: {stage.method.name}, {params / 1e6:.2f} M parameters,"
         f" latents {height // factor}x{width // factor}x{module.latent_channels},"
         f" {train.num_steps} x {train.batch_size} images, {flops:.2e} FLOP, about"
-        f" {_size(memory)} a device"
+        f" {_size(total)} a device"
     )
-    return line, (train.keep + 3) * _bytes(state)
+    return line, (train.keep + 3) * bytes_of(state)
 
 
 def _figures(job: Job, stage: TrainStage, spec: Spec, facts) -> list[str]:

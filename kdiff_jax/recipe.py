@@ -18,6 +18,7 @@ from kdiff_jax.stages import (
     Job,
     autoencoder,
     before,
+    compared,
     evaluate,
     locks,
     pairs,
@@ -223,18 +224,30 @@ def _inputs(job: Job) -> Images | None:
 
 
 def missing(job: Job) -> str:
-    """What a run would lack, data or teacher, in one line; "" if all is there.
+    """What a run would lack, a line for each thing; "" if all is there.
+
+    Behind each stands how to get it, where the config says so.
 
     Raises:
         UserError: As `check_inputs`, but for what is missing.
     """
-    data, lacks = None, ""
+    data, lacks = None, []
     try:
         data = _inputs(job)
-    except (DataError, CheckpointError) as error:
-        lacks = str(error)
+    except (DataError, CheckpointError):
+        teacher, hints = _missing_teacher(job), job.recipe.hints
+        lacks = [teacher] if teacher else []
+        for key, read in build.readers(job.recipe).items():
+            try:
+                found = read()
+                data = found if key == "path" else data
+            except (DataError, CheckpointError) as error:
+                lacks.append(f"{error}{hints.get(key, '')}")
     rehearsal.check(job, data)
-    return lacks
+    options = compared.options_of(job)
+    if options.features and (weights := compared.missing(options)):
+        lacks.append(f"evaluate.features={options.features!r}: {weights}")
+    return "\n".join(lacks)
 
 
 def _missing_teacher(job: Job) -> str:

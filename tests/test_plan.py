@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import recipes
 import torch_resnet
+import vectors
 
 from kdiff_jax import build, interop, methods, plan, recipe
 from kdiff_jax.networks.freeze import trains_with_frozen_convolutions
@@ -93,8 +94,12 @@ def test_the_plan_says_what_is_held(tmp_path):
     training = [s for s in job.stages if s.kind == "train"]
     teacher, student = (plan.held(job, stage) for stage in training)
     disk = kept * (teacher.state + student.state)
+    models = 2 * 4 * sum(parameters(job.recipe.spec).values())
     lines = plan.text(job).splitlines()
-    assert f"disk: {disk / 1e6:.3g} MB at most, checkpoints and pairs together" in lines
+    assert (
+        f"disk: {(disk + models) / 1e6:.3g} MB at most: checkpoints"
+        f" {disk / 1e6:.3g} MB, models {models / 1e3:.3g} KB"
+    ) in lines
     for stage in training:
         (line,) = (x for x in lines if x.startswith(f"  {stage.name}: "))
         needs, micro = plan.needs(job, stage), 8  # images of the one device
@@ -165,3 +170,56 @@ def macs_of_gradient(net):
 
     inputs = measure.forward(net)[1]
     return measure.macs_of(jax.make_jaxpr(gradient)(*inputs).jaxpr)
+
+
+def test_both_layouts_are_told_of_also_where_there_is_one_device(tmp_path):
+    job = make_job(recipes.load("toy2d_msd", "tiny"), tmp_path)
+    stage = stage_of(job)
+    found = plan.needs(job, stage)
+    assert found.num_devices == 8 and found.cost is not None
+    replicated, parts = (found.layouts[name] for name in ("replicated", "zero1"))
+    assert replicated == found.held
+    # What is split is gathered for the losses; what is small is not split.
+    assert parts.state < replicated.state and parts.gathered > replicated.gathered
+    lines = plan.text(job).splitlines()
+    place = next(i for i, x in enumerate(lines) if x.startswith("  student: "))
+    students = 4  # their states lie on the device, and one is at work
+    images = 8 / 8
+    sizes = [
+        sum(h) + (students - 1) * h.state + images * found.cost.kept
+        for h in (replicated, parts)
+    ]
+    own = [f"{size / 1e6:.3g} MB" for size in sizes]
+    assert lines[place + 1] == (
+        f"    on 8 devices: {own[0]} each, with layout='zero1' {own[1]}"
+    )
+
+
+def test_copies_of_tables_take_disk(tmp_path):
+    """One beside the checkpoints, one in the model folder, of each training stage."""
+    config = vectors.config(tmp_path / "table.npy")
+    job = make_job(config, tmp_path / "run")
+    trained = [stage for stage in job.stages if stage.kind == "train"]
+    size = 2 * len(trained) * np.load(tmp_path / "table.npy").nbytes
+    disk = plan.text(job).splitlines()[-1]
+    assert f"encoders and tables of conditions {size:.3g} B" in disk
+
+
+def test_what_is_missing_is_a_line_each_with_where_it_comes_from(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDIFF_WEIGHTS", str(tmp_path))
+    config = vectors.config(tmp_path / "table.npy")
+    job = make_job(config, tmp_path / "run")
+    assert recipe.missing(job) == ""
+    (tmp_path / "table.npy").unlink()
+    del config.data["num_images"]
+    config.data.name, config.data.path = "npz", str(tmp_path / "images.npz")
+    config.init.teacher, config.teacher_hint = str(tmp_path / "teacher"), ": from there"
+    config.hints = dict(path=": by asking", conditions=": by measuring")
+    config.evaluate.features = "inception"
+    found = recipe.missing(make_job(config, tmp_path / "run")).splitlines()
+    starts = "teacher: init.teacher=", "images.npz", "table.npy", "evaluate.features="
+    ends = "from there", "by asking", "by measuring", ""
+    assert len(found) == len(starts)
+    for line, start, end in zip(found, starts, ends, strict=True):
+        assert start in line and line.endswith(end), line
+    assert "pytorch-fid" in found[-1] and "Apache-2.0" in found[-1]

@@ -35,6 +35,7 @@ class WeightsFile(NamedTuple):
         size: Length in bytes.
         sha256: Digest in hexadecimal digits.
         url: Where it can be fetched.
+        terms: Its license.
     """
 
     name: str
@@ -42,6 +43,7 @@ class WeightsFile(NamedTuple):
     size: int | None = None
     sha256: str | None = None
     url: str | None = None
+    terms: str = ""
 
     @property
     def wanted(self) -> str:
@@ -50,6 +52,7 @@ class WeightsFile(NamedTuple):
             f"{self.size:,} bytes" if self.size else "",
             f"sha256 {self.sha256}" if self.sha256 else "",
             self.source,
+            self.terms,
         )
         about = ", ".join(fact for fact in facts if fact)
         return f"{self.name} ({about})" if about else self.name

@@ -26,6 +26,7 @@ FILE = WeightsFile(
     "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
     "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
     "pt_inception-2015-12-05-6726825d.pth",
+    "Apache-2.0",
 )
 SIZE = 299  # of the images that it sees
 NUM_LOGITS = 1008

@@ -1,0 +1,153 @@
+"""What a training stage holds and costs, from shapes alone: nothing is computed."""
+
+import functools
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+
+from kdiff_jax import build, interop
+from kdiff_jax.build import TrainStage
+from kdiff_jax.errors import CheckpointError
+from kdiff_jax.interop import Spec
+from kdiff_jax.stages import Job, before
+from kdiff_jax.train import cost, layout, parallel
+from kdiff_jax.train.cost import Cost
+from kdiff_jax.train.layout import Layout
+from kdiff_jax.train.step import init_state, split
+
+SEVERAL = 8  # devices that a plan made on one of them speaks of, too
+
+
+class Held(NamedTuple):
+    """Bytes that a training stage holds on every device, beside activations.
+
+    Attributes:
+        state: All trained roles: parameters, optimizer state and moving average; and
+            the carry. In the layout "zero1" it is a part of them.
+        gradients: Gradients of the phase that has most.
+        frozen: Networks that only give: the teacher, and those of files.
+        gathered: Copy of the parameters that lie in parts, for the losses.
+    """
+
+    state: int
+    gradients: int
+    frozen: int
+    gathered: int = 0
+
+
+class Needs(NamedTuple):
+    """What a training stage holds and costs.
+
+    Attributes:
+        held: In the layout of the stage; zeros where it could not be counted.
+        saved: Bytes of a checkpoint of one student.
+        cost: None where it could not be counted.
+        why: The reason, a file that is missing.
+        layouts: Name of a layout -> what is held in it, on `num_devices` of a student.
+        num_devices: Those that there are, or SEVERAL where there is one.
+    """
+
+    held: Held
+    saved: int = 0
+    cost: Cost | None = None
+    why: str = ""
+    layouts: Mapping[str, Held] = {}
+    num_devices: int = 1
+
+
+def needs(job: Job, stage: TrainStage) -> Needs:
+    """What a training stage holds and costs, from shapes; nothing is computed."""
+    try:
+        method, state, frozen = _shapes(job, stage)
+    except CheckpointError as error:  # a file that the method reads
+        return Needs(Held(0, 0, 0), why=str(error))
+    part = max(stage.train.batch_size // stage.train.num_microbatches, 1)
+    costs = cost.of_method(method, state, frozen, batch_size=part)
+    here = mesh_of(job, stage).shape["data"]
+    num = here if here > 1 else SEVERAL
+    all_held = {
+        name: _held(method, state, frozen, lies)
+        for name, lies in dict(replicated=Layout(), zero1=Layout(num)).items()
+    }
+    own = _held(method, state, frozen, layout_of(job, stage))
+    return Needs(own, bytes_of(state), costs, layouts=all_held, num_devices=num)
+
+
+def held(job: Job, stage: TrainStage) -> Held:
+    """What a stage holds, from shapes, those of networks in files included.
+
+    Raises:
+        CheckpointError: If a table of classes that a discriminator begins with is
+            missing.
+    """
+    return _held(*_shapes(job, stage), layout_of(job, stage))
+
+
+def _shapes(job: Job, stage: TrainStage):
+    """(method, its first state, its frozen parameters) of a stage, as shapes."""
+    precision = stage.precision
+    student, process = _network(before.spec(job, stage), precision)
+    nets = {"student": student}
+    if "teacher" in stage.init:
+        nets["teacher"], _ = _network(before.origin(job, stage), precision)
+    batch_size = stage.train.batch_size
+    method, optim = build.make_method(stage, nets, process, batch_size)
+    key = jax.random.key(0)
+    # A student that begins elsewhere may be smaller than the teacher.
+    given = {r: jax.eval_shape(nets[r].init, key) for r in nets if r in stage.init}
+    state = jax.eval_shape(lambda given: init_state(method, optim, given, key), given)
+    frozen = {role: given[role] for role in method.frozen if role in given}
+    pretrained = {role: found.shapes for role, found in method.pretrained.items()}
+    return method, state, frozen | pretrained | student.reads
+
+
+def mesh_of(job: Job, stage: TrainStage):
+    """The devices, in groups of those of a student."""
+    return parallel.student_mesh(job.mesh, before.num_students(job, stage))
+
+
+def layout_of(job: Job, stage: TrainStage) -> Layout:
+    return layout.of(stage.train.layout, mesh_of(job, stage))
+
+
+def _held(method, state, frozen, lies: Layout) -> Held:
+    def gradients(phase):
+        moving = [
+            split(state.nets[role].params, method.trainable.get(role))[0]
+            for role in phase.trains
+        ]
+        return bytes_of(moving)
+
+    return Held(
+        state=lies.bytes_of_device(state),
+        gradients=max(gradients(phase) for phase in method.phases),
+        frozen=bytes_of(frozen),
+        gathered=lies.bytes_gathered(state),
+    )
+
+
+@functools.lru_cache
+def _network(spec: Spec, precision: str):
+    """(Net, process) of a spec; a network that is met again is not traced again."""
+    net, process = interop.build(spec, precision)
+    calls = (net.apply, net.encode, net.with_features)
+    apply, encode, with_features = (f and jax.jit(f) for f in calls)
+    jitted = net._replace(apply=apply, encode=encode, with_features=with_features)
+    return jitted, process
+
+
+def memory(job, stage: TrainStage, costs: Cost, held: Held, num_devices: int) -> float:
+    """Bytes on each of `num_devices` of a student, activations included."""
+    num = before.num_students(job, stage)
+    turns = num // mesh_of(job, stage).shape["student"]
+    local = -(-stage.train.batch_size // num_devices)
+    micro = -(-local // stage.train.num_microbatches)
+    # Of several students on a device all states are there, and one is at work.
+    own_teachers = job.split(stage.init.get("teacher", ""))
+    each = held.state + (held.frozen if own_teachers else 0)
+    return sum(held) + (turns - 1) * each + micro * costs.kept
+
+
+def bytes_of(tree) -> int:
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
