@@ -45,13 +45,17 @@ def student(
 def after_common(student: dict, num_steps: int) -> dict:
     """The stages `common`, one student of all times, and `student`, copies of it.
 
-    Each is given its adapters too: from random ones, features would undo what it knows.
+    Each is given its adapters too, where its widths are others than the teacher's: from
+    random ones, features would undo what it knows.
     """
     train = student["train"] | dict(num_steps=num_steps)
-    init = dict(student="common", adapters="common/adapters")
+    init = dict(student="common")
+    if student.get("channels"):
+        init["adapters"] = "common/adapters"
+    rules = {key: "" for key in ("channels", "blocks") if key in student}
     return dict(
         common=student | dict(train=train, partition=False),
-        student=student | dict(init=init, channels=""),
+        student=student | dict(init=init, **rules),
     )
 
 

@@ -9,6 +9,7 @@ SHARED = {
     *(
         "common",
         "digits",
+        "dit256",
         "dmd",
         "edm_student",
         "gdd",
@@ -16,6 +17,7 @@ SHARED = {
         "msd",
         "o2mkd",
         "progressive_paper",
+        "sd15",
         "small_unet",
     ),
     "teachers",

@@ -13,6 +13,7 @@ from PIL import Image
 
 from configs import common
 from kdiff_jax import build, interop, plan, recipe
+from kdiff_jax.build.stages import PATHS
 from kdiff_jax.report import summary
 from kdiff_jax.train import measure
 
@@ -28,6 +29,8 @@ ALIKE = {
     *("imagenet64_msd", "cifar10_o2mkd", "lsun256_o2mkd", "celebahq256_o2mkd"),
     *("imagenet64_msd_small", "imagenet64_progressive", "cifar10_edm"),
     *("lsun256_student", "cifar10_latent", "sd15_dmd2"),
+    *("sd15_o2mkd", "sd15_msd", "sd15_student", "sd15_dogs_msd_small"),
+    *("dit256_dmd2", "dit256_gdd", "dit256_progressive"),
 }
 # By default one of each family: an EDM network (cifar10_teacher), Progressive
 # Distillation, Denoising Student, GDD and O2MKD on digits, MSD by DMD2 in the plane.
@@ -51,6 +54,8 @@ PLANNED_ALIKE = {
     *("imagenet64_edm", "cifar10_o2mkd", "cifar10_progressive", "digits_msd"),
     *("digits_sid", "digits_student", "digits_teacher", "lsun256_student"),
     *("cifar10_edm", "digits_dmd2", "sd15_dmd2"),
+    *("sd15_o2mkd", "sd15_msd", "sd15_student", "sd15_dogs_msd_small"),
+    *("dit256_dmd2", "dit256_gdd", "dit256_progressive"),
 }
 ENCODER_ALONE = {"cifar10_latent"}  # it trains no model; see test_autoencoder_stage.py
 
@@ -268,6 +273,13 @@ def test_other_sizes_plan(name, size, lines, tmp_path):
         ("cifar10_o2mkd", "full", 8.95),
         ("lsun256_o2mkd", "church", 28.45),
         ("celebahq256_o2mkd", "full", 28.45),
+        *(
+            pytest.param("sd15_o2mkd", size, millions, marks=pytest.mark.slow)
+            for size, millions in (
+                *(("full", 579.38), ("small", 482.35), ("smallest", 323.38)),
+            )
+        ),
+        pytest.param(*("sd15_dogs_msd_small", "full", 148.00), marks=pytest.mark.slow),
     ],
 )
 def test_smaller_students_are_as_large_as_their_recipes_say(name, size, millions):
@@ -322,6 +334,22 @@ def test_stages_share_no_section():
     config.stages.common.model.network.channels = 4
     student = config.stages.student
     assert student.sampler.num_steps == 16 and student.model.network.channels == 8
+
+
+@pytest.mark.parametrize("name", ["sd15_student", "sd15_dogs_msd_small", "dit256_gdd"])
+def test_recipes_on_latents_say_where_everything_is_from(name):
+    sizes = ("full", "sit") if name.startswith("dit") else ("full",)
+    for size in sizes:
+        config = build.plain(recipes.load(name, size))
+        data, hints = config["data"], config["hints"]
+        named = {"path", *(key for key in PATHS if data[key])}
+        assert hints.keys() == named and all(hints.values())
+        assert config["teacher_hint"].startswith(": get ")
+        assert data["latents"] in hints["latents"]
+        assert data["autoencoder"] in hints["latents"]
+        if data["autoencoder"] != config["init"]["teacher"]:
+            assert "MIT" in hints["autoencoder"]
+        assert "the teacher's folder" in hints["autoencoder"] or size == "sit"
 
 
 def test_rounds_of_the_paper():
