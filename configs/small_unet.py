@@ -85,27 +85,29 @@ def student(tiny: bool, *, loss: str) -> dict:
     )
 
 
-def gdd_student(*, freeze: bool) -> dict:
+def gdd_student(*, freeze: bool, tiny: bool = False) -> dict:
     """As digits_gdd, but with the paper's penalty, and both rates falling to 0."""
     train = dict(num_steps=1000, batch_size=32, result="ema")
+    short = dict(num_steps=4, batch_size=8) if tiny else {}
     return dict(
         method=dict(
             name="gdd",
             noise_levels=(0.05, 0.3),
-            width=32,
-            virtual_local_batch=32,
+            width=4 if tiny else 32,
+            virtual_local_batch=1 if tiny else 32,
             freeze=freeze,
         ),
         optim=dict(lr=3e-4, b1=0.0, b2=0.99, schedule="cosine", ema_half_life=2000.0),
         roles=gdd.roles(lr=1e-3),
         sampler=dict(name="ddim", num_steps=1),
-        train=train,
+        train=train | short,
     )
 
 
-def dmd2_student() -> dict:
+def dmd2_student(*, tiny: bool = False) -> dict:
     """As digits_dmd2; a thousand updates of the student among those of the guidance."""
     train = dict(num_steps=2000, batch_size=32, result="ema")
+    short = dict(num_steps=4, batch_size=8) if tiny else {}
     return dict(
         method=dict(
             name="dmd2",
@@ -118,7 +120,7 @@ def dmd2_student() -> dict:
         optim=dict(lr=3e-4, b1=0.5, warmup_steps=50, schedule="cosine", ema_decay=0.99),
         roles=dict(fake_score=dict(lr=1e-3), disc=dict(lr=1e-3)),
         sampler=dict(name="ddim", num_steps=1),
-        train=train,
+        train=train | short,
     )
 
 

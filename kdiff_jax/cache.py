@@ -86,6 +86,7 @@ def _make() -> None:
     command.start_distributed()
     import jax
 
+    from kdiff_jax import shards
     from kdiff_jax.data import latents
     from kdiff_jax.lock import Lock
     from kdiff_jax.stages import latents as stage
@@ -99,8 +100,7 @@ def _make() -> None:
     print(said(folder, facts, need), flush=True)
     if DRYRUN.value:
         return
-    there = sum(f.stat().st_size for f in folder.rglob("shard-*/*") if f.is_file())
-    output.check_disk("--output", folder, need - there)
+    shards.check_room(folder, need, "latents", "or name another --output")
     with output.speaking("--output", text):
         lock = Lock(folder / f".lock.{jax.process_index()}", f"--output={text}")
     try:

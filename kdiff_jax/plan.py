@@ -5,7 +5,13 @@ import functools
 import jax
 
 from kdiff_jax import build, interop
-from kdiff_jax.build import AutoencoderStage, EvaluateStage, PairsStage, TrainStage
+from kdiff_jax.build import (
+    AutoencoderStage,
+    EvaluateStage,
+    LatentsStage,
+    PairsStage,
+    TrainStage,
+)
 from kdiff_jax.build.resolved import Recipe
 from kdiff_jax.data import pairs as pair_files
 from kdiff_jax.interop import Spec
@@ -82,6 +88,8 @@ def text(job: Job) -> str:
             line, size = _encoder(job, stage)
             lines.append(line)
             disk["checkpoints"] += size
+        elif stage.kind == "latents":
+            lines.append(_latents(job, stage))
         else:
             lines.append(_evaluate(job, stage))
     parts = ", ".join(f"{name} {_size(size)}" for name, size in disk.items() if size)
@@ -183,6 +191,19 @@ def _encoder(job: Job, stage: AutoencoderStage) -> tuple[str, int]:
         f" {_size(total)} a device"
     )
     return line, (train.keep + 3) * bytes_of(state)
+
+
+def _latents(job: Job, stage: LatentsStage) -> str:
+    """How large a stage's cache will be, for each image: they are not yet counted."""
+    height, width, _ = job.recipe.space.shape
+    moments, views = job.recipe.space.moments, "image"
+    size = 2 * height * width * moments
+    if job.recipe.augmented.get("flip"):
+        views, size = "image and its mirror image", 2 * size
+    return (
+        f"  {stage.name}: moments {height}x{width}x{moments} of every {views},"
+        f" {_size(size + 4)} an image on disk"
+    )
 
 
 def _figures(job: Job, stage: TrainStage, spec: Spec, facts) -> list[str]:

@@ -19,6 +19,7 @@ from kdiff_jax.stages import (
     autoencoder,
     before,
     compared,
+    encoded,
     evaluate,
     locks,
     pairs,
@@ -41,7 +42,7 @@ RAW = (
 
 KINDS = {
     **{"train": train.run, "pairs": pairs.run, "evaluate": evaluate.run},
-    "autoencoder": autoencoder.run,
+    **{"autoencoder": autoencoder.run, "latents": encoded.run},
 }
 
 
@@ -174,11 +175,14 @@ def make_job(config, workdir, *, devices=None) -> Job:
     """The stages of a config, over these devices, or all."""
     config = build.plain(config)
     build.check(config)
-    recipe, mesh = build.resolve(config), parallel.make_mesh(devices)
-    job = Job(recipe, pathlib.Path(workdir).absolute(), mesh)
+    workdir, mesh = pathlib.Path(workdir).absolute(), parallel.make_mesh(devices)
+    recipe = build.resolve(config).placed(workdir)
+    job = Job(recipe, workdir, mesh)
     before.check(job)
     paths = recipe.table, recipe.autoencoder, recipe.text_encoder
-    if all(os.path.exists(os.path.expanduser(path)) for path in paths if path):
+    if not job.lacks and all(
+        os.path.exists(os.path.expanduser(path)) for path in paths if path
+    ):
         _ = job.frozen  # a table that is none is refused at once
     return job
 
@@ -213,8 +217,10 @@ def _inputs(job: Job) -> Images | None:
     teacher = _missing_teacher(job)
     try:
         data = build.load_images(job.recipe)
-        _ = job.frozen
-        if job.recipe.latents:
+        _ = job.table
+        if not job.lacks:
+            _ = job.frozen
+        if job.recipe.latents and not job.lacks:
             build.load_latents(job.recipe)
     except DataError as error:
         raise DataError(f"{error}{'; also ' + teacher if teacher else ''}") from error

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from kdiff_jax import sealed
-from kdiff_jax.files import json_text
+from kdiff_jax.errors import StorageError
+from kdiff_jax.files import existing, json_text
 
 CHECKSUMS = "checksums.json"
 CHUNK = 2**22  # bytes read at once
@@ -30,6 +31,28 @@ Folder = str | os.PathLike
 def path(folder: Folder, number: int) -> pathlib.Path:
     """The folder of one shard."""
     return pathlib.Path(folder) / f"shard-{number:05d}"
+
+
+def check_room(folder: Folder, need: int, what: str, way_out: str) -> None:
+    """To be called before anything is made; shards anywhere in the folder count.
+
+    Args:
+        folder: Folder, which need not exist.
+        need: Bytes of all shards.
+        what: What they hold, for the message.
+        way_out: What can be done beside making room, for the message.
+
+    Raises:
+        StorageError: If they will not fit; it says the numbers.
+    """
+    folder = pathlib.Path(folder).absolute()
+    there = sum(f.stat().st_size for f in folder.rglob("shard-*/*") if f.is_file())
+    free = shutil.disk_usage(existing(folder)).free
+    if need > there + free:
+        raise StorageError(
+            f"{folder}: {what} need {need / 1e9:.2f} GB; {there / 1e9:.2f} GB are there"
+            f" and the disk has {free / 1e9:.2f} GB free; free some, {way_out}"
+        )
 
 
 def write(

@@ -16,7 +16,7 @@ from kdiff_jax.encoders import trained
 from kdiff_jax.errors import ConfigError, DataError
 from kdiff_jax.interop import trees
 from kdiff_jax.report import metrics_log
-from kdiff_jax.stages import autoencoder
+from kdiff_jax.stages import autoencoder, finish, same_data
 
 SHAPE = (8, 8, 1)
 
@@ -72,14 +72,16 @@ def test_the_folder_is_an_autoencoder_with_the_figures_that_are_told(whole):
     mse = ((u - v) ** 2).mean((1, 2, 3))
     psnr = (10 * np.log10(255**2 / mse)).mean()
     np.testing.assert_allclose(about["held_out"]["psnr"], psnr, 1e-5)
-    kl = ((mean**2 + np.exp(logvar) - 1 - logvar) / 2).sum((1, 2, 3)).mean()
+    # Trained were latents of another deviation; those of the folder have 1.
+    scale = about["latent_std"]
+    mu, log = mean * scale, logvar + 2 * np.log(scale)
+    kl = ((mu**2 + np.exp(log) - 1 - log) / 2).sum((1, 2, 3)).mean()
     np.testing.assert_allclose(about["held_out"]["kl"], kl, 1e-4)
-    # Of the latents that were trained on, the standard deviation is 1.
     places = autoencoder._places(build.resolve(config()).stages[0], trained_on)
     mean, logvar = vae.encode(np.asarray(pixels.to_float(trained_on.read(places))))
     std = np.sqrt(np.var(mean) + np.exp(logvar).mean())
-    np.testing.assert_allclose(vae.scaling_factor, 1 / std, 1e-4)
-    np.testing.assert_allclose(about["scaling_factor"], vae.scaling_factor, 1e-12)
+    np.testing.assert_allclose(std, 1, 1e-4)
+    assert vae.scaling_factor == 1
     assert about["fd_pixels"] > 0 and about["train_steps"] == 4
     assert about["average"] == "ema"
 
@@ -111,6 +113,28 @@ def test_it_begins_as_flax_does():
     assert np.abs(kernel * 6).max() < 2 / 0.87
     assert (found["encoder/conv_norm_out/scale"] == 1).all()
     assert (found["encoder/conv_out/bias"] == 0).all()
+
+
+@pytest.mark.parametrize("quant", [False, True])
+def test_latents_divided_decode_to_the_same(quant):
+    shape = (4, 4, 3)
+    module = trained.make(
+        "autoencoder_kl",
+        **dict(image_shape=shape, precision="float32", widths=(4,), num_blocks=1),
+        **dict(num_groups=2, mid_attention=False),
+        **dict(quant_conv=quant, post_quant_conv=quant),
+    )
+    net, key = trained.net(module, shape), jax.random.key(0)
+    params = jax.tree.map(lambda x: x + 0.1, net.init(key))
+    divided = trained.divided(module, params, 2.5)
+    x = jax.random.uniform(key, (2, *shape), minval=-1)
+    mean, logvar = net.encode(params, x)
+    found, found_logvar = net.encode(divided, x)
+    np.testing.assert_allclose(found, mean / 2.5, atol=1e-5)
+    np.testing.assert_allclose(found_logvar, logvar - 2 * np.log(2.5), atol=1e-5)
+    np.testing.assert_allclose(
+        net.apply(divided, mean / 2.5), net.apply(params, mean), atol=1e-5
+    )
 
 
 def again(whole, tmp_path, devices):
@@ -182,3 +206,48 @@ def test_a_denoiser_is_trained_by_no_autoencoders_method():
             "x", order=("teacher",), stages=dict(teacher=teacher), **sections
         )
         build.check(build.plain(found))
+
+
+def latent_config(**changes):
+    """The tiny recipe that trains its own autoencoder."""
+    found = cifar10_latent.get_config("tiny")
+    with found.unlocked():
+        for path, value in changes.items():
+            *parts, last = path.split("__")
+            section = found
+            for part in parts:
+                section = section[part]
+            section[last] = value
+    return found
+
+
+def test_stages_are_named_where_folders_are(tmp_path):
+    short = latent_config(order=("autoencoder", "latents", "teacher"))
+    job = recipe.make_job(short, tmp_path, devices=jax.devices()[:1])
+    made = job.recipe
+    assert made.made == {"autoencoder": "autoencoder", "latents": "latents"}
+    assert made.autoencoder == str(tmp_path / "autoencoder") and not made.brings_latents
+    assert made.latents == str(tmp_path / "latents")
+    assert job.lacks == ["autoencoder", "latents"]
+    same_data.check(job, build.load_images(made), force=False)
+    for name in job.lacks:
+        (tmp_path / name).mkdir()
+        finish(tmp_path / name)
+    assert job.lacks == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("order", ("latents", "autoencoder", "teacher"), "order: 'latents' stands bef"),
+        ("order", ("teacher", "autoencoder", "latents"), "order: 'teacher' stands bef"),
+        ("data__latents", "", "latents='': does not name the stage 'latents'"),
+        ("model__autoencoder__wide", 1, r"autoencoder\.wide"),
+        ("model__autoencoder__num_blocks", 2, r"num_blocks=2: .* has 1; set that"),
+        ("model__autoencoder__scaling_factor", 0.5, r"=0.5: .* has 1.0; set that"),
+        ("stages__latents__shard_size", 0, r"latents\.shard_size=0: must be 1 or more"),
+    ],
+)
+def test_what_a_recipe_of_both_refuses(path, value, said, tmp_path):
+    with pytest.raises(ConfigError, match=said):
+        recipe.make_job(latent_config(**{path: value}), tmp_path)

@@ -53,19 +53,16 @@ PLANNED_ALIKE = {
     *("cifar10_dmd2", "cifar10_msd2", "digits_dmd", "toy2d_msd"),
     *("imagenet64_edm", "cifar10_o2mkd", "cifar10_progressive", "digits_msd"),
     *("digits_sid", "digits_student", "digits_teacher", "lsun256_student"),
-    *("cifar10_edm", "digits_dmd2", "sd15_dmd2"),
+    *("cifar10_edm", "digits_dmd2", "sd15_dmd2", "cifar10_latent"),
     *("sd15_o2mkd", "sd15_msd", "sd15_student", "sd15_dogs_msd_small"),
     *("dit256_dmd2", "dit256_gdd", "dit256_progressive"),
 }
-ENCODER_ALONE = {"cifar10_latent"}  # it trains no model; see test_autoencoder_stage.py
 
 
-def all_but(alike, without=frozenset()):
-    """Every recipe but those of `without`; those of `alike` as slow tests."""
+def all_but(alike):
+    """Every recipe; those of `alike` as slow tests."""
     marks = {
-        name: pytest.mark.slow if name in alike else ()
-        for name in recipes.names()
-        if name not in without
+        name: pytest.mark.slow if name in alike else () for name in recipes.names()
     }
     return pytest.mark.parametrize(
         "name", [pytest.param(name, marks=mark) for name, mark in marks.items()]
@@ -81,9 +78,8 @@ def test_every_recipe_is_complete(size):
     for name in recipes.names():
         config = recipes.load(name, size) if size != "full" else recipes.load(name)
         stages = build.expand(build.plain(config))
-        kinds = {"autoencoder"} if name in ENCODER_ALONE else {"evaluate", "train"}
-        assert config.is_locked and stages[-1].kind in kinds, name
-        assert name in ENCODER_ALONE or [s for s in stages if s.kind == "train"], name
+        assert config.is_locked and stages[-1].kind in {"evaluate", "train"}, name
+        assert [s for s in stages if s.kind == "train"], name
 
 
 def test_every_tiny_recipe_takes_images_of_ones_own():
@@ -113,7 +109,7 @@ def test_what_is_none_can_be_given(size):
         assert not [*untyped(config)], name
 
 
-@all_but(ALIKE | PLANE, without=ENCODER_ALONE)
+@all_but(ALIKE | PLANE)
 def test_tiny_runs_from_teacher_to_report(name, tmp_path):
     run_to_report(recipes.load(name, "tiny"), tmp_path)
 

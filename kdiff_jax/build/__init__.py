@@ -7,7 +7,14 @@ read.
 """
 
 from kdiff_jax.build.completed import complete, defaults, lock, plain
-from kdiff_jax.build.inputs import load_frozen, load_images, load_latents, readers
+from kdiff_jax.build.inputs import (
+    check_autoencoder,
+    load_autoencoder,
+    load_images,
+    load_latents,
+    load_table,
+    readers,
+)
 from kdiff_jax.build.objects import (
     Networks,
     Program,
@@ -22,6 +29,7 @@ from kdiff_jax.build.objects import (
 from kdiff_jax.build.resolved import (
     AutoencoderStage,
     EvaluateStage,
+    LatentsStage,
     Learning,
     PairsStage,
     Recipe,
@@ -34,6 +42,7 @@ from kdiff_jax.build.values import check
 __all__ = [
     "AutoencoderStage",
     "EvaluateStage",
+    "LatentsStage",
     "Learning",
     "Networks",
     "PairsStage",
@@ -50,9 +59,11 @@ __all__ = [
     "complete",
     "defaults",
     "expand",
-    "load_frozen",
+    "check_autoencoder",
+    "load_autoencoder",
     "load_images",
     "load_latents",
+    "load_table",
     "lock",
     "make_method",
     "plain",

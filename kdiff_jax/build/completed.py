@@ -17,6 +17,7 @@ from kdiff_jax.build.sections import (
     AutoencoderStage,
     Data,
     Evaluate,
+    LatentsStage,
     Partition,
     Section,
     Train,
@@ -71,6 +72,9 @@ def complete(config: Section) -> dict[str, Any]:
             fields = defaults(function, leave_out=autoencoders.GIVEN)
             own = defaults(AutoencoderStage, leave_out=("precision",))
             section["network"] = {**fields, **section["network"]}
+            section = {**own, **section}
+        if section.get("kind") == "latents":
+            own = defaults(LatentsStage, leave_out=("precision",))
             section = {**own, **section}
         if section.get("partition"):
             free = {"filter_data": config_dict.placeholder(bool)}

@@ -27,7 +27,7 @@ def load_images(recipe: Recipe) -> images.Images:
             " model's shape"
         )
     num_classes = recipe.num_classes
-    if recipe.latents:  # what an image is conditioned on is the cache's matter
+    if recipe.brings_latents:  # what an image is conditioned on is the cache's matter
         return found
     # Of a table there may be rows that no image has.
     has_rows = recipe.conditions.dim and 0 < found.num_classes <= num_classes
@@ -40,30 +40,35 @@ def load_images(recipe: Recipe) -> images.Images:
 
 
 def readers(recipe: Recipe) -> dict[str, Callable[[], Any]]:
-    """Key of the section `data` -> what reads that, of what the recipe reads."""
+    """Key of the section `data` -> what reads that, of what no stage makes."""
     found: dict[str, Callable[[], Any]] = {"path": lambda: load_images(recipe)}
-    texts = recipe.spec.text
-    table = (lambda: prompts.load(recipe)) if texts else (lambda: _table(recipe))
-    found["text_encoder" if texts else "conditions"] = table
-    found["autoencoder"] = lambda: _autoencoder(recipe)
-    if recipe.latents:
+    key = "text_encoder" if recipe.spec.text else "conditions"
+    found[key] = lambda: load_table(recipe)
+    if "autoencoder" not in recipe.made:
+        found["autoencoder"] = lambda: load_autoencoder(recipe)
+    if recipe.brings_latents:
         found["latents"] = lambda: load_latents(recipe)
     return found
 
 
-def load_frozen(recipe: Recipe) -> dict[str, Any]:
-    """Table of conditions, text encoder and autoencoder, by role, where there are such.
+def load_table(recipe: Recipe) -> dict[str, Any]:
+    """Table of conditions, and the encoder that reads it, where there are such.
 
     Raises:
-        CheckpointError: If the autoencoder is missing, or none that the model names.
+        CheckpointError: If the text encoder is missing, or none that the model names.
         ConfigError: If only one of a file and what reads it is given.
         DataError: If the table is missing, or no table for the model.
     """
-    table = prompts.load(recipe) if recipe.spec.text else _table(recipe)
-    return {**table, **_autoencoder(recipe)}
+    return prompts.load(recipe) if recipe.spec.text else _table(recipe)
 
 
-def _autoencoder(recipe: Recipe) -> dict[str, Any]:
+def load_autoencoder(recipe: Recipe) -> dict[str, Any]:
+    """The autoencoder, by its role; {} without.
+
+    Raises:
+        CheckpointError: If it is missing, or none that the model names.
+        ConfigError: If only one of a file and what reads it is given.
+    """
     path, named = recipe.autoencoder, recipe.spec.autoencoder
     if bool(path) != bool(named):
         raise ConfigError(
@@ -78,15 +83,31 @@ def _autoencoder(recipe: Recipe) -> dict[str, Any]:
     leaves = trees.flatten(found.params)
     where = f"data.autoencoder={path!r}"
     built.compare(leaves, {k: v.shape for k, v in shapes.items()}, where)
-    module = named.call(latents.make)
-    check_fields(module, found.module, "model.autoencoder", path)
-    for name in ("scaling_factor", "shift_factor"):
-        want, has = getattr(module, name), getattr(found, name)
+    check_autoencoder(recipe, found.module, found.scaling_factor, found.shift_factor)
+    return {latents.ROLE: found.params}
+
+
+def check_autoencoder(recipe: Recipe, found, scale: float, shift: float) -> None:
+    """Refuses an autoencoder that is another than `model.autoencoder` says.
+
+    Args:
+        recipe: The recipe; it has one.
+        found: The module that its file has, or its stage trains.
+        scale: Scaling factor of its latents.
+        shift: Shift factor of its latents.
+
+    Raises:
+        ConfigError: Names the first field that differs.
+    """
+    assert recipe.spec.autoencoder is not None
+    module, path = recipe.spec.autoencoder.call(latents.make), recipe.autoencoder
+    check_fields(module, found, "model.autoencoder", path)
+    for name, has in (("scaling_factor", scale), ("shift_factor", shift)):
+        want = getattr(module, name)
         if abs(want - has) > 1e-6 * max(1.0, abs(has)):
             raise ConfigError(
                 f"model.autoencoder.{name}={want}: {path} has {has}; set that"
             )
-    return {latents.ROLE: found.params}
 
 
 def _table(recipe: Recipe) -> dict[str, Any]:

@@ -78,10 +78,10 @@ def _ids(recipe: Recipe, tokenizer) -> tuple[np.ndarray, str]:
             raise ConfigError(f"{place}: with model.text a .txt of prompts, one a line")
         found = captions.read(path)
         ids = np.asarray(tokenizer([*found.captions[0]]))
-        if recipe.latents:
+        if recipe.brings_latents:
             _check_same(ids, recipe, place)
         return ids, place
-    if not recipe.latents:
+    if not recipe.brings_latents:
         raise ConfigError(
             "data.conditions='', data.latents='': model.text needs prompts; give a"
             " .txt, one a line, or a cache of images with captions"

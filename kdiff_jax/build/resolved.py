@@ -5,6 +5,7 @@ those of a function that has a name, is a `Named`; the model is a `Spec`.
 """
 
 import dataclasses
+import pathlib
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -162,8 +163,33 @@ class EvaluateStage:
     hang_minutes: float
 
 
+@dataclasses.dataclass(frozen=True)
+class LatentsStage:
+    """A stage that encodes the images of the recipe.
+
+    Attributes:
+        name: See `TrainStage`.
+        section: See `TrainStage`.
+        shard_size: Images of one shard on disk.
+        batch_size: Images that a device encodes at once.
+        precision: Type that the autoencoder computes in.
+        hang_minutes: See `PairsStage`.
+    """
+
+    kind: ClassVar[Literal["latents"]] = "latents"
+    init: ClassVar[Mapping[str, str]] = FrozenDict()
+    name: str
+    section: Mapping[str, Any] = dataclasses.field(compare=False, repr=False)
+    shard_size: int
+    batch_size: int
+    precision: str
+    hang_minutes: float
+
+
 Learning = TrainStage | AutoencoderStage
-Stage = Learning | PairsStage | EvaluateStage
+Stage = Learning | PairsStage | EvaluateStage | LatentsStage
+# Kinds of stages that make what the section `data` names.
+MADE = ("autoencoder", "latents")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,10 +203,12 @@ class Recipe:
         augmented: Keywords of `inputs.make`: what is done to its images.
         spec: Spec of the model.
         table: Path of the table of vectors that are conditions; "" for labels.
-        autoencoder: Path of the autoencoder between pixels and latents; "" for none.
-        latents: Path of the cache of the data's latents; "" where images are encoded as
-            they are read.
+        autoencoder: Path of the autoencoder between pixels and latents, or the stage
+            that trains it, see `placed`; "" for none.
+        latents: Path of the cache of the data's latents, or the stage that makes it; ""
+            where images are encoded as they are read.
         text_encoder: Path of the tokenizer and text encoder of prompts; "" for none.
+        made: Which of `autoencoder` and `latents` stages make, and their names.
         partition: What students share; None where there is one.
         teacher: Path of a teacher that is brought; "teacher" for the stage of that
             name.
@@ -199,6 +227,7 @@ class Recipe:
     autoencoder: str = ""
     latents: str = ""
     text_encoder: str = ""
+    made: Mapping[str, str] = FrozenDict()
     partition: Partition | None = None
     teacher: str = "teacher"
     teacher_hint: str = ""
@@ -227,6 +256,17 @@ class Recipe:
     def space(self) -> Space:
         """Where the images of its networks live."""
         return self.spec.make_space()
+
+    def placed(self, workdir: pathlib.Path) -> "Recipe":
+        """The recipe with folders in place of the stages that leave them."""
+        return dataclasses.replace(
+            self, **{kind: str(workdir / name) for kind, name in self.made.items()}
+        )
+
+    @property
+    def brings_latents(self) -> bool:
+        """Whether there is a cache of latents that none of the stages makes."""
+        return bool(self.latents) and "latents" not in self.made
 
     @property
     def is_brought(self) -> bool:

@@ -132,12 +132,12 @@ class Data(NamedTuple):
             which is the text that stands for none. With `model.text` a .txt of prompts,
             one a line, or "" for the captions of `latents`.
         autoencoder: Folder or file of the autoencoder that `model.autoencoder`
-            describes, see `latent.load`; "" without.
+            describes, see `latent.load`, or the stage that trains it; "" without.
         text_encoder: Pipeline folder of the tokenizer and the encoder that `model.text`
             describes, see `kdiff_jax.text`; "" without.
         latents: Cache of the latents that the images have, made by
-            `python -m kdiff_jax.cache`, to train on; "" encodes images as they are
-            read.
+            `python -m kdiff_jax.cache`, or the stage that makes it, to train on; ""
+            encodes images as they are read.
         channels: 1 or 3, that images are converted to; 0 keeps them.
         background: Colour below transparent pixels.
         flip: Whether images are flipped, with probability 1/2. Of `latents` one with
@@ -326,8 +326,9 @@ class EvaluateStage(NamedTuple):
 class AutoencoderStage(NamedTuple):
     """A stage that trains an autoencoder on the images of `data`; see `TrainStage`.
 
-    It leaves a folder vae/ as diffusers has it. Of `train` all counts but those of
-    figures; `result` is "params" or a moving average.
+    It leaves a folder vae/ as diffusers has it, whose latents have deviation 1: its
+    scaling factor is 1. Of `train` all counts but those of figures; `result` is
+    "params" or a moving average.
 
     Attributes:
         network: Name of the autoencoder, and its fields.
@@ -350,6 +351,22 @@ class AutoencoderStage(NamedTuple):
     roles: Section = {}
     num_held_out: Count = 500
     num_measured: Count = 10_000
+    precision: Precision | None = None
+
+
+class LatentsStage(NamedTuple):
+    """A stage that encodes the images of `data`, once; `data.latents` names it.
+
+    Attributes:
+        kind: "latents".
+        shard_size: Images of one shard on disk.
+        batch_size: Images that a device encodes at once.
+        precision: See `Config`.
+    """
+
+    kind: Literal["latents"]
+    shard_size: Count = 1024
+    batch_size: Count = 8
     precision: Precision | None = None
 
 

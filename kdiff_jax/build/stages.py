@@ -6,8 +6,10 @@ from typing import Any
 from kdiff_jax.arguments import Count
 from kdiff_jax.build import sections
 from kdiff_jax.build.resolved import (
+    MADE,
     AutoencoderStage,
     EvaluateStage,
+    LatentsStage,
     PairsStage,
     Recipe,
     Stage,
@@ -29,14 +31,18 @@ def resolve(config: Mapping[str, Any]) -> Recipe:
     data = dict(config["data"])
     augmented = {k: v for k in ("flip", "augment_prob") if (v := data.pop(k, None))}
     paths = [data.pop(key, "") for key in PATHS]
-    partition = config.get("partition")
+    partition, stages = config.get("partition"), tuple(expand(config))
+    kinds = {stage.name: stage.kind for stage in stages}
+    read = dict(zip(PATHS, paths, strict=True))
+    made = {kind: read[kind] for kind in MADE if kinds.get(read[kind]) == kind}
     return Recipe(
         config["name"],
-        tuple(expand(config)),
+        stages,
         named(data),
         frozen(augmented),
         Spec.of({"num_classes": 0, **config["model"]}, "--config.model."),
         *paths,
+        made=frozen(made),
         partition=sections.Partition(**frozen(partition)) if partition else None,
         teacher=config.get("init", {}).get("teacher", "teacher"),
         teacher_hint=config.get("teacher_hint", ""),
@@ -76,6 +82,8 @@ def expand(config: Mapping[str, Any]) -> list[Stage]:
             stages.append(_evaluate(config, name, section, init))
         elif kind == "autoencoder":
             stages.append(_autoencoder(config, name, section))
+        elif kind == "latents":
+            stages.append(_latents(config, name, section))
         elif rounds := section.pop("rounds", None):
             stages += _rounds(config, name, section, init, halvings(**rounds))
         else:
@@ -118,8 +126,27 @@ def _autoencoder(config, name: str, section) -> AutoencoderStage:
         roles=frozen(section.get("roles") or {}),
         train=_lengths(config, section),
         **counts,
-        precision=section.get("precision") or config.get("precision") or "float32",
+        precision=_of_encoder(config, section),
     )
+
+
+def _latents(config, name: str, section) -> LatentsStage:
+    defaults = sections.LatentsStage._field_defaults
+    sizes = {
+        key: section.get(key, defaults[key]) for key in ("shard_size", "batch_size")
+    }
+    return LatentsStage(
+        name=name,
+        section=section,
+        **sizes,
+        precision=_of_encoder(config, section),
+        hang_minutes=_hang_minutes(config),
+    )
+
+
+def _of_encoder(config, section) -> str:
+    """The type that the autoencoder of a stage computes in."""
+    return section.get("precision") or config.get("precision") or "float32"
 
 
 def _lengths(config, section) -> sections.Train:

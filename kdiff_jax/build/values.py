@@ -22,6 +22,7 @@ STAGES = {
     "pairs": sections.PairsStage,
     "evaluate": sections.EvaluateStage,
     "autoencoder": sections.AutoencoderStage,
+    "latents": sections.LatentsStage,
 }
 
 

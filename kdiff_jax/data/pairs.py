@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import pathlib
-import shutil
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -76,18 +75,9 @@ def check_disk(
     Raises:
         StorageError: If the pairs will not fit; it says the numbers.
     """
-    folder = pathlib.Path(folder)
-    need = disk_need(num_pairs, shape, kept)
-    there = sum(f.stat().st_size for f in folder.rglob("shard-*/*") if f.is_file())
-    exists = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-    free = shutil.disk_usage(exists).free
-    if need > there + free:
-        raise StorageError(
-            f"{folder}: {num_pairs} pairs of {'x'.join(map(str, shape))} need"
-            f" {need / 1e9:.2f} GB; {there / 1e9:.2f} GB are there and the disk has"
-            f" {free / 1e9:.2f} GB free; free some, make fewer pairs, or choose another"
-            " --workdir"
-        )
+    what = f"{num_pairs} pairs of {'x'.join(map(str, shape))}"
+    way_out = "make fewer pairs, or choose another --workdir"
+    shards.check_room(folder, disk_need(num_pairs, shape, kept), what, way_out)
 
 
 def begin(folder: Folder, identity: Mapping[str, Any]) -> None:

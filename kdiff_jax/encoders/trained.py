@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from kdiff_jax import registry
 from kdiff_jax.encoders.autoencoder_kl import AutoencoderKL
@@ -84,6 +85,29 @@ def net(module: AutoencoderKL, image_shape: tuple[int, ...]) -> Net:
     return Net(
         init, decode, encode, image_shape=image_shape, precision=str(module.dtype)
     )
+
+
+def divided(module: AutoencoderKL, params: Any, std: float) -> Any:
+    """Parameters, on the host, whose latents are those of `params` divided by `std`.
+
+    What is decoded of them, and the noise of the latents relative to their means, stay.
+    """
+    # (module, its layer) that makes the moments, and that reads latents.
+    out = ("quant_conv",) if module.quant_conv else ("encoder", "conv_out")
+    into = ("post_quant_conv",) if module.post_quant_conv else ("decoder", "conv_in")
+    means = np.arange(2 * module.latent_channels) < module.latent_channels
+    scale = np.where(means, 1 / std, 1).astype(np.float32)
+    shift = np.where(means, 0, -2 * np.log(std)).astype(np.float32)  # of log-variances
+
+    def moved(path, leaf):
+        *place, kind = (key.key for key in path)
+        if tuple(place) == out:
+            return leaf * scale + (shift if kind == "bias" else 0)
+        if tuple(place) == into and kind == "kernel":
+            return leaf * np.float32(std)
+        return leaf
+
+    return jax.tree_util.tree_map_with_path(moved, jax.device_get(params))
 
 
 def _first(shapes: Any, key: jax.Array) -> Any:

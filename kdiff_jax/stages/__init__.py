@@ -58,14 +58,25 @@ class Job:
         return self.recipe.stages
 
     @functools.cached_property
+    def table(self) -> domain.Frozen:
+        """What conditions are read from, by role; see `build.load_table`."""
+        return build.load_table(self.recipe)
+
+    @functools.cached_property
     def frozen(self) -> domain.Frozen:
-        """What programs read beside networks, by role.
+        """What programs read beside networks, by role: of a job that lacks nothing.
 
         Raises:
+            CheckpointError: If a network is missing.
             ConfigError: If there is no table, and the model reads vectors.
             DataError: If the table is missing, or none for this model.
         """
-        return build.load_frozen(self.recipe)
+        return {**self.table, **build.load_autoencoder(self.recipe)}
+
+    @property
+    def lacks(self) -> list[str]:
+        """Stages that make what others read, and have not finished."""
+        return [s for s in self.recipe.made.values() if not is_done(self.workdir / s)]
 
     @property
     def only(self) -> int | None:

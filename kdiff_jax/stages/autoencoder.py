@@ -103,7 +103,7 @@ def run(job: Job, stage: AutoencoderStage) -> None:
     signals.release()
     params = result(state)
     about = _measured(stage, reconstruct, params, shown, seen)
-    _save(job, stage, made.module, params, about["scaling_factor"])
+    _save(job, stage, made.module, params, about["latent_std"])
     about |= _distance(job, stage, reconstruct, params, seen)
     about |= {"method": stage.method.name}
     if jax.process_index() == 0:
@@ -257,7 +257,6 @@ def _measured(
     errors = reconstruct(params, held_out, np.arange(held_out.num)).errors()
     return {
         "latent_std": std,
-        "scaling_factor": 1 / std,
         "held_out": errors,
         "num_held_out": held_out.num,
         "num_measured": len(places),
@@ -295,11 +294,12 @@ def _places(stage: AutoencoderStage, images: Images) -> np.ndarray:
 
 
 def _save(
-    job: Job, stage: AutoencoderStage, module: AutoencoderKL, params, scale: float
+    job: Job, stage: AutoencoderStage, module: AutoencoderKL, params, std: float
 ) -> None:
-    """Writes the folder vae/."""
+    """Writes the folder vae/: of latents of deviation 1, which no factor scales."""
     params = jax.tree.map(lambda x: x[0], parallel.to_host(params))
     if jax.process_index() == 0:
         side = job.recipe.space.pixel_shape[0]
-        made = latent.Autoencoder(module, params, scale, sample_size=side)
+        params = trained.divided(module, params, std)
+        made = latent.Autoencoder(module, params, 1.0, sample_size=side)
         made.save(job.folder(stage.name))

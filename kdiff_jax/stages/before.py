@@ -7,6 +7,7 @@ import jax
 
 from kdiff_jax import build, interop, registry
 from kdiff_jax.build import Stage, TrainStage
+from kdiff_jax.build.resolved import MADE
 from kdiff_jax.errors import ConfigError, UserError
 from kdiff_jax.interop import Spec
 from kdiff_jax.metrics import features
@@ -21,6 +22,7 @@ def check(job: Job) -> None:
         ConfigError: Names the value.
     """
     trained: list[str] = []
+    _check_made(job)
     for stage in job.stages:
         path = f"--config.stages.{stage.name}"
         _check_init(job, stage, trained, path)
@@ -85,6 +87,31 @@ def _check_init(job: Job, stage: Stage, trained: list[str], path: str) -> None:
             f"{path}.init.{role}={source!r}: is no training stage before"
             f" {stage.name!r}; those are {', '.join(trained) or 'none'}"
         )
+
+
+def _check_made(job: Job) -> None:
+    """What stages make for others comes first, and is what the model names."""
+    stages = {s.name: s for s in job.stages}
+    for kind, name in job.recipe.made.items():
+        before = [*stages][: [*stages].index(name)]
+        # An autoencoder is what latents are made with.
+        free = MADE if kind == "latents" else ("autoencoder",)
+        if early := [other for other in before if stages[other].kind not in free]:
+            raise ConfigError(
+                f"order: {early[0]!r} stands before {name!r}, which data.{kind} names;"
+                " put it behind"
+            )
+        stage = stages[name]
+        if stage.kind == "autoencoder" and job.recipe.spec.autoencoder:
+            module = autoencoder.plan(job, stage).module
+            build.check_autoencoder(job.recipe, module, 1.0, 0.0)
+    for stage in job.stages:
+        if stage.kind == "latents" and job.recipe.made.get("latents") != stage.name:
+            raise ConfigError(
+                f"--config.data.latents={job.recipe.latents!r}: does not name the stage"
+                f" {stage.name!r}, so that nobody reads what it makes; set it, or leave"
+                " the stage out of order"
+            )
 
 
 def _check_pairs(job: Job, stage: TrainStage, path: str) -> None:

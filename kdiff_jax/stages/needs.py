@@ -59,7 +59,7 @@ class Needs(NamedTuple):
 def needs(job: Job, stage: TrainStage) -> Needs:
     """What a training stage holds and costs, from shapes; nothing is computed."""
     try:
-        method, state, frozen = _shapes(job, stage)
+        method, state, frozen = shapes(job, stage)
     except CheckpointError as error:  # a file that the method reads
         return Needs(Held(0, 0, 0), why=str(error))
     part = max(stage.train.batch_size // stage.train.num_microbatches, 1)
@@ -81,10 +81,10 @@ def held(job: Job, stage: TrainStage) -> Held:
         CheckpointError: If a table of classes that a discriminator begins with is
             missing.
     """
-    return _held(*_shapes(job, stage), layout_of(job, stage))
+    return _held(*shapes(job, stage), layout_of(job, stage))
 
 
-def _shapes(job: Job, stage: TrainStage):
+def shapes(job: Job, stage: TrainStage):
     """(method, its first state, its frozen parameters) of a stage, as shapes."""
     precision = stage.precision
     student, process = _network(before.spec(job, stage), precision)

@@ -141,6 +141,8 @@ def concerns(key: str, stage: Stage) -> bool:
     section, _, rest = key.partition(".")
     if stage.kind == "autoencoder" and section != "stages":
         return section in ("train", "data", "precision", "seed")
+    if stage.kind == "latents" and section != "stages":
+        return section in ("data", "precision")
     if section == "stages":
         name = rest.partition(".")[0]
         return name == stage.name or stage.name.rpartition("_")[0] == name

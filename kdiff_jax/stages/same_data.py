@@ -30,7 +30,7 @@ def check(job: Job, images: Images, *, force: bool) -> None:
         ConfigError: If the processes of the run have different ones.
     """
     path, now = job.workdir / FILE, identity.of(images)
-    if (table := interop.digest_of_conditions(job.frozen)) is not None:
+    if (table := interop.digest_of_conditions(job.table)) is not None:
         now["conditions"] = table
     now |= _read_beside(job)
     hosts.compare(
@@ -52,14 +52,18 @@ def check(job: Job, images: Images, *, force: bool) -> None:
 
 
 def _read_beside(job: Job) -> dict[str, str]:
-    """Digests of the networks that stand before the data, and of a cache of latents."""
+    """Digests of the networks that stand before the data, and of a cache of latents.
+
+    Those that the run makes itself are no matter of where its data lie.
+    """
+    frozen = job.table if job.recipe.made else job.frozen
     found = {
-        role: sealed.digest_of(jax.device_get(trees.flatten(job.frozen[role])))
+        role: sealed.digest_of(jax.device_get(trees.flatten(frozen[role])))
         for role in interop.NETWORKS_BESIDE
-        if role in job.frozen
+        if role in frozen
     }
-    if path := job.recipe.latents:
-        facts = dict(latents.open_latents(path).facts)
+    if job.recipe.brings_latents:
+        facts = dict(latents.open_latents(job.recipe.latents).facts)
         found["latents"] = sealed.seal(facts)[sealed.KEY]
     return found
 

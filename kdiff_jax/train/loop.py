@@ -140,7 +140,7 @@ class Programs:
             phases,
             axis_name="data",
             num_microbatches=self._num_microbatches,
-            unroll=jax.default_backend() == "cpu",
+            unroll=self.mesh.devices.flat[0].platform == "cpu",
         )
         return parallel.over_devices(
             step,
