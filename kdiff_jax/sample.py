@@ -10,6 +10,7 @@ import io
 import os
 import pathlib
 import re
+from collections.abc import Sequence
 
 import numpy as np
 from absl import flags
@@ -90,6 +91,8 @@ def main() -> None:
     import jax
 
     from kdiff_jax import interop
+    from kdiff_jax.interop import beside
+    from kdiff_jax.interop.checkpoint import located
 
     model = interop.load(checkpoint, precision=PRECISION.value)
     wanted, k, partition = LABELS.value, STUDENT.value, model.partition
@@ -101,6 +104,7 @@ def main() -> None:
     dim = row if CONDITIONS.value is not None else 0
     dim = 2 * row if PROMPT.value is not None or PROMPTS.value is not None else dim
     check(path, kind, model.net.space.pixel_shape, NUM.value, dim)
+    texts = None
     if CONDITIONS.value is not None:
         labels = read_vectors(CONDITIONS.value, NUM.value, model)
         asked = {"conditions": labels}
@@ -110,10 +114,12 @@ def main() -> None:
     else:
         labels = parse_labels(wanted, NUM.value, model.num_classes)
         asked = {"labels": labels}
+        of_labels = beside.with_tokenizer(located(checkpoint))
+        texts = beside.prompts(model.frozen, of_labels, labels)
     images = sample_images(model, labels, NUM.value)
     if jax.process_index() == 0:
         with output.speaking("--output", text):
-            save(path, kind, {"images": images, **asked})
+            save(path, kind, {"images": images, **asked}, texts)
         print(f"{len(images)} images: {output.printable(text)}")
 
 
@@ -244,8 +250,20 @@ def read_prompts(checkpoint: str, num: int, model):
     return jax.tree.map(lambda x: x[of_each], asked), np.array(texts)[of_each]
 
 
-def save(path: pathlib.Path, kind: str, found: dict[str, np.ndarray]) -> None:
-    """Writes a grid, arrays, or a folder of numbered pictures; whole or not at all."""
+def save(
+    path: pathlib.Path,
+    kind: str,
+    found: dict[str, np.ndarray],
+    texts: Sequence[str] | None = None,
+) -> None:
+    """Writes a grid, arrays, or a folder of numbered pictures; whole or not at all.
+
+    Args:
+        path: Where to.
+        kind: ".png", ".npz" or "" for a folder.
+        found: The arrays of an .npz, with the images.
+        texts: What stands below each image of a grid, or None.
+    """
     from kdiff_jax.report import grid
 
     images = found["images"]
@@ -257,7 +275,8 @@ def save(path: pathlib.Path, kind: str, found: dict[str, np.ndarray]) -> None:
         columns = max(1, round(len(images) ** 0.5))
         if columns > 10 and len(images) % 10 == 0:
             columns = 10
-        grid.save_png(path, grid.image_grid(images, num_cols=columns))
+        about: dict = dict(num_cols=columns, captions=texts)
+        grid.save_png(path, grid.image_grid(images, **about))
     else:
         with output.replaced(path) as folder:
             for i, image in enumerate(images):

@@ -60,6 +60,16 @@ def test_tokens_are_those_of_transformers(folder):
     assert text.tokenizer(folder).pad == 999
 
 
+def test_texts_of_tokens_have_those_tokens(folder):
+    """All but one that is cut within a word, and one with "<|endoftext|>" in it."""
+    tokens = text.tokenizer(folder)
+    ids = np.delete(tokens(prompts()), [9, 19], axis=0)
+    np.testing.assert_array_equal(tokens(tokens.texts(ids)), ids)
+    told = tokens.texts(tokens(["A photo of a CAT, sitting.", "", "z\xe9 \u732b"]))
+    assert told == ["a photo of a cat, sitting.", "", "z\xe9 \u732b"]
+    assert tokens.texts(tokens(["a b c"])[:, :3].astype(np.uint16)) == ["a b"]
+
+
 def test_the_one_file_of_transformers_5_is_read(folder):
     inside = folder / "tokenizer"
     tokens = text.tokenizer(folder)

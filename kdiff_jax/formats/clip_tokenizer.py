@@ -9,11 +9,12 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Int32, Integer
 
 from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.files import Unreadable, read_regular, write_atomically
@@ -35,6 +36,7 @@ WORDS = (
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d"
     r"|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 )
+WORD_END = "</w>"
 INSTALL = "pip install 'kdiff_jax[text]'"
 
 
@@ -105,6 +107,22 @@ class Tokenizer:
             inside = encoding.ids[: self.length - 2]
             row[: len(inside) + 2] = [self.start, *inside, self.end]
         return ids
+
+    def texts(self, ids: Integer[np.ndarray, "B L"]) -> list[str]:
+        """Prompts that have these ids: as given, but for letters' case and spaces."""
+        return [self._text(row.tolist()) for row in ids]
+
+    def _text(self, row: list[int]) -> str:
+        row = row[row[0] == self.start :]
+        row = row[: row.index(self.end)] if self.end in row else row
+        tokens = (self._tokenizer.id_to_token(i) or "" for i in row)
+        letters = _byte_of_letter()
+        words = [
+            bytes(letters[c] for c in word if c in letters).decode(errors="replace")
+            for word in "".join(tokens).split(WORD_END)
+        ]
+        # A mark that stands alone behind a word is the same token beside it.
+        return re.sub(r"(?<=\w) (?=[,.!?;:](?: |$))", "", " ".join(words).strip())
 
 
 def copy(path: str | os.PathLike, target: pathlib.Path) -> None:
@@ -193,7 +211,7 @@ def _build(vocab, merges, special, added) -> Any:
             vocab=dict(vocab),
             merges=list(merges),
             continuing_subword_prefix="",
-            end_of_word_suffix="</w>",
+            end_of_word_suffix=WORD_END,
             fuse_unk=False,
             unk_token=texts["unk_token"],
         )
@@ -229,6 +247,16 @@ def _library() -> Any:
             f"tokenizers: is not installed, and prompts need it; {INSTALL}"
         ) from error
     return tokenizers
+
+
+@functools.cache
+def _byte_of_letter() -> dict[str, int]:
+    """What stands for each byte in a vocabulary: itself, or a letter from 256 on."""
+    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in shown]
+    return {chr(byte): byte for byte in shown} | {
+        chr(256 + i): byte for i, byte in enumerate(others)
+    }
 
 
 def _token(value: Any, tokenizers: Any) -> Any:

@@ -90,6 +90,23 @@ def with_tokenizer(checkpoint: pathlib.Path) -> pathlib.Path:
     return found[0] if found else checkpoint
 
 
+def prompts(
+    frozen: domain.Frozen, folder: str | os.PathLike, numbers: np.ndarray
+) -> list[str] | None:
+    """Texts of conditions by number; None of conditions that are no prompts.
+
+    Args:
+        frozen: Arrays of a model, by role.
+        folder: What has the tokenizer of its table of token ids.
+        numbers: i32[N].
+    """
+    table = np.asarray(frozen.get(domain.TABLE, 0))
+    path = pathlib.Path(folder).expanduser()
+    if table.dtype != np.uint16 or not (path / clip_tokenizer.PART).is_dir():
+        return None
+    return clip_tokenizer.load(path).texts(table[numbers])
+
+
 def _sha256(path: pathlib.Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,10 +9,10 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from kdiff_jax.files import write_atomically
+from kdiff_jax.report import captions as texts_below
 
 MIN_TILE = 48  # pixels; below, a person cannot read an 8x8 digit
 WHITE = 255
-CAPTION = 18  # pixels of a line of texts below images
 
 
 def image_grid(
@@ -21,6 +21,7 @@ def image_grid(
     num_cols: int,
     pad: int = 2,
     scale: int | None = None,
+    captions: Sequence[str] | None = None,
 ) -> UInt8[np.ndarray, "h w _C"]:
     """Images row by row on white, enlarged by repeating pixels.
 
@@ -29,15 +30,19 @@ def image_grid(
             channels, points of the plane, each is drawn as a dot in its place.
         num_cols: Images a row.
         pad: White pixels around each image.
-        scale: How often each pixel is repeated; None: until a tile has 48 pixels.
+        scale: How often each pixel is repeated; None: until a tile has 48 pixels, or
+            as many as its text needs.
+        captions: A text below each image, or None; long ones are wrapped and cut.
 
     Returns:
-        One picture, uint8.
+        One picture, uint8, RGB if there are captions.
 
     Raises:
         ValueError: If there is no image, or a size is not positive.
     """
     _check(images, num_cols, pad, scale)
+    if captions is not None:
+        return _rows_with_captions(images, captions, num_cols, pad, scale)
     tiles = _tiles(images, scale)
     num, height, width, channels = tiles.shape
     num_rows = -(-num // num_cols)
@@ -55,7 +60,7 @@ def image_grid(
 def side_by_side(
     rows: Sequence[tuple[str, UInt8[np.ndarray, "N H W C"]]],
     *,
-    num_cols: int = 10,
+    num_cols: int | None = None,
     pad: int = 2,
     scale: int | None = None,
     captions: Sequence[Sequence[str] | None] | None = None,
@@ -66,10 +71,11 @@ def side_by_side(
 
     Args:
         rows: (title, images), as ("teacher, 64 steps", ...), ("student, 1 step", ...).
-        num_cols: Images a row.
+        num_cols: Images a row; None for 10, or 5 above long captions.
         pad: White pixels around each image.
-        scale: How often each pixel is repeated; None: until a tile has 48 pixels.
-        captions: For each row a short text below each of its images, or None.
+        scale: How often each pixel is repeated; None: until a tile has 48 pixels, or
+            as many as its text needs.
+        captions: For each row a text below each of its images, or None.
 
     Returns:
         One RGB picture, uint8, titles on the left.
@@ -82,16 +88,18 @@ def side_by_side(
         raise ValueError(
             f"rows={counts} images: each row must hold the same number, one per noise"
         )
-    num_cols = min(num_cols, counts[0])
     strips, labels = [], []
     below = captions or [None] * len(rows)
+    told = [text for texts in below for text in texts or []]
+    is_wide = texts_below.min_tile(told, MIN_TILE) > MIN_TILE
+    num_cols = min(num_cols or (5 if is_wide else 10), counts[0])
     for start in range(0, counts[0], num_cols):
         for (title, images), texts in zip(rows, below, strict=True):
             part = images[start : start + num_cols]
-            strip = _rgb(image_grid(part, num_cols=num_cols, pad=pad, scale=scale))
+            scale_of = scale or _scale(images, told)
+            strip = _rgb(image_grid(part, num_cols=num_cols, pad=pad, scale=scale_of))
             if texts:
-                lines = _captions(texts[start : start + num_cols], strip.shape[1], pad)
-                strip = np.concatenate([strip, lines])
+                strip = _told(strip, texts[start : start + num_cols], pad)
             strips.append(strip)
             labels.append(title)
     width = max(strip.shape[1] for strip in strips)
@@ -128,9 +136,14 @@ def _check(images, num_cols, pad, scale):
 def _tiles(images, scale):
     if images.shape[-1] == 2:
         return _dots(images[:, 0, 0])
-    if scale is None:
-        scale = -(-MIN_TILE // min(images.shape[1:3]))
+    scale = scale or _scale(images)
     return images.repeat(scale, axis=1).repeat(scale, axis=2)
+
+
+def _scale(images, captions: Sequence[str] = ()) -> int:
+    """How often pixels are repeated, so that images and their texts can be read."""
+    least = texts_below.min_tile(captions, MIN_TILE)
+    return -(-least // min(images.shape[1:3]))
 
 
 def _dots(points):
@@ -146,15 +159,24 @@ def _rgb(image):
     return image if image.shape[-1] == 3 else image.repeat(3, axis=-1)
 
 
-def _captions(texts, width, pad):
-    """Texts in one line, each below its tile of a strip of this width."""
-    picture = Image.new("RGB", (width, CAPTION), "white")
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size=12)
-    tile = (width - pad) / len(texts)
-    for i, text in enumerate(texts):
-        middle = (pad / 2 + (i + 0.5) * tile, 0)
-        draw.text(middle, text, fill="black", font=font, anchor="ma")
-    return np.asarray(picture)
+def _rows_with_captions(images, captions, num_cols, pad, scale):
+    num_cols, scale = min(num_cols, len(images)), scale or _scale(images, captions)
+    strips = []
+    for start in range(0, len(images), num_cols):
+        part = images[start : start + num_cols]
+        strip = _rgb(image_grid(part, num_cols=num_cols, pad=pad, scale=scale))
+        strips.append(_told(strip, captions[start : start + num_cols], pad))
+    width = max(strip.shape[1] for strip in strips)
+    room = [(0, 0), (0, width), (0, 0)]
+    wide = [np.pad(s, room, constant_values=WHITE)[:, :width] for s in strips]
+    return np.concatenate(wide)
+
+
+def _told(strip, texts, pad):
+    """A row of images with a text below each."""
+    tile = (strip.shape[1] - pad) / len(texts)
+    lines = texts_below.below(texts, strip.shape[1], tile, pad / 2)
+    return np.concatenate([strip, lines])
 
 
 def _paste(strips, labels, width, rows_per_block, block_gap):

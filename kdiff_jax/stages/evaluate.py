@@ -12,6 +12,7 @@ from kdiff_jax.build import EvaluateStage, TrainStage
 from kdiff_jax.build.sections import Evaluate
 from kdiff_jax.data.images import Images
 from kdiff_jax.errors import ConfigError, DataError
+from kdiff_jax.interop import beside
 from kdiff_jax.metrics import features
 from kdiff_jax.report import grid, html, metrics_log, summary
 from kdiff_jax.stages import (
@@ -25,6 +26,7 @@ from kdiff_jax.stages import (
     rows,
 )
 from kdiff_jax.stages.compared import Reference
+from kdiff_jax.stages.grids import below_last
 from kdiff_jax.train import label_protocols, parallel
 
 log = logging.getLogger(__name__)
@@ -69,7 +71,9 @@ def run(job: Job, stage: EvaluateStage) -> None:
         data = build.load_images(job.recipe)
         real = rows.real_images(job, data, labels, places)
         measured = _with_neighbours(measured, data)
-        write_report(job, measured, real, data)
+        folder_of_text = job.recipe.text_encoder
+        prompts = beside.prompts(job.frozen, folder_of_text, labels[places])
+        write_report(job, measured, real, data, prompts)
         lacking = any(row["features"] is None for row, _ in measured)
         lacking = options.features and lacking
         finish(folder, **({LACKS: options.features} if lacking else {}))
@@ -156,7 +160,7 @@ def _with_neighbours(measured, data: Images):
     return found
 
 
-def write_report(job: Job, measured, real, data: Images) -> None:
+def write_report(job: Job, measured, real, data: Images, prompts=None) -> None:
     """`report.json`, `report.html` and its pictures.
 
     Args:
@@ -164,11 +168,14 @@ def write_report(job: Job, measured, real, data: Images) -> None:
         measured: (row, uint8[n, H, W, C] of its images) of each model.
         real: uint8[n, H, W, C], real images of the same labels.
         data: The training images.
+        prompts: What the models were asked for at the places, or None.
     """
     name, root = job.recipe.name, job.workdir
     titled = [(_title(row), images, row) for row, images in measured]
     pictures = [("real images", real), *(one[:2] for one in titled)]
-    grid.save_png(root / "samples.png", grid.side_by_side(pictures))
+    captions = below_last(pictures, prompts)
+    picture = grid.side_by_side(pictures, captions=captions)
+    grid.save_png(root / "samples.png", picture)
     grids = [("Same noise, every model", root / "samples.png")]
     beside = [
         (title, images, row[neighbours.NAME])

@@ -9,7 +9,7 @@ import numpy as np
 
 from kdiff_jax import interop, samplers
 from kdiff_jax.build import TrainStage
-from kdiff_jax.interop import Model
+from kdiff_jax.interop import Model, beside
 from kdiff_jax.report import grid
 from kdiff_jax.stages import Job, results
 from kdiff_jax.stages.hooks import Log
@@ -36,14 +36,19 @@ class Row(NamedTuple):
 class SampleGrids:
     """Images of the teacher, if any, and of the student, as `<step>.png`.
 
-    From the same noise; the student is the last row.
+    From the same noise; the student is the last row, with the prompts below.
     """
 
     def __init__(
-        self, folder: pathlib.Path, rows: Sequence[Row], log: Log, also: Also = None
+        self,
+        folder: pathlib.Path,
+        rows: Sequence[Row],
+        log: Log,
+        also: Also = None,
+        prompts: Sequence[str] | None = None,
     ):
         self._folder, self._rows, self._log = folder, rows, log
-        self._also = also
+        self._also, self._prompts = also, prompts
 
     def begin(self) -> None:
         """Makes the teacher's images, which stay the same.
@@ -58,7 +63,7 @@ class SampleGrids:
 
     def __call__(self, step, state) -> None:
         made = [(row.title, row.make(state)) for row in self._rows]
-        picture = grid.side_by_side(made)
+        picture = grid.side_by_side(made, captions=below_last(made, self._prompts))
         if jax.process_index() == 0:
             grid.save_png(self._folder / f"{step}.png", picture)
             self._log.image(step, "samples", picture)
@@ -106,7 +111,15 @@ def of_stage(
     if (teacher := roles.teacher) is not None:
         rows.insert(0, _teacher(job, stage, teacher, asked, batch_option=option))
     more = also and (lambda step, state, made: also(step, state, made, asked["labels"]))
-    return SampleGrids(job.folder(stage.name) / "samples", rows, log, more)
+    prompts = beside.prompts(job.frozen, job.recipe.text_encoder, asked["labels"])
+    return SampleGrids(job.folder(stage.name) / "samples", rows, log, more, prompts)
+
+
+def below_last(
+    rows: Sequence[Any], prompts: Sequence[str] | None
+) -> list[Sequence[str] | None]:
+    """Captions of rows of images of the same prompts."""
+    return [*[None] * (len(rows) - 1), prompts]
 
 
 def generator(

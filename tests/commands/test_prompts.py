@@ -10,6 +10,7 @@ import numpy as np
 import points
 import pytest
 import vectors
+from PIL import Image
 
 from kdiff_jax import domain, interop, recipe, text
 from kdiff_jax.encoders.texts import ROLE
@@ -85,6 +86,16 @@ def test_a_number_is_its_prompt_and_none_is_the_empty_one(workdir, folder):
     x_t = np.ones((3, 1, 1, 2), np.float32)
     by_number, by_state = model.apply(x_t, 0.5, numbers), model.apply(x_t, 0.5, wanted)
     np.testing.assert_allclose(by_number, by_state, atol=1e-5)
+    told = beside.prompts(model.frozen, workdir / "teacher/model", numbers)
+    assert told == [PROMPTS[0], PROMPTS[5], ""]
+
+
+def test_grids_of_a_training_show_their_prompts(workdir):
+    """Below the last of the rows, each below its picture."""
+    with Image.open(workdir / "student/samples/2.png") as file:
+        picture = np.asarray(file)
+    white = (picture == 255).all(axis=(1, 2))
+    assert picture.shape[0] > 0 and not white[-20:].all()
 
 
 def test_prompts_have_owners_by_the_mean_of_their_states(workdir, folder):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kdiff_jax.report import captions
 from kdiff_jax.report.grid import image_grid, save_png, side_by_side
 
 
@@ -111,3 +112,46 @@ def test_captions_follow_their_images_into_further_blocks():
     found = side_by_side(rows, num_cols=2, captions=[["", "", "7"]])
     lower = found[len(found) // 2 :]
     assert (lower[-18:] < 128).any() and not (found[52 : 52 + 18] < 128).any()
+
+
+def _below(texts, size=16, num=None):
+    """The part of a grid of one row that lies below its tiles."""
+    images = _flat(*range(len(texts)), size=size, channels=3)
+    found = image_grid(images, num_cols=len(texts), captions=texts)
+    plain = image_grid(images, num_cols=len(texts), scale=-(-144 // size))
+    assert (found[: len(plain)] == plain).all() and found.shape[1] == plain.shape[1]
+    return found[len(plain) :]
+
+
+@pytest.mark.parametrize("size", [64, 512])
+def test_prompts_are_wrapped_below_their_images_and_cut(size):
+    short, long = "a photo of a cat", "an oil painting of the night sky " * 40
+    one, many = _below([short, ""], size), _below([long, short], size)
+    half = one.shape[1] // 2
+    assert (one[:, :half] < 128).any() and not (one[:, half:] < 128).any()
+    assert 2 * len(one) < len(many) < 6 * len(one)
+    # Nothing is written beyond a tile, and nothing beyond the last line.
+    assert not (many[:, [0, 1, 2, half - 2, half - 1, half]] < 128).any()
+    assert not (many[-2:] < 128).any()
+    unbroken = _below(["x" * 400, short], size)
+    assert not (unbroken[:, [0, 1, half - 2, half - 1]] < 128).any()
+
+
+def test_letters_without_a_glyph_are_boxes_and_every_text_is_drawn():
+    for text in (
+        "\u043a\u043e\u0442 \u043d\u0430",
+        "\u732b " * 8,
+        "Caf\xe9 \u2013 Zo\xeb",
+    ):
+        assert (_below([text + " and more words", "some other words"]) < 128).any()
+    font = ("", 12)
+    assert captions._drawable("Cafe\u0301 \u2013 Zo\xeb", font) == "Cafe - Zoe"
+    box = captions.UNKNOWN
+    assert captions._drawable("a\u732b\u0301b", font) == f"a{box}b"
+
+
+def test_rows_of_a_grid_have_their_texts_each():
+    images = _flat(*range(5), size=8, channels=1)
+    found = image_grid(images, num_cols=2, captions=["", "", "", "", "seven"])
+    assert found.shape[2] == 3 and (found[-18:] < 128).any()
+    assert not (found[50 : 50 + 18] < 128).any()
