@@ -111,7 +111,7 @@ class Conditions(NamedTuple):
         """The condition of each i32[B] as networks read it; of -1 none.
 
         Vectors f32[B, dim], or texts f32[B, L, dim], of the table or not, are such
-        already, and so are prompts.
+        already, and so are prompts. Numbers [B, L] are token ids of texts.
         """
         if isinstance(numbers, Prompt):
             return numbers
@@ -155,6 +155,8 @@ class Conditions(NamedTuple):
         one = reader.read(frozen, table[-1:])
         if jnp.issubdtype(jnp.result_type(numbers), jnp.floating):
             cond = numbers
+        elif jnp.ndim(numbers) == 2:
+            cond = reader.read(frozen, numbers)
         else:
             rows = table[jnp.where(numbers < 0, len(table) - 1, numbers)]
             cond = reader.read(frozen, rows)

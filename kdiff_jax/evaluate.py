@@ -9,6 +9,13 @@ number of images give the same figures on any number of devices. The row is prin
 
 writes the statistics of a data set once, for the features and metrics of the flags.
 
+    python -m kdiff_jax.evaluate --checkpoint=PATH --prompts=FILE --protocol=coco_dmd2 \
+        --reference=FOLDER --clip=FOLDER --output=ROW.json
+
+measures a model of prompts as papers do (`train.coco_protocols`), here on 30,000
+prompts, of a .txt, one a line, or of COCO's captions; `--images=FOLDER` in the place of
+a model measures images that are there.
+
     python -m kdiff_jax.evaluate --compare RUN RUN ... --output=FILE.html
 
 puts side by side what runs have measured: a table with the best of each figure, and the
@@ -30,10 +37,29 @@ from kdiff_jax.train import label_protocols, seeds
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A model, as in kdiff_jax.sample.")
 REFERENCE = flags.DEFINE_string("reference", None, "Statistics, or a data set.")
 FEATURES = flags.DEFINE_string(
-    "features", "pixels", "What metrics read: pixels, resnet56, ..."
+    "features", None, "What metrics read: pixels (default), resnet56, inception, ..."
 )
 METRICS = flags.DEFINE_list(
-    "metrics", ["fd"], "What is measured: fd, kd, prdc, inception_score, ..."
+    "metrics",
+    None,
+    "What is measured: fd (default), kd, prdc, inception_score, clip_score, ...",
+)
+IMAGES = flags.DEFINE_string(
+    "images", None, "In place of a model: a folder of images, sorted by their names."
+)
+PROMPTS = flags.DEFINE_string(
+    "prompts",
+    None,
+    "What image i is asked for: FILE.txt, .json of COCO's captions, .csv or a folder.",
+)
+PROTOCOL = flags.DEFINE_string(
+    "protocol", None, "How papers measure, by name: coco_dmd2, coco_bksdm."
+)
+CLIP = flags.DEFINE_string(
+    "clip", None, "What clip_score reads: folder of a CLIP with its tokenizer, or file."
+)
+CLIP_TOKENIZER = flags.DEFINE_string(
+    "clip_tokenizer", None, "Folder with the tokenizer of a --clip that has none."
 )
 PREPROCESSING = flags.DEFINE_string(
     "preprocessing", None, "Of the images, by name; default: the features' first."
@@ -58,7 +84,11 @@ FETCH = flags.DEFINE_bool(
     "fetch", False, "Download the public file of the weights if it is not there."
 )
 NUM = flags.DEFINE_integer(
-    "num_images", 10_000, "How many images.", lower_bound=2, upper_bound=2**31 - 1
+    "num_images",
+    None,
+    "How many images; default: 10,000, or the protocol's, or all of --images.",
+    lower_bound=2,
+    upper_bound=2**31 - 1,
 )
 SAMPLER = flags.DEFINE_string(
     "sampler",
@@ -108,93 +138,86 @@ COMPARE = flags.DEFINE_multi_string(
 def main() -> None:
     if COMPARE.value:
         return compare(COMPARE.value)
-    wanted = command.required(REFERENCE)
-    data = output.expanded("--reference", wanted)
     weights = WEIGHTS.value and output.expanded("--weights", WEIGHTS.value)
     if MAKE.value:
+        wanted = command.required(REFERENCE)
+        data = output.expanded("--reference", wanted)
         return make_reference(wanted, data, weights)
-    checkpoint = command.required(CHECKPOINT)
+    if CHECKPOINT.value and IMAGES.value:
+        raise ConfigError("--checkpoint and --images: give one of them")
+    if needs_reference():
+        command.required(REFERENCE)
+    source = IMAGES.value or command.required(CHECKPOINT)
     path = place(OUTPUT.value) if OUTPUT.value else None
     command.start_distributed()
     import jax
 
-    from kdiff_jax import interop
-    from kdiff_jax.interop import training
-    from kdiff_jax.interop.checkpoint import located
-    from kdiff_jax.metrics import features as extractors
-    from kdiff_jax.metrics import groups, moments, table
-    from kdiff_jax.train import measure, parallel, reference
+    from kdiff_jax.stages import measured
 
-    mesh = parallel.make_mesh()
-    features = extract(weights, mesh)
-    names = METRICS.value
-    table.check(names, features, NUM.value)
-    model = interop.load(checkpoint, precision=PRECISION.value)
-    with options.named("labels", "seeds"):
-        label_protocols.check(LABELS.value, model.num_classes)
-        tried = seeds.of(SEED.value, SEEDS.value)
-    with options.keywords("sampler", name=SAMPLER, num_steps=STEPS) as keywords:
-        sampler = model.sampler(**keywords)
-    shape = model.net.space.pixel_shape
-    dim = extractors.dim_of(features, shape)
-    moments.check_memory(f"--features={features.name}", dim)
-    needs = table.needs(names, bootstrap=BOOTSTRAP.value > 0)
-    needs_of_reference = table.needs_of_reference(names)
-    parts = groups.of(PER.value, model.num_classes, model.partition)
-    if parts:
-        needs |= groups.needs(names)
-        needs_of_reference |= groups.needs_of_reference(names)
-    stats = reference.of(wanted, data, features, shape, needs_of_reference)
     began = time.monotonic()
+    told = settings(weights)
 
-    def asked(seed):
-        labels = LABELS.value, NUM.value, model.num_classes, seed
-        return {
-            "labels": label_protocols.labels(*labels),
-            "seed": seed,
-            "batch_size": BATCH.value,
-            "needs": needs,
-        }
+    def sampler(model):
+        with options.keywords("sampler", name=SAMPLER, num_steps=STEPS) as keywords:
+            return measured.sampler_of(model, told.protocol, keywords)
 
-    def measured(seed, seen):
-        reference, draws = stats.seen, BOOTSTRAP.value
-        table.warn(names, features, seen, reference)
-        figures = table.measure(names, features, seen, reference, bootstrap=draws)
-        own = groups.measure(names, features, seen, reference, parts) if parts else {}
-        return seeds.Measured(seed, figures, own)
-
-    found = measure.generated(
-        model,
-        sampler,
-        features,
-        mesh=mesh,
-        num_images=NUM.value,
-        name=f"--checkpoint={checkpoint}",
-        **asked(tried[0]),
-    )
-    each = [measured(tried[0], found.seen)]
-    for seed in tried[1:]:
-        seen, _ = measure.looked_at(found.make, model.students, features, **asked(seed))
-        each.append(measured(seed, seen))
-    row = {
-        "checkpoint": output.printable(checkpoint),
-        "reference": output.printable(wanted),
-        **measure.facts(model, sampler),
-        "num_images": NUM.value,
-        "labels": label_protocols.of_row(LABELS.value, model.num_classes),
-        **seeds.figures_of(each, HEADLINE.value),
-        "average": training.result_of(located(checkpoint)),
-        "features": features.provenance,
-        "compared_with": stats.provenance,
-        **found.speeds(),
-        "seconds": time.monotonic() - began,
-    }
+    with options.named("labels", "seeds", "clip", "metrics", "prompts", "per"):
+        if IMAGES.value:
+            row = measured.images(source, told)
+        else:
+            row = measured.model(source, told, sampler, PRECISION.value)
+    row["checkpoint"] = output.printable(source)
+    row["reference"] = REFERENCE.value and output.printable(REFERENCE.value)
+    row["seconds"] = time.monotonic() - began
     if jax.process_index() != 0:
         return
     print(json_text(row), flush=True)  # first: what comes now may fail after all
     if path:
         with output.speaking("--output", OUTPUT.value):
             write_atomically(path, json_text(row, indent=2) + "\n")
+
+
+def needs_reference() -> bool:
+    """Whether a metric compares with anything."""
+    from kdiff_jax.metrics import table
+
+    return METRICS.value is None or bool(table.needs_of_reference(METRICS.value))
+
+
+def settings(weights):
+    """What the flags say of a measurement, a protocol's where they say nothing."""
+    from kdiff_jax.stages import measured
+    from kdiff_jax.train import coco_protocols, parallel
+
+    protocol = None
+    if PROTOCOL.value:
+        with options.named("protocol"):
+            protocol = coco_protocols.make(PROTOCOL.value)
+    metrics = METRICS.value or (protocol.metrics if protocol else ("fd",))
+    if CLIP.value and METRICS.value is None:
+        metrics = (*metrics, "clip_score")
+    mesh, path = parallel.make_mesh(), None
+    if REFERENCE.value:
+        path = output.expanded("--reference", REFERENCE.value)
+    return measured.Settings(
+        mesh=mesh,
+        features=extract(weights, mesh, protocol),
+        metrics=tuple(metrics),
+        reference=REFERENCE.value,
+        reference_path=path,
+        num_images=NUM.value or (protocol.num_images if protocol else None),
+        protocol=protocol,
+        prompts=PROMPTS.value,
+        clip=CLIP.value,
+        clip_tokenizer=CLIP_TOKENIZER.value,
+        labels=LABELS.value,
+        seed=SEED.value,
+        seeds=SEEDS.value,
+        headline=HEADLINE.value,
+        bootstrap=BOOTSTRAP.value,
+        per=PER.value,
+        batch_size=BATCH.value,
+    )
 
 
 def make_reference(wanted: str, data: pathlib.Path, weights) -> None:
@@ -206,16 +229,22 @@ def make_reference(wanted: str, data: pathlib.Path, weights) -> None:
     import jax
 
     from kdiff_jax.metrics import groups, stats, table
-    from kdiff_jax.train import parallel, reference
+    from kdiff_jax.train import coco_protocols, parallel, reference
 
     if path.exists() and path.stat().st_size and not stats.is_stats(path):
         raise ConfigError(f"--output={text}: holds no statistics; name a new file")
-    features = extract(weights, parallel.make_mesh())
-    table.check(METRICS.value, features)
-    needs = table.needs_of_reference(METRICS.value)
+    protocol = None
+    if PROTOCOL.value:
+        with options.named("protocol"):
+            protocol = coco_protocols.make(PROTOCOL.value)
+    features = extract(weights, parallel.make_mesh(), protocol)
+    metrics = METRICS.value or (protocol.metrics if protocol else ["fd"])
+    table.check(metrics, features)
+    needs = table.needs_of_reference(metrics)
     if PER.value:
-        needs |= groups.needs_of_reference(METRICS.value)
-    found = reference.made(wanted, data, features, needs, size=SIZE.value)
+        needs |= groups.needs_of_reference(metrics)
+    about: dict = dict(size=SIZE.value, protocol=protocol)
+    found = reference.made(wanted, data, features, needs, **about)
     if jax.process_index() != 0:
         return
     with output.speaking("--output", text):
@@ -225,7 +254,7 @@ def make_reference(wanted: str, data: pathlib.Path, weights) -> None:
 
 def compare(runs: list[str]) -> None:
     """Prints what runs have measured side by side, and writes it to --output."""
-    for flag in (CHECKPOINT, REFERENCE):
+    for flag in (CHECKPOINT, IMAGES, REFERENCE):
         if flag.value:
             raise ConfigError(
                 f"--{flag.name}={flag.value}: --compare measures nothing; leave it out"
@@ -248,14 +277,17 @@ def compare(runs: list[str]) -> None:
         write_atomically(path, compare_page.text(found, path.suffix.lower()))
 
 
-def extract(weights, mesh):
-    """The features that the flags name."""
+def extract(weights, mesh, protocol=None):
+    """The features that the flags name, or the protocol."""
     from kdiff_jax.metrics import features
 
+    name, how = FEATURES.value, PREPROCESSING.value
+    if protocol and name in (None, protocol.features):
+        name, how = protocol.features, how or protocol.preprocessing
     return features.make(
-        FEATURES.value,
+        name or "pixels",
         weights=weights or None,
-        preprocessing=PREPROCESSING.value,
+        preprocessing=how,
         fetch=FETCH.value,
         mesh=mesh,
     )
@@ -265,6 +297,7 @@ def place(text: str) -> pathlib.Path:
     """Where the row goes: a new .json, or one that holds a row."""
     inputs = {
         "--checkpoint": CHECKPOINT.value,
+        "--images": IMAGES.value,
         "--reference": REFERENCE.value,
         "--weights": WEIGHTS.value,
     }

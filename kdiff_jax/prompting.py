@@ -37,15 +37,8 @@ def prompts(
         )
     tokenizer = clip_tokenizer.load(beside.with_tokenizer(checkpoint))
     length = model.spec.cond_length
-    ids = np.asarray(tokenizer([*texts, negative]))
-    long = np.flatnonzero((ids[:, length:] != tokenizer.pad).any(axis=1))
-    if long.size:
-        raise ConfigError(
-            f"--prompt={[*texts, negative][long[0]]!r}: has more than the {length}"
-            " tokens that this model reads; shorten it"
-        )
+    rows = beside.ids_of(tokenizer, [*texts, negative], length, "--prompt")
     read = jax.jit(reader.read)
-    rows = ids[:, :length].astype(np.uint16)
     states = np.concatenate(
         [
             np.asarray(read(model.frozen, rows[i : i + CHUNK]))

@@ -90,11 +90,11 @@ def main() -> None:
     command.start_distributed()
     import jax
 
-    from kdiff_jax import interop
+    from kdiff_jax import text as texts_to_images
     from kdiff_jax.interop import beside
     from kdiff_jax.interop.checkpoint import located
 
-    model = interop.load(checkpoint, precision=PRECISION.value)
+    model = texts_to_images.load_model(checkpoint, PRECISION.value)
     wanted, k, partition = LABELS.value, STUDENT.value, model.partition
     if k is not None:
         model = model.student(k)
@@ -119,7 +119,8 @@ def main() -> None:
     images = sample_images(model, labels, NUM.value)
     if jax.process_index() == 0:
         with output.speaking("--output", text):
-            save(path, kind, {"images": images, **asked}, texts)
+            told = None if texts is None else list(texts)
+            save(path, kind, {"images": images, **asked}, told)
         print(f"{len(images)} images: {output.printable(text)}")
 
 

@@ -100,6 +100,17 @@ class Evaluate(NamedTuple):
             the features know.
         bootstrap: Draws for an interval of each figure; 0 for none.
         per: "class" or "student" to measure each of them, too.
+        clip: Folder or file of the CLIP that the metric "clip_score" reads.
+        clip_tokenizer: Folder of its tokenizer; "" for that of `clip`.
+        prompts: File of prompts that images are asked for, image i the i-th, see
+            `data.captions.prompts`; "" for the conditions that the model knows.
+        protocol: How a paper measures, a name of `train.coco_protocols`: made and real
+            images are resized as there, and several steps go by its sampler. Number of
+            images, features, preprocessing and metrics stay those of this section; the
+            row says what differs.
+        reference: Statistics (.npz) or a data set that images are compared with; "" for
+            the data of the recipe. A protocol needs one: a folder of real images, or
+            statistics that were made by it.
     """
 
     num_images: Count = 10_000
@@ -115,6 +126,11 @@ class Evaluate(NamedTuple):
     preprocessing: str = ""
     bootstrap: Whole = 0
     per: Literal["", "class", "student"] = ""
+    clip: str = ""
+    clip_tokenizer: str = ""
+    prompts: str = ""
+    protocol: str = ""
+    reference: str = ""
 
 
 class Data(NamedTuple):
@@ -320,6 +336,11 @@ class EvaluateStage(NamedTuple):
     preprocessing: str = ""
     bootstrap: Whole = 0
     per: Literal["", "class", "student"] = ""
+    clip: str = ""
+    clip_tokenizer: str = ""
+    prompts: str = ""
+    protocol: str = ""
+    reference: str = ""
     precision: Precision | None = None
 
 

@@ -117,6 +117,37 @@ def read(path: str, images: str | None = None) -> Captioned:
     )
 
 
+def prompts(path: str) -> tuple[str, ...]:
+    """Prompts of a file, one of each image; the images need not be there.
+
+    Args:
+        path: A .txt with one a line, a .json of COCO's captions, a .csv or .jsonl with
+            `text`, or a folder of images with captions. Of several captions of an image
+            the first is taken, images in the order of their names or of the table.
+
+    Raises:
+        DataError: If there is none, or the file is damaged.
+    """
+    file = pathlib.Path(path).expanduser()
+    kind = file.suffix.lower()
+    if file.is_file() and kind == ".txt":
+        return _of_prompts(file).captions[0]
+    if file.is_file() and kind in (".csv", ".jsonl"):
+        found: dict[str, str] = {}
+        for name, text in _rows(file):
+            found.setdefault(name, text)
+    elif file.is_file() and kind == ".json":
+        captions = _captions_of_coco(file)
+        texts = sorted(captions.items())
+        found = {name: next(filter(None, own), "") for name, own in texts}
+    else:
+        return tuple(texts[0] for texts in read(path).captions)
+    chosen = tuple(text for text in found.values() if text)
+    if not chosen:
+        raise DataError(f"{file}: no captions in it; give another file of prompts")
+    return chosen
+
+
 def _of_prompts(file: pathlib.Path) -> Captioned:
     lines = [line.strip() for line in _text(file).split("\n")]
     prompts = tuple(line for line in lines if line)
@@ -172,7 +203,8 @@ def _of_tars(root, files: Mapping[str, objects.File], left_out: LeftOut) -> Capt
     return chosen._replace(fetch=fetch)
 
 
-def _of_coco(file: pathlib.Path, root: pathlib.Path) -> Captioned:
+def _captions_of_coco(file: pathlib.Path) -> dict[str, list[str]]:
+    """The captions of each image, by its name."""
     content = _parsed(file, _text(file))
     try:
         files = {image["id"]: image["file_name"] for image in content["images"]}
@@ -184,6 +216,11 @@ def _of_coco(file: pathlib.Path, root: pathlib.Path) -> Captioned:
             f"{file}: is no file of COCO's captions ({_short(error)}); give one with"
             " images (id, file_name) and annotations (image_id, caption)"
         ) from error
+    return captions
+
+
+def _of_coco(file: pathlib.Path, root: pathlib.Path) -> Captioned:
+    captions = _captions_of_coco(file)
     if not root.is_dir():
         raise DataError(f"{root}: does not exist; give the folder of the images")
     names = sorted(captions)

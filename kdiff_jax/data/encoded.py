@@ -8,7 +8,7 @@ import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Integer
@@ -17,6 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from kdiff_jax.data.images import BACKGROUND, Images
 from kdiff_jax.data.resize import (
     GREY,
+    Fit,
     Resampling,
     check_channels,
     colour,
@@ -44,6 +45,9 @@ MAX_BYTES = 2**28  # of one file; dataset.json of ImageNet has 6e7
 MAX_DECODED = 256 * 2**20
 
 
+DESCRIBED = ("size", "crop", "resample", "fit", "jpeg")  # of a look
+
+
 class Look(NamedTuple):
     """How the images of a set become arrays, see `resize.to_array`.
 
@@ -54,6 +58,8 @@ class Look(NamedTuple):
         background: Colour below transparent pixels: a name, or "#rrggbb".
         crop: Side of the square that is cut out first, in pixels.
         resample: Filter of the resize.
+        fit: How images that are no squares become some.
+        jpeg: Quality of a JPEG that they are kept as afterwards; None for none.
     """
 
     size: int | None = None
@@ -61,6 +67,13 @@ class Look(NamedTuple):
     background: str = BACKGROUND
     crop: int | None = None
     resample: Resampling = Resampling.LANCZOS
+    fit: Fit = "crop"
+    jpeg: int | None = None
+
+    def described(self) -> dict[str, Any]:
+        """What it does to images, in plain values."""
+        own = self._asdict()
+        return described(**{k: v for k, v in own.items() if k in DESCRIBED})
 
     def check(self) -> None:
         """Raises ConfigError if an option is none of these."""
@@ -149,7 +162,7 @@ def from_encoded(
         in_memory=None,
         name=name,
         encoded=fetch,
-        prepared=described(look.size, crop=look.crop, resample=look.resample),
+        prepared=look.described(),
     )
     if not at_once or len(labels) * np.prod(shape) > MAX_DECODED:
         return images

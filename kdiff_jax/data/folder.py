@@ -55,6 +55,13 @@ def load(
             " folder of that split"
         )
     look = Look(size=size, channels=channels, background=background)
+    return read(path, look, use_labels=use_labels, at_once=at_once)
+
+
+def read(
+    path: str, look: Look, *, use_labels: bool = False, at_once: bool = True
+) -> Images:
+    """The same of any look at the images; see `load`."""
     root = pathlib.Path(path)
     if root.is_file() and (kind := FILES.get(root.suffix.lower())):
         raise DataError(f"{path}: a file, no folder; set data.name={kind}")

@@ -1,6 +1,7 @@
 """From an image of any kind and size to uint8[H, W, C]."""
 
-from typing import Any
+import io
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import UInt8
@@ -9,6 +10,7 @@ from PIL import Image, ImageColor
 from kdiff_jax.errors import ConfigError, DataError
 
 Resampling = Image.Resampling
+Fit = Literal["crop", "crop_torch", "squash"]
 GREY = ("1", "L", "LA", "La")
 
 
@@ -21,6 +23,8 @@ def to_array(
     crop: int | None = None,
     resample: Resampling = Resampling.LANCZOS,
     background: str = "white",
+    fit: Fit = "crop",
+    jpeg: int | None = None,
 ) -> UInt8[np.ndarray, "H W C"]:
     """Draws on the background, fixes the number of channels, crops the centre, resizes.
 
@@ -33,6 +37,9 @@ def to_array(
         crop: Side of the centred square that is cut out first, in pixels.
         resample: Filter of the resize, antialiased.
         background: Colour below transparent pixels, see `colour`.
+        fit: "crop" scales the largest centred square, "crop_torch" the one that
+            torchvision cuts, which may lie a pixel beside, "squash" the whole image.
+        jpeg: Quality of a JPEG that the result is kept as, and read from again.
 
     Raises:
         DataError: If the image is smaller than `crop`.
@@ -46,14 +53,25 @@ def to_array(
     side = min(image.size)
     if crop is not None and crop > side:
         raise DataError(f"{where}: {image.size} is smaller than the crop of {crop}")
-    if crop is not None or size is not None:
+    if fit != "squash" and (crop is not None or size is not None):
         side = crop or side
-        left, top = (image.width - side) // 2, (image.height - side) // 2
+        room = image.width - side, image.height - side
+        halves = (round(x / 2) if fit == "crop_torch" else x // 2 for x in room)
+        left, top = halves
         image = image.crop((left, top, left + side, top + side))
     if size is not None and image.size != (size, size):
         image = image.resize((size, size), resample)
+    if jpeg is not None:
+        image = as_jpeg(image, jpeg)
     array = np.asarray(image)
     return array if array.ndim == 3 else array[..., None]
+
+
+def as_jpeg(image: Image.Image, quality: int) -> Image.Image:
+    """The image as a JPEG has it."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="JPEG", quality=quality)
+    return Image.open(buffer).convert(image.mode)
 
 
 def described(
@@ -61,13 +79,18 @@ def described(
     *,
     crop: int | None = None,
     resample: Resampling = Resampling.LANCZOS,
+    fit: Fit = "crop",
+    jpeg: int | None = None,
 ) -> dict[str, Any]:
     """What `to_array` does to images, in plain values; it flips none."""
-    cut = None if size is None and crop is None else crop or "largest centred square"
+    square = {"squash": "none", "crop_torch": "largest centred square of torchvision"}
+    square = square.get(fit, "largest centred square")
+    cut = None if size is None and crop is None else crop or square
     filtered = None if size is None else resample.name.lower()
     antialias = None if size is None else True
     about = {"crop": cut, "resize": size, "filter": filtered, "antialias": antialias}
-    return {**about, "flip": False}
+    kept = {} if jpeg is None else {"jpeg": jpeg}
+    return {**about, "flip": False, **kept}
 
 
 def check_channels(channels: int | None) -> None:

@@ -142,16 +142,40 @@ def load(
     Raises:
         CheckpointError: If the file is missing, damaged, or of another network.
     """
+    found = rename(read("weights", path, wanted))
+    about = f"weights={path}: not {network}", wanted
+    return params_of(module, found, *about, ignored=ignored)
+
+
+def params_of(
+    module: nn.Module,
+    arrays: Mapping[str, Lazy],
+    start: str,
+    wanted: str,
+    ignored: tuple[str, ...] = (),
+) -> Params:
+    """As `load`, of arrays under PyTorch's names.
+
+    Args:
+        module: See `load`.
+        arrays: Arrays of a file.
+        start: Start of the message of an error, see `check`.
+        wanted: See `load`.
+        ignored: See `load`.
+
+    Raises:
+        CheckpointError: If they are another network's.
+    """
     leaves: dict = traverse_util.flatten_dict(shapes(module))
     names = {leaf: torch_name(leaf) for leaf in leaves}
     found = {
         name: array
-        for name, array in rename(read("weights", path, wanted)).items()
+        for name, array in arrays.items()
         # BatchNorm's counter of training steps: PyTorch stores it, nothing reads it.
         if not name.startswith(ignored) and not name.endswith("num_batches_tracked")
     }
     check(
-        f"weights={path}: not {network}",
+        start,
         found,
         {names[leaf]: _torch_shape(leaf, x.shape) for leaf, x in leaves.items()},
         wanted,

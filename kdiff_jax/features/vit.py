@@ -15,8 +15,6 @@ from kdiff_jax.features.frozen import PRECISION, conv
 from kdiff_jax.features.resize import matrix
 from kdiff_jax.formats.lazy import Lazy
 
-PATCH = 14
-
 
 class Scale(nn.Module):
     """A factor for each channel."""
@@ -28,7 +26,7 @@ class Scale(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """A vision transformer on patches of 14 pixels.
+    """A vision transformer on patches of an image.
 
     Attributes:
         width: Size of a token.
@@ -41,6 +39,7 @@ class VisionTransformer(nn.Module):
         eps: Added to the variance by the norms.
         scales: DINOv2's: factors behind attention and MLP.
         out: CLIP's: size of the projected feature, and a norm before the blocks.
+        patch: Side of a patch in pixels.
     """
 
     width: int
@@ -53,17 +52,18 @@ class VisionTransformer(nn.Module):
     eps: float = 1e-6
     scales: bool = False
     out: int | None = None
+    patch: int = 14
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W 3"]) -> Float[Array, "B D"]:
-        """The feature of normalised images, whose sides are multiples of 14 pixels."""
+        """The feature of normalised images, whose sides are multiples of a patch's."""
         zeros = nn.initializers.zeros
         token = self.param("cls_token", zeros, (1, 1, self.width))
         stored = self.param("pos_embed", zeros, (1, 1 + self.grid**2, self.width))
         fields: dict[str, Any] = dict(
-            stride=PATCH, bias=self.out is None, dtype="float32"
+            stride=self.patch, bias=self.out is None, dtype="float32"
         )
-        x = conv(self.width, PATCH, **fields, name="patch_embed.proj")(x)
+        x = conv(self.width, self.patch, **fields, name="patch_embed.proj")(x)
         _, rows, columns, _ = x.shape
         positions = self.placed(stored, (rows, columns))
         x = x.reshape(len(x), -1, self.width)
@@ -114,7 +114,7 @@ def renamed(found: dict[str, Lazy]) -> dict[str, Lazy]:
 
     Of a whole CLIP only the image tower is taken.
     """
-    towers = [k for k in found if k.startswith(("visual.", "vision_model."))]
+    towers = [k for k in found if k.startswith(TOWERS)]
     if towers:
         also = [k for k in found if k.startswith("visual_projection.")]
         found = {k.removeprefix("visual."): found[k] for k in (*towers, *also)}
@@ -129,6 +129,7 @@ def renamed(found: dict[str, Lazy]) -> dict[str, Lazy]:
     return named
 
 
+TOWERS = ("visual.", "vision_model.")  # what arrays of a whole CLIP's begin with
 IGNORED = ("mask_token", "vision_model.embeddings.position_ids")
 NAMES = (
     # OpenCLIP's and OpenAI's.

@@ -45,7 +45,12 @@ def dinov2(network: VisionTransformer) -> Extractor:
     )
 
 
-def clip(network: VisionTransformer) -> Extractor:
+def clip(
+    network: VisionTransformer,
+    mean: tuple[float, float, float] = CLIP_MEAN,
+    std: tuple[float, float, float] = CLIP_STD,
+    size: int = frozen.SIZE,
+) -> Extractor:
     """What metrics read of a CLIP's image tower: the projected feature.
 
     Images are resized by their shorter side, as bytes, and cut to the centred square.
@@ -56,8 +61,8 @@ def clip(network: VisionTransformer) -> Extractor:
     ) -> dict[str, Float[Array, "B D"]]:
         del preprocessing
         x = images.astype(jnp.float32)
-        x = short_side(x, frozen.SIZE, "bicubic", whole=True)
-        x = _normalised(x, CLIP_MEAN, CLIP_STD)
+        x = short_side(x, size, "bicubic", whole=True)
+        x = _normalised(x, mean, std)
         found = jnp.asarray(network.apply({"params": params}, x))
         length = jnp.linalg.norm(found, axis=1, keepdims=True)
         return {"features": found, "unit": found / length}

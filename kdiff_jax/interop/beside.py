@@ -6,7 +6,7 @@ The spec has the digests. They are arrays and nothing else: reading them runs no
 import hashlib
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +14,7 @@ import numpy as np
 
 from kdiff_jax import domain
 from kdiff_jax.encoders import latents, texts
-from kdiff_jax.errors import CheckpointError
+from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.formats import clip_tokenizer, lazy, tensors
 from kdiff_jax.interop import built, conditions, trees
 from kdiff_jax.interop.spec import Spec
@@ -105,6 +105,30 @@ def prompts(
     if table.dtype != np.uint16 or not (path / clip_tokenizer.PART).is_dir():
         return None
     return clip_tokenizer.load(path).texts(table[numbers])
+
+
+def ids_of(
+    tokenizer: clip_tokenizer.Tokenizer, texts: Sequence[str], length: int, option: str
+) -> np.ndarray:
+    """uint16[N, length], token ids of prompts for a model that reads so many.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        texts: The prompts.
+        length: Number of tokens that the model reads.
+        option: Name of the option that gives the prompts, for messages.
+
+    Raises:
+        ConfigError: If a prompt has more.
+    """
+    ids = np.asarray(tokenizer(list(texts)))
+    long = np.flatnonzero((ids[:, length:] != tokenizer.pad).any(axis=1))
+    if long.size:
+        raise ConfigError(
+            f"{option}={texts[long[0]]!r}: has more than the {length} tokens that this"
+            " model reads; shorten it"
+        )
+    return ids[:, :length].astype(np.uint16)
 
 
 def _sha256(path: pathlib.Path) -> str:

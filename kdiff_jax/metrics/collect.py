@@ -1,6 +1,7 @@
 """Looks at a stream of images and keeps what metrics read of them."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Integer
@@ -12,6 +13,24 @@ from kdiff_jax.metrics.moments import Moments
 from kdiff_jax.metrics.seen import Seen, gaussian, of_rows
 
 
+class Looks(NamedTuple):
+    """What is done with images before their features are taken, and beside.
+
+    Attributes:
+        prepare: (uint8[B, H, W, C]) -> the images that are looked at; None for these.
+        shape: (h, w, C) of those; None for that of the images.
+        similarities: (places, the images that are looked at) -> f32[B], cosines to what
+            those images were to show; None of images without prompts.
+    """
+
+    prepare: Callable[[np.ndarray], np.ndarray] | None = None
+    shape: tuple[int, ...] | None = None
+    similarities: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
+
+
+AS_THEY_ARE = Looks()
+
+
 class Collector:
     """Collects features of images that come in batches, in any order.
 
@@ -20,10 +39,12 @@ class Collector:
 
     Args:
         features: The features.
-        needs: What metrics read: "moments", "rows", "logits", "spatial".
+        needs: What metrics read: "moments", "rows", "logits", "spatial",
+            "similarities".
         num: Number of images.
         image_shape: (H, W, C).
         labels: i32[num], kept for groups.
+        looks: What is done with images first, and beside.
     """
 
     def __init__(
@@ -33,8 +54,11 @@ class Collector:
         num: int,
         image_shape: tuple[int, ...],
         labels: np.ndarray | None = None,
+        looks: Looks = AS_THEY_ARE,
     ) -> None:
-        extractor = features.extractor
+        extractor, self._looks = features.extractor, looks
+        image_shape = looks.shape or image_shape
+        self._similar = np.empty(num, "f4") if "similarities" in needs else None
         self._features, self._labels = features, labels
         self._rows, self._streams = {}, {}
         for need, name in (("rows", extractor.main), ("logits", extractor.logits)):
@@ -52,8 +76,14 @@ class Collector:
         Raises:
             NumericsError: If a feature is not finite.
         """
+        if self._looks.prepare is not None:
+            images = self._looks.prepare(images)
+        if self._similar is not None:
+            assert self._looks.similarities is not None, "no prompts"
+            self._similar[places] = self._looks.similarities(places, images)
         wanted = {*self._rows, *self._streams}
-        for name, rows in self._features.named(images, wanted).items():
+        found = self._features.named(images, wanted) if wanted else {}
+        for name, rows in found.items():
             if name in self._rows:
                 check_features("features", rows, min_rows=0)
                 self._rows[name][places] = rows
@@ -72,7 +102,7 @@ class Collector:
         main, spatial = extractor.main, extractor.spatial
         rows, logits = self._rows.get(main), self._rows.get(extractor.logits)
         apart = moments(spatial) if spatial in self._streams else None
-        return Seen(moments(main), rows, logits, apart, self._labels)
+        return Seen(moments(main), rows, logits, apart, self._labels, self._similar)
 
 
 def check_rows(argument: str, num: int, dim: int) -> None:

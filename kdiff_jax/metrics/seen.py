@@ -34,6 +34,7 @@ class Seen(NamedTuple):
         logits: f32[N, K] of a classifier.
         spatial: Moments of features that keep places in the image.
         labels: i32[N]; what the images are grouped by.
+        similarities: f32[N], cosines between images and their prompts.
     """
 
     main: Gaussian | None = None
@@ -41,13 +42,14 @@ class Seen(NamedTuple):
     logits: Rows | None = None
     spatial: Gaussian | None = None
     labels: Integer[np.ndarray, " N"] | None = None
+    similarities: Float[np.ndarray, " N"] | None = None
 
     def part(self, places: np.ndarray) -> "Seen":
         """The same of some of the images, by their places; needs `rows`."""
         rows = rows_of(self)[places]
-        taken = (None if x is None else x[places] for x in (self.logits, self.labels))
-        logits, labels = taken
-        return Seen(of_rows(rows), rows, logits, None, labels)
+        others = self.logits, self.labels, self.similarities
+        logits, labels, similar = (None if x is None else x[places] for x in others)
+        return Seen(of_rows(rows), rows, logits, None, labels, similar)
 
 
 def of_rows(rows: Rows) -> Gaussian:
@@ -73,6 +75,12 @@ def logits_of(seen: Seen) -> Rows:
     """The logits; a metric asks for them by NEEDS = ("logits",)."""
     assert seen.logits is not None, "not asked for"
     return seen.logits
+
+
+def similarities_of(seen: Seen) -> Float[np.ndarray, " N"]:
+    """The cosines to prompts; a metric asks for them by NEEDS = ("similarities",)."""
+    assert seen.similarities is not None, "not asked for"
+    return seen.similarities
 
 
 def main_of(seen: Seen) -> Gaussian:

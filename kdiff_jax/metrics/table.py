@@ -3,12 +3,15 @@
 ==============================================  ======================================
 ``measure(found, reference) -> {name: float}``  the figures, of two `Seen`
 ``NEEDS``                                       what it reads of samples: "moments",
-                                                "rows", "logits", "spatial"
+                                                "rows", "logits", "spatial",
+                                                "similarities"
 ``NEEDS_OF_REFERENCE``                          of the reference; by default the same
 ``MIN_IMAGES``                                  images that it needs at least
 ``RESAMPLED``                                   whether a bootstrap tells its spread
 ``BETTER``                                      figure -> "lower" or "higher", of those
                                                 that tell a better model
+``OWN_NAME``                                    whether its figures are none of the
+                                                features
 ==============================================  ======================================
 
 A figure is reported as `figure_name` says: "fd" of Inception as "fid", of pixels as
@@ -81,8 +84,15 @@ def better(wanted: Sequence[str], features: str) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for module in modules(wanted):
-        found |= getattr(module, "BETTER", {})
-    return {figure_name(features, name): way for name, way in found.items()}
+        ways = getattr(module, "BETTER", {})
+        found |= {_reported(module, features, name): ways[name] for name in ways}
+    return found
+
+
+def _reported(module: ModuleType, features: Features | str, figure: str) -> str:
+    """The name under which a figure of a metric is reported."""
+    is_own = getattr(module, "OWN_NAME", False)
+    return figure if is_own else figure_name(features, figure)
 
 
 def check(
@@ -139,12 +149,10 @@ def measure(
     figures = {}
     for module in modules(wanted):
         values = module.measure(found, reference)
-        figures.update(values)
         if bootstrap and getattr(module, "RESAMPLED", False):
-            figures.update(
-                _intervals(module, values, found, reference, bootstrap, seed)
-            )
-    return {figure_name(features, name): value for name, value in figures.items()}
+            values |= _intervals(module, values, found, reference, bootstrap, seed)
+        figures |= {_reported(module, features, k): v for k, v in values.items()}
+    return figures
 
 
 def warn(wanted: Sequence[str], features: Features, found: Seen, ref: Seen) -> None:

@@ -3,6 +3,7 @@
 import functools
 import unicodedata
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -130,5 +131,5 @@ def _glyphs(font: tuple[str, int], character: str) -> str:
 @functools.lru_cache(maxsize=4096)
 def _has(font: tuple[str, int], character: str) -> bool:
     """Whether the font has a glyph of its own for the character."""
-    drawn = _font(*font).getmask
+    drawn: Any = _font(*font).getmask
     return bytes(drawn(character)) != bytes(drawn("\U0010fffe"))

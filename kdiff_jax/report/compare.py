@@ -13,6 +13,11 @@ from kdiff_jax.report.figures import finite
 from kdiff_jax.report.summary import Row
 
 REPORT = "report.json"
+OF_PROMPTS = {
+    "protocol": details.protocol_text,
+    "prompts": details.prompts_text,
+    "CLIP": details.clip_text,
+}
 
 
 class Group(NamedTuple):
@@ -59,8 +64,15 @@ def groups(rows: Sequence[Row]) -> list[Group]:
     not known of rows of two runs, the better number tells nothing.
     """
     kinds: dict[tuple, list[Row]] = {}
-    for row in rows:
-        kinds.setdefault(tuple(facts(row).items()), []).append(row)
+    texts = {name: [of(row) for row in rows] for name, of in OF_PROMPTS.items()}
+    # Of rows that say nothing of prompts, nothing is said of them; and figures that are
+    # no CLIP scores do not depend on a CLIP.
+    told = {name: found for name, found in texts.items() if any(found)}
+    if len({*texts["CLIP"]} - {""}) < 2:
+        told.pop("CLIP", None)
+    for i, row in enumerate(rows):
+        own = {name: found[i] or "none" for name, found in told.items()}
+        kinds.setdefault(tuple((facts(row) | own).items()), []).append(row)
     ordered = sorted(kinds.items(), key=lambda item: -len(item[1]))
     names = dict(zip(map(id, rows), _names(rows), strict=True))
     first = dict(ordered[0][0]) if ordered else {}

@@ -28,6 +28,7 @@ def of_row(
         ("images", f"{_text(row, 'num_images')}, {seeds_text(row)}"),
         *_nearest(row),
         *([("labels", labels_text(row))] if row.get("labels") else []),
+        *((name, told) for name, told in of_prompts(row) if told),
         ("features", features_text(row)),
         ("reference", reference_text(row)),
         ("weights of the model", average_text(row)),
@@ -35,6 +36,7 @@ def of_row(
         ("evaluations of the network", _text(row, "nfe")),
         ("images a second", speed_text(row)),
         ("one image alone", latency_text(row)),
+        *([("its memory", memory_text(row))] if row.get("memory") else []),
         ("multiply-adds", f"{_text(row, 'macs')} an evaluation of one image"),
         ("parameters", _parameters(row)),
         ("precision", str(row.get("precision") or UNKNOWN)),
@@ -51,6 +53,7 @@ def in_short(row: Row) -> str:
     parts = [
         seeds_text(row),
         *([f"labels {labels}"] if labels else []),
+        *(f"{name} {told}" for name, told in of_prompts(row) if told),
         f"weights: {average_text(row)}",
         sampler_text(row),
         str(row.get("precision") or UNKNOWN),
@@ -99,6 +102,45 @@ def labels_text(row: Row) -> str:
     told = {"arange": "image i has i mod the number of classes"}
     name = str(row["labels"])
     return f"{name}: {told.get(name, 'drawn for each image')}"
+
+
+def of_prompts(row: Row) -> list[tuple[str, str]]:
+    """(name, text) of what is said of models of prompts alone; "" where nothing is."""
+    told = protocol_text(row), prompts_text(row), clip_text(row)
+    return list(zip(("protocol", "prompts", "CLIP"), told, strict=True))
+
+
+def protocol_text(row: Row) -> str:
+    """The protocol of a paper, and what was chosen otherwise; "" without one."""
+    about = row.get("protocol")
+    if not isinstance(about, Mapping):
+        return ""
+    changed = ", ".join(f"{k}={v}" for k, v in (about.get("changed") or {}).items())
+    return f"{about['name']}, but {changed}" if changed else str(about["name"])
+
+
+def prompts_text(row: Row) -> str:
+    """The prompts of a file, by their digest; "" where images were asked by labels."""
+    about = row.get("prompts")
+    if not isinstance(about, Mapping):
+        return ""
+    return f"{number_text(about['num'])}, sha256 {about['sha256']}"
+
+
+def clip_text(row: Row) -> str:
+    """The CLIP of the CLIP score; "" without one."""
+    about = row.get("clip")
+    if not isinstance(about, Mapping):
+        return ""
+    return f"{about['name']}, sha256 {about['parameters_sha256']}"
+
+
+def memory_text(row: Row) -> str:
+    """The memory that one image alone takes, as XLA plans it."""
+    about = row["memory"]
+    total = about["arguments"] + about["working"]
+    weights, most = (f"{x / 2**20:,.1f} MB" for x in (about["arguments"], total))
+    return f"{most}, {weights} of it weights and what it is asked for"
 
 
 def features_text(row: Row) -> str:

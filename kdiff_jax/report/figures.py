@@ -8,7 +8,10 @@ from typing import Any
 Row = Mapping[str, Any]
 
 LOWER = ("fid", "fd", "kid", "kd", "sfid", "sfd", "clip_fid")
-HIGHER = ("inception_score", "is", "precision", "recall", "density", "coverage")
+HIGHER = (
+    *("inception_score", "is", "precision", "recall", "density", "coverage"),
+    "clip_score",
+)
 ENDS = ("_low", "_high", "_std")  # what belongs to a figure and is none
 
 

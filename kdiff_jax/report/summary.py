@@ -45,6 +45,10 @@ OPTIONAL = (
     "seeds",  # of several: the figures of each, and which are those of the row
     "neighbours",  # training images nearest to the first samples of a student
     "timing",  # quartiles of both speeds, and how many images at once
+    "memory",  # bytes that one image alone takes
+    "protocol",  # of a paper, by name, and what was chosen otherwise
+    "prompts",  # of a file: how many, and their digest
+    "clip",  # what the CLIP score is of: name, digests
     "partition",  # who of several students owns which classes and times
     "measured",  # when, on which devices, with which commit
 )

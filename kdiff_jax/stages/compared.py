@@ -2,24 +2,28 @@
 
 import logging
 import pathlib
+import zlib
 from collections.abc import Collection
 from typing import Any
 
 import jax
 import numpy as np
 
-from kdiff_jax import build
+from kdiff_jax import build, text
 from kdiff_jax.build.sections import Evaluate
 from kdiff_jax.errors import DataError
 from kdiff_jax.metrics import features as feature_extractors
 from kdiff_jax.metrics import groups, stats, table
+from kdiff_jax.metrics.collect import Looks
 from kdiff_jax.metrics.features import Features
 from kdiff_jax.metrics.moments import check_memory
 from kdiff_jax.metrics.seen import Seen
 from kdiff_jax.named import frozen
 from kdiff_jax.partition import Partition
-from kdiff_jax.stages import Job, neighbours
-from kdiff_jax.train import parallel, reference
+from kdiff_jax.stages import Job, asked, neighbours
+from kdiff_jax.text.clip import Clip
+from kdiff_jax.train import coco_protocols, parallel, reference
+from kdiff_jax.train.coco_protocols import Protocol
 from kdiff_jax.train.seeds import Measured
 
 log = logging.getLogger(__name__)
@@ -49,7 +53,7 @@ class Reference:
         self.features = features_for(job, options)
         if self.features is None:
             return
-        shape = job.recipe.space.pixel_shape
+        shape = shape_of(job, options)
         dim = feature_extractors.dim_of(self.features, shape)
         check_memory(f"evaluate.features={options.features}", dim)
         classes = job.recipe.num_classes
@@ -58,14 +62,34 @@ class Reference:
         needed = needs_of_reference(options)
         if self.parts:
             self.needs |= groups.needs(options.metrics)
-        self.stats = statistics(job, self.features, folder, needed)
+        self.stats = statistics(job, self.features, folder, needed, options)
+        self._clip = clip_of(job, options)
+
+    def looks(self, questions: asked.Asked, seed: int) -> Looks:
+        """What is done with images that are asked for so, see `asked.looks`."""
+        protocol = protocol_of(self.options)
+        if self.features is None:
+            return Looks()
+        texts = questions.texts(seed) if self._clip else None
+        return asked.looks(self._clip, texts, protocol, self.needs)
 
     def about(self) -> dict[str, Any]:
         """What the figures of a row are of."""
         if self.features is None:
             return {"features": None, "compared_with": None}
-        about = self.features.provenance, self.stats.provenance
-        return dict(zip(("features", "compared_with"), about, strict=True))
+        found: dict[str, Any] = {"features": self.features.provenance}
+        found["compared_with"] = self.stats.provenance
+        if self._clip:
+            found["clip"] = self._clip.provenance
+        if protocol := protocol_of(self.options):
+            found["protocol"] = protocol.of_row(
+                dict(
+                    features=self.features.name,
+                    preprocessing=self.features.preprocessing,
+                    num_images=self.options.num_images,
+                )
+            )
+        return found
 
     def measured(self, seed: int, seen: Seen) -> Measured:
         """Figures of the images of one seed."""
@@ -82,7 +106,9 @@ class Reference:
 
     def neighbours(self, ours: Seen, places: np.ndarray) -> dict[str, Any]:
         """Training images nearest to those at the places; {} where no rows are kept."""
-        if self.features is None or ours.rows is None or self.stats.seen.rows is None:
+        if self.features is None or self.options.reference:  # of other images
+            return {}
+        if ours.rows is None or self.stats.seen.rows is None:
             return {}
         about = self.features
         rows = neighbours.of_rows(ours.rows[places], self.stats.seen.rows, about)
@@ -108,19 +134,54 @@ def needs_of_reference(options: Evaluate) -> frozenset[str]:
     return found | groups.needs_of_reference(options.metrics) if options.per else found
 
 
+def protocol_of(options: Evaluate) -> Protocol | None:
+    """The protocol of a paper that a section names."""
+    return coco_protocols.make(options.protocol) if options.protocol else None
+
+
+def shape_of(job: Job, options: Evaluate) -> tuple[int, ...]:
+    """(H, W, C) of images as they are measured."""
+    protocol = protocol_of(options)
+    return protocol.shape() if protocol else job.recipe.space.pixel_shape
+
+
+def clip_of(job: Job, options: Evaluate) -> Clip | None:
+    """The CLIP that a section names, where one of its metrics reads it."""
+    if not options.clip or not asked.needs_clip(options.metrics):
+        return None
+    tokenizer = options.clip_tokenizer or None
+    return text.load_clip(options.clip, tokenizer=tokenizer, mesh=job.mesh)
+
+
 def statistics(
-    job: Job, features: Features, folder: pathlib.Path, needed: frozenset[str]
+    job: Job,
+    features: Features,
+    folder: pathlib.Path,
+    needed: frozenset[str],
+    options: Evaluate | None = None,
 ) -> stats.Stats:
-    """Statistics of the whole data set, made where they are not in the folder yet."""
-    path = folder / f"reference_{features.name}.npz"
+    """Statistics of the whole data set, made where they are not in the folder yet.
+
+    Or those of the reference that the options name.
+    """
+    named, shape = options.reference if options else "", job.recipe.space.pixel_shape
+    shape = shape_of(job, options) if named and options else shape
+    key = f"{named}/{options.protocol}" if named and options else ""
+    end = f"_{zlib.crc32(key.encode()):08x}" if key else ""
+    path = folder / f"reference_{features.name}{end}.npz"
     if not parallel.from_first_host(_is_reference(path, features, needed)):
-        data = build.load_images(job.recipe)
-        found = reference.of_images(data.name, data, features, needed)
+        if named and options:
+            place = pathlib.Path(named).expanduser()
+            about = features, shape, needed, protocol_of(options)
+            found = reference.of(named, place, *about)
+        else:
+            data = build.load_images(job.recipe)
+            found = reference.of_images(data.name, data, features, needed)
         if jax.process_index() == 0:
             folder.mkdir(parents=True, exist_ok=True)
             stats.save(path, found)
         parallel.wait_for_all("reference")
-    dim = feature_extractors.dim_of(features, job.recipe.space.pixel_shape)
+    dim = feature_extractors.dim_of(features, shape)
     return stats.load_stats(path, features=features, dim=dim, needs=needed)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from kdiff_jax import build, sealed
 from kdiff_jax.build import EvaluateStage, TrainStage
 from kdiff_jax.build.sections import Evaluate
+from kdiff_jax.data import captions
 from kdiff_jax.data.images import Images
 from kdiff_jax.errors import ConfigError, DataError
 from kdiff_jax.interop import beside
@@ -50,10 +51,12 @@ def run(job: Job, stage: EvaluateStage) -> None:
     options, option = stage.options, f"--config.{stage.place}.batch_size"
     compared = None
     names = listed(job, stage.models)
-    labels = label_protocols.labels(
-        options.labels, options.num_images, job.recipe.num_classes, options.seed
-    )
-    places = rows.shown_places(job, names, labels)
+    labels = None
+    if not options.prompts:
+        num, num_classes = options.num_images, job.recipe.num_classes
+        about = options.labels, num, num_classes, options.seed
+        labels = label_protocols.labels(*about)
+    places = rows.shown_places(job, names, labels, options.num_images)
     measured = []
     for name in names:
         path = folder / f"{name}.json"
@@ -71,12 +74,19 @@ def run(job: Job, stage: EvaluateStage) -> None:
         data = build.load_images(job.recipe)
         real = rows.real_images(job, data, labels, places)
         measured = _with_neighbours(measured, data)
-        folder_of_text = job.recipe.text_encoder
-        prompts = beside.prompts(job.frozen, folder_of_text, labels[places])
+        prompts = _prompts(job, options, labels, places)
         write_report(job, measured, real, data, prompts)
         lacking = any(row["features"] is None for row, _ in measured)
         lacking = options.features and lacking
         finish(folder, **({LACKS: options.features} if lacking else {}))
+
+
+def _prompts(job: Job, options: Evaluate, labels, places) -> list[str] | None:
+    """What the models were asked for at the places; None where it is no text."""
+    if options.prompts:
+        texts = captions.prompts(options.prompts)
+        return [texts[i % len(texts)] for i in places.tolist()]
+    return beside.prompts(job.frozen, job.recipe.text_encoder, labels[places])
 
 
 def _keep(path: pathlib.Path, row, images) -> None:

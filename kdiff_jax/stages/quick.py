@@ -17,7 +17,7 @@ from kdiff_jax.metrics import table
 from kdiff_jax.metrics.features import Features
 from kdiff_jax.metrics.moments import check_memory
 from kdiff_jax.metrics.seen import Seen
-from kdiff_jax.stages import Job, compared, grids, results
+from kdiff_jax.stages import Job, asked, compared, grids, results
 from kdiff_jax.stages.best import Best
 from kdiff_jax.stages.hooks import Log
 from kdiff_jax.stages.roles import Roles
@@ -212,6 +212,8 @@ def check(job: Job, stage: TrainStage, spec: Spec) -> None:
     try:
         extractors.check_shape(features, shape)
         table.check(train.figure_metrics, features, train.figure_images)
+        if asked.needs_clip(train.figure_metrics):
+            raise ConfigError("figure_metrics: has clip_score, which is none of these")
         label_protocols.check(options.labels, spec.num_classes)
         dim = extractors.dim_of(features, shape)
         check_memory(f"features={features.name}", dim)

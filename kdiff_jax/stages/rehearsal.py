@@ -24,7 +24,7 @@ from kdiff_jax.method import Method, Numbers
 from kdiff_jax.metrics import features, groups, table
 from kdiff_jax.metrics.moments import check_memory
 from kdiff_jax.named import frozen
-from kdiff_jax.stages import Job, autoencoder, before, compared, is_done, quick
+from kdiff_jax.stages import Job, asked, autoencoder, before, compared, is_done, quick
 from kdiff_jax.train import inputs, label_protocols, parallel, seeds
 from kdiff_jax.train.step import NetState, TrainState, context_of
 
@@ -215,9 +215,10 @@ def _evaluate(job: Job, stage: EvaluateStage, data: Images | None) -> None:
         extractor = compared.features_of(stage.options, None)
         if extractor is None:
             return
-        shape = job.recipe.space.pixel_shape
+        shape = compared.shape_of(job, options)
         features.check_shape(extractor, shape)
         table.check(options.metrics, extractor, options.num_images)
+        asked.check(options, job.recipe.spec)
         section = job.recipe.partition
         groups.check(options.per, num_classes, section.num_groups if section else 1)
     except UserError as error:

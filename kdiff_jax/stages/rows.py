@@ -11,9 +11,9 @@ from kdiff_jax.build.sections import Evaluate
 from kdiff_jax.data.images import Images
 from kdiff_jax.interop import Model, training
 from kdiff_jax.partition import ONE, Partition
-from kdiff_jax.stages import Job, facts
+from kdiff_jax.stages import Job, asked, compared, facts, measured
 from kdiff_jax.stages.compared import Reference
-from kdiff_jax.train import generate, label_protocols, measure, seeds
+from kdiff_jax.train import generate, measure, seeds
 
 NUM_SHOWN = 20  # images of each model in the report
 
@@ -22,7 +22,7 @@ def of_model(
     job: Job,
     name: str,
     stage: EvaluateStage,
-    compared: Reference,
+    reference: Reference,
     places: np.ndarray,
     batch_option: str,
 ) -> tuple[dict[str, Any], np.ndarray]:
@@ -32,7 +32,7 @@ def of_model(
         job: The job.
         name: The model; "student@4" asks for 4 steps.
         stage: The stage that measures.
-        compared: What its images are compared with.
+        reference: What its images are compared with.
         places: i64[n], of the images to keep.
         batch_option: Option that the batch size is the value of, for messages.
     """
@@ -40,17 +40,20 @@ def of_model(
     imported = made_by not in {s.name for s in job.stages}
     source = job.recipe.teacher if imported else made_by
     options, model = stage.options, job.model(source, stage.precision)
-    sampler = model.sampler(num_steps=int(num_steps) if num_steps else None)
+    steps = dict(num_steps=int(num_steps)) if num_steps else {}
+    sampler = measured.sampler_of(model, compared.protocol_of(options), steps)
+    questions = asked_of(job, options, model)
     found = measure.generated(
         model,
         sampler,
-        compared.features,
+        reference.features,
         mesh=job.mesh,
         num_images=options.num_images,
         seed=options.seed,
         batch_size=options.batch_size,
-        labels=_labels(options, model, options.seed),
-        needs=compared.needs,
+        labels=questions.labels(options.seed),
+        looks=reference.looks(questions, options.seed),
+        needs=reference.needs,
         places=places,
         name=f"evaluate.models, {name!r}",
         batch_option=batch_option,
@@ -63,8 +66,8 @@ def of_model(
         "method": about.get("method"),
         **measure.facts(model, sampler),
         "num_images": options.num_images,
-        "labels": label_protocols.of_row(options.labels, model.num_classes),
-        **compared.about(),
+        **questions.row,
+        **reference.about(),
         "train_steps": about.get("train_steps"),
         "train_seconds": about.get("train_seconds"),
         "average": about.get("average"),
@@ -73,36 +76,48 @@ def of_model(
     if model.num_students > 1:
         row["partition"] = model.partition.to_spec()
     if row["role"] == "student":
-        row |= compared.neighbours(found.seen, places)
-    return row | _figures(model, found, options, compared), found.shown
+        row |= reference.neighbours(found.seen, places)
+    return row | _figures(model, found, options, reference, questions), found.shown
+
+
+def asked_of(job: Job, options: Evaluate, model: Model) -> asked.Asked:
+    """What a section asks a model for."""
+    tokenizer, num = job.recipe.text_encoder, options.num_images
+    if options.prompts:
+        place = "--config.evaluate.prompts"
+        return asked.of_prompts(options.prompts, num, model, tokenizer, place)
+    known = options.labels, num, model.num_classes, job.frozen
+    return asked.of_labels(*known, tokenizer)
 
 
 def _figures(
-    model: Model, found: measure.Generated, options: Evaluate, compared: Reference
+    model: Model,
+    found: measure.Generated,
+    options: Evaluate,
+    reference: Reference,
+    questions: asked.Asked,
 ) -> dict[str, Any]:
     """The figures of all seeds, of which the first has been looked at."""
     first, *others = seeds.of(options.seed, options.seeds)
-    each = [compared.measured(first, found.seen)]
+    each = [reference.measured(first, found.seen)]
     for seed in others:
         seen, _ = measure.looked_at(
             found.make,
             model.students,
-            compared.features,
+            reference.features,
             seed=seed,
-            labels=_labels(options, model, seed),
+            labels=questions.labels(seed),
+            looks=reference.looks(questions, seed),
             batch_size=options.batch_size,
-            needs=compared.needs,
+            needs=reference.needs,
         )
-        each.append(compared.measured(seed, seen))
+        each.append(reference.measured(seed, seen))
     return seeds.figures_of(each, options.headline)
 
 
-def _labels(options: Evaluate, model: Model, seed: int) -> np.ndarray:
-    name, num = options.labels, options.num_images
-    return label_protocols.labels(name, num, model.num_classes, seed)
-
-
-def shown_places(job: Job, names: Sequence[str], labels: np.ndarray) -> np.ndarray:
+def shown_places(
+    job: Job, names: Sequence[str], labels: np.ndarray | None, num_images: int
+) -> np.ndarray:
     """i64[n], of the images that the report shows: 20, and of every group of students.
 
     All models make the same images.
@@ -110,9 +125,12 @@ def shown_places(job: Job, names: Sequence[str], labels: np.ndarray) -> np.ndarr
     Args:
         job: The job.
         names: The models.
-        labels: i32[N], of the images that are measured.
+        labels: i32[N], of the images that are measured; None of prompts of a file.
+        num_images: N.
     """
-    num, num_classes = min(NUM_SHOWN, len(labels)), job.recipe.num_classes
+    num, num_classes = min(NUM_SHOWN, num_images), job.recipe.num_classes
+    if labels is None:
+        return np.arange(num)
     partition = students_of(job, names)
     if partition.num_students == 1 or len(labels) < num_classes:
         return np.arange(num)
@@ -138,7 +156,7 @@ def students_of(job: Job, names: Sequence[str]) -> Partition:
 
 
 def real_images(
-    job: Job, data: Images, labels: np.ndarray, shown: np.ndarray
+    job: Job, data: Images, labels: np.ndarray | None, shown: np.ndarray
 ) -> np.ndarray:
     """Real images, uint8[n, H, W, C], of the labels that the models were asked for.
 
@@ -147,16 +165,16 @@ def real_images(
     Args:
         job: The job.
         data: The data set.
-        labels: i32[N], of the images that are measured.
+        labels: i32[N], of the images that are measured; None of prompts of a file.
         shown: i64[n], places of those that are shown.
     """
     # A table of vectors may have rows that no image is of.
-    asked = (
-        labels[shown] if job.recipe.num_classes else shown % max(data.num_classes, 1)
-    )
-    asked, found = asked.tolist(), []
-    for i, label in enumerate(asked):
+    wanted = shown % max(data.num_classes, 1)
+    if labels is not None and job.recipe.num_classes:
+        wanted = labels[shown]
+    wanted, found = wanted.tolist(), []
+    for i, label in enumerate(wanted):
         places = np.flatnonzero(data.labels == label)
         places = places if len(places) else np.arange(data.num)
-        found.append(places[asked[:i].count(label) % len(places)])
+        found.append(places[wanted[:i].count(label) % len(places)])
     return data.read(np.array(found))

@@ -163,8 +163,8 @@ class Generator:
             params: Parameters of all students, leaves [num_students, ...].
             seed: Seed of the noise.
             labels: i32[N], the label of each image; or the vectors f32[N, D] that a
-                model of such is asked for, which its table need not have, or a
-                `domain.Prompt`.
+                model of such is asked for, which its table need not have, a
+                `domain.Prompt`, or token ids i32[N, L] of texts.
             batch_size: Rounded up to a multiple of the devices; the last batch of a
                 group is padded, so that one program serves all.
             first: The number of the first image.
@@ -183,7 +183,7 @@ class Generator:
                 " for fewer, and for more with another seed"
             )
         size = -(-batch_size // self.mesh.size) * self.mesh.size
-        labels, groups = self._owned(labels)
+        labels, groups = self.owned(labels)
         for group in np.unique(groups).tolist():
             owned, mine = np.flatnonzero(groups == group), self.of_group(params, group)
             for start in range(0, len(owned), size):
@@ -204,16 +204,33 @@ class Generator:
                 num = len(places)
                 yield Made(places, _to_host(z)[:num], _to_host(x0)[:num])
 
-    def _owned(self, labels) -> tuple[Any, np.ndarray]:
-        """(labels i32[N], vectors f32[N, D] or prompts, i32[N] their groups)."""
+    def owned(self, labels) -> tuple[Any, np.ndarray]:
+        """(what images are asked for as programs take it, i32[N] their groups)."""
         if isinstance(labels, domain.Prompt):
             return labels, group_of_vectors(labels.cond, self.partition, self.frozen)
         labels = np.asarray(labels)
+        if labels.ndim == 2 and np.issubdtype(labels.dtype, np.integer):
+            ids = labels.astype(np.int32)
+            return ids, self._groups_of_texts(ids)
         if labels.ndim == 1:
             labels = labels.astype(np.int32)
             return labels, np.asarray(self.partition.group_of(labels))
         vectors = labels.astype(np.float32)
         return vectors, group_of_vectors(vectors, self.partition, self.frozen)
+
+    def _groups_of_texts(self, ids: np.ndarray) -> np.ndarray:
+        """i32[N], groups of texts by their token ids."""
+        reader = self.net.reader
+        if not self.partition.groups or reader is None:
+            return np.zeros(len(ids), np.int32)
+        read = jax.jit(lambda frozen, rows: reader.read(frozen, rows).mean(axis=1))
+        size = min(256, len(ids))
+        vectors = [
+            np.asarray(read(self.frozen, np.resize(part, (size, ids.shape[1]))))
+            for part in np.split(ids, range(size, len(ids), size))
+        ]
+        found = np.concatenate(vectors)[: len(ids)]
+        return group_of_vectors(found, self.partition, self.frozen)
 
     def within_memory(self, size: int):
         """Context in which too little memory for `size` images names the option."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from kdiff_jax.data.images import Images
 from kdiff_jax.method import Net
-from kdiff_jax.metrics.collect import Collector
+from kdiff_jax.metrics.collect import AS_THEY_ARE, Collector, Looks
 from kdiff_jax.metrics.features import Features
 from kdiff_jax.metrics.seen import Seen
 from kdiff_jax.report import environment
@@ -52,6 +52,7 @@ class Generated(NamedTuple):
     latency_ms: float
     shown: np.ndarray  # uint8[n, H, W, C], those at the places asked for
     timing: dict[str, Any]  # how both speeds spread, and how many images at once
+    memory: dict[str, int] | None  # bytes of one image alone, see `alone`
     make: generate.Generator  # what made them, compiled: see `looked_at`
 
     def speeds(self) -> dict[str, Any]:
@@ -60,6 +61,7 @@ class Generated(NamedTuple):
             "images_per_second": self.images_per_second,
             "latency_ms": self.latency_ms,
             "timing": self.timing,
+            **({"memory": self.memory} if self.memory else {}),
             "measured": environment.measured(),
         }
 
@@ -97,6 +99,7 @@ def generated(
     places: np.ndarray | None = None,
     name: str = "model",
     batch_option: str = "--batch_size",
+    looks: Looks = AS_THEY_ARE,
 ) -> Generated:
     """What metrics read of `num_images` images, quantised to uint8.
 
@@ -108,11 +111,12 @@ def generated(
         num_images: Number of images.
         seed: Seed of the noise.
         batch_size: Images a call of the sampler.
-        labels: i32[num_images].
+        labels: i32[num_images], or token ids i32[num_images, L] of prompts.
         needs: What metrics read, see `metrics.table.needs`.
         places: i64[n], of the images to keep; the first 20 by default.
         name: Name of the model in messages.
         batch_option: Option that `batch_size` is the value of, for messages.
+        looks: What is done with images before they are measured, and beside.
 
     Raises:
         ConfigError: If a batch is too large for the memory.
@@ -133,16 +137,18 @@ def generated(
         batch_size=batch_size,
         needs=needs,
         places=places,
+        looks=looks,
     )
     with make.within_memory(batch_size):
         speed = images_per_second(make, model.students, labels, batch_size=batch_size)
-    latency = latency_ms(model, sampler, int(labels[0]))
+    latency, memory = alone(model, sampler, labels[:1])
     timing = {
         "batch_size": -(-batch_size // mesh.size) * mesh.size,
         "images_per_second": speed._asdict(),
         "latency_ms": latency._asdict(),
     }
-    return Generated(seen, speed.median, latency.median, shown, timing, make)
+    speeds = speed.median, latency.median
+    return Generated(seen, *speeds, shown, timing, memory, make)
 
 
 def looked_at(
@@ -155,6 +161,7 @@ def looked_at(
     batch_size: int,
     needs: Collection[str] = ("moments",),
     places: np.ndarray | None = None,
+    looks: Looks = AS_THEY_ARE,
 ) -> tuple[Seen, np.ndarray]:
     """(what metrics read of the images of one seed, those at the places).
 
@@ -163,14 +170,16 @@ def looked_at(
         params: Parameters of all students, see `Generator.batches`.
         features: See `metrics.features`; None looks at nothing.
         seed: Seed of the noise.
-        labels: i32[N].
+        labels: i32[N], or token ids i32[N, L] of prompts.
         batch_size: Images a call.
         needs: What metrics read, see `metrics.table.needs`.
         places: i64[n], of the images to keep; none by default.
+        looks: See `generated`.
     """
     shape, num = make.net.space.pixel_shape, len(labels)
     batch_size = min(batch_size, num)
-    collector = features and Collector(features, needs, num, shape, labels)
+    numbers = labels if labels.ndim == 1 else None
+    collector = features and Collector(features, needs, num, shape, numbers, looks)
     places = np.arange(0) if places is None else places
     shown = np.zeros((len(places), *shape), np.uint8)
     for made in make.batches(params, seed=seed, labels=labels, batch_size=batch_size):
@@ -215,32 +224,57 @@ def images_per_second(
     return Speed.of([size * num_calls / seconds for seconds in rounds])
 
 
-def latency_ms(model: Any, sampler: Sampler, label: int = 0) -> Speed:
-    """Milliseconds from a call for one image, on one device, until it is there.
+def alone(
+    model: Any, sampler: Sampler, labels: np.ndarray
+) -> tuple[Speed, dict[str, int] | None]:
+    """(milliseconds of a call for one image until it is there, memory), on one device.
 
-    Calls of half of `SECONDS`, and three at least, once compiled.
+    Calls of half of `SECONDS`, and three at least, once compiled. What a prompt costs,
+    and an autoencoder, is in both. The memory is that which XLA plans, in bytes:
+    "arguments" are weights and what is asked for, "working" is all else; None where it
+    does not say.
     """
     mesh = parallel.make_mesh(jax.local_devices()[:1])
     make = generate.of_model(model, sampler, mesh=mesh)
-    call, _ = _calls(make, model.students, np.array([label]), 1)
+    arguments, _ = _arguments(make, model.students, labels, 1)
+    program = make.program.lower(*arguments).compile()  # type: ignore[attr-defined]
+    memory = _memory(program)
+
+    def call():
+        return program(*arguments)
+
     jax.block_until_ready(call())
     seconds: list[float] = []
     while len(seconds) < 3 or sum(seconds) < SECONDS / 2:
         began = time.perf_counter()
         jax.block_until_ready(call())
         seconds.append(time.perf_counter() - began)
-    return Speed.of([1000 * value for value in seconds])
+    return Speed.of([1000 * value for value in seconds]), memory
+
+
+def _memory(program: Any) -> dict[str, int] | None:
+    found = program.memory_analysis()
+    if found is None:
+        return None
+    working = found.temp_size_in_bytes + found.output_size_in_bytes
+    return {"arguments": found.argument_size_in_bytes, "working": working}
 
 
 def _calls(make, params, labels, batch_size) -> tuple[Callable[[], Any], int]:
     """(a call for a batch of the first label's group, its size)."""
+    arguments, size = _arguments(make, params, labels, batch_size)
+    return lambda: make.program(*arguments), size
+
+
+def _arguments(make, params, labels, batch_size) -> tuple[tuple, int]:
+    """(what the program takes for a batch of the first label's group, its size)."""
     size = -(-batch_size // make.mesh.size) * make.mesh.size
-    owners = make.partition.group_of(labels)
+    labels, owners = make.owned(labels[: max(1024, size)])
     labels = labels[owners == owners[0]]
     mine = make.of_group(params, int(owners[0]))
     positions = np.arange(size, dtype=np.int32)
-    y = np.resize(labels, size).astype(np.int32)
-    return lambda: make.program(mine, make.placed, np.uint32(0), positions, y), size
+    y = labels[positions % len(labels)]
+    return (mine, make.placed, np.uint32(0), positions, y), size
 
 
 def macs(net: Net) -> int:
@@ -294,9 +328,11 @@ def of_data(
     *,
     needs: Collection[str] = ("moments",),
     batch_size: int = 1000,
+    looks: Looks = AS_THEY_ARE,
 ) -> Seen:
     """What metrics read of a whole data set; see `generated`."""
-    collector = Collector(features, needs, images.num, images.shape, images.labels)
+    about = images.num, images.shape, images.labels, looks
+    collector = Collector(features, needs, *about)
     for start in range(0, images.num, batch_size):
         indices = np.arange(start, min(start + batch_size, images.num))
         collector.add(indices, images.read(indices))

@@ -11,6 +11,7 @@ from kdiff_jax.metrics import stats
 from kdiff_jax.metrics.features import Features, check_shape, dim_of
 from kdiff_jax.metrics.stats import Stats
 from kdiff_jax.train import measure
+from kdiff_jax.train.coco_protocols import Protocol
 
 SETS = ("digits", "synthetic", "mixture")  # that need no file
 
@@ -21,6 +22,7 @@ def of(
     features: Features,
     image_shape: tuple[int, ...],
     needs: Collection[str] = (),
+    protocol: Protocol | None = None,
 ) -> Stats:
     """Statistics of the features.
 
@@ -31,6 +33,7 @@ def of(
         image_shape: (H, W, C) of the model's images. A set is cropped and resized to
             squares for a model that makes such; for another it must have its size.
         needs: What metrics read beside moments, see `metrics.table`.
+        protocol: What is done to images of a folder; `image_shape` is after it.
 
     Raises:
         ConfigError: If there is no such set.
@@ -47,7 +50,7 @@ def of(
         )
     height, width, _ = image_shape
     side = height if height == width else None
-    data = _set(text, path, size=side, use_labels="labels" in needs)
+    data = _set(text, path, side, "labels" in needs, protocol)
     if data.shape != tuple(image_shape):
         raise DataError(
             f"reference={text}: images of {list(data.shape)}, and the model makes"
@@ -62,6 +65,7 @@ def made(
     features: Features,
     needs: Collection[str] = (),
     size: int | None = None,
+    protocol: Protocol | None = None,
 ) -> Stats:
     """Statistics of a set, to be written to a file; see `of`.
 
@@ -72,6 +76,7 @@ def made(
         needs: What metrics read beside moments.
         size: Side of the squares that images are cropped and resized to; None leaves
             them as they are.
+        protocol: What is done to images of a folder, in the place of that.
 
     Raises:
         ConfigError: If there is no such set, or it has images that the features cannot
@@ -81,7 +86,7 @@ def made(
     _check_file(text, path)
     if path.suffix == ".npz" and stats.is_stats(path):
         raise DataError(f"reference={text}: are statistics already; name a data set")
-    data = _set(text, path, size=size, use_labels="labels" in needs)
+    data = _set(text, path, size, "labels" in needs, protocol)
     check_shape(features, data.shape)
     return of_images(text, data, features, needs)
 
@@ -114,10 +119,16 @@ def _check_file(text: str, path: pathlib.Path) -> None:
 
 
 def _set(
-    text: str, path: pathlib.Path, *, size: int | None, use_labels: bool
+    text: str,
+    path: pathlib.Path,
+    size: int | None,
+    use_labels: bool,
+    protocol: Protocol | None,
 ) -> images.Images:
     """The images of a folder, a file or a set; labels count where groups need them."""
     kind, where = text, str(path)
+    if protocol:
+        return _of_protocol(text, path, protocol)
     if os.path.isdir(path):
         kind = "folder"
     elif path.suffix in (".npz", ".zip"):
@@ -136,3 +147,15 @@ def _set(
         # Whose ways out are options of a recipe.
         why = re.sub(r"[;,] [^;,]*\bdata\.\w.*", "", str(error))
         raise type(error)(f"reference={text}: {why}; or give others") from error
+
+
+def _of_protocol(text: str, path: pathlib.Path, protocol: Protocol) -> images.Images:
+    if not path.is_dir():
+        raise ConfigError(
+            f"reference={text}: {protocol.name} crops and resizes the images of a"
+            " folder; give one, or statistics that were made so (.npz)"
+        )
+    try:
+        return protocol.real(str(path))
+    except UserError as error:
+        raise type(error)(f"reference={text}: {error}") from error

@@ -4,13 +4,14 @@ import pathlib
 import shutil
 
 import child
-import encoder_files
 import jax
 import numpy as np
 import points
+import prompted
 import pytest
 import vectors
 from PIL import Image
+from prompted import FIELDS, LENGTH, PROMPTS
 
 from kdiff_jax import domain, interop, recipe, text
 from kdiff_jax.encoders.texts import ROLE
@@ -19,30 +20,12 @@ from kdiff_jax.interop import beside
 from kdiff_jax.train import generate, parallel
 
 ONE = jax.devices()[:1]
-TOKENIZER = pathlib.Path(__file__).parents[1] / "parity/data/clip_tokenizer"
-LENGTH = 12
-PROMPTS = [
-    f"{size} {thing}" for size in ("big", "red") for thing in "ab cd ef gh".split()
-]
-FILE = encoder_files.QUICK | dict(vocab_size=1000, max_position_embeddings=77)
-FIELDS = dict(
-    name="clip_text",
-    vocab_size=1000,
-    width=16,
-    num_blocks=2,
-    num_heads=2,
-    hidden=24,
-)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A pipeline with a tokenizer and a text encoder, and a file of prompts."""
-    found = tmp_path_factory.mktemp("pipeline")
-    encoder_files.text_folder(found / "text_encoder", FILE)
-    shutil.copytree(TOKENIZER, found / "tokenizer")
-    (found / "prompts.txt").write_text("\n".join(PROMPTS) + "\n")
-    return found
+    return prompted.pipeline(tmp_path_factory.mktemp("pipeline"))
 
 
 def config(folder, **model):

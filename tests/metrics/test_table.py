@@ -40,7 +40,9 @@ def collected(needs, num, batches):
 
 
 def test_every_file_is_a_metric_by_its_name():
-    wanted = "fd fd_inf inception_score kd kd_full memorisation prdc sfd".split()
+    wanted = (
+        "clip_score fd fd_inf inception_score kd kd_full memorisation prdc sfd".split()
+    )
     assert table.names() == wanted
     found = table.measure(
         ["fd", "fd_inf", "kd", "kd_full", "memorisation", "prdc"],

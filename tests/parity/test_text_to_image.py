@@ -14,10 +14,11 @@ import numpy as np
 import pipeline_files as files
 import pytest
 
-from kdiff_jax import interop, text
+from kdiff_jax import interop, pixels, text
 from kdiff_jax.diffusion import guidance
 from kdiff_jax.domain import Prompt
 from kdiff_jax.errors import CheckpointError, ConfigError
+from kdiff_jax.train import generate, parallel
 
 DATA = pathlib.Path(__file__).parent / "data"
 
@@ -67,6 +68,20 @@ def test_latents_and_images_are_the_library_s(pipelines, kind):
     # Other texts, noise and strength of as many images are the same program.
     other = dict(negative_prompts="none", guidance=2.0, z=1 + files.noise(kind))
     assert compiled(lambda: generate(["a", "b"], **other)) == 0
+
+
+@pytest.mark.slow
+def test_a_pipeline_is_measured_and_sampled_as_a_model_of_prompts(pipelines):
+    """Token ids of prompts, encoded and decoded in the sampling program."""
+    folder, about = pipelines("sd1"), dict(num_steps=2, guidance=7.5)
+    model = text.load_model(folder)
+    ids = text.tokenizer(folder)(files.PROMPTS)
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    make = generate.of_model(model, model.sampler(**about), mesh=mesh)
+    found = make.images(model.students, labels=ids, seed=3, batch_size=2)
+    _, images = text.generate(folder, files.PROMPTS, seed=3, **about)
+    expected = np.asarray(pixels.to_uint8(images)).astype(int)
+    assert np.abs(found - expected).max() <= 1 and expected.std() > 10
 
 
 def test_a_text_model_is_guided_by_its_own_null(pipelines):
