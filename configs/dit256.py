@@ -8,10 +8,10 @@ which a folder is made first, beside that of its autoencoder:
 
 The authors' DiT-XL-2-256x256.pt is read as it is: --config.init.teacher=FILE and
 --config.data.autoencoder=teachers/sd-vae-ft-ema. Images, in one folder a class, become
-latents once, not flipped:
+latents once, and so do their mirror images:
 
     python -m kdiff_jax.cache --data=data/imagenet --output=data/imagenet_latents \
-        --teacher=teachers/DiT-XL-2-256 --size=256
+        --teacher=teachers/DiT-XL-2-256 --size=256 --flip
 
 where --teacher is the folder with the autoencoder. The tiny size is a small network of
 the same kind on small pixels: it needs no file.
@@ -91,7 +91,7 @@ def get(name: str, kind: str, *, tiny: bool, stages: dict, models: tuple[str, ..
     teacher, home, _, weight = KINDS[kind]
     made = stages | dict(evaluate=dict(kind="evaluate", models=models))
     begin = dict(precision="bfloat16", **teachers.bring(teacher))
-    data = dict(name="folder", path="data/imagenet", size=256)
+    data = dict(name="folder", path="data/imagenet", size=256, flip=True)
     data |= dict(autoencoder=f"{teachers.FOLDER}/{home}")
     data |= dict(latents="data/imagenet_latents")
     parts = teachers.PART_OF_IT if home == teacher else f": {teachers.where(home)}"

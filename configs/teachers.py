@@ -61,6 +61,8 @@ def cached(data: dict, folder: str) -> str:
     return (
         f": make it by python -m kdiff_jax.cache --data={data['path']}"
         f" --output={data['latents']} --size={data['size']} --teacher={folder}"
+        + " --flip"
+        * data.get("flip", False)
     )
 
 

@@ -66,9 +66,9 @@ def needs(job: Job, stage: TrainStage) -> Needs:
     costs = cost.of_method(method, state, frozen, batch_size=part)
     here = mesh_of(job, stage).shape["data"]
     num = here if here > 1 else SEVERAL
+    kinds = dict(replicated=layout.REPLICATED, zero1=Layout(num, layout.SMALLEST))
     all_held = {
-        name: _held(method, state, frozen, lies)
-        for name, lies in dict(replicated=Layout(), zero1=Layout(num)).items()
+        name: _held(method, state, frozen, lies) for name, lies in kinds.items()
     }
     own = _held(method, state, frozen, layout_of(job, stage))
     return Needs(own, bytes_of(state), costs, layouts=all_held, num_devices=num)

@@ -47,9 +47,9 @@ def test_missing_file_is_one_line_with_its_place(tmp_path, monkeypatch):
     assert str(caught.value) == (
         "weights=None: inception needs pt_inception-2015-12-05-6726825d.pth (95,628,359"
         " bytes, sha256 6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b"
-        "2, github.com/mseitzer/pytorch-fid, release fid_weights); put it at"
-        f" {tmp_path}/here/pt_inception-2015-12-05-6726825d.pth, give another path, or"
-        " set fetch"
+        "2, github.com/mseitzer/pytorch-fid, release fid_weights, Apache-2.0); put it"
+        f" at {tmp_path}/here/pt_inception-2015-12-05-6726825d.pth, give another path,"
+        " or set fetch"
     )
 
 
