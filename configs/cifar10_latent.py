@@ -14,7 +14,7 @@ The set is read from a prepared tensorflow-datasets folder, or from a file:
 
 from configs import common, small_unet
 
-SHAPE = (8, 8, 4)
+SHAPE = (8, 8, 8)
 ORDER = (
     *("autoencoder", "latents", "teacher"),
     *("progressive", "pairs", "student", "dmd2", "gddi", "evaluate"),
@@ -27,6 +27,7 @@ def encoder_fields(tiny: bool) -> dict:
         name="autoencoder_kl",
         widths=(8, 8) if tiny else (16, 32, 64),
         num_blocks=1,
+        latent_channels=SHAPE[-1],
         num_groups=4 if tiny else 8,
         mid_attention=not tiny,
     )
@@ -34,8 +35,8 @@ def encoder_fields(tiny: bool) -> dict:
 
 def autoencoder(tiny: bool) -> dict:
     """The stage that trains the autoencoder."""
-    method = dict(name="autoencoder", gan_start=2000, gan_warmup=500)
-    train = dict(num_steps=4000, batch_size=16, result="ema")
+    method = dict(name="autoencoder", gan_start=3000, gan_warmup=500)
+    train = dict(num_steps=6000, batch_size=16, result="ema")
     if tiny:
         method |= dict(gan_start=1, gan_warmup=2, disc_width=8, disc_levels=1)
         train |= dict(num_steps=4, batch_size=8)
