@@ -66,7 +66,7 @@ def test_the_folder_is_an_autoencoder_with_the_figures_that_are_told(whole):
     x = np.asarray(pixels.to_float(held_out.read(np.arange(20))))
     mean, logvar = vae.encode(x)
     made = vae.decode(mean)
-    assert mean.shape == (20, 8, 8, 4) and made.shape == x.shape
+    assert mean.shape == (20, 8, 8, 8) and made.shape == x.shape
     np.testing.assert_allclose(about["held_out"]["l1"], np.abs(made - x).mean(), 1e-5)
     u, v = (np.asarray(pixels.to_uint8(one), np.float64) for one in (x, made))
     mse = ((u - v) ** 2).mean((1, 2, 3))

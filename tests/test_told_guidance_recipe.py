@@ -197,3 +197,47 @@ def test_the_digits_have_a_recipe_of_it(tmp_path):
         spec = before.spec(job, stage)
         assert spec.guidance_range == (1.0, 4.0), stage.name
         assert spec.guidance == 2.5  # the middle: the teacher has none
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["denoising_student", "dmd", "dmd2"])
+def test_methods_of_one_guidance_take_such_a_teacher(name, tmp_path):
+    """As the message of the refusal says: with a student that reads none."""
+    found = config().to_dict()
+    from configs import common
+
+    stages = {key: found["stages"][key] for key in ("teacher", "matching")}
+    stages["pairs"] = common.tiny_pairs() | dict(init=dict(teacher="matching"))
+    own = dict(head_groups=1, gan_weight=0.0) if name == "dmd2" else {}
+    begin = dict(teacher="matching", student="teacher")
+    if name != "denoising_student":
+        begin["fake_score"] = "teacher"
+    stages["student"] = dict(
+        method=dict(name=name, **own),
+        init=begin,
+        model=dict(guidance_range=None),
+        optim=points.OPTIM,
+        sampler=dict(name="ddim", num_steps=1),
+        pairs="" if name == "dmd2" else "pairs",
+        train=dict(num_steps=2, batch_size=8),
+    )
+    found |= dict(stages=stages, order=tuple(stages))
+    recipe.run(common.config(**found), tmp_path, devices=ONE)
+    assert interop.load(tmp_path / "student").spec.guidance_range is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "more", [dict(partition=dict(num_groups=2)), dict(precision="bfloat16")]
+)
+def test_rounds_of_it_in_parts_and_in_bfloat16(more, tmp_path):
+    found = config().to_dict()
+    from configs import common
+
+    stages = {key: found["stages"][key] for key in ("teacher", "matching", "rounds")}
+    stages["rounds"]["partition"] = "partition" in more
+    found |= dict(stages=stages, order=tuple(stages), **more)
+    recipe.run(common.config(**found), tmp_path, devices=ONE)
+    model = interop.load(tmp_path / "rounds_2")
+    assert model.spec.guidance_range == LEVELS
+    assert model.num_students == (2 if "partition" in more else 1)
