@@ -207,7 +207,7 @@ def test_copies_of_tables_take_disk(tmp_path):
 
 def test_what_is_missing_is_a_line_each_with_where_it_comes_from(tmp_path, monkeypatch):
     monkeypatch.setenv("KDIFF_WEIGHTS", str(tmp_path))
-    config = vectors.config(tmp_path / "table.npy")
+    config = vectors.config(tmp_path / "table.npy", num_groups=2, rule="pca")
     job = make_job(config, tmp_path / "run")
     assert recipe.missing(job) == ""
     (tmp_path / "table.npy").unlink()
@@ -216,7 +216,9 @@ def test_what_is_missing_is_a_line_each_with_where_it_comes_from(tmp_path, monke
     config.init.teacher, config.teacher_hint = str(tmp_path / "teacher"), ": from there"
     config.hints = dict(path=": by asking", conditions=": by measuring")
     config.evaluate.features = "inception"
-    found = recipe.missing(make_job(config, tmp_path / "run")).splitlines()
+    job = make_job(config, tmp_path / "run")
+    assert "student: dmd, 2 students" in plan.text(job)
+    found = recipe.missing(job).splitlines()
     starts = "teacher: init.teacher=", "images.npz", "table.npy", "evaluate.features="
     ends = "from there", "by asking", "by measuring", ""
     assert len(found) == len(starts)

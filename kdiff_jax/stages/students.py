@@ -17,7 +17,7 @@ from kdiff_jax.build.sections import Partition as Section
 from kdiff_jax.data import batches as data_batches
 from kdiff_jax.data.students import StudentBatches
 from kdiff_jax.diffusion.process import Process
-from kdiff_jax.errors import ConfigError
+from kdiff_jax.errors import CheckpointError, ConfigError, DataError
 from kdiff_jax.files import Unreadable
 from kdiff_jax.interop import Model
 from kdiff_jax.method import Method, Numbers
@@ -206,8 +206,9 @@ def partition_of(
     del options["only"]
     path = options.pop("embeddings")
     num_classes = job.recipe.num_classes
-    rows, vectors = None, job.recipe.conditions.vectors(job.frozen)
+    rows = vectors = None
     if options["rule"] in ("kmeans", "pca") and options["num_groups"] > 1:
+        vectors = job.recipe.conditions.vectors(job.frozen)
         by_table = vectors is not None and not path
         rows = vectors if by_table else _embeddings(path, find_teacher, num_classes)
     found = partitions.make(
@@ -249,9 +250,8 @@ def check(job: Job) -> None:
                     " not say TAKES_TIMES); split the classes, by partition.num_groups"
                 )
     process = job.recipe.spec.make_process()
-    given = section.embeddings or job.frozen
-    by_teacher = section.rule in ("kmeans", "pca") and not given
-    if by_teacher and section.num_groups > 1:
+    by_rows = section.rule in ("kmeans", "pca") and section.num_groups > 1
+    if by_rows and not section.embeddings and not _has_vectors(job):
         num_classes = job.recipe.num_classes
         groups, rule, table = section.num_groups, section.rule, section.table
         partitions.check_groups(num_classes, groups, rule, table)
@@ -265,6 +265,14 @@ def check(job: Job) -> None:
         found = partition_of(job, process, lambda: None)
     if found.num_ranges > 1:
         _warn_of_idle(job, found, process)
+
+
+def _has_vectors(job: Job) -> bool:
+    """Whether there are vectors to split by; who reads them says what is missing."""
+    try:
+        return bool(job.recipe.conditions.dim and job.frozen)
+    except (CheckpointError, DataError):
+        return False
 
 
 def _warn_of_idle(job: Job, partition: Partition, process) -> None:
