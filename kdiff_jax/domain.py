@@ -276,7 +276,8 @@ class Space(NamedTuple):
         shape: (H, W, C) of x0.
         pixel_shape: (H, W, C) of the images.
         from_data: (frozen, uint8[B, *pixel_shape]) -> f32[B, *shape].
-        to_pixels: (frozen, f32[B, *shape]) -> uint8[B, *pixel_shape].
+        to_images: (frozen, f32[B, *shape]) -> f32[B, *pixel_shape] in [-1, 1], but for
+            overshoots; losses differentiate it. `as_they_are` where x0 are the images.
         to_kept: (x0) -> x0 as pairs are kept on disk, in the space: float16, or the
             uint8 of pixels.
         draw: (frozen, raw, Key[B]) -> x0, of spaces that images have a Gaussian in; raw
@@ -288,7 +289,7 @@ class Space(NamedTuple):
     shape: tuple[int, ...]
     pixel_shape: tuple[int, ...]
     from_data: Callable[[Frozen, Any], Any]
-    to_pixels: Callable[[Frozen, Any], Any]
+    to_images: Callable[[Frozen, Any], Any]
     to_kept: Callable[[Any], Any]
     draw: Callable[..., Any] | None = None
     moments: int = 0
@@ -299,6 +300,10 @@ class Space(NamedTuple):
         """Type of `to_kept`'s result."""
         x0 = jax.ShapeDtypeStruct((1, *self.shape), jnp.float32)
         return np.dtype(jax.eval_shape(self.to_kept, x0).dtype)
+
+    def to_pixels(self, frozen: Frozen, x0) -> Any:
+        """uint8[B, *pixel_shape] of f32[B, *shape]."""
+        return pixels.to_uint8(self.to_images(frozen, x0))
 
     def to_x0(self, frozen: Frozen, raw, keys=None):
         """f32[B, *shape] of what a batch holds: pixels, moments, or x0 of pairs.
@@ -316,13 +321,19 @@ class Space(NamedTuple):
         return raw.astype(jnp.float32)
 
 
+def as_they_are(frozen: Frozen, x0) -> Any:
+    """x0, which is images already."""
+    del frozen
+    return x0
+
+
 def pixel_space(shape: tuple[int, ...]) -> Space:
     """Images as they are, in [-1, 1]."""
     return Space(
         shape,
         shape,
         from_data=lambda frozen, raw: pixels.to_float(raw),
-        to_pixels=lambda frozen, x0: pixels.to_uint8(x0),
+        to_images=as_they_are,
         to_kept=pixels.truncate_to_uint8,
     )
 
@@ -341,7 +352,7 @@ def latent_space(shape: tuple[int, ...]) -> Space:
         shape,
         (8 * height, 8 * width, 3),
         from_data=refused,
-        to_pixels=refused,
+        to_images=refused,
         to_kept=lambda x0: x0.astype(jnp.float16),
     )
 

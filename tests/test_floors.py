@@ -16,7 +16,7 @@ FLOORS = (
     "types domain rng errors files arguments sealed shards storage ending arrays zips"
     " memory lock pixels formats registry named",
     "method diffusion losses networks features",
-    "denoiser samplers partition augment discriminators encoders pretrained",
+    "denoiser samplers partition augment discriminators encoders pretrained decoded",
     "methods metrics data report interop",
     "train latent",
     "text",

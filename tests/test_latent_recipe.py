@@ -27,7 +27,7 @@ def toy_space(shape) -> domain.Space:
         shape,
         (1, 1, 2),
         from_data=lambda frozen, raw: pixels.to_float(raw) @ ENCODER,
-        to_pixels=lambda frozen, x0: pixels.to_uint8(x0 @ ENCODER.T),
+        to_images=lambda frozen, x0: x0 @ ENCODER.T,
         to_kept=lambda x0: x0.astype(jnp.float16),
     )
 

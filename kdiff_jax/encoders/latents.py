@@ -100,7 +100,7 @@ def space(shape: tuple[int, ...], autoencoder: Named, dtype="float32") -> Space:
         tuple(shape),
         (side * height, side * width, module.out_channels),
         from_data=from_data,
-        to_pixels=lambda frozen, x0: pixels.to_uint8(run(frozen, x0, "decoded")),
+        to_images=lambda frozen, x0: run(frozen, x0, "decoded"),
         to_kept=lambda x0: x0.astype(jnp.float16),
         draw=draw,
         moments=2 * channels,

@@ -5,6 +5,7 @@ count equally; how the f32[B] of a batch is reduced is the method's choice.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -60,20 +61,21 @@ def discriminator(
     raise registry.unknown("loss", name, LOSSES)
 
 
-def r1(
-    logits_fn: Callable[[Float[Array, "B ..."]], Array], x: Float[Array, "B ..."]
-) -> Float[Array, " B"]:
+def r1(logits_fn: Callable[[Any], Array], x: Any) -> Float[Array, " B"]:
     """||grad_x sum of logits||^2 of each example, without a weight.
 
     Args:
         logits_fn: Images -> logits; every logit of the batch is in the sum, so that
             examples that meet in a batch norm share their gradient.
-        x: Real images.
+        x: Real images, or several views of each, a tree of arrays [B, ...].
 
     Source: Mescheder et al. 2018, arXiv:1801.04406, Eq. 9.
     """
     gradient = jax.grad(lambda images: logits_fn(images).sum())(x)
-    return jnp.sum(gradient**2, axis=tuple(range(1, x.ndim)))
+    squares = [
+        (g**2).sum(axis=tuple(range(1, g.ndim))) for g in jax.tree.leaves(gradient)
+    ]
+    return jnp.stack(squares).sum(axis=0)
 
 
 def _mean(values):

@@ -5,11 +5,13 @@ between the teacher's denoiser and one that learns those images; pairs of the te
 sampler keep it from dropping modes.
 """
 
+import functools
+
 import jax.numpy as jnp
 
-from kdiff_jax import denoiser, rng
+from kdiff_jax import decoded, denoiser, rng
 from kdiff_jax import pretrained as pretrained_networks
-from kdiff_jax.arguments import NotNegative, Share
+from kdiff_jax.arguments import NotNegative, Share, Whole
 from kdiff_jax.diffusion import grids
 from kdiff_jax.diffusion.guidance import Interval
 from kdiff_jax.errors import ConfigError
@@ -28,6 +30,7 @@ def make(
     distance: str = "l2",
     lpips_weights: str = "",
     lpips_heads: str = "",
+    decode_batch: Whole = 0,
     dm_weight: str = "normalized",
     fake_weight: str = "edm",
     min_step: Share = 0.02,
@@ -47,9 +50,12 @@ def make(
         process: The forward process; its t_max is the student's only time.
         regression_weight: Weight of the regression loss; 0.25 in the paper, 0.5 for its
             unconditional CIFAR-10.
-        distance: "l2", the mean square, or "lpips" of VGG (the paper's).
+        distance: "l2", the mean square of x0; "decoded_l2", that of the images that
+            latents decode to; or "lpips" of VGG (the paper's), of images, too.
         lpips_weights: File of the VGG network, for "lpips"; see `lpips.load`.
         lpips_heads: File of its heads.
+        decode_batch: Number of images that a device decodes and compares at once; 0 for
+            all of a batch.
         dm_weight: See `distribution.gradient`.
         fake_weight: See `regression.weight`; that of the teacher's training.
         min_step, max_step: Part of the time grid on which the two scores are compared.
@@ -65,8 +71,8 @@ def make(
     """
     student, teacher = nets["student"], nets["teacher"]
     guided = denoiser.guided(teacher, process, guidance, guidance_interval)
-    if distance not in ("l2", "lpips"):
-        raise ConfigError(f"distance={distance!r}; choose l2 or lpips")
+    if distance not in ("l2", "decoded_l2", "lpips"):
+        raise ConfigError(f"distance={distance!r}; choose l2 or lpips, or decoded_l2")
     pretrained = {}
     if distance == "lpips":
         pretrained = {
@@ -88,6 +94,18 @@ def make(
         x_gen = generate(ctx.nets["student"], z_gen, y_gen)
         return {**ctx.batch, "z_gen": z_gen, "y_gen": y_gen, "x_gen": x_gen}
 
+    def apart(frozen, x0_hat, x0):
+        if distance == "l2":
+            return regression.mse_per_example(x0_hat, x0)
+        function = regression.mse_per_example
+        if distance == "lpips":
+            function = functools.partial(
+                lpips.distance, frozen["lpips"], dtype=student.precision
+            )
+        return decoded.distance(
+            student, frozen, function, x0_hat, x0, batch_size=decode_batch
+        )
+
     def student_loss(params, ctx):
         batch, y = ctx.batch, ctx.batch["y_gen"]
 
@@ -105,13 +123,7 @@ def make(
         dm = distribution.surrogate(x, g).mean()
 
         x0_hat = generate(params["student"], batch["z"], batch["y"])
-        if pretrained:
-            errors = lpips.distance(
-                ctx.frozen["lpips"], x0_hat, batch["x0"], dtype=student.precision
-            )
-        else:
-            errors = regression.mse_per_example(x0_hat, batch["x0"])
-        kd = errors.mean()
+        kd = apart(ctx.frozen, x0_hat, batch["x0"]).mean()
         value = dm + regression_weight * kd
         return value, Aux({"loss": value, "dm": dm, "regression": kd})
 

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdiff_jax import domain, registry, rng
+from kdiff_jax import decoded, domain, registry, rng
 from kdiff_jax import features as feature_networks
-from kdiff_jax.arguments import Count, NotNegative, Positive, Share
+from kdiff_jax.arguments import Count, NotNegative, Positive, Share, Whole
 from kdiff_jax.augment import ada, diffaugment
 from kdiff_jax.discriminators import projected, spectral
 from kdiff_jax.domain import Conditions
@@ -45,6 +45,7 @@ def make(
     augment: tuple[str, ...] = (),
     ada_target: Share = 0.0,
     ada_steps: Count = 2000,
+    decode_batch: Whole = 0,
 ) -> Method:
     """Generator, discriminator, and every `r1_every`-th step a penalty, in that order.
 
@@ -53,7 +54,8 @@ def make(
 
     - student: V sum_k E[ softplus(-l_k(G(z, y))) ]
     - disc: V sum_k E[ softplus(l_k(G(z, y))) + softplus(-l_k(x0)) ]
-    - r1: r1_every r1_weight / 2 E[ ||grad_x0 sum_k sum l_k(x0)||^2 ]
+    - r1: r1_every r1_weight / 2 E[ ||grad_x sum_k sum l_k(x)||^2 ], where x is what the
+      discriminator reads of x0
 
     V stands for the authors' sum over the images of one GPU, which fixes the ratio of
     the second line to the third. G(z, y) is the student's x0_hat at the noise end, y
@@ -67,7 +69,8 @@ def make(
         features: Networks that the discriminator reads: "teacher", the teacher's
             encoder, and classifiers: "vgg16_bn" and "efficientnet_lite0" (the authors'
             for CIFAR-10), "deit_base_distilled" (theirs for 64x64, in place of the
-            first), and the small "resnet56". The terms of several are summed.
+            first), and the small "resnet56". The terms of several are summed. Of
+            latents the encoder reads x0, and classifiers what x0 decodes to.
         feature_files: The weights of the classifiers among them, in their order.
         noise_levels: For "teacher": sigma / alpha of the noise added to images before
             the encoder sees them; each is a feature network with a discriminator.
@@ -89,6 +92,7 @@ def make(
             leaves ADA out.
         ada_steps: Number of steps in which p can go from 0 to 1; 500,000 images in
             ADA's paper, so 2000 steps of a batch of 256.
+        decode_batch: Number of images that a device decodes at once; 0 for all.
 
     Raises:
         ConfigError: If there is no teacher with an encoder to read, features are
@@ -130,18 +134,37 @@ def make(
         t_max = jnp.full(len(z), process.t_max, jnp.float32)
         return student.apply(params, process.z_scale * z, t_max, ctx.batch["y"])
 
-    def judge(params, state, ctx, images, name):
-        """Logits by feature network, and the state after the pass."""
-        y, keys = ctx.batch["y"], rng.stream(ctx.keys, name)
+    def views(ctx, x0):
+        """What the feature networks read of x0, by `Extractor.of_images`."""
+        found = {}
+        for of_images in {e.of_images for e in extractors.values()}:
+            found[of_images] = x0
+            if of_images:
+                found[of_images] = decoded.images(
+                    student, ctx.frozen, x0, batch_size=decode_batch
+                )
+        return found
+
+    def changed(images, ctx, keys):
+        """Augmented images; all views of an image alike."""
         images = diffaugment.diffaugment(images, rng.stream(keys, "augment"), augment)
         if ada_target:
             images = ada.augment(images, rng.stream(keys, "ada"), ctx.carry["ada_p"])
-        maps = {k: e.maps(ctx.frozen, images, y, keys) for k, e in extractors.items()}
+        return images
+
+    def judge(params, state, ctx, seen, name):
+        """Logits by feature network, and the state after the pass."""
+        y, keys = ctx.batch["y"], rng.stream(ctx.keys, name)
+        seen = {k: changed(images, ctx, keys) for k, images in seen.items()}
+        maps = {
+            k: e.maps(ctx.frozen, seen[e.of_images], y, keys)
+            for k, e in extractors.items()
+        }
         judged: Any = disc.apply(params, state, maps, y)
         return judged
 
     def student_loss(params, ctx):
-        x_gen = generate(params["student"], ctx)
+        x_gen = views(ctx, generate(params["student"], ctx))
         state = ctx.carry["spectral"]
         fake, state = judge(ctx.nets["disc"], state, ctx, x_gen, "fake")
         terms = [adversarial.generator(loss, fake[k]).mean() for k in fake]
@@ -150,11 +173,12 @@ def make(
         return value, Aux(metrics, {"spectral": state})
 
     def disc_loss(params, ctx):
-        x_gen = generate(ctx.nets["student"], ctx)
+        x_gen = views(ctx, generate(ctx.nets["student"], ctx))
+        x_real = views(ctx, ctx.batch["x0"])
         state = ctx.carry["spectral"]
         # One after the other: each has its own statistics in the batch norms.
         fake, state = judge(params["disc"], state, ctx, x_gen, "fake")
-        real, state = judge(params["disc"], state, ctx, ctx.batch["x0"], "real")
+        real, state = judge(params["disc"], state, ctx, x_real, "real")
         terms = [adversarial.discriminator(loss, real[k], fake[k]).mean() for k in real]
         value = virtual_local_batch * jnp.stack(terms).sum()
         metrics = {"loss": value, "logit_fake": _mean(fake), "logit_real": _mean(real)}
@@ -164,17 +188,17 @@ def make(
         return value, Aux(metrics, carry)
 
     def r1_loss(params, ctx):
-        def judged(x0):
-            return judge(params["disc"], ctx.carry["spectral"], ctx, x0, "real")
+        def judged(seen):
+            return judge(params["disc"], ctx.carry["spectral"], ctx, seen, "real")
 
-        def all_logits(x0):
-            return jnp.concatenate(list(judged(x0)[0].values()), axis=1)
+        def all_logits(seen):
+            return jnp.concatenate(list(judged(seen)[0].values()), axis=1)
 
-        x0 = ctx.batch["x0"]
-        penalty = adversarial.r1(all_logits, x0).mean()
+        x_real = views(ctx, ctx.batch["x0"])
+        penalty = adversarial.r1(all_logits, x_real).mean()
         value = r1_every * r1_weight / 2 * penalty
         metrics = {"loss": value, "penalty": penalty}
-        return value, Aux(metrics, {"spectral": judged(x0)[1]})
+        return value, Aux(metrics, {"spectral": judged(x_real)[1]})
 
     def adapt(params, ctx):
         del params  # it trains nothing
@@ -213,11 +237,13 @@ class Extractor(NamedTuple):
         maps: (frozen, images, y, keys) -> [[B, H_i, W_i, C_i], ...].
         shapes: (batch size) -> their shapes.
         pyramid: See `projected.Discriminator`.
+        of_images: Whether it reads what latents decode to, not the latents.
     """
 
     maps: Callable[..., Any]
     shapes: Callable[[int], Any]
     pyramid: tuple[int, ...] = ()
+    of_images: bool = False
 
 
 def _files(features, files) -> dict[str, Pretrained]:
@@ -263,10 +289,11 @@ def _classifier(name: str, student: Net) -> Extractor:
         return features(frozen[name], images)
 
     def shapes(batch):
-        x = jax.ShapeDtypeStruct((batch, *student.image_shape), jnp.float32)
+        x = jax.ShapeDtypeStruct((batch, *student.space.pixel_shape), jnp.float32)
         return jax.eval_shape(features, classifier.shapes(), x)
 
-    return Extractor(maps, shapes, getattr(classifier, "PYRAMID", ()))
+    pyramid = getattr(classifier, "PYRAMID", ())
+    return Extractor(maps, shapes, pyramid, decoded.stands(student))
 
 
 def _teacher_features(
