@@ -33,7 +33,7 @@ class Reference:
     """What the models are compared with: features of the whole data set.
 
     Without features, or without the public file of their weights, nothing is compared,
-    and speed and pictures are all there is. The
+    and speed, pictures and CLIP scores are all there is. The
     statistics stay in the stage's folder, as `reference_<features>.npz`.
 
     Args:
@@ -46,12 +46,13 @@ class Reference:
     def __init__(
         self, job: Job, options: Evaluate, folder: pathlib.Path, partition: Partition
     ) -> None:
-        self.features, self.options = None, options
+        self.features, self.options, self._clip = None, options, None
         self.needs: frozenset[str] = frozenset()
         if not options.features:
             return
-        self.features = features_for(job, options)
+        self.features, self._clip = features_for(job, options), clip_of(job, options)
         if self.features is None:
+            self.needs = frozenset({asked.NEED} if self._clip else ())
             return
         shape = shape_of(job, options)
         dim = feature_extractors.dim_of(self.features, shape)
@@ -63,32 +64,35 @@ class Reference:
         if self.parts:
             self.needs |= groups.needs(options.metrics)
         self.stats = statistics(job, self.features, folder, needed, options)
-        self._clip = clip_of(job, options)
+
+    @property
+    def looks_with(self) -> Features | None:
+        """What images are looked at with: the features, or any beside a CLIP."""
+        if self.features is None and self._clip:
+            return feature_extractors.make("pixels")
+        return self.features
 
     def looks(self, questions: asked.Asked, seed: int) -> Looks:
         """What is done with images that are asked for so, see `asked.looks`."""
         protocol = protocol_of(self.options)
-        if self.features is None:
+        if self.looks_with is None:
             return Looks()
         texts = questions.texts(seed) if self._clip else None
         return asked.looks(self._clip, texts, protocol, self.needs)
 
     def about(self) -> dict[str, Any]:
         """What the figures of a row are of."""
-        if self.features is None:
-            return {"features": None, "compared_with": None}
-        found: dict[str, Any] = {"features": self.features.provenance}
-        found["compared_with"] = self.stats.provenance
+        found: dict[str, Any] = {"features": None, "compared_with": None}
+        used: dict[str, Any] = {"num_images": self.options.num_images}
+        if self.features is not None:
+            found["features"] = self.features.provenance
+            found["compared_with"] = self.stats.provenance
+            used["features"] = self.features.name
+            used["preprocessing"] = self.features.preprocessing
         if self._clip:
             found["clip"] = self._clip.provenance
         if protocol := protocol_of(self.options):
-            found["protocol"] = protocol.of_row(
-                dict(
-                    features=self.features.name,
-                    preprocessing=self.features.preprocessing,
-                    num_images=self.options.num_images,
-                )
-            )
+            found["protocol"] = protocol.of_row(used)
         return found
 
     def measured(self, seed: int, seen: Seen) -> Measured:
@@ -96,9 +100,11 @@ class Reference:
         return Measured(seed, self.metrics(seen), self.groups(seen))
 
     def metrics(self, ours: Seen) -> dict[str, float]:
-        """Figures of all metrics by their names."""
+        """Figures of all metrics by their names; CLIP scores alone without features."""
         if self.features is None:
-            return {}
+            own = [n for n in self.options.metrics if table.needs([n]) == self.needs]
+            about = feature_extractors.make("pixels"), ours, Seen()
+            return table.measure(own, *about) if own and self.needs else {}
         names, theirs = self.options.metrics, self.stats.seen
         table.warn(names, self.features, ours, theirs)
         draws = self.options.bootstrap

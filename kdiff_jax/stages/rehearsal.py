@@ -212,13 +212,13 @@ def _evaluate(job: Job, stage: EvaluateStage, data: Images | None) -> None:
         seeds.of(options.seed, options.seeds)
         if not (name := options.features):
             return
+        asked.check(options, job.recipe.spec)
         extractor = compared.features_of(stage.options, None)
         if extractor is None:
             return
         shape = compared.shape_of(job, options)
         features.check_shape(extractor, shape)
         table.check(options.metrics, extractor, options.num_images)
-        asked.check(options, job.recipe.spec)
         section = job.recipe.partition
         groups.check(options.per, num_classes, section.num_groups if section else 1)
     except UserError as error:

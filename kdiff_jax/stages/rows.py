@@ -46,7 +46,7 @@ def of_model(
     found = measure.generated(
         model,
         sampler,
-        reference.features,
+        reference.looks_with,
         mesh=job.mesh,
         num_images=options.num_images,
         seed=options.seed,
@@ -104,7 +104,7 @@ def _figures(
         seen, _ = measure.looked_at(
             found.make,
             model.students,
-            reference.features,
+            reference.looks_with,
             seed=seed,
             labels=questions.labels(seed),
             looks=reference.looks(questions, seed),
