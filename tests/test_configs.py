@@ -131,7 +131,7 @@ def run_to_report(config, tmp_path):
         # O2MKD's students take as many steps as their teacher.
         nfe = report["rows"][0]["nfe"] if "o2mkd" in name else 1
         assert roles[-1] == "student" and report["rows"][-1]["nfe"] == nfe
-    always = {*summary.COLUMNS, "timing", "measured", "labels"}
+    always = {*summary.COLUMNS, "timing", "memory", "measured", "labels"}
     for row in report["rows"]:
         own = {"neighbours"} if row["role"] == "student" else set()
         assert set(row) - {"partition"} == always | own
