@@ -541,7 +541,7 @@ def test_the_report_shows_images_of_every_group(tmp_path):
 
     def shown(names, num):
         labels = generate.cycled_labels(num, job.recipe.num_classes)
-        return report_rows.shown_places(job, names, labels)
+        return report_rows.shown_places(job, names, labels, num)
 
     assert shown(["teacher", "student"], 300).tolist() == list(range(20))  # not there
     owners = partitions.make(
