@@ -57,7 +57,7 @@ def student(size: str) -> dict:
         init=dict(student="teacher"),
         blocks="bk_sdm",
         partition=True,
-        optim=dict(lr=5e-5, weight_decay=0.01, clip_norm=1.0, ema_decay=0.9999),
+        optim=dict(lr=5e-5, weight_decay=0.01, clip_norm=1.0, ema_decay=0.9998),
         sampler=sd15.SHOWN | (dict(num_steps=2) if tiny else {}),
         train=train | (short if tiny else dict(layout="zero1")),
     )

@@ -194,7 +194,7 @@ def test_classifiers_have_no_product_in_float32(name, whole, monkeypatch):
 
     monkeypatch.setattr(given, "load", lambda path: shapes)
     monkeypatch.setattr(given, "features", features)
-    student = network(BFLOAT16)._replace(image_shape=(size, size, 3))
+    student = network(BFLOAT16)._replace(image_shape=(size, size, 3), own_space=None)
     files = dict(features=(name,), feature_files=("none",))
     method = methods.make("gdd", nets={"student": student}, process=cosine(), **files)
     assert set(asked) == {BFLOAT16}

@@ -37,6 +37,7 @@ OTHER = dict(
     filter_data=True,
     precision="bfloat16",
     channels="even",
+    blocks="bk_sdm",
 )
 OTHER_TRAIN = dict(
     **dict(num_steps=3, batch_size=8, result="ema", log_every=2, sample_every=2),

@@ -71,7 +71,7 @@ def check(found, tmp_path):
         (
             "dmd",
             BY_FD | {"train.figure_metrics": ["fid"]},
-            "figure_metrics: .*fid.*; choose one of fd, ",
+            "figure_metrics: .*fid.*; choose one of clip_score, fd, ",
         ),
         (
             "dmd",

@@ -102,9 +102,10 @@ class Reference:
     def metrics(self, ours: Seen) -> dict[str, float]:
         """Figures of all metrics by their names; CLIP scores alone without features."""
         if self.features is None:
+            if not self.needs:
+                return {}
             own = [n for n in self.options.metrics if table.needs([n]) == self.needs]
-            about = feature_extractors.make("pixels"), ours, Seen()
-            return table.measure(own, *about) if own and self.needs else {}
+            return table.measure(own, feature_extractors.make("pixels"), ours, Seen())
         names, theirs = self.options.metrics, self.stats.seen
         table.warn(names, self.features, ours, theirs)
         draws = self.options.bootstrap
