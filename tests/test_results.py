@@ -118,7 +118,20 @@ def test_an_average_that_nobody_keeps_is_no_result(tmp_path):
     check(found, tmp_path)
 
 
-@pytest.mark.parametrize("name", recipes.names())
+# One of each of these stands for the others, whose networks take seconds to trace.
+ALIKE = {
+    *("sd15_dmd2", "sd15_msd", "sd15_student", "sd15_o2mkd"),
+    *("dit256_gdd", "dit256_progressive", "cifar10_latent"),
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in ALIKE else ())
+        for name in recipes.names()
+    ],
+)
 def test_every_recipe_has_the_results_that_it_asks_for(name, tmp_path):
     for size in ((), ("tiny",)):
         check(build.plain(recipes.load(name, *size)), tmp_path)
