@@ -320,6 +320,8 @@ def test_a_recipe_measures_prompts_by_a_protocol(rows, tmp_path, monkeypatch):
         assert found[name] == json.loads(json.dumps(row[name])), name
     with Image.open(tmp_path / "run/samples.png") as picture:
         assert picture.height > 2 * 50 + 20
+    html = (tmp_path / "run/report.html").read_text()
+    assert "coco_dmd2, but num_images=12" in html, html[-3000:]
 
 
 @pytest.mark.slow

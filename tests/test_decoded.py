@@ -10,6 +10,7 @@ import toy
 
 from kdiff_jax import decoded, domain, methods, rng
 from kdiff_jax.diffusion.process import cosine
+from kdiff_jax.discriminators import extractors
 from kdiff_jax.features import lpips
 from kdiff_jax.method import Context
 from kdiff_jax.methods import gdd
@@ -171,7 +172,7 @@ def test_a_discriminator_on_classifiers_sees_images(monkeypatch):
     network = types.ModuleType("network")
     network.features, network.load = features, lambda file: weights
     network.shapes = lambda: jax.ShapeDtypeStruct((3, 4), jnp.float32)
-    monkeypatch.setattr(gdd.feature_networks, "network", lambda *_: network)
+    monkeypatch.setattr(extractors.feature_networks, "network", lambda *_: network)
     frozen, batch = FROZEN | {"resnet56": weights}, toy.batch(0)
     options = dict(features=("resnet56",), feature_files=("x",), width=2, r1_every=1)
     options |= dict(r1_weight=10.0, augment=("color",))

@@ -18,7 +18,7 @@ from PIL import Image
 
 import kdiff_jax
 from kdiff_jax import methods, networks, samplers
-from kdiff_jax.build import sections, stages
+from kdiff_jax.build import sections, stage_sections, stages
 from kdiff_jax.data import images
 from kdiff_jax.errors import UserError
 from kdiff_jax.train import optim
@@ -71,7 +71,7 @@ def known_options() -> dict[str, set[str]]:
     return {
         "data": keywords(sections.Data).union(*(keywords(s.load) for s in sources)),
         "train": keywords(sections.Train),
-        "evaluate": keywords(sections.EvaluateStage),
+        "evaluate": keywords(stage_sections.EvaluateStage),
         "partition": keywords(sections.Partition),
         "optim": keywords(optim.make),
         "rounds": keywords(stages.halvings),

@@ -14,14 +14,13 @@ from ml_collections import config_dict
 from kdiff_jax import arguments, methods, networks
 from kdiff_jax.build.sections import (
     GIVEN_BY_BUILD,
-    AutoencoderStage,
     Data,
     Evaluate,
-    LatentsStage,
     Partition,
     Section,
     Train,
 )
+from kdiff_jax.build.stage_sections import AutoencoderStage, LatentsStage
 from kdiff_jax.encoders import trained as autoencoders
 from kdiff_jax.train import optim
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kdiff_jax.arguments import Count
-from kdiff_jax.build import sections
+from kdiff_jax.build import sections, stage_sections
 from kdiff_jax.build.resolved import (
     MADE,
     AutoencoderStage,
@@ -113,7 +113,7 @@ def _train(config, name: str, section, init) -> TrainStage:
 
 
 def _autoencoder(config, name: str, section) -> AutoencoderStage:
-    defaults = sections.AutoencoderStage._field_defaults
+    defaults = stage_sections.AutoencoderStage._field_defaults
     counts = {
         key: section.get(key, defaults[key]) for key in ("num_held_out", "num_measured")
     }
@@ -131,7 +131,7 @@ def _autoencoder(config, name: str, section) -> AutoencoderStage:
 
 
 def _latents(config, name: str, section) -> LatentsStage:
-    defaults = sections.LatentsStage._field_defaults
+    defaults = stage_sections.LatentsStage._field_defaults
     sizes = {
         key: section.get(key, defaults[key]) for key in ("shard_size", "batch_size")
     }

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from kdiff_jax import arguments, domain, methods
-from kdiff_jax.build import sections
+from kdiff_jax.build import sections, stage_sections
 from kdiff_jax.build.sections import GIVEN_BY_BUILD as GIVEN
 from kdiff_jax.build.stages import halvings
 from kdiff_jax.data import images
@@ -18,11 +18,11 @@ from kdiff_jax.interop import spec_check as checks
 from kdiff_jax.train import optim
 
 STAGES = {
-    "train": sections.TrainStage,
-    "pairs": sections.PairsStage,
-    "evaluate": sections.EvaluateStage,
-    "autoencoder": sections.AutoencoderStage,
-    "latents": sections.LatentsStage,
+    "train": stage_sections.TrainStage,
+    "pairs": stage_sections.PairsStage,
+    "evaluate": stage_sections.EvaluateStage,
+    "autoencoder": stage_sections.AutoencoderStage,
+    "latents": stage_sections.LatentsStage,
 }
 
 

@@ -6,23 +6,17 @@ are never looked at. GDD-I is the same with the generator's convolutions frozen.
 """
 
 from collections.abc import Callable
-from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from kdiff_jax import decoded, domain, registry, rng
-from kdiff_jax import features as feature_networks
+from kdiff_jax import decoded, registry, rng
 from kdiff_jax.arguments import Count, NotNegative, Positive, Share, Whole
 from kdiff_jax.augment import ada, diffaugment
-from kdiff_jax.discriminators import projected, spectral
-from kdiff_jax.domain import Conditions
-from kdiff_jax.errors import CheckpointError, ConfigError
-from kdiff_jax.features import CLASSIFIER
+from kdiff_jax.discriminators import extractors, joined, projected
 from kdiff_jax.losses import adversarial
-from kdiff_jax.method import Aux, Method, Net, Phase, Pretrained
+from kdiff_jax.method import Aux, Method, Phase
 from kdiff_jax.networks.freeze import trains_with_frozen_convolutions
 
 ROLES = ("disc",)  # see `methods.roles`
@@ -107,14 +101,15 @@ def make(
         raise registry.unknown("loss", loss, adversarial.LOSSES)
     diffaugment.check(augment)
     ada.check(ada_target, ada_steps)
-    pretrained = _files(features, feature_files)
-    extractors = {}
+    pretrained = extractors.classifiers(features, feature_files)
+    readers = {}
+    of_images = decoded.stands(student)
     for name in features:
         if name == "teacher":
             teacher = nets.get("teacher")
-            extractors |= _teacher_features(teacher, process, noise_levels)
+            readers |= extractors.of_teacher(teacher, process, noise_levels)
         else:
-            extractors[name] = _classifier(name, student)
+            readers[name] = extractors.of_classifier(name, student, of_images=of_images)
     heads = dict(
         width=width,
         num_classes=student.num_classes,
@@ -122,11 +117,11 @@ def make(
         group=virtual_local_batch,
         dtype=student.precision,
     )
-    disc, state = _discriminators(
-        extractors,
+    disc, state = joined.make(
+        readers,
         student.conditions,
         **heads,
-        **_embedding(class_embedding, student.conditions),
+        **joined.embedding(class_embedding, student.conditions),
     )
 
     def generate(params, ctx):
@@ -137,7 +132,7 @@ def make(
     def views(ctx, x0):
         """What the feature networks read of x0, by `Extractor.of_images`."""
         found = {}
-        for of_images in {e.of_images for e in extractors.values()}:
+        for of_images in {e.of_images for e in readers.values()}:
             found[of_images] = x0
             if of_images:
                 found[of_images] = decoded.images(
@@ -158,7 +153,7 @@ def make(
         seen = {k: changed(images, ctx, keys) for k, images in seen.items()}
         maps = {
             k: e.maps(ctx.frozen, seen[e.of_images], y, keys)
-            for k, e in extractors.items()
+            for k, e in readers.items()
         }
         judged: Any = disc.apply(params, state, maps, y)
         return judged
@@ -228,171 +223,6 @@ def make(
         pretrained=pretrained,
         trainable=trainable,
     )
-
-
-class Extractor(NamedTuple):
-    """A frozen feature network: images in [-1, 1] -> its maps.
-
-    Attributes:
-        maps: (frozen, images, y, keys) -> [[B, H_i, W_i, C_i], ...].
-        shapes: (batch size) -> their shapes.
-        pyramid: See `projected.Discriminator`.
-        of_images: Whether it reads what latents decode to, not the latents.
-    """
-
-    maps: Callable[..., Any]
-    shapes: Callable[[int], Any]
-    pyramid: tuple[int, ...] = ()
-    of_images: bool = False
-
-
-def _files(features, files) -> dict[str, Pretrained]:
-    """The classifiers by name, each to be read from its file."""
-    known = ("teacher", *feature_networks.names(CLASSIFIER))
-    wrong = [name for name in features if name not in known]
-    if wrong or not features or len(set(features)) < len(features):
-        raise ConfigError(
-            f"features={features}: choose from {', '.join(known)}, each at most once"
-        )
-    wanted = [name for name in features if name != "teacher"]
-    if len(wanted) != len(files):
-        raise ConfigError(
-            f"feature_files={files}: give one file each for {', '.join(wanted) or 'no'}"
-            " features; 'teacher' needs none"
-        )
-    return {
-        name: _pretrained(feature_networks.network(name, CLASSIFIER), file)
-        for name, file in zip(wanted, files, strict=True)
-    }
-
-
-def _pretrained(classifier: ModuleType, file: str) -> Pretrained:
-    def read():
-        try:
-            return classifier.load(file)
-        except CheckpointError as error:
-            why = str(error).removeprefix("weights=")
-            raise CheckpointError(f"feature_files={why}") from error
-
-    return Pretrained(classifier.shapes(), read)
-
-
-def _classifier(name: str, student: Net) -> Extractor:
-    """The feature maps of a classifier, which sees no label and no noise."""
-    classifier = feature_networks.network(name, CLASSIFIER)
-
-    def features(params, images):
-        return classifier.features(params, images, student.precision)
-
-    def maps(frozen, images, y, keys):
-        del y, keys
-        return features(frozen[name], images)
-
-    def shapes(batch):
-        x = jax.ShapeDtypeStruct((batch, *student.space.pixel_shape), jnp.float32)
-        return jax.eval_shape(features, classifier.shapes(), x)
-
-    pyramid = getattr(classifier, "PYRAMID", ())
-    return Extractor(maps, shapes, pyramid, decoded.stands(student))
-
-
-def _teacher_features(
-    teacher: Net | None, process, noise_levels
-) -> dict[str, Extractor]:
-    """The teacher's encoder at each noise level, told the label."""
-    if teacher is None or teacher.encode is None:
-        raise ConfigError(
-            "init.teacher: the discriminator reads the encoder of a teacher, and there"
-            " is none; give the path of a model, or a stage"
-        )
-    if not noise_levels or min(noise_levels) <= 0:
-        raise ConfigError(f"noise_levels={noise_levels}: at least one, all above 0")
-    encode = teacher.encode
-    params = jax.eval_shape(teacher.init, jax.random.key(0))
-
-    def extractor(i, level):
-        t = process.time_of_logsnr(-2 * np.log(level))
-        if process.num_timesteps:
-            t = np.round(t)
-        t = float(np.clip(process.round_time(t), process.t_min, process.t_max))
-
-        def maps(frozen, images, y, keys):
-            times = jnp.full(len(images), t, jnp.float32)
-            eps = rng.normal(keys, f"eps_{i}", images.shape[1:])
-            x_t = process.add_noise(images, eps, times)
-            return encode(frozen["teacher"], x_t, times, y)
-
-        def shapes(batch):
-            x = jax.ShapeDtypeStruct((batch, *teacher.image_shape), jnp.float32)
-            times = jax.ShapeDtypeStruct((batch,), jnp.float32)
-            y = jax.eval_shape(lambda: teacher.conditions.example(batch))
-            return jax.eval_shape(encode, params, x, times, y)
-
-        return Extractor(maps, shapes)
-
-    return {f"teacher_{i}": extractor(i, s) for i, s in enumerate(noise_levels)}
-
-
-def _embedding(path: str, conditions: Conditions) -> dict[str, Any]:
-    """Fields of a discriminator whose table of the classes is that of a file."""
-    if not path:
-        return {}
-    if not conditions.num or conditions.dim:
-        what = "is conditioned on vectors" if conditions.dim else "has no classes"
-        raise ConfigError(
-            f"class_embedding={path!r}: the student {what}; leave it empty"
-        )
-    table = projected.load_embedding(path, conditions.num)
-    return dict(embedding_dim=table.shape[1], embedding_init=lambda *_: table)
-
-
-def _discriminators(
-    extractors: dict[str, Extractor], conditions: Conditions, *, group: int, **fields
-):
-    """(Net, state): one discriminator for each feature network, as one role.
-
-    Net.apply is (params, state, maps, y) -> (logits by feature network, new state).
-
-    Args:
-        extractors: The feature networks.
-        conditions: Conditions that they are told.
-        group: And `fields`: of `projected.Discriminator`.
-    """
-    modules = {
-        name: projected.Discriminator(group=group, pyramid=extractor.pyramid, **fields)
-        for name, extractor in extractors.items()
-    }
-
-    shapes = {name: extractor.shapes(group) for name, extractor in extractors.items()}
-
-    def variables(name, key):
-        maps = jax.tree.map(lambda x: jnp.zeros(x.shape), shapes[name])
-        y = domain.as_vector(conditions.example(group))
-        return modules[name].init(key, maps, y)
-
-    def init(key):
-        keys = jax.random.split(key, len(extractors))
-        pairs = zip(extractors, keys, strict=True)
-        return {name: variables(name, k)["params"] for name, k in pairs}
-
-    def apply(params, state, maps, y) -> Any:
-        logits, new, y = {}, {}, domain.as_vector(y)
-        for name, module in modules.items():
-            logits[name], changed = module.apply(
-                {"params": params[name], spectral.STATE: state[name]},
-                maps[name],
-                y,
-                mutable=[spectral.STATE],
-            )
-            new[name] = changed[spectral.STATE]
-        return logits, new
-
-    @jax.jit
-    def start():
-        key = jax.random.key(0)  # the state does not depend on it
-        return {name: variables(name, key)[spectral.STATE] for name in extractors}
-
-    return Net(init, apply), start()
 
 
 def _mean(logits):
