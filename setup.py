@@ -77,6 +77,7 @@ setup(
         "cuda": ["jax[cuda12]>=0.10"],
         "cuda13": ["jax[cuda13]>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],
+        "plan": ["jax[tpu]>=0.10"],  # its compiler runs without a TPU
         "text": ["tokenizers>=0.21"],  # prompts to tokens
         "prepare": ["tensorflow-cpu>=2.20; platform_system == 'Linux'"],
         "test": [

@@ -21,6 +21,12 @@ CONFIG = config_flags.DEFINE_config_file(
 WORKDIR = flags.DEFINE_string("workdir", None, "Default: runs/<name of the config>.")
 STAGE = flags.DEFINE_string("stage", None, "Run this stage alone.")
 DRYRUN = flags.DEFINE_bool("dryrun", False, "Print the plan and what it needs; end.")
+PLAN = flags.DEFINE_bool(
+    "plan", False, "Compile every program for --topology, and say what it needs; end."
+)
+TOPOLOGY = flags.DEFINE_string(
+    "topology", "cpu", "Devices that --plan is about, which need not be here."
+)
 FORCE = flags.DEFINE_bool(
     "force_config_change", False, "Go on in a workdir of another config."
 )
@@ -33,6 +39,9 @@ def main() -> None:
     name = CONFIG.value.name
     if PRINT.value:
         print(CONFIG.value)
+        return
+    if PLAN.value:
+        _plan(name)
         return
     start.split_cpu(CONFIG.value.get("cpu_devices", 1))
     command.start_distributed()
@@ -54,6 +63,17 @@ def main() -> None:
         force=FORCE.value,
         overrides=config_flags.get_override_values(flags.FLAGS["config"]),
     )
+
+
+def _plan(name: str) -> None:
+    """Prints what the programs of the recipe need of a topology."""
+    from kdiff_jax import recipe, scale, topology
+
+    on = topology.find(TOPOLOGY.value)
+    job = recipe.make_job(CONFIG.value, _workdir(name), devices=on.devices)
+    recipe.check_stage(job, STAGE.value)
+    for line in scale.page(job, on, STAGE.value):
+        print(line, flush=True)
 
 
 def _workdir(name: str) -> pathlib.Path:

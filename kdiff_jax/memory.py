@@ -49,3 +49,12 @@ def speaking(argument: str, way_out: str) -> Iterator[None]:
             raise
         why = " ".join(str(error).split())[:200]
         raise ConfigError(f"{argument}: out of memory; {way_out} ({why})") from error
+
+
+def size_text(num_bytes: float | int) -> str:
+    """So many bytes as a person says them: 7.33 GB, 512 KB."""
+    for unit in ("B", "KB", "MB", "GB", "TB"):
+        if num_bytes < 1000 or unit == "TB":
+            return f"{num_bytes:.3g} {unit}"
+        num_bytes /= 1000
+    raise AssertionError

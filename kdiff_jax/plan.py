@@ -15,6 +15,7 @@ from kdiff_jax.build import (
 from kdiff_jax.build.resolved import Recipe
 from kdiff_jax.data import pairs as pair_files
 from kdiff_jax.interop import Spec
+from kdiff_jax.memory import size_text
 from kdiff_jax.stages import (
     Job,
     autoencoder,
@@ -92,8 +93,10 @@ def text(job: Job) -> str:
             lines.append(_latents(job, stage))
         else:
             lines.append(_evaluate(job, stage))
-    parts = ", ".join(f"{name} {_size(size)}" for name, size in disk.items() if size)
-    lines.append(f"disk: {_size(sum(disk.values()))} at most: {parts}")
+    parts = ", ".join(
+        f"{name} {size_text(size)}" for name, size in disk.items() if size
+    )
+    lines.append(f"disk: {size_text(sum(disk.values()))} at most: {parts}")
     return "\n".join(lines)
 
 
@@ -122,7 +125,9 @@ def _conditions(recipe: Recipe) -> str:
     size = bytes_of(asked.shapes)
     kind = f"texts of {asked.length} vectors" if asked.length else "vectors"
     source = recipe.table or recipe.latents
-    return f"{asked.num} {kind} of {asked.dim} entries, {_size(size)}, from {source}"
+    return (
+        f"{asked.num} {kind} of {asked.dim} entries, {size_text(size)}, from {source}"
+    )
 
 
 def _train(job, stage: TrainStage, facts, needed: Needs) -> str:
@@ -148,10 +153,10 @@ def _train(job, stage: TrainStage, facts, needed: Needs) -> str:
         return f"{line} at least {flops:.2e} FLOP"
     flops = 2 * needed.cost.macs(train.num_steps) * images
     bytes_held = memory(job, stage, needed.cost, needed.held, mesh.shape["data"])
-    state = f"{_size(turns * needed.held.state)} of it state"
+    state = f"{size_text(turns * needed.held.state)} of it state"
     if (parts := layout_of(job, stage).num_parts) > 1:
-        state += f", a part of {_size(turns * needed.saved)} on {parts}"
-    return f"{line} {flops:.2e} FLOP, about {_size(bytes_held)} a device, {state}"
+        state += f", a part of {size_text(turns * needed.saved)} on {parts}"
+    return f"{line} {flops:.2e} FLOP, about {size_text(bytes_held)} a device, {state}"
 
 
 def _layouts(job: Job, stage: TrainStage, needed: Needs) -> list[str]:
@@ -160,7 +165,7 @@ def _layouts(job: Job, stage: TrainStage, needed: Needs) -> list[str]:
         return []
     num = needed.num_devices
     sizes = {
-        name: _size(memory(job, stage, needed.cost, found, num))
+        name: size_text(memory(job, stage, needed.cost, found, num))
         for name, found in needed.layouts.items()
     }
     return [
@@ -188,7 +193,7 @@ def _encoder(job: Job, stage: AutoencoderStage) -> tuple[str, int]:
         f"  {stage.name}: {stage.method.name}, {params / 1e6:.2f} M parameters,"
         f" latents {height // factor}x{width // factor}x{module.latent_channels},"
         f" {train.num_steps} x {train.batch_size} images, {flops:.2e} FLOP, about"
-        f" {_size(total)} a device"
+        f" {size_text(total)} a device"
     )
     return line, (train.keep + 3) * bytes_of(state)
 
@@ -202,7 +207,7 @@ def _latents(job: Job, stage: LatentsStage) -> str:
         views, size = "image and its mirror image", 2 * size
     return (
         f"  {stage.name}: moments {height}x{width}x{moments} of every {views},"
-        f" {_size(size + 4)} an image on disk"
+        f" {size_text(size + 4)} an image on disk"
     )
 
 
@@ -229,7 +234,7 @@ def _pairs(job, stage: PairsStage, facts):
     flops = facts["flops"] * sampler.nfe * num
     line = (
         f"  {stage.name}: {stage.num_pairs} pairs, {sampler.name} with"
-        f" {sampler.nfe} evaluations, {flops:.2e} FLOP, {_size(size)} on disk"
+        f" {sampler.nfe} evaluations, {flops:.2e} FLOP, {size_text(size)} on disk"
     )
     return [line], size
 
@@ -238,15 +243,9 @@ def _evaluate(job: Job, stage: EvaluateStage) -> str:
     """The images of every model, and the network's work for them."""
     options, flops = stage.options, 0.0
     num = options.num_images * options.seeds
-    stages = {s.name: s for s in job.stages if s.kind == "train"}
     for name in evaluate.listed(job, stage.models):
-        source, _, steps = name.partition("@")
-        found = job.recipe.spec
-        if source in stages:
-            found = before.spec(job, stages[source])
-        changes = {"sampler": {"num_steps": int(steps)}} if steps else {}
-        nfe = found.changed(changes).make_sampler().nfe
-        flops += num * nfe * _model_facts(found)["flops"]
+        found = before.spec_of_model(job, name)
+        flops += num * found.make_sampler().nfe * _model_facts(found)["flops"]
     models = ", ".join(stage.models)
     several = f", {options.seeds} seeds," if options.seeds > 1 else ""
     return (
@@ -270,11 +269,3 @@ def _facts_of(spec: Spec) -> dict[str, float | int]:
         "params": sum(x.size for x in jax.tree.leaves(inputs[0])),
         "flops": 2.0 * measure.macs_of(forward.jaxpr),
     }
-
-
-def _size(num_bytes: float | int) -> str:
-    for unit in ("B", "KB", "MB", "GB", "TB"):
-        if num_bytes < 1000 or unit == "TB":
-            return f"{num_bytes:.3g} {unit}"
-        num_bytes /= 1000
-    raise AssertionError

@@ -14,15 +14,15 @@ import kdiff_jax
 
 FLOORS = (
     "types domain rng errors files arguments sealed shards storage ending arrays zips"
-    " memory lock pixels formats registry named",
+    " memory lock pixels formats registry named chips",
     "method diffusion losses networks features",
     "denoiser samplers partition augment discriminators encoders pretrained decoded",
     "methods metrics data report interop",
     "train latent",
     "text",
     "build",
-    "stages start options",
-    "recipe plan command output prompting",
+    "stages start options topology",
+    "recipe plan scale command output prompting",
     "main sample evaluate convert cache export doctor",
 )
 FLOOR = {name: i for i, names in enumerate(FLOORS) for name in names.split()}

@@ -68,6 +68,14 @@ def spec(job: Job, stage: TrainStage) -> Spec:
     return build.spec_of(stage, origin(job, stage))
 
 
+def spec_of_model(job: Job, name: str) -> Spec:
+    """The spec of a model as `evaluate.models` lists it: "teacher@4" has 4 steps."""
+    source, _, steps = name.partition("@")
+    made = {s.name: s for s in job.stages if s.kind == "train"}
+    found = spec(job, made[source]) if source in made else job.recipe.spec
+    return found.changed({"sampler": {"num_steps": int(steps)}} if steps else {})
+
+
 def num_students(job: Job, stage: TrainStage) -> int:
     """How many students a run of the stage trains."""
     partition = job.recipe.partition

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -10,11 +10,12 @@ from kdiff_jax import build, interop
 from kdiff_jax.build import TrainStage
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.interop import Spec
+from kdiff_jax.method import Method
 from kdiff_jax.stages import Job, before
 from kdiff_jax.train import cost, layout, parallel
 from kdiff_jax.train.cost import Cost
 from kdiff_jax.train.layout import Layout
-from kdiff_jax.train.step import init_state, split
+from kdiff_jax.train.step import TrainState, init_state, split
 
 SEVERAL = 8  # devices that a plan made on one of them speaks of, too
 
@@ -59,9 +60,10 @@ class Needs(NamedTuple):
 def needs(job: Job, stage: TrainStage) -> Needs:
     """What a training stage holds and costs, from shapes; nothing is computed."""
     try:
-        method, state, frozen = shapes(job, stage)
+        found = shapes(job, stage)
     except CheckpointError as error:  # a file that the method reads
         return Needs(Held(0, 0, 0), why=str(error))
+    _, method, state, frozen = found
     part = max(stage.train.batch_size // stage.train.num_microbatches, 1)
     costs = cost.of_method(method, state, frozen, batch_size=part)
     here = mesh_of(job, stage).shape["data"]
@@ -81,16 +83,38 @@ def held(job: Job, stage: TrainStage) -> Held:
         CheckpointError: If a table of classes that a discriminator begins with is
             missing.
     """
-    return _held(*shapes(job, stage), layout_of(job, stage))
+    return _held(*shapes(job, stage)[1:], layout_of(job, stage))
 
 
-def shapes(job: Job, stage: TrainStage):
-    """(method, its first state, its frozen parameters) of a stage, as shapes."""
-    precision = stage.precision
-    student, process = _network(before.spec(job, stage), precision)
+class Shapes(NamedTuple):
+    """A training stage, as shapes.
+
+    Attributes:
+        networks: Those that it is given.
+        method: Method that trains them.
+        state: Its first state, of one student.
+        frozen: Parameters that it only reads, by role.
+    """
+
+    networks: build.Networks
+    method: Method
+    state: TrainState
+    frozen: Mapping[str, Any]
+
+
+def shapes(job: Job, stage: TrainStage) -> Shapes:
+    """Shapes of what a stage trains and reads, networks of files included.
+
+    Raises:
+        CheckpointError: If a table of classes that a discriminator begins with is
+            missing.
+    """
+    precision, specs = stage.precision, [before.spec(job, stage)]
+    student, process = _network(specs[0], precision)
     nets = {"student": student}
     if "teacher" in stage.init:
-        nets["teacher"], _ = _network(before.origin(job, stage), precision)
+        specs.append(before.origin(job, stage))
+        nets["teacher"], _ = _network(specs[1], precision)
     batch_size = stage.train.batch_size
     method, optim = build.make_method(stage, nets, process, batch_size)
     key = jax.random.key(0)
@@ -99,7 +123,8 @@ def shapes(job: Job, stage: TrainStage):
     state = jax.eval_shape(lambda given: init_state(method, optim, given, key), given)
     frozen = {role: given[role] for role in method.frozen if role in given}
     pretrained = {role: found.shapes for role, found in method.pretrained.items()}
-    return method, state, frozen | pretrained | student.reads
+    networks = build.Networks(nets, process, tuple(specs))
+    return Shapes(networks, method, state, frozen | pretrained | student.reads)
 
 
 def mesh_of(job: Job, stage: TrainStage):

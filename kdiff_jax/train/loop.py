@@ -91,7 +91,7 @@ class Programs:
 
     def compiled(self, step: int, most: int, state):
         """That of one round, jitted; `state` has the shapes."""
-        phases, looped = self._due(step), self.together(step, most) > 1
+        phases, looped = self.due(step), self.together(step, most) > 1
         key = (tuple(p.name for p in phases), looped)
         if key not in self._compiled:
             program = self._one(phases)
@@ -113,11 +113,11 @@ class Programs:
         So a phase that is due at every fifth step does not make each of its dispatches
         carry batches for `most` of them.
         """
-        phases = self._due(step)
+        phases = self.due(step)
         if (phases, most) not in self._longest:
             longest = length = 0
             for i in range(_SCHEDULE if most > 1 else 0):
-                length = length + 1 if self._due(i) == phases else 0
+                length = length + 1 if self.due(i) == phases else 0
                 longest = max(longest, length)
                 if longest >= most:
                     break
@@ -126,10 +126,11 @@ class Programs:
 
     def run_length(self, step: int, most: int) -> int:
         """How many steps from this one on, up to `most`, have the same phases due."""
-        phases = self._due(step)
-        return next((i for i in range(1, most) if self._due(step + i) != phases), most)
+        phases = self.due(step)
+        return next((i for i in range(1, most) if self.due(step + i) != phases), most)
 
-    def _due(self, step: int):
+    def due(self, step: int):
+        """The phases that are due at a step."""
         return due(self._method.phases, step)
 
     def _one(self, phases):

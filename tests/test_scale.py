@@ -1,0 +1,175 @@
+"""What `--plan` says of programs that are compiled and never run."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import points
+import pytest
+import recipes
+
+from kdiff_jax import recipe, scale, topology
+from kdiff_jax.chips import CHIPS
+from kdiff_jax.errors import ConfigError
+from kdiff_jax.stages import needs, programs
+from kdiff_jax.train import compiled
+
+ON = topology.Found("v5e:1x2", jax.devices()[:2], CHIPS["v5e"])
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    config = points.config()
+    return recipe.make_job(config, tmp_path_factory.mktemp("plan"), devices=ON.devices)
+
+
+@pytest.fixture(scope="module")
+def page(job):
+    return list(scale.page(job, ON))
+
+
+def test_every_stage_has_its_programs_on_the_page(page):
+    assert page[0].startswith(
+        "config several on v5e:1x2: 2 x cpu of 16.9 GB, 197 TFLOP"
+    )
+    (teacher, student, evaluate) = (
+        page.index(f"  {name}:") for name in ("teacher", "student", "evaluate")
+    )
+    assert page[teacher + 1].startswith("    denoise: ")
+    assert "all-reduce" in page[teacher + 1]
+    assert "fits, with 16.9 GB to spare" in page[teacher + 3]
+    assert page[student + 1].startswith("    tsm: ")
+    assert page[evaluate + 1].startswith("    teacher: 250 images by ddim: ")
+
+
+def test_what_a_step_is_given_is_what_the_stage_holds(job):
+    # With the batch: 4 bytes of a label, and the image's of a byte each; what is left
+    # are a few numbers.
+    stage = job.stages[0]
+    (program,) = programs.of_training(job, stage)
+    facts = compiled.facts(program.lower)
+    mesh = needs.mesh_of(job, stage)
+    held = needs.held(job, stage)
+    images = stage.train.batch_size // mesh.shape["data"]
+    space = job.recipe.space.pixel_shape
+    batch = images * (4 + space[0] * space[1] * space[2])
+    assert 0 <= facts.arguments - (held.state + held.frozen + batch) < 200
+
+
+def test_work_is_counted_for_each_device(job):
+    stage = job.stages[0]
+    costs = needs.needs(job, stage).cost
+    assert costs is not None
+    (program,) = programs.of_training(job, stage)
+    facts = compiled.facts(program.lower)
+    here = stage.train.batch_size / needs.mesh_of(job, stage).shape["data"]
+    products = 2 * costs.macs(1) * here
+    # Beside matrix products: activations, the optimizer, random numbers.
+    assert products < facts.flops < 20 * products
+
+
+def test_a_program_that_does_not_fit_is_told_with_the_ways(job, monkeypatch):
+    def full(lower):
+        raise compiled.DoesNotFit("47.5GiB of memory, of 15.75GiB")
+
+    monkeypatch.setattr(compiled, "facts", full)
+    page = list(scale.page(job, ON, "teacher"))
+    assert page[2] == "    denoise: does not fit: 47.5GiB of memory, of 15.75GiB"
+    section = "--config.stages.teacher"
+    assert page[3].startswith(f"    to make it fit: {section}.precision=bfloat16; ")
+    assert f"{section}.train.layout=zero1 (" in page[3]
+
+
+def test_the_ways_are_options_that_exist(job, tmp_path):
+    found = needs.needs(job, job.stages[0])
+    assert found.cost is not None
+    # Room for the activations of half of a device's images.
+    room = job.stages[0].train.batch_size / 4 * found.cost.kept
+    chip = CHIPS["v5e"]._replace(memory=sum(found.held) + room)
+    ways = scale._ways(job, job.stages[0], chip)
+    options = [way.partition(" (")[0] for way in ways]
+    assert options[-1].endswith(".train.num_microbatches=2")
+    config = points.config()
+    for option in options:
+        path, _, value = option.removeprefix("--config.").partition("=")
+        value = {"2": 2, "True": True}.get(value, value)
+        config.update_from_flattened_dict({path: value})
+    changed = recipe.make_job(config, tmp_path, devices=ON.devices)
+    assert changed.stages[0].precision == "bfloat16"
+    assert not scale._ways(changed, changed.stages[0], ON.chip)
+
+
+HLO = """
+  %all-reduce.3 = f32[128,256]{1,0:T(8,128)} all-reduce(f32[128,256] %x), channel_id=1
+  ROOT %r = (f32[10]{0}, bf16[3,5]{1,0}) all-reduce(f32[10] %a, bf16[3,5] %b), to=%add
+  %s = (f32[4]{0}, f32[16]{0}) all-gather-start(f32[4] %c), dimensions={0}
+  %d = f32[16]{0} all-gather-done((f32[4], f32[16]) %s)
+  %p = pred[7]{0} collective-permute(pred[7] %q)
+  %n = f32[9]{0} fusion(f32[9] %all-reduce.3), calls=%fused
+"""
+
+
+def test_collectives_are_counted_by_what_they_leave():
+    assert compiled.collectives(HLO) == {
+        "all-reduce": (2, 4 * 128 * 256 + 4 * 10 + 2 * 15),
+        "all-gather": (1, 4 * 16),
+        "collective-permute": (1, 7),
+    }
+
+
+def test_the_least_time_is_that_of_the_busiest():
+    sent = {"all-reduce": compiled.Collective(1, 9 * 10**8)}
+    facts = compiled.Facts(0, 0, 0, 1.97e12, 1.64e9, sent, (0.0, 0.0))
+    chip = CHIPS["v5e"]  # 1.97e14 FLOP/s, 8.2e11 and 1.8e11 bytes/s
+    bound = compiled.bound(facts, chip, num_devices=4, float32=False)
+    assert bound.parts["arithmetic"] == pytest.approx(0.01)
+    assert bound.parts["memory"] == pytest.approx(0.002)
+    # Of an all-reduce in a ring, 2 (n - 1) / n of the bytes pass each device.
+    assert bound.parts["links"] == pytest.approx(1.5 * 9e8 / 1.8e11)
+    assert (bound.by, bound.seconds) == ("arithmetic", bound.parts["arithmetic"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "RESOURCE_EXHAUSTED: Ran out of memory. Used 47.50G of 15.75G hbm. Exceeded",
+        "RESOURCE_EXHAUSTED: program requires 47.50G exceeds available HBM (15.75G)",
+    ],
+)
+def test_what_does_not_fit_says_how_much_it_asked(text):
+    class Lowered:
+        def compile(self):
+            raise RuntimeError(text)
+
+    with pytest.raises(compiled.DoesNotFit, match=r"47\.50GiB of memory, of 15\.75GiB"):
+        compiled.facts(Lowered)
+
+
+@pytest.mark.parametrize("name", ["", "v5e", "v5e:4", "gpu:2x2", "v5e:axb", "h100x8"])
+def test_a_topology_that_is_none_is_named(name):
+    with pytest.raises(ConfigError, match=f"--topology={name}: is none; give v5e:4x4"):
+        topology.find(name)
+
+
+def test_without_its_compiler_a_topology_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(topology.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install 'kdiff_jax\[plan\]'"):
+        topology.find("v5e:4x4")
+
+
+@pytest.mark.slow
+def test_a_step_is_compiled_for_a_pod_that_is_not_here(tmp_path):
+    pytest.importorskip("libtpu")
+    command = [sys.executable, "-m", "kdiff_jax.main", "--plan", "--topology=v5e:4x4"]
+    recipe = recipes.ROOT / "configs" / "digits_progressive.py"
+    command += [f"--config={recipe}:tiny", "--stage=teacher", f"--workdir={tmp_path}"]
+    command += ["--config.stages.teacher.train.batch_size=16"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("config digits_progressive on v5e:4x4: 16 x TPU v5 lite")
+    assert "1 all-reduce" in lines[2]
+    assert "in all: at least" in lines[3]
