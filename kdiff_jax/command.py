@@ -34,15 +34,20 @@ def required(flag) -> str:
     return flag.value
 
 
-def run(main: Callable[[], None]) -> None:
-    """Parses the command line, runs `main`, and exits with a documented code."""
-    status = code(main, sys.argv)
+def run(main: Callable[[], int | None], *, jax: bool = True) -> None:
+    """Parses the command line, runs `main`, and exits with a documented code.
+
+    Args:
+        main: The command; what it returns, if anything, is the code.
+        jax: Whether it needs JAX, which takes seconds.
+    """
+    status = code(main, sys.argv, jax=jax)
     if peers := _peers():
         peers.leave(status)
     sys.exit(status)
 
 
-def code(main: Callable[[], None], argv) -> int:
+def code(main: Callable[[], int | None], argv, *, jax: bool = True) -> int:
     """The exit code of a command, see `kdiff_jax.errors`."""
     debug = "--debug" in argv
     if {"--help", "-h", "-help"} & set(argv):
@@ -50,18 +55,21 @@ def code(main: Callable[[], None], argv) -> int:
         return 0
     try:
         start.logs(debug)
-        start.allocator()
-        start.libraries()
+        if jax:
+            start.allocator()
+            start.libraries()
         _parse(argv)
-        from kdiff_jax.train import signals
+        if jax:
+            from kdiff_jax.train import signals
 
-        signals.install()
+            signals.install()
         name = pathlib.Path(argv[0]).stem
         with watchdog.watch(name, _hang_minutes(), "--hang_minutes"):
-            start.cache()
-            main()
+            if jax:
+                start.cache()
+            status = main()
             sys.stdout.flush()  # here what fails is still told
-        return 0
+        return status or 0
     except Interrupted as stop:
         ending.say(str(stop))
         return stop.exit_code

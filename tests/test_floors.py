@@ -21,9 +21,9 @@ FLOORS = (
     "train latent",
     "text",
     "build",
-    "stages start options topology",
-    "recipe plan scale command output prompting",
-    "main sample evaluate convert cache export doctor",
+    "stages start options prompting topology",
+    "recipe plan scale command output checkup playground",
+    "main sample evaluate convert cache export doctor watch demo",
 )
 FLOOR = {name: i for i, names in enumerate(FLOORS) for name in names.split()}
 ROOT = pathlib.Path(kdiff_jax.__path__[0])

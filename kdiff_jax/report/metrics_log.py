@@ -74,7 +74,7 @@ def read(path: str | os.PathLike) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     texts = path.read_text(errors="replace").splitlines()
-    lines = [_parse(text) for text in texts]
+    lines = [parse(text) for text in texts]
     if bad := lines.count(None):
         log.error("%s: %d damaged lines are left out", path, bad)
     return [
@@ -85,12 +85,12 @@ def read(path: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 def _is_kept(text, step):
-    line = _parse(text)
+    line = parse(text)
     return line is not None and line["step"] <= step
 
 
-def _parse(text) -> dict[str, Any] | None:
-    """What a line says, or None if it is not as it was written."""
+def parse(text: str) -> dict[str, Any] | None:
+    """What a line says, null as None; or None if it is not as it was written."""
     try:
         line = sealed.parse(text)
     except sealed.Damaged:
