@@ -79,6 +79,8 @@ setup(
         "tpu": ["jax[tpu]>=0.10"],
         "plan": ["jax[tpu]>=0.10"],  # its compiler runs without a TPU
         "text": ["tokenizers>=0.21"],  # prompts to tokens
+        # Thirty packages, which is why tests have it not: those of the page skip.
+        "demo": ["gradio>=6.0"],
         "prepare": ["tensorflow-cpu>=2.20; platform_system == 'Linux'"],
         "test": [
             "beartype>=0.21",

@@ -86,12 +86,12 @@ def checkpoint(workdir: pathlib.Path) -> Finding:
             saved.save(3, state)
             saved.wait()
             between = time.perf_counter()
-            restored = saved.restore_latest(state)
+            restored, _ = saved.restore_latest(state) or (None, 0)
             seconds = time.perf_counter() - between
         finally:
             saved.close()
         parallel.wait_for_all("checkpoint")
-    if restored is None or not np.array_equal(restored[0]["weights"], values):
+    if restored is None or not np.array_equal(restored["weights"], values):
         raise CheckpointError(
             "what was restored is not what was saved; do not use this storage"
         )

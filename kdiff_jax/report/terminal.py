@@ -119,8 +119,8 @@ def _pace(stage: Stage, lives: bool | None) -> str:
         return ""
     last = stage.lines[-1]
     if stage.is_done:
-        seconds = last.get("train_seconds")
-        return f"in {duration(seconds)}" if _is_number(seconds) else ""
+        seconds = _number(last.get("train_seconds"))
+        return "" if math.isnan(seconds) else f"in {duration(seconds)}"
     told = []
     if _is_number(rate := last.get("images_per_second")):
         told.append(f"{rate:.4g} images/s")

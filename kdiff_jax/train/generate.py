@@ -99,8 +99,7 @@ class Generator:
         def generate(params, frozen, seed, positions, y):
             positions = jax.lax.with_sharding_constraint(positions, split)
             z, keys = noise(seed, positions, self.net.image_shape, self.purpose)
-            y = self.net.conditions.take(frozen, y)
-            x0 = self.sampler.sample(self._denoiser(params), z, y, keys=keys)
+            x0 = self.sampled(params, frozen, z, keys, y)
             finite = jnp.isfinite(x0).all(axis=(1, 2, 3))
             bad = jnp.where(finite.all(), -1, jnp.argmin(finite))
             bad = jax.lax.with_sharding_constraint(bad, everywhere)
@@ -109,6 +108,11 @@ class Generator:
             return z, self.net.space.to_pixels(frozen, x0), bad
 
         return generate
+
+    def sampled(self, params, frozen, z, keys, y):
+        """x0 of images that start from z; the part of `program` that samples."""
+        y = self.net.conditions.take(frozen, y)
+        return self.sampler.sample(self._denoiser(params), z, y, keys=keys)
 
     @functools.cached_property
     def placed(self) -> Mapping[str, Any]:

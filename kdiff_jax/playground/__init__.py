@@ -1,0 +1,1 @@
+"""What `python -m kdiff_jax.demo` shows, and the page that shows it."""
