@@ -52,6 +52,7 @@ setup(
         "array_record>=0.8.1",
         "chex>=0.1.90",
         "etils[epath]>=1.9.1",
+        "flatbuffers>=24.3",  # jax.export needs it and does not say so
         "flax>=0.12",
         "grain>=0.2.15",
         "importlib_resources>=6.0",  # tensorflow-datasets needs it and does not say so

@@ -8,7 +8,6 @@ and our own models; no code of a file is run. The output is a model folder for
 """
 
 import functools
-import pathlib
 
 from absl import flags
 
@@ -65,7 +64,9 @@ def main() -> None:
     text = command.required(OUTPUT)
     inputs = {"--input": source, "model of the --input": source / "model"}
     inputs |= {"--pipeline": PIPELINE.value}
-    folder = output.folder("--output", text, foreign=_others, inputs=inputs)
+    folder = output.folder(
+        "--output", text, foreign=output.no_conversion, inputs=inputs
+    )
     start.platform()
     from kdiff_jax import samplers
     from kdiff_jax.interop import convert
@@ -104,16 +105,6 @@ def main() -> None:
         raise ConfigError(f"{where}: {error.strerror}") from error
     for line in lines:
         print(output.printable(line))
-
-
-def _others(folder: pathlib.Path) -> str:
-    """A file name in a folder that is no earlier conversion (has no card of ours)."""
-    first = next(folder.iterdir(), None)
-    try:
-        card = (folder / "README.md").read_text()
-    except (OSError, ValueError):
-        card = ""
-    return first.name if first and "kdiff_jax" not in card else ""
 
 
 if __name__ == "__main__":

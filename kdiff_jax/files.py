@@ -9,13 +9,21 @@ import pathlib
 import platform
 import stat
 import tempfile
+from collections.abc import Callable
 from typing import Any, BinaryIO
 
 import numpy as np
 
 
-def write_atomically(path: str | os.PathLike, data: bytes | memoryview | str) -> None:
-    """Writes a file beside its place and moves it there: a reader never sees half."""
+def write_atomically(
+    path: str | os.PathLike, data: bytes | memoryview | str | Callable[[BinaryIO], None]
+) -> None:
+    """Writes a file beside its place and moves it there: a reader never sees half.
+
+    Args:
+        path: Its place.
+        data: The content, or a function that writes it.
+    """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # One name a process: two hosts of a job may write the same report, and in their
@@ -23,7 +31,10 @@ def write_atomically(path: str | os.PathLike, data: bytes | memoryview | str) ->
     partial = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.partial")
     try:
         with open(partial, "wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
+            if callable(data):
+                data(file)
+            else:
+                file.write(data.encode() if isinstance(data, str) else data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)

@@ -91,6 +91,16 @@ def folder(
     return path
 
 
+def no_conversion(folder: pathlib.Path) -> str:
+    """A file name in a folder that is no earlier conversion (has no card of ours)."""
+    first = next(folder.iterdir(), None)
+    try:
+        card = (folder / "README.md").read_text()
+    except (OSError, ValueError):
+        card = ""
+    return first.name if first and "kdiff_jax" not in card else ""
+
+
 def check_disk(argument: str, path: pathlib.Path, need: int) -> None:
     """Raises StorageError if `need` bytes are more than is free where the path lies."""
     free = shutil.disk_usage(files.existing(path)).free

@@ -19,7 +19,7 @@ FLOORS = (
     "denoiser samplers partition augment discriminators encoders pretrained decoded",
     "methods metrics data report interop",
     "train latent",
-    "text",
+    "text exported",
     "build",
     "stages start options prompting topology",
     "recipe plan scale command output checkup playground",

@@ -37,6 +37,25 @@ def noise(seed, positions, image_shape, purpose: str):
     return rng.normal(keys, "z", tuple(image_shape)), keys
 
 
+def denoiser(net: Net, params, partition: Partition = ONE):
+    """What samplers ask: a denoiser, or `Ranges` of such.
+
+    Args:
+        net: The network.
+        params: Parameters of one student; with ranges of time of all of a group,
+            leaves [num_ranges, ...].
+        partition: The students; one who owns all by default.
+    """
+
+    def at(i):
+        owner = params if i is None else jax.tree.map(lambda x: x[i], params)
+        return lambda x_t, t, y, **told: _seen(net.apply(owner, x_t, t, y, **told))
+
+    if partition.num_ranges == 1:
+        return at(None)
+    return Ranges(at, partition.range_of)
+
+
 class Made(NamedTuple):
     """A batch of images, as host arrays.
 
@@ -112,23 +131,13 @@ class Generator:
     def sampled(self, params, frozen, z, keys, y):
         """x0 of images that start from z; the part of `program` that samples."""
         y = self.net.conditions.take(frozen, y)
-        return self.sampler.sample(self._denoiser(params), z, y, keys=keys)
+        denoise = denoiser(self.net, params, self.partition)
+        return self.sampler.sample(denoise, z, y, keys=keys)
 
     @functools.cached_property
     def placed(self) -> Mapping[str, Any]:
         """`frozen` on all devices."""
         return parallel.replicate(dict(self.frozen), self.mesh)
-
-    def _denoiser(self, params):
-        def at(i):
-            owner = params if i is None else jax.tree.map(lambda x: x[i], params)
-            return lambda x_t, t, y, **told: _seen(
-                self.net.apply(owner, x_t, t, y, **told)
-            )
-
-        if self.partition.num_ranges == 1:
-            return at(None)
-        return Ranges(at, self.partition.range_of)
 
     def of_group(self, params, group: int = 0):
         """The parameters of a group's student on all devices.
