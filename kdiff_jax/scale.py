@@ -27,7 +27,8 @@ from kdiff_jax.train.compiled import Bound, DoesNotFit, Facts
 NOTE = """\
 Arguments are state, weights and batch. A time is the least: that of the busiest of
 arithmetic, memory and links, each at the chip's peak; memory as if nothing stayed on
-the chip between two kernels. What devices tell each other in a loop counts once."""
+the chip between two kernels, and not at all of a GPU, whose compiler does not count.
+What devices tell each other in a loop counts once."""
 
 
 class Told(NamedTuple):
@@ -96,6 +97,8 @@ def of_stage(job: Job, on: Found, stage: Stage) -> Iterator[Told]:
     for program in made:
         try:
             found = compiled.facts(program.lower)
+            # A GPU's compiler counts nothing.
+            found = found._replace(flops=found.flops or program.flops)
         except DoesNotFit as error:
             yield Told(program.name, program.share, size, None, None, str(error))
             continue
@@ -136,9 +139,10 @@ def _line(told: Told) -> str:
     facts = told.facts
     text = (
         f"    {told.program}{of}: {size_text(facts.peak)} a device at the peak,"
-        f" {size_text(facts.arguments)} of it arguments; {facts.flops:.3g} FLOP,"
-        f" {size_text(facts.bytes)} read and written"
+        f" {size_text(facts.arguments)} of it arguments; {facts.flops:.3g} FLOP"
     )
+    if facts.bytes:
+        text += f", {size_text(facts.bytes)} read and written"
     for kind, one in sorted(facts.collectives.items()):
         text += f", {one.num} {kind} of {size_text(one.bytes)}"
     if told.bound is not None:

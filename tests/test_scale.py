@@ -65,6 +65,7 @@ def test_work_is_counted_for_each_device(job):
     facts = compiled.facts(program.lower)
     here = stage.train.batch_size / needs.mesh_of(job, stage).shape["data"]
     products = 2 * costs.macs(1) * here
+    assert program.flops == products
     # Beside matrix products: activations, the optimizer, random numbers.
     assert products < facts.flops < 20 * products
 
@@ -146,7 +147,7 @@ def test_what_does_not_fit_says_how_much_it_asked(text):
         compiled.facts(Lowered)
 
 
-@pytest.mark.parametrize("name", ["", "v5e", "v5e:4", "gpu:2x2", "v5e:axb", "h100x8"])
+@pytest.mark.parametrize("name", ["", "v5e", "v5e:4", "gpu:2x2", "v5e:axb", "h100x0"])
 def test_a_topology_that_is_none_is_named(name):
     with pytest.raises(ConfigError, match=f"--topology={name}: is none; give v5e:4x4"):
         topology.find(name)
@@ -156,12 +157,25 @@ def test_without_its_compiler_a_topology_says_what_to_install(monkeypatch):
     monkeypatch.setattr(topology.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'kdiff_jax\[plan\]'"):
         topology.find("v5e:4x4")
+    with pytest.raises(ConfigError, match="pip install --no-deps jax-cuda12-plugin"):
+        topology.find("h100x8")
+    with pytest.raises(ConfigError, match="h100x12: hosts have 8 GPUs"):
+        topology.find("h100x12")
 
 
 @pytest.mark.slow
-def test_a_step_is_compiled_for_a_pod_that_is_not_here(tmp_path):
-    pytest.importorskip("libtpu")
-    command = [sys.executable, "-m", "kdiff_jax.main", "--plan", "--topology=v5e:4x4"]
+@pytest.mark.parametrize(
+    ("name", "kind", "compiler"),
+    [
+        ("v5e:4x4", "TPU v5 lite", "libtpu"),
+        ("h100x16", "NVIDIA H100", "jax_plugins.xla_cuda12"),
+    ],
+)
+def test_a_step_is_compiled_for_devices_that_are_not_here(
+    tmp_path, name, kind, compiler
+):
+    pytest.importorskip(compiler)
+    command = [sys.executable, "-m", "kdiff_jax.main", "--plan", f"--topology={name}"]
     recipe = recipes.ROOT / "configs" / "digits_progressive.py"
     command += [f"--config={recipe}:tiny", "--stage=teacher", f"--workdir={tmp_path}"]
     command += ["--config.stages.teacher.train.batch_size=16"]
@@ -170,6 +184,6 @@ def test_a_step_is_compiled_for_a_pod_that_is_not_here(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[0].startswith("config digits_progressive on v5e:4x4: 16 x TPU v5 lite")
-    assert "1 all-reduce" in lines[2]
+    assert lines[0].startswith(f"config digits_progressive on {name}: 16 x {kind} of ")
+    assert "all-reduce" in lines[2]
     assert "in all: at least" in lines[3]

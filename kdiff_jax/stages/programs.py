@@ -18,7 +18,7 @@ from kdiff_jax.build import TrainStage
 from kdiff_jax.interop import Spec
 from kdiff_jax.method import Numbers
 from kdiff_jax.stages import Job, before, needs
-from kdiff_jax.train import generate, parallel
+from kdiff_jax.train import generate, measure, parallel
 
 SCHEDULE = 4096  # steps in which a schedule has shown all that it does
 
@@ -29,11 +29,13 @@ class Program(NamedTuple):
     Attributes:
         name: The phases that are due in it, or what it makes.
         share: Share of a stage's steps that are this program's.
+        flops: Floating point operations of a device, as our own count has them.
         lower: () -> `jax.stages.Lowered`.
     """
 
     name: str
     share: float
+    flops: float
     lower: Callable[[], Any]
 
 
@@ -51,6 +53,8 @@ def of_training(job: Job, stage: TrainStage) -> Iterator[Program]:
     own = ("teacher",) if several else ()
     program = build.program({}, job.recipe, stage, found.networks, mesh=mesh, own=own)
     given = _given(job, stage, found, program.method, own=own)
+    costs = needs.needs(job, stage).cost
+    images = stage.train.batch_size / mesh.shape["data"]
     steps = range(min(stage.train.num_steps, SCHEDULE))
     due = {step: program.steps.due(step) for step in steps}
     for phases, times in Counter(due.values()).items():
@@ -59,8 +63,9 @@ def of_training(job: Job, stage: TrainStage) -> Iterator[Program]:
         def lower(step=step):
             return program.steps.compiled(step, 1, given[0]).lower(*given, np.int32(0))
 
-        names = " + ".join(phase.name for phase in phases)
-        yield Program(names, times / len(steps), lower)
+        names = [phase.name for phase in phases]
+        flops = 2 * images * costs.macs_of(names) if costs else 0.0
+        yield Program(" + ".join(names), times / len(steps), flops, lower)
 
 
 def _given(job: Job, stage: TrainStage, found: needs.Shapes, method, *, own):
@@ -156,4 +161,6 @@ def of_sampling(
             jax.ShapeDtypeStruct((size,), jnp.int32, sharding=everywhere),
         )
 
-    return Program(f"{name}: {size} images by {make.sampler.name}", 1.0, lower)
+    title = f"{name}: {size} images by {make.sampler.name}"
+    flops = 2.0 * measure.macs(net) * make.sampler.nfe * size / job.mesh.size
+    return Program(title, 1.0, flops, lower)

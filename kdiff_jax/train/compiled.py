@@ -57,7 +57,8 @@ class Bound(NamedTuple):
     Attributes:
         seconds: The longest of `parts`.
         by: Its name.
-        parts: Seconds of "arithmetic", "memory" and "links", each alone.
+        parts: Seconds of "arithmetic", "memory" and "links", each alone; without
+            memory where the compiler does not say.
     """
 
     seconds: float
@@ -156,7 +157,7 @@ def bound(facts: Facts, chip: Chip, *, num_devices: int, float32: bool) -> Bound
     links = sum(c.bytes * sent.get(k, around) for k, c in facts.collectives.items())
     parts = {
         "arithmetic": facts.flops / (chip.peak_float32 if float32 else chip.peak),
-        "memory": facts.bytes / chip.bandwidth,
+        **({"memory": facts.bytes / chip.bandwidth} if facts.bytes else {}),
         "links": links / chip.link,
     }
     by = max(parts, key=lambda name: parts[name])

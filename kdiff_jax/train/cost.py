@@ -1,6 +1,6 @@
 """What train steps cost, from shapes alone: losses are traced, nothing is computed."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -31,6 +31,11 @@ class Cost(NamedTuple):
         runs = {p: len(range(p.offset, num_steps, p.every)) for p in self.phases}
         parts = (macs * runs[p] for p, macs in self.phases.items())
         return self.prepare * num_steps + sum(parts)
+
+    def macs_of(self, due: Iterable[str]) -> float:
+        """Multiply-adds of a step in which the phases so named are due, of an image."""
+        named = {phase.name: macs for phase, macs in self.phases.items()}
+        return self.prepare + sum(named[name] for name in due)
 
 
 def of_method(
