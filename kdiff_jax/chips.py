@@ -1,12 +1,14 @@
 """Accelerators, and what their makers say of them: peaks, memory, links.
 
     chips.CHIPS["v5e"].peak  # 1.97e14 FLOP/s
+    chips.of_kind(jax.devices()[0].device_kind)
 
 Sources: Google Cloud's pages of TPU versions, and "How to Scale Your Model" (Austin et
 al. 2025), chapter 2, for the links; the memory is what libtpu leaves to a program. Of
 GPUs NVIDIA's data sheets of the SXM modules; the memory is what the driver reports.
 """
 
+import re
 from typing import NamedTuple
 
 
@@ -43,3 +45,60 @@ CHIPS = {
         Chip("h200", 9.89e14, 4.94e14, 151_397_597_184.0, 4.8e12, 4.5e11),
     )
 }
+
+
+class Peak(NamedTuple):
+    """What one device of JAX can do at best.
+
+    Attributes:
+        flops: FLOP/s of dense matrix products of `dtype`, summed in float32.
+        memory: Bytes.
+        dtype: Type of the operands.
+    """
+
+    flops: float
+    memory: float
+    dtype: str = "bfloat16"
+
+
+def _of(name: str) -> Peak:
+    return Peak(CHIPS[name].peak, CHIPS[name].memory)
+
+
+# By the names that JAX gives devices; the first pattern that is found in one holds. Of
+# a TPU v2 or v3 a device is one of the chip's two cores.
+KINDS = (
+    (r"TPU v2", Peak(0.225e14, 8e9)),
+    (r"TPU v3", Peak(0.615e14, 16e9)),
+    (r"TPU v4$", _of("v4")),
+    (r"TPU v5 ?(lite|e)", _of("v5e")),
+    (r"TPU v5", _of("v5p")),
+    (r"TPU v6 ?(lite|e)", _of("v6e")),
+    (r"H200", _of("h200")),
+    (r"H100 PCIe", Peak(7.56e14, 80e9)),
+    (r"H100 NVL", Peak(8.35e14, 94e9)),
+    (r"H100", _of("h100")),
+    (r"H800", Peak(9.89e14, 80e9)),
+    (r"B200", Peak(22.5e14, 180e9)),
+    (r"A100.*80GB", Peak(3.12e14, 80e9)),
+    (r"A100", Peak(3.12e14, 40e9)),
+    (r"A800", Peak(3.12e14, 80e9)),
+    (r"A40\b", Peak(1.497e14, 48e9)),
+    (r"A30\b", Peak(1.65e14, 24e9)),
+    (r"A10G", Peak(0.7e14, 24e9)),
+    (r"A10\b", Peak(1.25e14, 24e9)),
+    (r"RTX A6000", Peak(1.548e14, 48e9)),
+    (r"L40S", Peak(3.62e14, 48e9)),
+    (r"L40\b", Peak(1.81e14, 48e9)),
+    (r"L4\b", Peak(1.21e14, 24e9)),
+    (r"RTX 4090", Peak(1.652e14, 24e9)),
+    (r"RTX 3090", Peak(0.71e14, 24e9)),
+    (r"V100.*32GB", Peak(1.25e14, 32e9, "float16")),
+    (r"V100", Peak(1.25e14, 16e9, "float16")),
+    (r"\bT4\b", Peak(0.65e14, 16e9, "float16")),
+)
+
+
+def of_kind(kind: str) -> Peak | None:
+    """The peak of a `device_kind` of JAX; None where it is not known."""
+    return next((peak for name, peak in KINDS if re.search(name, kind)), None)

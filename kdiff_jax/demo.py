@@ -41,7 +41,8 @@ PASSWORD = "KDIFF_DEMO_PASSWORD"
 
 
 def main() -> None:
-    checkpoint, auth = command.required(CHECKPOINT), _auth()
+    checkpoint = command.required(CHECKPOINT)
+    known = auth(HOST.value, os.environ.get(PASSWORD))
     command.start_distributed()
     from kdiff_jax.playground import page
     from kdiff_jax.playground.side_by_side import Side, Sides
@@ -56,30 +57,29 @@ def main() -> None:
     sides = Sides(student, teacher)
     sides.warm_up()
     made = page.make(sides, output.printable(os.path.basename(checkpoint)))
-    page.serve(made, host=HOST.value, port=PORT.value, auth=auth)
+    page.serve(made, host=HOST.value, port=PORT.value, auth=known)
     print(f"http://{HOST.value}:{PORT.value}  (Ctrl-C ends it)", flush=True)
     while True:
         watchdog.beat()
         time.sleep(1)
 
 
-def _auth() -> tuple[str, str] | None:
-    """Who may use the page; None for all on this machine.
+def auth(host: str, password: str | None) -> tuple[str, str] | None:
+    """Name and password that the page asks for; None for all on this machine.
 
     Raises:
-        ConfigError: If others could use it, and no password is set.
+        ConfigError: If others could use it, and there is no password.
     """
-    password = os.environ.get(PASSWORD)
     if password:
         return "kdiff", password
     try:
-        inside = ipaddress.ip_address(HOST.value).is_loopback
+        inside = ipaddress.ip_address(host).is_loopback
     except ValueError:
-        inside = HOST.value == "localhost"
+        inside = host == "localhost"
     if not inside:
         raise ConfigError(
-            f"--host={HOST.value}: others could use the page; set {PASSWORD}, or leave"
-            " --host out and forward the port"
+            f"--host={host}: others could use the page; set {PASSWORD}, or leave --host"
+            " out and forward the port"
         )
     return None
 

@@ -31,7 +31,7 @@ FREE_OF_TRAIN = {
     **dict(validate_every=1, steps_per_dispatch=0, keep=1, result="params"),
     **dict(best_by="held_out_loss", figure_every=0, figure_images=1),
     **dict(figure_metrics=(), figure_average=""),
-    **dict(spike_factor=0.0, spike_lines=1, hang_minutes=0.0),
+    **dict(spike_factor=0.0, spike_lines=1, hang_minutes=0.0, tracker=""),
 }
 # What all models of a recipe have alike.
 FITTING = (

@@ -56,6 +56,9 @@ class Train(NamedTuple):
             divergence; the last line of the training counts alone.
         hang_minutes: Minutes without a sign of life after which the run ends; 0 is
             never.
+        tracker: Where metrics and grids go beside TensorBoard: "wandb" (Weights &
+            Biases; WANDB_MODE is respected, and without a key it is offline),
+            "trackio", or "".
     """
 
     num_steps: Count
@@ -78,6 +81,7 @@ class Train(NamedTuple):
     spike_factor: NotNegative = 100.0
     spike_lines: Count = 3
     hang_minutes: NotNegative = 60.0
+    tracker: Literal["", "wandb", "trackio"] = ""
 
 
 class Evaluate(NamedTuple):

@@ -13,8 +13,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from kdiff_jax import arrays
-from kdiff_jax.checkup import chips
+from kdiff_jax import arrays, chips
 from kdiff_jax.checkup.finding import Finding
 from kdiff_jax.report import environment
 from kdiff_jax.train import parallel, peers
@@ -70,7 +69,7 @@ def _lacking() -> list[str]:
 def devices() -> Finding:
     """Devices that JAX has, those that it leaves out, and cores of the host."""
     about, cores = environment.hardware(), _cores()
-    chip = chips.find(about["device"])
+    chip = chips.of_kind(about["device"])
     text = f"{about['num_devices']} x {about['device']}"
     if about["num_hosts"] > 1:
         text += f" on {about['num_hosts']} hosts"
@@ -106,7 +105,7 @@ def memory() -> Finding:
     """Memory of the host and of a device, and whether others hold some of it."""
     total, device = arrays.memory(), jax.local_devices()[0]
     stats = device.memory_stats() or {}
-    limit, chip = stats.get("bytes_limit", 0), chips.find(device.device_kind)
+    limit, chip = stats.get("bytes_limit", 0), chips.of_kind(device.device_kind)
     facts = {"host_bytes": total, "available_bytes": _available(), "device": stats}
     text = f"{total / 1e9:.4g} GB of the host"
     if (free := _available()) is not None:
@@ -115,8 +114,8 @@ def memory() -> Finding:
         text += f"; {limit / 1e9:.4g} GB of a device for JAX"
     advice = ""
     # JAX takes three quarters of a GPU by default, and all of a TPU.
-    if limit and chip and limit < 0.6e9 * chip.gigabytes:
-        text += f", of {chip.gigabytes:g}"
+    if limit and chip and limit < 0.6 * chip.memory:
+        text += f", of {chip.memory / 1e9:.4g}"
         advice = (
             "another process holds the device, or XLA_PYTHON_CLIENT_MEM_FRACTION is"
             " low: end it, or raise that"

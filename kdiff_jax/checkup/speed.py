@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdiff_jax.checkup import chips
+from kdiff_jax import chips
 from kdiff_jax.checkup.finding import Finding
 
 SECONDS = 0.3  # of each timed loop, about
@@ -49,7 +49,7 @@ def check(kind: str) -> Finding:
         kind: "matmul" or "convolution".
     """
     devices = jax.local_devices()
-    chip = chips.find(devices[0].device_kind)
+    chip = chips.of_kind(devices[0].device_kind)
     on_cpu = devices[0].platform == "cpu"
     dtype = "float32" if on_cpu else chip.dtype if chip else "bfloat16"
     work = {"matmul": matmul, "convolution": convolution}[kind](small=on_cpu)
@@ -71,11 +71,11 @@ def _judged(kind, rate, dtype, chip, facts) -> Finding:
     if chip is None:
         text = f"{rate / 1e9:.4g} GFLOP/s in {dtype}, right; the peak is not known here"
         return Finding(kind, text, facts=facts)
-    share = rate / 1e12 / chip.tflops
-    facts |= {"peak_tflops": chip.tflops, "share_of_peak": share}
+    share = rate / chip.flops
+    facts |= {"peak_tflops": chip.flops / 1e12, "share_of_peak": share}
     text = (
         f"{rate / 1e12:.4g} TFLOP/s in {dtype}, {share:.0%} of the peak of"
-        f" {chip.tflops:g}, right"
+        f" {chip.flops / 1e12:g}, right"
     )
     return Finding(kind, text, "" if share >= ENOUGH[kind] else SLOW, facts)
 

@@ -68,7 +68,8 @@ def run(job: Job, stage: AutoencoderStage) -> None:
     )
     fed, state, step = _begin(job, stage, made, seen, programs, checkpoints)
     late = jax.default_backend() != "cpu"
-    log = Log(folder, stage.name, train, first_step=step, late=late)
+    about: dict[str, Any] = dict(first_step=step, late=late, config=job.recipe.config)
+    log = Log(folder, stage.name, train, **about)
     saver = Saver(checkpoints, train.save_minutes, log.watch)
     reconstruct = Reconstructor(made.net, job.mesh)
 

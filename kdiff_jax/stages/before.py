@@ -11,6 +11,7 @@ from kdiff_jax.build.resolved import MADE
 from kdiff_jax.errors import ConfigError, UserError
 from kdiff_jax.interop import Spec
 from kdiff_jax.metrics import features
+from kdiff_jax.report import trackers
 from kdiff_jax.stages import Job, autoencoder, evaluate, is_done
 from kdiff_jax.train import parallel
 
@@ -25,6 +26,9 @@ def check(job: Job) -> None:
     _check_made(job)
     for stage in job.stages:
         path = f"--config.stages.{stage.name}"
+        if not is_done(job.left(stage.name)):
+            name = getattr(getattr(stage, "train", None), "tracker", "")
+            trackers.check(f"{path}.train.tracker", name)
         _check_init(job, stage, trained, path)
         if stage.kind == "train":
             mesh = parallel.student_mesh(job.mesh, num_students(job, stage))

@@ -4,7 +4,7 @@ import io
 import math
 import time
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ import numpy as np
 
 from kdiff_jax.build.sections import Train
 from kdiff_jax.errors import NumericsError
-from kdiff_jax.report import metrics_log, tensorboard
+from kdiff_jax.report import metrics_log, tensorboard, trackers
 from kdiff_jax.report.progress import Progress
 from kdiff_jax.train import parallel
 from kdiff_jax.train.divergence import SPIKES, Watch
@@ -32,7 +32,7 @@ class _Line(NamedTuple):
 
 
 class Log:
-    """Losses and speed to `metrics.jsonl`, TensorBoard and the progress line.
+    """Losses and speed to `metrics.jsonl`, TensorBoard, a tracker, the progress line.
 
     A line has the mean, over the steps since the last line, of every metric that was
     measured in them; a phase that did not run since has none. The first line after a
@@ -49,6 +49,7 @@ class Log:
         num_students: int = 1,
         students: Sequence[int] = (),
         late: bool = False,
+        config: Mapping[str, Any] | None = None,
     ):
         """Opens the log, and cuts what was written after the first step.
 
@@ -60,6 +61,7 @@ class Log:
             num_students: Number of students that this run trains.
             students: Their numbers; () logs their mean alone.
             late: Whether a line is read from the device when the next one is due.
+            config: The recipe in plain values, for a tracker.
         """
         self._writes = jax.process_index() == 0  # only the first process talks
         path = folder / "metrics.jsonl"
@@ -69,8 +71,9 @@ class Log:
         self.seconds = lines[-1].get("train_seconds", 0.0) if lines else 0.0
         if self._writes:
             self._file = metrics_log.MetricsLog(path, step=first_step)
-            self._board = tensorboard.TensorBoard(
-                folder / "tensorboard", step=first_step
+            self._boards = (
+                tensorboard.TensorBoard(folder / "tensorboard", step=first_step),
+                trackers.Tracker(train.tracker, folder, config=config or {}),
             )
         self._name, self._students = name, students
         self._batch_size = train.batch_size * num_students
@@ -108,15 +111,16 @@ class Log:
             return
         self._progress.show(*next(iter(values.items())))
         self._file.write(step, {**values, _FIGURE: seconds})
-        self._board.scalars(step, values)
+        for board in self._boards:
+            board.scalars(step, values)
 
     def has_figures(self, step: int, ending: str) -> bool:
         """Whether a run before has written figures with these names' end at a step."""
         return any(at == step and name.endswith(ending) for at, name in self._figures)
 
     def image(self, step: int, name: str, image) -> None:
-        if self._writes:
-            self._board.image(step, name, image)
+        for board in self._boards if self._writes else ():
+            board.image(step, name, image)
 
     def observe(self, sums, num_steps: int) -> None:
         """Takes the metrics of a dispatch, see `loop.run`; they stay on the device."""
@@ -171,7 +175,8 @@ class Log:
         if self.watch.num_spikes:
             whole[SPIKES] = self.watch.num_spikes
         self._file.write(step, whole)
-        self._board.scalars(step, whole)
+        for board in self._boards:
+            board.scalars(step, whole)
 
     def _judge(self, step, values):
         """Compares the line with those before; all hosts go by what the first has."""
@@ -197,7 +202,8 @@ class Log:
         if self._writes:
             self._progress.close()
             self._file.close()
-            self._board.close()
+            for board in self._boards:
+                board.close()
 
 
 def _numbers(metrics, students) -> dict[str, float]:

@@ -37,6 +37,7 @@ FREE = (
     "spike_factor",
     "spike_lines",
     "hang_minutes",
+    "tracker",
     "path",  # a data set may move
     "conditions",  # and the table beside it, whose content counts
     "weights",

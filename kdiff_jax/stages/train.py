@@ -1,7 +1,6 @@
 """A training stage: any method, from its inputs to a model folder."""
 
 import contextlib
-import pathlib
 from typing import Any
 
 import jax
@@ -42,7 +41,7 @@ def run(job: Job, stage: TrainStage) -> None:
     checkpoints = Checkpoints(folder / "checkpoints", keep=train.keep)
     fed, state, step = training_start.begin(job, stage, plan, checkpoints)
     plan = plan._replace(roles=plan.roles.without_params())
-    log = _log(folder, stage, plan.students, first_step=step)
+    log = _log(job, stage, plan.students, first_step=step)
     saver = Saver(checkpoints, train.save_minutes, log.watch)
     found = scores.of_stage(job, stage, plan, log, first_step=step, fed=fed)
     about = plan.method, plan.roles, plan.students, fed.frozen, plan.own
@@ -80,18 +79,17 @@ def run(job: Job, stage: TrainStage) -> None:
     training_end.leave(job, stage, plan, params, facts)
 
 
-def _log(
-    folder: pathlib.Path, stage: TrainStage, students: Students, *, first_step: int
-) -> Log:
+def _log(job: Job, stage: TrainStage, students: Students, *, first_step: int) -> Log:
     """The log of a stage, in which several students are named."""
     return Log(
-        folder,
+        job.folder(stage.name),
         stage.name,
         stage.train,
         first_step=first_step,
         num_students=len(students.ids),
         students=students.ids if students.partition.num_students > 1 else (),
         late=jax.default_backend() != "cpu",  # which has nothing else to do
+        config=job.recipe.config,
     )
 
 

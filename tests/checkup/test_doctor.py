@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from kdiff_jax import doctor
-from kdiff_jax.checkup import chips, finding, machine, private, speed, workdir
+from kdiff_jax import chips, doctor
+from kdiff_jax.checkup import finding, machine, private, speed, workdir
 from kdiff_jax.checkup.finding import Finding
 from kdiff_jax.errors import CheckpointError
 
@@ -125,16 +125,16 @@ def test_a_device_that_computes_wrongly_ends_with_5(monkeypatch):
     ],
 )
 def test_chips_by_the_names_that_jax_has_for_them(kind, tflops):
-    assert chips.find(kind).tflops == tflops
+    assert chips.of_kind(kind).flops == tflops * 1e12
 
 
 @pytest.mark.parametrize("kind", ["cpu", "NVIDIA GeForce GTX 1080", "TPU v9"])
 def test_no_peak_is_made_up(kind):
-    assert chips.find(kind) is None
+    assert chips.of_kind(kind) is None
 
 
 def test_a_share_of_the_peak_that_is_low_has_advice():
-    chip = chips.find("NVIDIA A100-SXM4-80GB")
+    chip = chips.of_kind("NVIDIA A100-SXM4-80GB")
     good = speed._judged("matmul", 250e12, "bfloat16", chip, {})
     slow = speed._judged("matmul", 90e12, "bfloat16", chip, {})
     assert good.state == "fine" and "80% of the peak of 312" in good.text
