@@ -6,6 +6,7 @@ import re
 from setuptools import find_packages, setup
 
 HERE = pathlib.Path(__file__).parent
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6", "mkdocstrings[python]>=1.0"]
 
 
 def version() -> str:
@@ -83,7 +84,9 @@ setup(
         # Thirty packages, which is why tests have it not: those of the page skip.
         "demo": ["gradio>=6.0"],
         "prepare": ["tensorflow-cpu>=2.20; platform_system == 'Linux'"],
+        "docs": DOCS,
         "test": [
+            *DOCS,
             "beartype>=0.21",
             "hypothesis>=6.100",
             # Formatters and type checkers change their mind between versions.
