@@ -46,8 +46,8 @@ setup(
         "kdiff_jax.shipped.configs",
     ],
     package_dir={"kdiff_jax.shipped.configs": "configs"},
-    package_data={"kdiff_jax": ["py.typed"]},
-    entry_points={"console_scripts": ["kdiff=kdiff_jax.main:run"]},
+    package_data={"kdiff_jax": ["py.typed"], "kdiff_jax.shipped.configs": ["*.npy"]},
+    entry_points={"console_scripts": ["kdiff=kdiff_jax.cli:run"]},
     install_requires=[
         "absl-py>=2.3",
         "array_record>=0.8.1",
@@ -88,12 +88,14 @@ setup(
         "test": [
             *DOCS,
             "beartype>=0.21",
+            "build>=1.2",
             "hypothesis>=6.100",
             # Formatters and type checkers change their mind between versions.
             "pyright[nodejs]==1.1.414",
             "pytest>=8.3",
             "pytest-xdist>=3.7",
             "ruff==0.17.5",
+            "setuptools>=77",  # makes the wheel that is tried
             "tokenizers>=0.21",
         ],
     },

@@ -18,6 +18,8 @@ import numpy as np
 
 from kdiff_jax.errors import ConfigError
 
+MAX_SEED = 2**32 - 1  # each from 0 is another stream of numbers; JAX would wrap others
+
 
 class Range(NamedTuple):
     """Numbers between two ends, which belong to it unless they are open.

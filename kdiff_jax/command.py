@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from absl import flags
 
-from kdiff_jax import ending, memory, options, start, storage
+from kdiff_jax import ending, memory, options, start, storage, usage
 from kdiff_jax.errors import ConfigError, Interrupted, UserError
 from kdiff_jax.train import watchdog
 
@@ -50,10 +50,11 @@ def run(main: Callable[[], int | None], *, jax: bool = True) -> None:
 def code(main: Callable[[], int | None], argv, *, jax: bool = True) -> int:
     """The exit code of a command, see `kdiff_jax.errors`."""
     debug = "--debug" in argv
-    if {"--help", "-h", "-help"} & set(argv):
-        print(_help(main.__module__))
-        return 0
     try:
+        if {"--help", "-h", "-help"} & set(argv):
+            print(usage.text(main.__module__, __name__))
+            sys.stdout.flush()
+            return 0
         start.logs(debug)
         if jax:
             start.allocator()
@@ -118,14 +119,6 @@ def _of_storage(error: BaseException | None, *, hard: bool = False):
 def _peers():
     """The module of the other processes, if JAX could be started as far as that."""
     return sys.modules.get("kdiff_jax.train.peers")
-
-
-def _help(module: str) -> str:
-    """The command's docstring, its flags, and those of all commands."""
-    usage = sys.modules[module].__doc__ or ""
-    script = module == "__main__"
-    own = flags.FLAGS.main_module_help() if script else flags.FLAGS.module_help(module)
-    return f"{usage.strip()}\n{own}\n{flags.FLAGS.module_help(__name__)}"
 
 
 def _parse(argv) -> None:

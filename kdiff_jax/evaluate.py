@@ -9,8 +9,8 @@ number of images give the same figures on any number of devices. The row is prin
 
 writes the statistics of a data set once, for the features and metrics of the flags.
 
-    python -m kdiff_jax.evaluate --checkpoint=PATH --prompts=FILE --protocol=coco_dmd2 \
-        --reference=FOLDER --clip=FOLDER --output=ROW.json
+    python -m kdiff_jax.evaluate --checkpoint=PATH --prompts=FILE --clip=FOLDER \\
+        --protocol=coco_dmd2 --reference=FOLDER --output=ROW.json
 
 measures a model of prompts as papers do (`train.coco_protocols`), here on 30,000
 prompts, of a .txt, one a line, or of COCO's captions; `--images=FOLDER` in the place of

@@ -1,7 +1,8 @@
-"""Runs a recipe: python -m kdiff_jax.main --config=FILE.py[:ARG] --workdir=W.
+"""Runs a recipe: python -m kdiff_jax.main --config=NAME[:ARG] --workdir=W
 
-The same command again resumes, and is a quick no-op when all is done. A value of the
-config is changed by --config.section.key=value.
+The recipe is one of configs/ by name, as digits_student:tiny, or FILE.py[:ARG]. The
+same command again resumes, and is a quick no-op when all is done. A value of the config
+is changed by --config.section.key=value; --print_config shows them all.
 """
 
 import pathlib
@@ -16,7 +17,7 @@ from kdiff_jax.errors import ConfigError
 # A recipe locks itself, all but what takes keywords that it does not name.
 OPEN: dict[str, Any] = dict(lock_config=False, accept_new_attributes=True)
 CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "The recipe, FILE.py[:ARG].", **OPEN
+    "config", None, "The recipe, NAME[:ARG] or FILE.py[:ARG].", **OPEN
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "Default: runs/<name of the config>.")
 STAGE = flags.DEFINE_string("stage", None, "Run this stage alone.")
@@ -35,7 +36,9 @@ PRINT = flags.DEFINE_bool("print_config", False, "Print the resolved config; end
 
 def main() -> None:
     if CONFIG.value is None:
-        raise ConfigError("--config is missing; give FILE.py[:ARG], see configs/")
+        raise ConfigError(
+            "--config is missing; give a recipe, as digits_student, or FILE.py[:ARG]"
+        )
     name = CONFIG.value.name
     if PRINT.value:
         print(CONFIG.value)
@@ -87,7 +90,7 @@ def _workdir(name: str) -> pathlib.Path:
 
 
 def run() -> None:
-    """The console script `kdiff`."""
+    """`python -m kdiff_jax.main`."""
     command.run(main)
 
 

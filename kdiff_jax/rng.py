@@ -13,10 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kdiff_jax.arguments import MAX_SEED
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.types import Keys
-
-MAX_SEED = 2**32 - 1  # each from 0 is another stream of numbers; JAX would wrap others
 
 
 def checked_seed(seed: Any, argument: str = "seed") -> np.uint32:

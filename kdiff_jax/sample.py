@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 from absl import flags
 
-from kdiff_jax import command, files, memory, options, output, rng
+from kdiff_jax import arguments, command, files, memory, options, output
 from kdiff_jax.errors import ConfigError
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A model, see above.")
@@ -40,7 +40,7 @@ SEED = flags.DEFINE_integer(
     0,
     "Image i of a seed is always the same.",
     lower_bound=0,
-    upper_bound=rng.MAX_SEED,
+    upper_bound=arguments.MAX_SEED,
 )
 LABELS = flags.DEFINE_string(
     "labels", None, "Classes, as 3 or 0,1,2 or 0-4, repeated; default: all in turn."

@@ -1,6 +1,7 @@
 """What every command sets up before it starts JAX: logs, the cache, the platform."""
 
 import ctypes
+import difflib
 import importlib.util
 import logging
 import os
@@ -10,6 +11,7 @@ import tempfile
 import threading
 import warnings
 
+from kdiff_jax import provided
 from kdiff_jax.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -183,39 +185,31 @@ def split_cpu(num_devices: int) -> None:
 
 
 def find_recipe(text: str) -> str:
-    """FILE.py[:ARG] with the path of the recipe's file, which may import its like.
+    """NAME[:ARG] or FILE.py[:ARG] with the path of the recipe's file.
 
     Recipes import what they share from `configs`: those beside them, and those that
-    come with this package, in a clone or installed. A path that is not here is looked
-    up there too, so that configs/NAME.py works in every folder.
+    come with this package, in a clone or installed. What is not here is looked up there
+    too, so that NAME and configs/NAME.py work in every folder.
 
     Raises:
         ConfigError: If there is no such file.
     """
     name, colon, argument = text.partition(":")
-    ours = _shipped()
     file = pathlib.Path(name).expanduser()
-    if not file.is_file() and ours and file.parts[:1] == ("configs",):
-        file = ours / file
     if not file.is_file():
+        file = provided.find(name) or file
+    if not file.is_file():
+        like = difflib.get_close_matches(file.stem, provided.names(), n=1)
+        hint = f" ({like[0]!r} is one)" if like else ""
         raise ConfigError(
-            f"--config={name}: no such file; give a recipe, FILE.py[:ARG], as those of"
-            " configs/"
+            f"--config={name}: no such file, nor a recipe of that name{hint}; give"
+            " NAME[:ARG] of configs/, as digits_student, or FILE.py[:ARG]"
         )
     folder = file.absolute().parent
     first = str(folder.parent)
     sys.path[:0] = [] if first in sys.path else [first]
     # Last: a recipe's neighbour must not stand in for a module of Python.
-    for path in (ours, folder):
+    for path in (provided.folder(), folder):
         if path and str(path) not in sys.path:
             sys.path.append(str(path))
     return f"{file}{colon}{argument}"
-
-
-def _shipped() -> pathlib.Path | None:
-    """The folder that holds our `configs`: the clone, or that of setup.py."""
-    package = pathlib.Path(__file__).absolute().parent
-    for folder in (package.parent, package / "shipped"):
-        if (folder / "configs" / "common.py").is_file():
-            return folder
-    return None

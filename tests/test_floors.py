@@ -14,16 +14,16 @@ import kdiff_jax
 
 FLOORS = (
     "types domain rng errors files arguments sealed shards storage ending arrays zips"
-    " memory lock pixels formats registry named chips",
+    " memory lock pixels formats registry named provided chips",
     "method diffusion losses networks features",
     "denoiser samplers partition augment discriminators encoders pretrained decoded",
     "methods metrics data report interop",
     "train latent",
     "text exported",
     "build",
-    "stages start options prompting topology",
-    "recipe plan scale command output checkup playground",
-    "main sample evaluate convert cache export doctor watch demo",
+    "stages start options usage prompting topology",
+    "recipe plan scale command output checkup playground completion",
+    "cli main sample evaluate convert cache export doctor watch demo",
 )
 FLOOR = {name: i for i, names in enumerate(FLOORS) for name in names.split()}
 ROOT = pathlib.Path(kdiff_jax.__path__[0])

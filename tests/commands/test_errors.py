@@ -1,8 +1,12 @@
 """What a user gets wrong: one line, the documented exit code, nothing lost."""
 
+import re
+
 import child
 import pytest
 from child import RECIPE, ROOT
+
+from kdiff_jax import cli, completion
 
 LSUN = f"{ROOT}/configs/lsun256_student.py"
 
@@ -89,10 +93,15 @@ def test_a_workdir_of_another_config_is_refused(tmp_path):
     assert "channels was 8, is 12" in said(output)[0]
 
 
-@pytest.mark.parametrize("module", ["main", "sample", "evaluate", "convert"])
-def test_help(module):
-    code, output = child.run(module, "--help", anew=True)
-    assert code == 0 and "debug" in output
+@pytest.mark.parametrize("name", ["train", "sample", "evaluate", "convert", "export"])
+def test_help_tells_the_options_that_a_shell_completes(name):
+    code, output = child.run(cli.COMMANDS[name], "--help", anew=True)
+    assert code == 0 and "Options of all commands:\n  --debug" in output
+    assert str(child.ROOT) not in output
+    sources = {name: cli._source(cli.COMMANDS[name])}
+    found = completion.words(["zsh", f"kdiff {name} --"], sources)
+    told = re.findall(r"^  (--\w+)", output, flags=re.M)
+    assert {word.rstrip("=") for word in found} == {*told, "--help"}
 
 
 @pytest.mark.parametrize(

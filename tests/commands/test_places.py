@@ -99,8 +99,12 @@ def test_our_recipes_are_found_from_any_folder(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     ours = child.ROOT / "configs" / "digits_student.py"
     assert start.find_recipe("configs/digits_student.py:tiny") == f"{ours}:tiny"
+    assert start.find_recipe("digits_student:tiny") == f"{ours}:tiny"
+    assert start.find_recipe("configs/digits_student") == str(ours)
     with pytest.raises(ConfigError, match="no such file"):
         start.find_recipe("configs/nothing.py")
+    with pytest.raises(ConfigError, match="'digits_student' is one.*give NAME"):
+        start.find_recipe("digits_studnt:tiny")
 
 
 def test_a_recipe_in_the_root_folder_has_no_folder_above(path, monkeypatch):
