@@ -74,6 +74,7 @@ KINDS = (
     (r"TPU v5 ?(lite|e)", _of("v5e")),
     (r"TPU v5", _of("v5p")),
     (r"TPU v6 ?(lite|e)", _of("v6e")),
+    (r"GH200", Peak(9.89e14, 96e9)),
     (r"H200", _of("h200")),
     (r"H100 PCIe", Peak(7.56e14, 80e9)),
     (r"H100 NVL", Peak(8.35e14, 94e9)),
@@ -100,5 +101,7 @@ KINDS = (
 
 
 def of_kind(kind: str) -> Peak | None:
-    """The peak of a `device_kind` of JAX; None where it is not known."""
+    """The peak of a `device_kind` of JAX; None where it is not known, as of a part."""
+    if "MIG" in kind:
+        return None
     return next((peak for name, peak in KINDS if re.search(name, kind)), None)

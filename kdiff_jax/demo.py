@@ -9,14 +9,12 @@ The page answers this machine alone; of another one, forward the port
 the variable KDIFF_DEMO_PASSWORD holds, for the user "kdiff".
 """
 
-import ipaddress
 import os
 import time
 
 from absl import flags
 
 from kdiff_jax import command, output
-from kdiff_jax.errors import ConfigError
 from kdiff_jax.train import watchdog
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The student, or any model.")
@@ -37,14 +35,14 @@ HOST = flags.DEFINE_string("host", "127.0.0.1", "Address that the page answers a
 PORT = flags.DEFINE_integer(
     "port", 7860, "Port of it.", lower_bound=1, upper_bound=65535
 )
-PASSWORD = "KDIFF_DEMO_PASSWORD"
 
 
 def main() -> None:
     checkpoint = command.required(CHECKPOINT)
-    known = auth(HOST.value, os.environ.get(PASSWORD))
-    command.start_distributed()
     from kdiff_jax.playground import page
+
+    known = page.auth(HOST.value, os.environ.get(page.PASSWORD))
+    command.start_distributed()
     from kdiff_jax.playground.side_by_side import Side, Sides
 
     page.gradio()  # first: models take a while to read
@@ -62,26 +60,6 @@ def main() -> None:
     while True:
         watchdog.beat()
         time.sleep(1)
-
-
-def auth(host: str, password: str | None) -> tuple[str, str] | None:
-    """Name and password that the page asks for; None for all on this machine.
-
-    Raises:
-        ConfigError: If others could use it, and there is no password.
-    """
-    if password:
-        return "kdiff", password
-    try:
-        inside = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        inside = host == "localhost"
-    if not inside:
-        raise ConfigError(
-            f"--host={host}: others could use the page; set {PASSWORD}, or leave --host"
-            " out and forward the port"
-        )
-    return None
 
 
 def run() -> None:

@@ -40,6 +40,11 @@ class Finding:
             return BROKEN
         return ADVICE if self.advice else FINE
 
+    def line(self) -> str:
+        """The finding for people, with its advice on a line below."""
+        text = f"{self.state:8}{self.name:13}{self.text}"
+        return text + (f"\n{'':21}-> {self.advice}" if self.advice else "")
+
     def plain(self) -> dict[str, Any]:
         """The finding in plain values."""
         about = dict(name=self.name, state=self.state, text=self.text)

@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from kdiff_jax import arrays, chips
 from kdiff_jax.checkup.finding import Finding
 from kdiff_jax.report import environment
-from kdiff_jax.train import parallel, peers
+from kdiff_jax.train import hosts, parallel, peers
 
 # Environment that changes what JAX does; other variables are nobody's business.
 SETTINGS = re.compile(r"(JAX|XLA|KDIFF|LIBTPU|TPU|NCCL|CUDA_VISIBLE|SLURM_STEP)_?\w*")
@@ -175,7 +175,13 @@ def _stores(folder: pathlib.Path) -> bool:
 
 
 def distributed() -> Finding:
-    """The processes of a run, and a sum over all devices of all hosts."""
+    """The processes of a run, and a sum over all devices of all hosts.
+
+    Raises:
+        ConfigError: If hosts have different versions.
+        PeerError: If a process does not answer.
+    """
+    hosts.compare({"versions": environment.versions()})
     num, all_devices = jax.process_count(), jax.devices()
     names = [n for n in (*peers.NAMES, "SLURM_STEP_NUM_TASKS") if n in os.environ]
     facts = {"num_processes": num, "set": names}

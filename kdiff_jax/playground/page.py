@@ -1,6 +1,7 @@
 """The page of a demo, by Gradio: controls, a student's image beside its teacher's."""
 
 import importlib
+import ipaddress
 import os
 from typing import Any
 
@@ -8,6 +9,7 @@ from kdiff_jax.errors import ConfigError, UserError
 from kdiff_jax.playground import side_by_side
 from kdiff_jax.playground.side_by_side import Sides
 
+PASSWORD = "KDIFF_DEMO_PASSWORD"  # of the environment
 FONTS = ["system-ui", "sans-serif"]  # none that a page would fetch
 BUTTONS = ["download", "fullscreen"]  # not "share", which uploads
 HOW = (
@@ -114,6 +116,26 @@ def serve(page: Any, *, host: str, port: int, auth: tuple[str, str] | None) -> N
         raise ConfigError(
             f"--port={port}: cannot be had at {host}; name another"
         ) from error
+
+
+def auth(host: str, password: str | None) -> tuple[str, str] | None:
+    """Name and password that the page asks for; None for all on this machine.
+
+    Raises:
+        ConfigError: If others could use it, and there is no password.
+    """
+    if password:
+        return "kdiff", password
+    try:
+        inside = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        inside = host == "localhost"
+    if not inside:
+        raise ConfigError(
+            f"--host={host}: others could use the page; set {PASSWORD}, or leave --host"
+            " out and forward the port"
+        )
+    return None
 
 
 def _asking(gr, sides: Sides) -> Any:

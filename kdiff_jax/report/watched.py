@@ -164,7 +164,9 @@ def _planned(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]
         while type(steps) is int and type(end) is int and steps // 2 >= end > 0:
             steps //= 2
             train = dict(_section(section, "train"))
-            if steps == end and rounds.get("last_train_steps"):
+            if steps <= 2 and rounds.get(
+                "last_train_steps"
+            ):  # as `build.stages.halvings`
                 train["num_steps"] = rounds["last_train_steps"]
             yield f"{name}_{steps}", {**section, "train": train}
 
@@ -181,7 +183,7 @@ def _stage(folder: pathlib.Path, section: Line, train: Line) -> Stage:
     step = losses[-1]["step"] if losses else 0
     if kind == "pairs":
         step, total = _shards(folder, section, done)
-    if done and not total:
+    if done and step:
         total = step
     pictures = sorted((folder / "samples").glob("*.png"), key=_number)
     own = [folder / name for name in ("samples.png", "reconstructions.png")]

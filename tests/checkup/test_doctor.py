@@ -8,14 +8,12 @@ import jax
 import numpy as np
 import pytest
 
-from kdiff_jax import chips, doctor
-from kdiff_jax.checkup import finding, machine, private, speed, workdir
+from kdiff_jax import chips
+from kdiff_jax.checkup import checks, finding, machine, private, speed, workdir
 from kdiff_jax.checkup.finding import Finding
 from kdiff_jax.errors import CheckpointError
 
-
-def checks() -> list[str]:
-    return [name for name, *_ in doctor._checks(pathlib.Path("w"))]
+NAMES = [name for name, *_ in checks.listed(pathlib.Path("w"), lambda: None)]
 
 
 @pytest.mark.parametrize(
@@ -63,16 +61,15 @@ def test_what_a_check_raises_is_a_line(error, code, text, advice):
     found = finding.of("part", raising(error))
     assert (found.exit_code, found.state) == (code, "broken")
     assert text in found.text and found.advice.startswith(advice)
-    assert doctor.line(found).count("\n") == 1
+    assert found.line().count("\n") == 1
 
 
-def test_without_jax_the_rest_is_looked_at(monkeypatch, tmp_path):
+def test_without_jax_the_rest_is_looked_at(tmp_path):
     broken = raising(RuntimeError("no driver"))
-    monkeypatch.setattr(doctor.command, "start_distributed", broken)
-    found = {one.name: one for one in doctor.findings(tmp_path, 0.0)}
+    found = {one.name: one for one in checks.findings(tmp_path, 0.0, start=broken)}
     states = {name: one.state for name, one in found.items()}
     fine = {"JAX": "broken", "versions": "fine", "disk": states["disk"]}
-    assert states == dict.fromkeys(checks(), "skipped") | fine
+    assert states == dict.fromkeys(NAMES, "skipped") | fine
     assert found["matmul"].text == "not tried: JAX does not work"
 
 
@@ -128,7 +125,10 @@ def test_chips_by_the_names_that_jax_has_for_them(kind, tflops):
     assert chips.of_kind(kind).flops == tflops * 1e12
 
 
-@pytest.mark.parametrize("kind", ["cpu", "NVIDIA GeForce GTX 1080", "TPU v9"])
+@pytest.mark.parametrize(
+    "kind",
+    ["cpu", "NVIDIA GeForce GTX 1080", "TPU v9", "NVIDIA A100-SXM4-80GB MIG 1g.10gb"],
+)
 def test_no_peak_is_made_up(kind):
     assert chips.of_kind(kind) is None
 
@@ -190,8 +190,8 @@ def test_a_full_disk_is_a_line_and_the_code_is_7(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(workdir.files, "write_atomically", full)
     some = [("write", lambda: workdir.write(tmp_path)), ("checkpoint", None, "write")]
-    monkeypatch.setattr(doctor, "_checks", lambda folder: iter(some))
-    found = list(doctor.findings(tmp_path, 0.0))
+    monkeypatch.setattr(checks, "listed", lambda folder, start: iter(some))
+    found = list(checks.findings(tmp_path, 0.0, start=lambda: None))
     assert [one.state for one in found] == ["broken", "skipped"]
     assert found[0].exit_code == 7 and "No space left on device" in found[0].text
 
@@ -206,4 +206,4 @@ def test_a_small_disk_and_one_in_memory_have_advice(tmp_path, monkeypatch):
 
 
 def test_a_finding_says_fine():
-    assert doctor.line(Finding("disk", "9 GB")) == "fine    disk         9 GB"
+    assert Finding("disk", "9 GB").line() == "fine    disk         9 GB"

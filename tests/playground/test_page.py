@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 from test_side_by_side import Side, Sides, save
 
-from kdiff_jax import demo
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.playground import page, side_by_side
 
@@ -41,14 +40,14 @@ def test_without_gradio_one_line_says_what_to_do(monkeypatch):
     ],
 )
 def test_who_may_use_the_page(host, password, auth):
-    assert demo.auth(host, password) == auth
+    assert page.auth(host, password) == auth
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.3", "node1"])
 @pytest.mark.parametrize("password", [None, ""])
 def test_others_need_a_password(host, password):
     with pytest.raises(ConfigError, match="set KDIFF_DEMO_PASSWORD, or leave --host"):
-        demo.auth(host, password)
+        page.auth(host, password)
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from kdiff_jax import sealed
+from kdiff_jax.build.stages import halvings
 from kdiff_jax.errors import ConfigError, DataError
 from kdiff_jax.report import blocks, metrics_log, terminal, watched
 from kdiff_jax.report.grid import save_png
@@ -23,7 +24,7 @@ CONFIG = {
         "student": {"method": {"name": "dmd"}},
         "progressive": {
             "method": {"name": "progressive"},
-            "rounds": {"start_steps": 8, "end_steps": 2, "last_train_steps": 30},
+            "rounds": {"start_steps": 8, "end_steps": 1, "last_train_steps": 30},
             "train": {"num_steps": 20},
         },
         "evaluate": {"kind": "evaluate"},
@@ -77,17 +78,28 @@ def by_name(found):
 def test_stages_steps_and_pace(run):
     found = watched.read(run)
     stages = by_name(found)
-    rounds = ["progressive_4", "progressive_2"]
+    rounds = ["progressive_4", "progressive_2", "progressive_1"]
     assert list(stages) == ["teacher", "pairs", "student", *rounds, "evaluate"]
-    assert [s.num_steps for s in found.stages] == [400, 90, 7, 20, 30, 7]
-    assert [s.step for s in found.stages] == [400, 80, 4, 0, 0, 0]
-    assert [s.is_done for s in found.stages] == [True] + [False] * 5
+    assert [s.num_steps for s in found.stages] == [400, 90, 7, 20, 30, 30, 7]
+    assert [s.step for s in found.stages] == [400, 80, 4, 0, 0, 0, 0]
+    assert [s.is_done for s in found.stages] == [True] + [False] * 6
     assert found.current is stages["student"] and found.lives and not found.is_done
     assert stages["student"].seconds_left == 150.0  # three steps of 50 s
     text = shown(found)
     assert "tiny  running" in text and "4/7" in text and "2m30s left" in text
     assert "400/400" in text and "in 3m20s" in text and "80/90" in text
     assert "loss/0" not in text and "fd_n9" in text and "best 3 at 2" in text
+
+
+@pytest.mark.parametrize(("start", "end"), [(64, 1), (16, 4), (4, 2), (2, 1)])
+@pytest.mark.parametrize("last", [None, 30])
+def test_rounds_are_those_of_the_recipe(start, end, last):
+    rounds = dict(start_steps=start, end_steps=end, last_train_steps=last)
+    stages = {"kd": {"rounds": rounds, "train": {"num_steps": 20}}}
+    planned = watched._planned({"order": ["kd"], "stages": stages})
+    found = [(name, section["train"]["num_steps"]) for name, section in planned]
+    expected = halvings(**rounds)
+    assert found == [(f"kd_{steps}", train or 20) for steps, train in expected]
 
 
 def test_a_run_that_nobody_works_in_says_so(run):
@@ -97,7 +109,7 @@ def test_a_run_that_nobody_works_in_says_so(run):
 
 
 def test_a_finished_run_shows_its_report_and_picture(run):
-    for stage in ("pairs", "student", "progressive_4", "progressive_2", "evaluate"):
+    for stage in [*by_name(watched.read(run))][1:]:
         sealed.write_json(run / stage / "done.json", {})
     rows = [{"stage": "student", "nfe": 1, "metrics": {"fid": 3.25, "is": 9.0}}]
     sealed.write_json(run / "report.json", {"rows": rows})
