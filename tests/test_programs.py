@@ -43,7 +43,9 @@ OTHER_TRAIN = dict(
     **dict(num_steps=3, batch_size=8, result="ema", log_every=2, sample_every=2),
     **dict(save_every=2, save_minutes=2.0, validate_every=2, num_microbatches=2),
     **dict(steps_per_dispatch=2, keep=3, spike_factor=2.0, spike_lines=2),
-    **dict(hang_minutes=1.0, layout="zero1", best_by="fd", figure_every=2),
+    **dict(
+        hang_minutes=1.0, tracker="wandb", layout="zero1", best_by="fd", figure_every=2
+    ),
     **dict(figure_images=2, figure_metrics=("kd",), figure_average="slow"),
 )
 
