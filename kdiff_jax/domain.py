@@ -88,6 +88,27 @@ class Embedded:
         return rows.astype(jnp.float32)
 
 
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """A `Reader` that leaves rows as they are, for a loss that encodes them itself.
+
+    Attributes:
+        row: One row of the table.
+    """
+
+    row: jax.ShapeDtypeStruct
+
+    @property
+    def shapes(self) -> Mapping[str, Any]:
+        """Nothing beside the table."""
+        return {}
+
+    def read(self, frozen: Frozen, rows) -> Any:
+        """The rows."""
+        del frozen
+        return rows
+
+
 def embedded(length: int, dim: int) -> Embedded | None:
     """The reader of texts of `length` vectors; None where a condition is no text."""
     return Embedded(length, dim) if length else None
@@ -121,6 +142,10 @@ class Conditions(NamedTuple):
             return numbers
         rows = frozen[TABLE][jnp.maximum(numbers, 0)]
         return jnp.where((numbers >= 0)[:, None], rows, 0.0)
+
+    def unread(self) -> "Conditions":
+        """The same, of which `take` gives texts as rows of the table."""
+        return self._replace(reader=self.reader and Rows(self.reader.row))
 
     @property
     def length(self) -> int:

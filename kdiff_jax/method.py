@@ -177,6 +177,8 @@ class Method(NamedTuple):
         averages: Names of moving averages of the student that the losses read.
         batch_keys: The entries of the batch that the losses read, see `types`.
         pretrained: Frozen roles whose params lie in files that the keywords name.
+        encodes_texts: Whether the losses encode texts themselves: those of a batch are
+            then a `domain.Prompt` of rows of the table, such as token ids.
         trainable: role -> predicate of a leaf's path, "a/b/kernel"; leaves that fail it
             stay as they are, bit for bit, and have no optimizer state. Default: all.
     """
@@ -194,6 +196,13 @@ class Method(NamedTuple):
     batch_keys: tuple[str, ...] = ("x0", "y")
     pretrained: Mapping[str, Pretrained] = {}
     trainable: Mapping[str, Callable[[str], bool]] = {}
+    encodes_texts: bool = False
+
+    @property
+    def conditions(self) -> Conditions:
+        """What the numbers `y` of its batches become."""
+        own = self.nets["student"].conditions
+        return own.unread() if self.encodes_texts else own
 
 
 def updates_before(phases: tuple[Phase, ...], role: str) -> Callable[[Any], Any]:

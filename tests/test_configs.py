@@ -28,7 +28,8 @@ ALIKE = {
     *("cifar10_msd2", "digits_dmd", "digits_dmd2"),
     *("imagenet64_msd", "cifar10_o2mkd", "lsun256_o2mkd", "celebahq256_o2mkd"),
     *("imagenet64_msd_small", "imagenet64_progressive", "cifar10_edm"),
-    *("lsun256_student", "cifar10_latent", "sd15_dmd2"),
+    *("lsun256_student", "cifar10_latent", "cifar10_text", "cifar10_text_o2mkd"),
+    "sd15_dmd2",
     *("sd15_o2mkd", "sd15_msd", "sd15_student", "sd15_dogs_msd_small"),
     *("dit256_dmd2", "dit256_gdd", "dit256_progressive"),
 }
@@ -54,6 +55,7 @@ PLANNED_ALIKE = {
     *("imagenet64_edm", "cifar10_o2mkd", "cifar10_progressive", "digits_msd"),
     *("digits_sid", "digits_student", "digits_teacher", "lsun256_student"),
     *("cifar10_edm", "digits_dmd2", "sd15_dmd2", "cifar10_latent"),
+    *("cifar10_text", "cifar10_text_o2mkd"),
     *("sd15_o2mkd", "sd15_msd", "sd15_student", "sd15_dogs_msd_small"),
     *("dit256_dmd2", "dit256_gdd", "dit256_progressive"),
 }

@@ -71,7 +71,7 @@ def check(found, tmp_path):
         (
             "dmd",
             BY_FD | {"train.figure_metrics": ["fid"]},
-            "figure_metrics: .*fid.*; choose one of clip_score, fd, ",
+            "figure_metrics: .*fid.*; choose one of class_accuracy, clip_score, fd, ",
         ),
         (
             "dmd",
@@ -122,6 +122,7 @@ def test_an_average_that_nobody_keeps_is_no_result(tmp_path):
 ALIKE = {
     *("sd15_dmd2", "sd15_msd", "sd15_student", "sd15_o2mkd"),
     *("dit256_gdd", "dit256_progressive", "cifar10_latent"),
+    *("cifar10_text", "cifar10_text_o2mkd"),
 }
 
 

@@ -11,6 +11,7 @@ from kdiff_jax.build.inputs import (
     check_autoencoder,
     load_autoencoder,
     load_images,
+    load_labelled,
     load_latents,
     load_table,
     readers,
@@ -26,6 +27,7 @@ from kdiff_jax.build.objects import (
     powers,
     program,
 )
+from kdiff_jax.build.prompts import keep_tokenizer, load_encoder
 from kdiff_jax.build.resolved import (
     AutoencoderStage,
     EvaluateStage,
@@ -59,9 +61,12 @@ __all__ = [
     "complete",
     "defaults",
     "expand",
+    "keep_tokenizer",
     "check_autoencoder",
     "load_autoencoder",
+    "load_encoder",
     "load_images",
+    "load_labelled",
     "load_latents",
     "load_table",
     "lock",

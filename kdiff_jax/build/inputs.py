@@ -9,7 +9,7 @@ from kdiff_jax import domain, latent
 from kdiff_jax.build import prompts
 from kdiff_jax.build.prompts import check_fields
 from kdiff_jax.build.resolved import Recipe
-from kdiff_jax.data import conditions, images
+from kdiff_jax.data import class_prompts, conditions, images
 from kdiff_jax.data import latents as caches
 from kdiff_jax.encoders import latents
 from kdiff_jax.errors import ConfigError, DataError
@@ -17,7 +17,12 @@ from kdiff_jax.interop import built, trees
 
 
 def load_images(recipe: Recipe) -> images.Images:
-    """The data set of the recipe, checked against the model's image shape."""
+    """The data set of the recipe, checked against the model's shape and conditions."""
+    return _check_classes(recipe, _prompted(recipe, load_labelled(recipe)))
+
+
+def load_labelled(recipe: Recipe) -> images.Images:
+    """The data set with its own labels, checked against the model's image shape."""
     found = images.load(recipe.data.name, **recipe.data.keywords)
     shape = recipe.space.pixel_shape
     if found.shape != shape:
@@ -26,6 +31,25 @@ def load_images(recipe: Recipe) -> images.Images:
             f" {shape} (model.image_shape); set data.size or data.channels, or the"
             " model's shape"
         )
+    if recipe.templates and found.num_classes != len(recipe.class_names):
+        raise ConfigError(
+            f"data.class_names={list(recipe.class_names)}: are"
+            f" {len(recipe.class_names)}, and data {found.name!r} has"
+            f" {found.num_classes} classes; name each, in the order of the labels"
+        )
+    return found
+
+
+def _prompted(recipe: Recipe, found: images.Images) -> images.Images:
+    """The same with the numbers of prompts as labels, where templates make such."""
+    if not (num := len(recipe.templates)):
+        return found
+    labels = class_prompts.numbers(found.labels, num, recipe.seed)
+    return found._replace(labels=labels, num_classes=num * len(recipe.class_names))
+
+
+def _check_classes(recipe: Recipe, found: images.Images) -> images.Images:
+    """The same set, if it has the classes that the model is asked for."""
     num_classes = recipe.num_classes
     if recipe.brings_latents:  # what an image is conditioned on is the cache's matter
         return found
@@ -151,12 +175,14 @@ def load_latents(recipe: Recipe) -> images.Images:
             f" {want} (model.image_shape); make a cache of images of its size"
         )
     asked, num_views = recipe.num_classes, found.num_views if flip else 1
-    if asked and int(found.labels.max(initial=0)) >= asked:
+    known = len(recipe.class_names) or asked
+    if asked and int(found.labels.max(initial=0)) >= known:
         raise DataError(
-            f"data.latents={path!r}: has conditions up to {found.labels.max()},"
-            f" model.num_classes is {asked}; make them fit"
+            f"data.latents={path!r}: has conditions up to {found.labels.max()}, and"
+            f" {'data.class_names' if recipe.templates else 'model.num_classes'} has"
+            f" {known}; make them fit"
         )
-    return images.Images(
+    whole = images.Images(
         read=lambda indices: found.read(indices)[caches.MOMENTS],
         labels=found.labels if asked else np.zeros_like(found.labels),
         num=found.num,
@@ -166,6 +192,7 @@ def load_latents(recipe: Recipe) -> images.Images:
         name=found.name,
         num_views=num_views,
     )
+    return _prompted(recipe, whole)
 
 
 def _whole(found: caches.Latents, num_views: int) -> np.ndarray | None:

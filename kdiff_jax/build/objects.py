@@ -169,7 +169,7 @@ def program(
         )
         student = networks.nets["student"]
         of_student: dict[str, Any] = dict(
-            space=student.space, conditions=student.conditions
+            space=student.space, conditions=method.conditions
         )
         augmented = {} if "z" in method.batch_keys else recipe.augmented
         if recipe.latents:  # which has the latents of flipped images
@@ -231,7 +231,7 @@ def _optim(stage: Learning, role: str) -> dict[str, Any]:
     so that they keep some only where `roles` asks for it.
     """
     shared = dict(stage.optim)
-    if role != "student":
+    if role not in ("student", texts.ROLE):  # both are what the stage leaves
         shared |= dict.fromkeys(("ema_decay", "ema_half_life", "ema_power"))
         shared["averages"] = {}
     return arguments.as_declared(optim.make, {**shared, **stage.roles.get(role, {})})
@@ -248,6 +248,8 @@ def _method(stage: Learning, nets, process) -> Method:
                 " or, if it is the teacher's, set it to None, and init.student to"
                 " 'random' or to a stage that reads none"
             )
+    if stage.trains_text:
+        nets = {**nets, texts.ROLE: _text_encoder(stage, nets["student"])}
     given = arguments.as_declared(methods.make_function(name), keywords)
     method = methods.make(name, nets=nets, process=process, **given)
     wanted = method.sampler
@@ -259,3 +261,35 @@ def _method(stage: Learning, nets, process) -> Method:
                 " section sampler"
             )
     return method
+
+
+def _text_encoder(stage: Learning, student: Net) -> Net:
+    """The encoder of the prompts that a student reads, to be trained with it.
+
+    Raises:
+        ConfigError: If the model has none, or the method trains none, or there would be
+            one for each of several students, or of one of several steps.
+    """
+    place = f"data.text_encoder={stage.name!r}"
+    if not isinstance(reader := student.reader, texts.Tokens):
+        raise ConfigError(
+            f"{place}: a stage trains the encoder that model.text describes, and there"
+            " is none; set it, with cond_dim and cond_length"
+        )
+    if texts.ROLE not in methods.roles(name := stage.method.name):
+        known = [n for n in methods.names() if texts.ROLE in methods.roles(n)]
+        raise ConfigError(
+            f"{place}: the method {name!r} trains no text encoder; name a stage of"
+            f" {', '.join(known)}, or the folder of an encoder"
+        )
+    if isinstance(stage, TrainStage) and (stage.partition or stage.pairs):
+        raise ConfigError(
+            f"{place}: several students, or students of pairs, read an encoder that is"
+            " there; name a stage of one student on data"
+        )
+    if stage.train.result == "best":
+        raise ConfigError(
+            f"stages.{stage.name}.train.result='best': keeps a step of the denoiser"
+            " alone, and this stage trains its text encoder; choose params or ema"
+        )
+    return texts.net(reader)

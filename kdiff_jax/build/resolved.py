@@ -40,6 +40,8 @@ class TrainStage:
         precision: Type that every network of the stage computes in.
         channels: Which channels a narrower student begins with; "" for no narrower one.
         blocks: Which blocks a shallower student begins with; "" for no shallower one.
+        trains_text: Whether it trains the text encoder, too, which `data.text_encoder`
+            names it for.
     """
 
     kind: ClassVar[Literal["train"]] = "train"
@@ -59,6 +61,7 @@ class TrainStage:
     precision: str
     channels: str
     blocks: str = ""
+    trains_text: bool = False
 
     @property
     def hang_minutes(self) -> float:
@@ -89,6 +92,7 @@ class AutoencoderStage:
     sampler: ClassVar[Keywords] = FrozenDict()
     pairs: ClassVar[str] = ""
     filter_data: ClassVar[bool] = False
+    trains_text: ClassVar[bool] = False
     name: str
     section: Mapping[str, Any] = dataclasses.field(compare=False, repr=False)
     network: Named
@@ -188,8 +192,8 @@ class LatentsStage:
 
 Learning = TrainStage | AutoencoderStage
 Stage = Learning | PairsStage | EvaluateStage | LatentsStage
-# Kinds of stages that make what the section `data` names.
-MADE = ("autoencoder", "latents")
+# Key of the section `data` -> kind of the stages that make what it names.
+MADE = {"autoencoder": "autoencoder", "latents": "latents", "text_encoder": "train"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,8 +211,12 @@ class Recipe:
             that trains it, see `placed`; "" for none.
         latents: Path of the cache of the data's latents, or the stage that makes it; ""
             where images are encoded as they are read.
-        text_encoder: Path of the tokenizer and text encoder of prompts; "" for none.
-        made: Which of `autoencoder` and `latents` stages make, and their names.
+        text_encoder: Path of the tokenizer and text encoder of prompts, or the stage
+            that trains it; "" for none.
+        class_names: Name of each class, for `templates`.
+        templates: What prompts are made of, see `data.class_prompts`; () for none.
+        made: Which of `autoencoder`, `latents` and `text_encoder` stages make, and
+            their names.
         partition: What students share; None where there is one.
         teacher: Path of a teacher that is brought; "teacher" for the stage of that
             name.
@@ -227,6 +235,8 @@ class Recipe:
     autoencoder: str = ""
     latents: str = ""
     text_encoder: str = ""
+    class_names: tuple[str, ...] = ()
+    templates: tuple[str, ...] = ()
     made: Mapping[str, str] = FrozenDict()
     partition: Partition | None = None
     teacher: str = "teacher"

@@ -151,10 +151,16 @@ class Data(NamedTuple):
             f32[model.num_classes + 1, model.cond_length, model.cond_dim], the last of
             which is the text that stands for none. With `model.text` a .txt of prompts,
             one a line, or "" for the captions of `latents`.
+        class_names: Name of each class of the data, for prompts of `templates`.
+        templates: Texts with one {} for the name of the class, such as "a photo of a
+            {}", with `model.text`: each image has one of them by its number, and the
+            model knows all, class by class: `model.num_classes` is the number of
+            classes times that of templates.
         autoencoder: Folder or file of the autoencoder that `model.autoencoder`
             describes, see `latent.load`, or the stage that trains it; "" without.
         text_encoder: Pipeline folder of the tokenizer and the encoder that `model.text`
-            describes, see `kdiff_jax.text`; "" without.
+            describes, see `kdiff_jax.text`, or a model of ours that has them, or the
+            stage that trains the encoder with its denoiser; "" without.
         latents: Cache of the latents that the images have, made by
             `python -m kdiff_jax.cache`, or the stage that makes it, to train on; ""
             encodes images as they are read.
@@ -175,6 +181,8 @@ class Data(NamedTuple):
     autoencoder: str = ""
     latents: str = ""
     text_encoder: str = ""
+    class_names: tuple[str, ...] = ()
+    templates: tuple[str, ...] = ()
     channels: Literal[0, 1, 3] = 0
     background: str = "white"
     flip: bool = False

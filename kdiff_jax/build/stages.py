@@ -31,20 +31,27 @@ def resolve(config: Mapping[str, Any]) -> Recipe:
     data = dict(config["data"])
     augmented = {k: v for k in ("flip", "augment_prob") if (v := data.pop(k, None))}
     paths = [data.pop(key, "") for key in PATHS]
+    texts = {k: tuple(data.pop(k, ())) for k in ("class_names", "templates")}
     partition, stages = config.get("partition"), tuple(expand(config))
     kinds = {stage.name: stage.kind for stage in stages}
-    read = dict(zip(PATHS, paths, strict=True))
-    made = {kind: read[kind] for kind in MADE if kinds.get(read[kind]) == kind}
+    read: dict[str, str] = dict(zip(PATHS, paths, strict=True))
+    teacher = config.get("init", {}).get("teacher", "teacher")
+    if read["text_encoder"] == "teacher" not in kinds:  # one that is brought has it
+        read["text_encoder"] = teacher
+    made = {
+        key: read[key] for key, kind in MADE.items() if kinds.get(read[key]) == kind
+    }
     return Recipe(
         config["name"],
         stages,
         named(data),
         frozen(augmented),
         Spec.of({"num_classes": 0, **config["model"]}, "--config.model."),
-        *paths,
+        *read.values(),
+        **texts,
         made=frozen(made),
         partition=sections.Partition(**frozen(partition)) if partition else None,
-        teacher=config.get("init", {}).get("teacher", "teacher"),
+        teacher=teacher,
         teacher_hint=config.get("teacher_hint", ""),
         hints=frozen(config.get("hints", {})),
         seed=config.get("seed", 0),
@@ -109,6 +116,7 @@ def _train(config, name: str, section, init) -> TrainStage:
         precision=_precision(config, section),
         channels=section.get("channels", ""),
         blocks=section.get("blocks", ""),
+        trains_text=config["data"].get("text_encoder") == name,
     )
 
 

@@ -11,7 +11,7 @@ from kdiff_jax import arguments, domain, methods
 from kdiff_jax.build import sections, stage_sections
 from kdiff_jax.build.sections import GIVEN_BY_BUILD as GIVEN
 from kdiff_jax.build.stages import halvings
-from kdiff_jax.data import images
+from kdiff_jax.data import class_prompts, images
 from kdiff_jax.encoders import trained as autoencoders
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.interop import spec_check as checks
@@ -202,6 +202,8 @@ def _data(section, path) -> None:
     own = sections.Data._fields
     shared = {k: v for k, v in section.items() if k in own}
     _check(sections.Data, shared, "the section data", path)
+    texts = section.get("class_names", ()), section.get("templates", ())
+    class_prompts.check(*texts, path)
     source, rest = images.source(section["name"])
     more = {k: v for k, v in section.items() if k not in own}
     hidden = ("path", "split", "size", *rest)

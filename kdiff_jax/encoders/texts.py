@@ -1,4 +1,4 @@
-"""Texts as token ids, which a frozen encoder makes text states of on the device."""
+"""Texts as token ids, which an encoder makes text states of on the device."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -7,12 +7,13 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from kdiff_jax import registry
+from kdiff_jax import domain, registry
 from kdiff_jax.domain import Frozen
 from kdiff_jax.encoders.clip_text import ClipText, TextStates
+from kdiff_jax.method import Net
 from kdiff_jax.named import Named
 
-ROLE = "text_encoder"  # of its parameters among the frozen arrays
+ROLE = "text_encoder"  # of its parameters, frozen or trained
 
 
 class Texts(ClipText):
@@ -85,3 +86,21 @@ class Tokens:
         module = self.text.changed(dtype=self.dtype).call(make)
         states: Any = module.apply({"params": frozen[ROLE]}, rows.astype(jnp.int32))
         return module.chosen(states)
+
+
+def net(reader: Tokens) -> Net:
+    """The encoder of a reader as a network that is trained.
+
+    Its `apply` is (params, y) -> f32[B, L, D], text states of token ids [B, L], or of
+    those of a `domain.Prompt`.
+    """
+    module = reader.text.call(make)
+
+    def init(key):
+        ids = jnp.zeros((1, reader.length), jnp.int32)
+        return module.init(key, ids)["params"]
+
+    def apply(params, y):
+        return reader.read({ROLE: params}, domain.as_read(y))
+
+    return Net(init, apply, precision=reader.dtype)

@@ -82,6 +82,7 @@ class Extractor(NamedTuple):
         spatial: The features that keep places in the image.
         channels: Number of channels of the images; None for any.
         figures: Established names of figures on these features, such as "fid" for "fd".
+        classes: Names of the classes of `logits`, in their order.
     """
 
     dims: Mapping[str, int | None]
@@ -93,6 +94,7 @@ class Extractor(NamedTuple):
     spatial: str | None = None
     channels: int | None = 3
     figures: Mapping[str, str] = {}
+    classes: tuple[str, ...] = ()
 
 
 def names(defines: str = MEASURING) -> list[str]:

@@ -17,6 +17,10 @@ from kdiff_jax.types import Params
 
 SIZE = 32  # of the images that it is trained on
 FILE = WeightsFile("the .npz of a CIFAR-10 ResNet-56")
+CLASSES = (
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
+)
 
 
 class BasicBlock(nn.Module):
@@ -128,7 +132,11 @@ def extract(
 
 
 EXTRACTOR = Extractor(
-    {"pooled": 64, "logits": 10}, main="pooled", extract=extract, logits="logits"
+    {"pooled": 64, "logits": 10},
+    main="pooled",
+    extract=extract,
+    logits="logits",
+    classes=CLASSES,
 )
 
 

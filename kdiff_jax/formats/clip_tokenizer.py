@@ -29,7 +29,7 @@ CONFIG, SPECIAL, ADDED = (
 )
 START, END = "<|startoftext|>", "<|endoftext|>"
 DEFAULTS = dict(bos_token=START, eos_token=END, unk_token=END, pad_token=END)
-LENGTH = 77
+LENGTH = 77  # of CLIP's, whose prompts are cut there
 MAX_LENGTH = 65536  # what is longer means that there is no limit
 MAX_BYTES = 2**26  # the real files have 1.4 MB
 WORDS = (
@@ -108,6 +108,19 @@ class Tokenizer:
             row[: len(inside) + 2] = [self.start, *inside, self.end]
         return ids
 
+    def counts(self, prompts: Sequence[str]) -> Int32[np.ndarray, " B"]:
+        """Number of tokens of each prompt, with start and end, before any is cut."""
+        found = self._tokenizer.encode_batch_fast([*prompts], add_special_tokens=False)
+        return np.array([len(one.ids) + 2 for one in found], np.int32)
+
+    def words(self, text: str) -> list[str]:
+        """The words that merges are made in, each byte as its letter."""
+        inner = self._tokenizer
+        split = inner.pre_tokenizer.pre_tokenize_str(
+            inner.normalizer.normalize_str(text)
+        )
+        return [word for word, _ in split]
+
     def texts(self, ids: Integer[np.ndarray, "B L"]) -> list[str]:
         """Prompts that have these ids: as given, but for letters' case and spaces."""
         return [self._text(row.tolist()) for row in ids]
@@ -123,6 +136,11 @@ class Tokenizer:
         ]
         # A mark that stands alone behind a word is the same token beside it.
         return re.sub(r"(?<=\w) (?=[,.!?;:](?: |$))", "", " ".join(words).strip())
+
+
+def letters() -> list[str]:
+    """What stands for each byte in a vocabulary, in CLIP's order."""
+    return list(_byte_of_letter())
 
 
 def copy(path: str | os.PathLike, target: pathlib.Path) -> None:

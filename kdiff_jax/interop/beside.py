@@ -83,9 +83,10 @@ def read(folder: pathlib.Path, spec: Spec) -> dict[str, Any]:
 
 
 def with_tokenizer(checkpoint: pathlib.Path) -> pathlib.Path:
-    """The folder that has the tokenizer: a model's, or that of its stage's model."""
+    """The folder that has the tokenizer: a model's, or its stage's."""
     checkpoint = checkpoint.absolute()
-    places = (checkpoint, checkpoint / "model", checkpoint.parents[1] / "model")
+    stage = checkpoint.parents[1]  # of a step of its checkpoints
+    places = (checkpoint, checkpoint / "model", stage / "model", stage)
     found = [p for p in places if (p / clip_tokenizer.PART).is_dir()]
     return found[0] if found else checkpoint
 
@@ -122,13 +123,25 @@ def ids_of(
         ConfigError: If a prompt has more.
     """
     ids = np.asarray(tokenizer(list(texts)))
-    long = np.flatnonzero((ids[:, length:] != tokenizer.pad).any(axis=1))
+    long = too_long(tokenizer, texts, length)
     if long.size:
         raise ConfigError(
             f"{option}={texts[long[0]]!r}: has more than the {length} tokens that this"
             " model reads; shorten it"
         )
     return ids[:, :length].astype(np.uint16)
+
+
+def too_long(
+    tokenizer: clip_tokenizer.Tokenizer, texts: Sequence[str], length: int
+) -> np.ndarray:
+    """i64[n], the prompts with more tokens than a model reads.
+
+    At CLIP's own length prompts are cut, as they are everywhere.
+    """
+    if length >= clip_tokenizer.LENGTH:
+        return np.arange(0)
+    return np.flatnonzero(tokenizer.counts(texts) > length)
 
 
 def _sha256(path: pathlib.Path) -> str:

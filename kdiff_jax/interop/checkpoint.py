@@ -1,7 +1,9 @@
 """Checkpoints as people have them: ours, or another project's through `foreign`."""
 
+import dataclasses
 import logging
 import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -62,7 +64,7 @@ def _load_own(path: pathlib.Path) -> Model:
         if folder.is_ours(place):
             return folder.load(place)
     if (found := training.find(path)) is not None:
-        return of_stage(found[0], *training.load(*found))
+        return of_stage(*found)
     raise CheckpointError(
         f"checkpoint={str(path)!r} holds no model; give a stage folder of a workdir, a"
         f" step in its checkpoints/, a folder with {WEIGHTS} and {CONFIG}, or another"
@@ -70,9 +72,26 @@ def _load_own(path: pathlib.Path) -> Model:
     )
 
 
-def of_stage(stage: pathlib.Path, spec: Spec, params: Any) -> Model:
-    """The model of parameters that come from the steps of a stage folder."""
-    return folder.complete(spec, flatten(params), stage)
+def of_stage(
+    stage: pathlib.Path, steps: Sequence[int], result: str | None = None
+) -> Model:
+    """The model of a step of a stage folder; for the arguments see `training.load`."""
+    return of_params(stage, *training.load(stage, steps, result))
+
+
+def of_params(
+    stage: pathlib.Path, spec: Spec, params: Any, beside: Mapping[str, Any] = {}
+) -> Model:
+    """The model of parameters that come from the steps of a stage folder.
+
+    Args:
+        stage: The folder.
+        spec: Spec of the model.
+        params: Its parameters.
+        beside: What the stage has trained with them, by role.
+    """
+    model = folder.complete(spec, flatten(params), stage)
+    return dataclasses.replace(model, frozen={**model.frozen, **beside})
 
 
 def located(path) -> pathlib.Path:

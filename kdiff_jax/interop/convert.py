@@ -108,7 +108,9 @@ def run(
                     " target=kdiff"
                 )
             if target == "diffusers":
-                diffusers_export.save(output, loaded, pipeline=pipeline)
+                tokenizer = beside.with_tokenizer(source)
+                about: dict[str, Any] = dict(pipeline=pipeline, tokenizer=tokenizer)
+                diffusers_export.save(output, loaded, **about)
             else:
                 safetensors_export.save(output, loaded)
         return [f"{loaded.num_params:,} parameters: {output}"]

@@ -71,7 +71,12 @@ Without it you get another sampler.
 
 
 def save(
-    folder, model, *, num_steps: int | None = None, pipeline: str | None = None
+    folder,
+    model,
+    *,
+    num_steps: int | None = None,
+    pipeline: str | None = None,
+    tokenizer: pathlib.Path | None = None,
 ) -> pathlib.Path:
     """Writes config.json, the weights, scheduler_config.json, the index and a card.
 
@@ -84,14 +89,16 @@ def save(
         num_steps: Number of sampling steps; 1 for a one-step student, None for those
             of the model's sampler.
         pipeline: Pipeline of Stable Diffusion whose other parts are copied.
+        tokenizer: Folder with the tokenizer of a model that has its own text encoder.
 
     Raises:
         CheckpointError: If diffusers cannot express the network or the sampler. One
             line; nothing is written.
     """
     if model.spec.network.name == diffusers_condition.NETWORK:
+        about: dict[str, Any] = dict(pipeline=pipeline, tokenizer=tokenizer)
         return diffusers_pipeline_export.save(
-            folder, model, num_steps=num_steps, pipeline=pipeline
+            folder, model, num_steps=num_steps, **about
         )
     if pipeline is not None:
         raise refused("pipeline", pipeline, "none for this network, leave it out")

@@ -1,7 +1,8 @@
 """Stable Diffusion's U-Net as a pipeline folder that diffusers loads.
 
 The network and its scheduler are written; text encoders, tokenizers, autoencoder and
-whatever else a pipeline has are copied from the one that the model came from.
+whatever else a pipeline has are copied from the one that the model came from. A model
+that has trained them itself has its own, see `pipeline_parts_export`.
 """
 
 import pathlib
@@ -23,6 +24,7 @@ from kdiff_jax.interop import (
     schedulers_latent_export,
 )
 from kdiff_jax.interop import diffusers_files as files
+from kdiff_jax.interop import pipeline_parts_export as own_parts
 from kdiff_jax.interop.diffusers_condition import CLASS, NETWORK, PIPELINE
 from kdiff_jax.interop.diffusers_options import json_text
 from kdiff_jax.interop.schedulers_export import refused
@@ -55,7 +57,12 @@ into one of text encoders and an autoencoder that fit.
 
 
 def save(
-    folder, model, *, num_steps: int | None = None, pipeline: str | None = None
+    folder,
+    model,
+    *,
+    num_steps: int | None = None,
+    pipeline: str | None = None,
+    tokenizer: pathlib.Path | None = None,
 ) -> pathlib.Path:
     """Writes unet/, scheduler/, the parts of a pipeline, its index and a card.
 
@@ -64,7 +71,8 @@ def save(
         model: An `interop.Model`.
         num_steps: Number of sampling steps; None for those of the model's sampler.
         pipeline: Folder that the other parts are copied from; None for that which the
-            model came from, if it is there, or none.
+            model came from, if it is there, or the model's own parts, or none.
+        tokenizer: Folder with the tokenizer of the model's own text encoder.
 
     Raises:
         CheckpointError: If diffusers cannot express the network or the sampler, or the
@@ -78,8 +86,12 @@ def save(
     diffusers_options.check_groups(shapes, config["norm_num_groups"], None)
     home = _home(model.spec, pipeline)
     index = files.read_json(home / files.INDEX) if home else {}
+    own = home is None and own_parts.has_all(model, tokenizer)
     if home:
         config |= _check_fits(home, index, config)
+    elif own:
+        own_parts.check(spec)
+        index = own_parts.index()
     scheduler, call = _scheduler(spec, home, index, num_steps)
 
     folder = pathlib.Path(folder)
@@ -89,6 +101,8 @@ def save(
     if home:
         for part in _parts(home, index):
             shutil.copytree(home / part, folder / part, dirs_exist_ok=True)
+    elif own and tokenizer:
+        own_parts.write(folder, model, tokenizer)
     for part in (UNET, SCHEDULER):
         (folder / part).mkdir(exist_ok=True)
     weights = folder / UNET / f"{files.WEIGHTS}.safetensors"
@@ -102,7 +116,7 @@ def save(
         version=__version__,
         sampler=", ".join(f"{k}={v}" for k, v in model.spec.sampler.plain().items()),
         call=", ".join(f"{k}={v!r}" for k, v in call.items()),
-        note="" if home else ALONE,
+        note="" if home or own else ALONE,
     )
     write_atomically(folder / CARD, card)
     write_atomically(folder / UNET / files.CONFIG, json_text(config))
@@ -112,6 +126,9 @@ def save(
         # diffusers knows it.
         for name in _named(index).difference(_parts(home, index), (UNET, SCHEDULER)):
             index[name] = [None, None]
+    if own:
+        index[SCHEDULER] = ["diffusers", scheduler["_class_name"]]
+    if home or own:
         # The index comes last: a folder without it is no pipeline.
         write_atomically(folder / files.INDEX, json_text(index))
     return folder

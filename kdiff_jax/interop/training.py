@@ -72,6 +72,7 @@ class Description(NamedTuple):
         partition: Partition of the recipe's students; None without one. A student that
             is trained alone has it here, and none in its spec.
         powers: Name -> relative width, of the averages that are power functions.
+        beside: Further roles that the stage trains and its model has a copy of.
     """
 
     spec: Spec
@@ -79,6 +80,7 @@ class Description(NamedTuple):
     result: str
     partition: Partition | None = None
     powers: Mapping[str, float] = {}
+    beside: tuple[str, ...] = ()
 
 
 def describe(
@@ -124,6 +126,7 @@ def description(stage: pathlib.Path) -> Description:
             about["result"],
             None if owners is None else Partition.from_spec(owners),
             powers,
+            tuple(about.get("beside", ())),
         )
     except (CheckpointError, ConfigError) as error:
         raise CheckpointError(
@@ -138,8 +141,10 @@ def _are_widths(powers) -> bool:
 
 def load(
     stage: pathlib.Path, steps: Sequence[int], result: str | None = None
-) -> tuple[Spec, dict[str, Any]]:
-    """Returns (spec, params) of the first of these steps that is sound.
+) -> tuple[Spec, dict[str, Any], dict[str, Any]]:
+    """Returns (spec, params, beside) of the first of these steps that is sound.
+
+    Beside are parameters that the stage trains with those of its model, by role.
 
     Those before it are named in the log, as errors.
 
@@ -155,10 +160,12 @@ def load(
     about = description(stage)
     result = result or about.result
     part = "params" if result == "params" else f"ema/{result}"
-    params = _newest(stage, steps, f"nets/{about.role}/{part}/")
+    wanted = [f"nets/{name}/{part}/" for name in (about.role, *about.beside)]
+    params, *more = _newest(stage, steps, *wanted)
     if about.spec.partition is None:  # a model of one student has no axis of them
         params = jax.tree.map(lambda x: x[0], params)
-    return about.spec, params
+    more = [jax.tree.map(lambda x: x[0], one) for one in more]
+    return about.spec, params, dict(zip(about.beside, more, strict=True))
 
 
 def role(stage: pathlib.Path, name: str) -> dict[str, Any]:
@@ -175,19 +182,22 @@ def role(stage: pathlib.Path, name: str) -> dict[str, Any]:
             f"stage {stage.name!r} has no checkpoint in {stage}; run it first: the same"
             " command without --stage"
         )
-    return _newest(stage, steps, f"nets/{name}/params/")
+    (found,) = _newest(stage, steps, f"nets/{name}/params/")
+    return found
 
 
 class _Absent(Exception):
     """A sound checkpoint does not hold what is asked for."""
 
 
-def _newest(stage: pathlib.Path, steps: Sequence[int], prefix: str) -> dict[str, Any]:
-    """The leaves below `prefix` of the first of these steps that is sound."""
+def _newest(
+    stage: pathlib.Path, steps: Sequence[int], *prefixes: str
+) -> list[dict[str, Any]]:
+    """The leaves below each prefix, of the first of these steps that is sound."""
     for step in steps:
         folder = stage / "checkpoints" / str(step)
         try:
-            return unflatten(_read(folder, prefix))
+            return [unflatten(_read(folder, prefix)) for prefix in prefixes]
         except _Absent as error:
             raise CheckpointError(f"checkpoint {folder}: {error}") from None
         except Exception as error:  # Orbax raises bare exceptions for damaged files

@@ -8,9 +8,11 @@ arXiv:2206.00364): they differ in the times that are drawn and in the weight.
 from kdiff_jax import rng
 from kdiff_jax.arguments import Positive, Share
 from kdiff_jax.diffusion import guidance, noise_levels
+from kdiff_jax.encoders import texts
 from kdiff_jax.losses import regression
 from kdiff_jax.method import Aux, Method, Phase
 
+ROLES = (texts.ROLE,)  # see `methods.roles`
 TAKES_TIMES = True  # see `methods.takes_times`
 SCORES_PAIRS = True  # see `methods.scores_pairs`
 
@@ -28,7 +30,9 @@ def make(
     """E[ weight(logsnr_t) ||x0 - x0_hat(x_t, t, y)||^2 ].
 
     Args:
-        nets: {"student": Net}; the trained network keeps the name of its role.
+        nets: {"student": Net}; the trained network keeps the name of its role. With a
+            "text_encoder", see `texts.net`, that is trained, too: texts are encoded in
+            the loss, and so is the empty one in the place of those that are dropped.
         process: The forward process.
         times: Distribution of t: "process" (uniform in the process' own time), or the
             noise levels of EDM: "edm", "vp", "ve" (arXiv:2206.00364, Table 1).
@@ -39,13 +43,16 @@ def make(
 
     Source: arXiv:2006.11239 Eq. 14; arXiv:2202.00512 Section 4; arXiv:2206.00364 Eq. 8.
     """
-    student = nets["student"]
+    student, encoder = nets["student"], nets.get(texts.ROLE)
+    trained = {"student": student} | ({texts.ROLE: encoder} if encoder else {})
     guidance.check_null_prob(null_prob, student.num_classes)
     parameters = {"P_mean": P_mean, "P_std": P_std} if times == "edm" else {}
     draw_time = noise_levels.make(times, process, **parameters)
 
     def loss(params, ctx):
         x0, y = ctx.batch["x0"], guidance.drop(ctx.keys, ctx.batch["y"], null_prob)
+        if encoder:
+            y = encoder.apply(params[texts.ROLE], y)
         t = draw_time(ctx.keys, ctx.share.t_range)
         x_t = process.add_noise(x0, rng.normal(ctx.keys, "eps", x0.shape[1:]), t)
         x0_hat = student.apply(
@@ -61,7 +68,8 @@ def make(
         return weighted.mean(), Aux({"loss": weighted.mean(), "x0_error": error.mean()})
 
     return Method(
-        nets={"student": student},
-        phases=(Phase("denoise", ("student",), loss),),
+        nets=trained,
+        phases=(Phase("denoise", tuple(trained), loss),),
         draws=("t_range",),
+        encodes_texts=encoder is not None,
     )

@@ -21,11 +21,14 @@ class Looks(NamedTuple):
         shape: (h, w, C) of those; None for that of the images.
         similarities: (places, the images that are looked at) -> f32[B], cosines to what
             those images were to show; None of images without prompts.
+        classes: i32[N], the classifier's class that each image is to show; None where
+            no metric asks.
     """
 
     prepare: Callable[[np.ndarray], np.ndarray] | None = None
     shape: tuple[int, ...] | None = None
     similarities: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
+    classes: np.ndarray | None = None
 
 
 AS_THEY_ARE = Looks()
@@ -40,7 +43,7 @@ class Collector:
     Args:
         features: The features.
         needs: What metrics read: "moments", "rows", "logits", "spatial",
-            "similarities".
+            "similarities", "classes".
         num: Number of images.
         image_shape: (H, W, C).
         labels: i32[num], kept for groups.
@@ -102,7 +105,8 @@ class Collector:
         main, spatial = extractor.main, extractor.spatial
         rows, logits = self._rows.get(main), self._rows.get(extractor.logits)
         apart = moments(spatial) if spatial in self._streams else None
-        return Seen(moments(main), rows, logits, apart, self._labels, self._similar)
+        told = self._labels, self._similar, self._looks.classes
+        return Seen(moments(main), rows, logits, apart, *told)
 
 
 def check_rows(argument: str, num: int, dim: int) -> None:

@@ -35,6 +35,7 @@ class Seen(NamedTuple):
         spatial: Moments of features that keep places in the image.
         labels: i32[N]; what the images are grouped by.
         similarities: f32[N], cosines between images and their prompts.
+        classes: i32[N], the classifier's class that each image was asked for.
     """
 
     main: Gaussian | None = None
@@ -43,13 +44,14 @@ class Seen(NamedTuple):
     spatial: Gaussian | None = None
     labels: Integer[np.ndarray, " N"] | None = None
     similarities: Float[np.ndarray, " N"] | None = None
+    classes: Integer[np.ndarray, " N"] | None = None
 
     def part(self, places: np.ndarray) -> "Seen":
         """The same of some of the images, by their places; needs `rows`."""
         rows = rows_of(self)[places]
-        others = self.logits, self.labels, self.similarities
-        logits, labels, similar = (None if x is None else x[places] for x in others)
-        return Seen(of_rows(rows), rows, logits, None, labels, similar)
+        others = self.logits, self.labels, self.similarities, self.classes
+        logits, *more = (None if x is None else x[places] for x in others)
+        return Seen(of_rows(rows), rows, logits, None, *more)
 
 
 def of_rows(rows: Rows) -> Gaussian:
@@ -81,6 +83,12 @@ def similarities_of(seen: Seen) -> Float[np.ndarray, " N"]:
     """The cosines to prompts; a metric asks for them by NEEDS = ("similarities",)."""
     assert seen.similarities is not None, "not asked for"
     return seen.similarities
+
+
+def classes_of(seen: Seen) -> Integer[np.ndarray, " N"]:
+    """The classes asked for; a metric asks for them by NEEDS = ("classes",)."""
+    assert seen.classes is not None, "not asked for"
+    return seen.classes
 
 
 def main_of(seen: Seen) -> Gaussian:

@@ -4,7 +4,7 @@
 ``measure(found, reference) -> {name: float}``  the figures, of two `Seen`
 ``NEEDS``                                       what it reads of samples: "moments",
                                                 "rows", "logits", "spatial",
-                                                "similarities"
+                                                "similarities", "classes"
 ``NEEDS_OF_REFERENCE``                          of the reference; by default the same
 ``MIN_IMAGES``                                  images that it needs at least
 ``RESAMPLED``                                   whether a bootstrap tells its spread
@@ -111,6 +111,7 @@ def check(
     offers = {
         "logits": features.extractor.logits,
         "spatial": features.extractor.spatial,
+        "classes": features.extractor.classes or None,
     }
     for name, module in zip(wanted, modules(wanted), strict=True):
         for need in module.NEEDS:

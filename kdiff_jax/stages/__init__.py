@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 
 from kdiff_jax import build, domain, interop, sealed
 from kdiff_jax.build import Program, Recipe, Stage
+from kdiff_jax.encoders import texts
 from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.interop import training
 from kdiff_jax.metrics import features
@@ -62,21 +63,35 @@ class Job:
         """What conditions are read from, by role; see `build.load_table`."""
         return build.load_table(self.recipe)
 
-    @functools.cached_property
+    @property
     def frozen(self) -> domain.Frozen:
         """What programs read beside networks, by role: of a job that lacks nothing.
+
+        A text encoder that a stage trains is there as soon as that has finished.
 
         Raises:
             CheckpointError: If a network is missing.
             ConfigError: If there is no table, and the model reads vectors.
             DataError: If the table is missing, or none for this model.
         """
-        return {**self.table, **build.load_autoencoder(self.recipe)}
+        stage = self.recipe.made.get(texts.ROLE)
+        trained = stage is not None and is_done(self.workdir / stage)
+        own = self._trained_encoder if trained else {}
+        return {**self.table, **self._autoencoder, **own}
+
+    @functools.cached_property
+    def _autoencoder(self) -> domain.Frozen:
+        return build.load_autoencoder(self.recipe)
+
+    @functools.cached_property
+    def _trained_encoder(self) -> domain.Frozen:
+        return build.load_encoder(self.recipe)
 
     @property
     def lacks(self) -> list[str]:
-        """Stages that make what others read, and have not finished."""
-        return [s for s in self.recipe.made.values() if not is_done(self.workdir / s)]
+        """Stages that make what the first teacher reads, and have not finished."""
+        made = {k: s for k, s in self.recipe.made.items() if k != texts.ROLE}
+        return [s for s in made.values() if not is_done(self.workdir / s)]
 
     @property
     def only(self) -> int | None:

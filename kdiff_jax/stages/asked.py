@@ -2,10 +2,12 @@
 
 import hashlib
 import pathlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Int32
 
 from kdiff_jax.build.sections import Evaluate
 from kdiff_jax.data import captions
@@ -29,6 +31,13 @@ NO_PROMPTS = (
 )
 
 
+CLASSES = "classes"
+NO_CLASSES = (
+    "metrics=class_accuracy: compares images with the class that they are asked for,"
+    " and"
+)
+
+
 class Asked(NamedTuple):
     """What images are asked for.
 
@@ -41,6 +50,52 @@ class Asked(NamedTuple):
     labels: Callable[[int], np.ndarray]
     texts: Callable[[int], Sequence[str] | None]
     row: Mapping[str, Any]
+
+    def classes(
+        self, seed: int, names: Sequence[str], num_classes: int
+    ) -> Int32[np.ndarray, " N"]:
+        """The class of a classifier that each image is to show.
+
+        The label, or the one class whose name is a word of the prompt.
+
+        Args:
+            seed: Seed of the images.
+            names: Names of the classifier's classes.
+            num_classes: Number of classes of the model.
+
+        Raises:
+            ConfigError: If a prompt names none of them, or several; or the labels are
+                those of other classes.
+        """
+        if (texts := self.texts(seed)) is not None:
+            return classes_of(texts, names)
+        if num_classes != len(names):
+            raise ConfigError(
+                f"{NO_CLASSES} the model has {num_classes} classes, the classifier"
+                f" {len(names)}; leave it out"
+            )
+        return self.labels(seed).astype(np.int32)
+
+
+def classes_of(texts: Sequence[str], names: Sequence[str]) -> Int32[np.ndarray, " N"]:
+    """The one class that each prompt names, by its name as a word.
+
+    Raises:
+        ConfigError: If a prompt names none, or several.
+    """
+    known = {text: _class_of(text, names) for text in dict.fromkeys(texts)}
+    return np.array([known[text] for text in texts], np.int32)
+
+
+def _class_of(text: str, names: Sequence[str]) -> int:
+    words = re.findall(r"\w+", text.lower())
+    found = [i for i, name in enumerate(names) if name in words]
+    if len(found) != 1:
+        raise ConfigError(
+            f"{NO_CLASSES} the prompt {text!r} names {len(found)} of"
+            f" {', '.join(names)}; give prompts with one each, or leave it out"
+        )
+    return found[0]
 
 
 def of_labels(
@@ -109,6 +164,7 @@ def looks(
     texts: Sequence[str] | None,
     protocol: Protocol | None,
     needs: frozenset[str],
+    classes: np.ndarray | None = None,
 ) -> Looks:
     """What is done with made images: a protocol's resize, and cosines to their prompts.
 
@@ -117,6 +173,7 @@ def looks(
         texts: The prompt of each image.
         protocol: A protocol that resizes; None takes images as they are.
         needs: What the metrics read.
+        classes: i32[N], see `Looks`.
 
     Raises:
         ConfigError: If a CLIP score is asked for without a CLIP, or without prompts.
@@ -124,7 +181,7 @@ def looks(
     prepare = protocol.prepare if protocol else None
     shape = protocol.shape() if protocol else None
     if NEED not in needs:
-        return Looks(prepare, shape)
+        return Looks(prepare, shape, classes=classes)
     if clip is None:
         raise ConfigError(NO_CLIP)
     if texts is None:
@@ -138,7 +195,7 @@ def looks(
     def similarities(places, images):
         return clip.similarities(images, vectors[of_image[places]])
 
-    return Looks(prepare, shape, similarities)
+    return Looks(prepare, shape, similarities, classes)
 
 
 def needs_clip(metrics: Sequence[str]) -> bool:

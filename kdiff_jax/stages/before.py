@@ -7,7 +7,6 @@ import jax
 
 from kdiff_jax import build, interop, registry
 from kdiff_jax.build import Stage, TrainStage
-from kdiff_jax.build.resolved import MADE
 from kdiff_jax.errors import ConfigError, UserError
 from kdiff_jax.interop import Spec
 from kdiff_jax.metrics import features
@@ -106,8 +105,9 @@ def _check_made(job: Job) -> None:
     stages = {s.name: s for s in job.stages}
     for kind, name in job.recipe.made.items():
         before = [*stages][: [*stages].index(name)]
-        # An autoencoder is what latents are made with.
-        free = MADE if kind == "latents" else ("autoencoder",)
+        # An autoencoder is what latents are made with, and teachers are trained on.
+        free = () if kind == "autoencoder" else ("latents",)
+        free += ("autoencoder",)
         if early := [other for other in before if stages[other].kind not in free]:
             raise ConfigError(
                 f"order: {early[0]!r} stands before {name!r}, which data.{kind} names;"

@@ -72,13 +72,23 @@ class Reference:
             return feature_extractors.make("pixels")
         return self.features
 
-    def looks(self, questions: asked.Asked, seed: int) -> Looks:
-        """What is done with images that are asked for so, see `asked.looks`."""
+    def looks(self, questions: asked.Asked, seed: int, num_classes: int) -> Looks:
+        """What is done with images that are asked for so, see `asked.looks`.
+
+        Args:
+            questions: What they are asked for.
+            seed: Seed of the images.
+            num_classes: Number of classes of the model.
+        """
         protocol = protocol_of(self.options)
         if self.looks_with is None:
             return Looks()
         texts = questions.texts(seed) if self._clip else None
-        return asked.looks(self._clip, texts, protocol, self.needs)
+        classes = None
+        if asked.CLASSES in self.needs and self.features is not None:
+            names = self.features.extractor.classes
+            classes = questions.classes(seed, names, num_classes)
+        return asked.looks(self._clip, texts, protocol, self.needs, classes)
 
     def about(self) -> dict[str, Any]:
         """What the figures of a row are of."""

@@ -105,7 +105,8 @@ def of_stage(
 
     def student(state):
         found = results.params_of(state.nets["student"], results.average(stage.train))
-        return make.images(found, **asked)
+        own = results.encoder_of(state, results.average(stage.train))
+        return make.images(found, frozen=own, **asked)
 
     rows = [Row(f"{stage.name}, {_steps(make.sampler)}", student)]
     if (teacher := roles.teacher) is not None:

@@ -150,7 +150,11 @@ def model(
 
     def about_seed(seed) -> dict[str, Any]:
         texts = questions.texts(seed) if clip else None
-        looks = asked.looks(clip, texts, told.protocol, needs)
+        classes = None
+        if asked.CLASSES in needs:
+            names = told.features.extractor.classes
+            classes = questions.classes(seed, names, found.num_classes)
+        looks = asked.looks(clip, texts, told.protocol, needs, classes)
         common: dict[str, Any] = dict(batch_size=told.batch_size, needs=needs)
         return dict(labels=questions.labels(seed), seed=seed, looks=looks, **common)
 
@@ -203,8 +207,8 @@ def images(source: str, told: Settings) -> dict[str, Any]:
     needs = told.needs({})
     shape = told.protocol.shape() if told.protocol else data.shape
     stats, clip = told.statistics(shape, {}), told.load_clip()
-    texts, about = None, {}
-    if clip:
+    texts, about, classes = None, {}, None
+    if clip or asked.CLASSES in needs:
         texts = captions.prompts(told.prompts or source)
         if len(texts) < num:
             raise ConfigError(
@@ -213,7 +217,9 @@ def images(source: str, told: Settings) -> dict[str, Any]:
             )
         texts = texts[:num]
         about = {"prompts": asked.about(told.prompts or source, texts)}
-    looks = asked.looks(clip, texts, told.protocol, needs)
+    if texts and asked.CLASSES in needs:
+        classes = asked.classes_of(texts, told.features.extractor.classes)
+    looks = asked.looks(clip, texts, told.protocol, needs, classes)
     seen = measure.of_data(data, told.features, needs=needs, looks=looks)
     return {
         "checkpoint": source,

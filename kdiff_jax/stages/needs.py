@@ -124,7 +124,8 @@ def shapes(job: Job, stage: TrainStage) -> Shapes:
     frozen = {role: given[role] for role in method.frozen if role in given}
     pretrained = {role: found.shapes for role, found in method.pretrained.items()}
     networks = build.Networks(nets, process, tuple(specs))
-    return Shapes(networks, method, state, frozen | pretrained | student.reads)
+    beside = {k: v for k, v in student.reads.items() if k not in method.nets}
+    return Shapes(networks, method, state, frozen | pretrained | beside)
 
 
 def mesh_of(job: Job, stage: TrainStage):

@@ -14,6 +14,7 @@ from kdiff_jax.files import json_text
 from kdiff_jax.interop import Spec
 from kdiff_jax.metrics import features as extractors
 from kdiff_jax.metrics import table
+from kdiff_jax.metrics.collect import AS_THEY_ARE
 from kdiff_jax.metrics.features import Features
 from kdiff_jax.metrics.moments import check_memory
 from kdiff_jax.metrics.seen import Seen
@@ -36,7 +37,7 @@ class Measure(NamedTuple):
         reference: What they are compared with.
         metrics: Names of metrics.
         average: Average of the student that is measured, None for the parameters.
-        asked: seed, labels and batch_size of the images.
+        asked: seed, labels, batch_size and looks of the images.
         about: All of that in plain values.
     """
 
@@ -63,10 +64,11 @@ class Measure(NamedTuple):
             Interrupted: If a signal asked to stop.
         """
         params = results.params_of(state.nets["student"], self.average)
+        own = results.encoder_of(state, self.average)
         needs, names = table.needs(self.metrics), self.metrics
         try:
             seen, _ = measure.looked_at(
-                self.make, params, self.features, needs=needs, **self.asked
+                self.make, params, self.features, needs=needs, frozen=own, **self.asked
             )
             found = table.measure(names, self.features, seen, self.reference)
         except NumericsError as error:
@@ -138,10 +140,18 @@ def of_stage(
     option = "--config.evaluate.batch_size"
     make = grids.generator(job, stage, roles, students, batch_option=option)
     num, num_classes = train.figure_images, roles.spec.num_classes
-    asked = dict(
+    known = options.labels, num, num_classes, job.frozen, job.recipe.text_encoder
+    questions = asked.of_labels(*known)
+    looks = AS_THEY_ARE
+    if asked.CLASSES in table.needs(train.figure_metrics):
+        names = features.extractor.classes
+        classes = questions.classes(options.seed, names, num_classes)
+        looks = looks._replace(classes=classes)
+    about_images = dict(
         seed=options.seed,
-        labels=label_protocols.labels(options.labels, num, num_classes, options.seed),
+        labels=questions.labels(options.seed),
         batch_size=options.batch_size,
+        looks=looks,
     )
     average = results.average_of_figures(train)
     about = {
@@ -164,8 +174,8 @@ def of_stage(
             " compare steps with each other, and with nothing else",
             *(results.option(job, stage, "figure_images"), num, dim),
         )
-    metrics = train.figure_metrics
-    return Measure(make, features, reference.seen, metrics, average, asked, about)
+    compare = features, reference.seen, train.figure_metrics
+    return Measure(make, *compare, average, about_images, about)
 
 
 def missing(job: Job, stage: TrainStage) -> str:

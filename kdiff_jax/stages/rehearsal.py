@@ -8,14 +8,16 @@ traced, before the first stage starts: seconds, where the first stages may take 
 import dataclasses
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from kdiff_jax import build, domain, interop, methods
 from kdiff_jax.build import EvaluateStage, PairsStage, Stage, TrainStage
+from kdiff_jax.data import class_prompts
 from kdiff_jax.data.images import Images
 from kdiff_jax.errors import ConfigError, DataError, UserError
 from kdiff_jax.interop import Spec, training
@@ -174,7 +176,7 @@ def _trace(method: Method, optim, nets, case: _Case) -> None:
     settings = {**method.settings, **case.stage.settings}
     share = domain.whole(nets["student"].num_classes, (0.0, 1.0))
     augmented = {} if "z" in batch else case.augmented
-    as_batch = inputs.make(space=space, conditions=student.conditions, **augmented)
+    as_batch = inputs.make(space=space, conditions=method.conditions, **augmented)
 
     def losses(params, frozen, carry, settings, batch, keys):
         batch = as_batch(frozen, batch, keys)
@@ -219,6 +221,8 @@ def _evaluate(job: Job, stage: EvaluateStage, data: Images | None) -> None:
         shape = compared.shape_of(job, options)
         features.check_shape(extractor, shape)
         table.check(options.metrics, extractor, options.num_images)
+        if asked.CLASSES in table.needs(options.metrics):
+            _check_asked(job, extractor.extractor.classes)
         section = job.recipe.partition
         groups.check(options.per, num_classes, section.num_groups if section else 1)
     except UserError as error:
@@ -229,3 +233,17 @@ def _evaluate(job: Job, stage: EvaluateStage, data: Images | None) -> None:
             f"{place}.features={name}: a single image of {data.name} has no covariance;"
             f" give two, or set {place}.features='' for pictures alone"
         )
+
+
+def _check_asked(job: Job, names: Sequence[str]) -> None:
+    """Refuses conditions that name no class of a classifier, as far as is known.
+
+    Raises:
+        ConfigError: Names the metric.
+    """
+    recipe = job.recipe
+    texts = class_prompts.texts(recipe.class_names, recipe.templates)
+    if texts or not recipe.conditions.dim:
+        labels = np.arange(recipe.num_classes)
+        told = asked.Asked(lambda seed: labels, lambda seed: texts or None, {})
+        told.classes(0, names, recipe.num_classes)

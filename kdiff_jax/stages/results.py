@@ -1,14 +1,18 @@
 """What a training stage leaves, checked before anything runs."""
 
 import logging
+from typing import Any
+
+import jax
 
 from kdiff_jax import build, methods
 from kdiff_jax.build import TrainStage
 from kdiff_jax.build.sections import Train
+from kdiff_jax.encoders import texts
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.metrics import figure_name, table
 from kdiff_jax.stages import Job, compared
-from kdiff_jax.train.step import NetState
+from kdiff_jax.train.step import NetState, TrainState
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +45,22 @@ def figure_of(train: Train, features: str) -> str:
 def params_of(net: NetState, average: str | None):
     """Parameters, or the moving average of this name, of a role."""
     return net.params if average is None else net.ema[average]
+
+
+def encoder_of(state: TrainState, average: str | None) -> dict[str, Any]:
+    """The text encoder of a state, by its role; {} where the stage trains none.
+
+    Without the axis of students, of whom there is one.
+    """
+    if texts.ROLE not in state.nets:
+        return {}
+    params = params_of(state.nets[texts.ROLE], average)
+    return {texts.ROLE: _first(params)}
+
+
+@jax.jit
+def _first(params):
+    return jax.tree.map(lambda x: x[0], params)
 
 
 def option(job: Job, stage: TrainStage, key: str) -> str:

@@ -52,7 +52,7 @@ def of_model(
         seed=options.seed,
         batch_size=options.batch_size,
         labels=questions.labels(options.seed),
-        looks=reference.looks(questions, options.seed),
+        looks=reference.looks(questions, options.seed, model.num_classes),
         needs=reference.needs,
         places=places,
         name=f"evaluate.models, {name!r}",
@@ -107,7 +107,7 @@ def _figures(
             reference.looks_with,
             seed=seed,
             labels=questions.labels(seed),
-            looks=reference.looks(questions, seed),
+            looks=reference.looks(questions, seed, model.num_classes),
             batch_size=options.batch_size,
             needs=reference.needs,
         )

@@ -56,11 +56,12 @@ def _read_beside(job: Job) -> dict[str, str]:
 
     Those that the run makes itself are no matter of where its data lie.
     """
-    frozen = job.table if job.recipe.made else job.frozen
+    made = job.recipe.made
+    frozen = job.table if "autoencoder" in made else job.frozen
     found = {
         role: sealed.digest_of(jax.device_get(trees.flatten(frozen[role])))
         for role in interop.NETWORKS_BESIDE
-        if role in frozen
+        if role in frozen and role not in made
     }
     if job.recipe.brings_latents:
         facts = dict(latents.open_latents(job.recipe.latents).facts)

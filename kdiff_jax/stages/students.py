@@ -270,7 +270,8 @@ def check(job: Job) -> None:
 def _has_vectors(job: Job) -> bool:
     """Whether there are vectors to split by; who reads them says what is missing."""
     try:
-        return bool(job.recipe.conditions.dim and job.frozen)
+        asked = job.recipe.conditions
+        return bool(asked.dim) and {*asked.shapes} <= {*job.frozen}
     except (CheckpointError, DataError):
         return False
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from kdiff_jax import build
 from kdiff_jax.build import TrainStage
 from kdiff_jax.build.sections import Train
 from kdiff_jax.data import batches as data_batches
@@ -37,6 +38,8 @@ def run(job: Job, stage: TrainStage) -> None:
     folder, train = job.folder(stage.name), stage.train
     plan = training_plan.prepare(job, stage)
     folder.mkdir(parents=True, exist_ok=True)
+    if stage.trains_text:
+        build.keep_tokenizer(job.recipe)
     training_plan.describe(folder, plan, stage, job.frozen)
     checkpoints = Checkpoints(folder / "checkpoints", keep=train.keep)
     fed, state, step = training_start.begin(job, stage, plan, checkpoints)
@@ -73,10 +76,11 @@ def run(job: Job, stage: TrainStage) -> None:
         checkpoints.close()
     signals.release()
     params = results.params_of(state.nets["student"], results.average(train))
+    beside = results.encoder_of(state, results.average(train))
     facts: dict[str, Any] = {"train_seconds": log.seconds}
     if found.best:
         params, facts["best"] = found.best.params(params)
-    training_end.leave(job, stage, plan, params, facts)
+    training_end.leave(job, stage, plan, params, facts, beside)
 
 
 def _log(job: Job, stage: TrainStage, students: Students, *, first_step: int) -> Log:

@@ -17,10 +17,25 @@ from kdiff_jax.train import parallel
 
 
 def leave(
-    job: Job, stage: TrainStage, plan: Plan, params, more: Mapping[str, Any]
+    job: Job,
+    stage: TrainStage,
+    plan: Plan,
+    params,
+    more: Mapping[str, Any],
+    beside: Mapping[str, Any] = {},
 ) -> None:
-    """Writes the model and marks the stage as done."""
+    """Writes the model and marks the stage as done.
+
+    Args:
+        job: The job.
+        stage: The stage.
+        plan: What it has trained.
+        params: Parameters of its students, with an axis of them.
+        more: Facts of the training.
+        beside: What was trained with them that models have a copy of, by role.
+    """
     params, many = parallel.to_host(params), plan.students
+    beside = parallel.to_host(dict(beside))
     if len(many.ids) == 1:
         params = jax.tree.map(lambda x: x[0], params)
     if jax.process_index() != 0:
@@ -42,7 +57,7 @@ def leave(
         params=params,
         spec=plan.roles.spec,
         card=card,
-        frozen=job.frozen,
+        frozen={**job.frozen, **beside},
     )
     if job.recipe.text_encoder:
         clip_tokenizer.copy(job.recipe.text_encoder, folder / "model")

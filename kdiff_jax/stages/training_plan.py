@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from kdiff_jax import build, domain, interop
 from kdiff_jax.build import TrainStage
+from kdiff_jax.encoders import texts
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.interop import training
 from kdiff_jax.method import Method
@@ -91,7 +92,10 @@ def describe(
     whole = plan.students.partition
     owners = whole if whole.num_students > 1 else None
     powers = build.powers(stage, "student")
-    about = training.Description(plan.roles.spec, "student", stored, owners, powers)
+    beside = (texts.ROLE,) if stage.trains_text else ()
+    about = training.Description(
+        plan.roles.spec, "student", stored, owners, powers, beside
+    )
     _check_begun(folder, about)
     training.describe(folder, about, frozen)
 

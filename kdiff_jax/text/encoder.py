@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from kdiff_jax.encoders import texts
 from kdiff_jax.encoders.clip_text import ClipText, TextStates
 from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.formats import clip_tokenizer
 from kdiff_jax.formats.lazy import Lazy
-from kdiff_jax.interop import clip_text, original, parts
+from kdiff_jax.interop import beside, clip_text, folder, original, parts
 from kdiff_jax.interop.diffusers_files import TRANSFORMERS
 from kdiff_jax.types import Params
 
@@ -82,8 +83,9 @@ def load(
     """The text encoder of a folder or file; no code of it is run.
 
     Args:
-        path: A pipeline folder of diffusers, the encoder's own folder, or a single
-            file of Stable Diffusion as its authors released it.
+        path: A pipeline folder of diffusers, the encoder's own folder, a single file of
+            Stable Diffusion as its authors released it, or a model folder of ours that
+            has one, or that of its stage.
         part: Name of its folder in a pipeline; "text_encoder_2" is SDXL's second.
         variant: Variant of the weights in a folder, as "fp16"; None takes the plain
             ones, or the only ones.
@@ -100,6 +102,9 @@ def load(
     """
     parts.check_precision(precision)
     path = pathlib.Path(path).expanduser()
+    for place in (path, path / "model"):
+        if folder.is_ours(place):
+            return _of_ours(place, precision)
     try:
         fields, named = _read(path, part, variant, config)
         fields["dtype"] = precision
@@ -110,6 +115,20 @@ def load(
         start = "" if str(path) in str(error) else f"{part}={str(path)!r}: "
         raise CheckpointError(f"{start}{error}") from error
     return Encoder(module, params)
+
+
+def _of_ours(place: pathlib.Path, precision: str) -> Encoder:
+    """The text encoder beside a model of ours."""
+    spec = folder.spec_of(place)
+    frozen = beside.read(place, spec)
+    if spec.text is None or texts.ROLE not in frozen:
+        raise CheckpointError(
+            f"{place}: this model has no text encoder; give one of a stage that trains"
+            " one, or a pipeline's folder"
+        )
+    return Encoder(
+        spec.text.changed(dtype=precision).call(texts.make), frozen[texts.ROLE]
+    )
 
 
 def _read(path, part, variant, config) -> tuple[dict[str, Any], dict[str, Lazy]]:

@@ -57,7 +57,7 @@ def of_method(
     images = jax.ShapeDtypeStruct(
         (batch_size, *method.nets["student"].image_shape), jnp.float32
     )
-    conditions = method.nets["student"].conditions
+    conditions = method.conditions
     labels = jax.eval_shape(lambda: conditions.example(batch_size))
     frozen = {**frozen, **conditions.shapes}
     entries = {"x0": images, "z": images, "y": labels}

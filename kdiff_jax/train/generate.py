@@ -168,7 +168,14 @@ class Generator:
         return jax.jit(take, out_shardings=NamedSharding(self.mesh, P()))
 
     def batches(
-        self, params, *, seed: int, labels: Any, batch_size: int, first: int = 0
+        self,
+        params,
+        *,
+        seed: int,
+        labels: Any,
+        batch_size: int,
+        first: int = 0,
+        frozen: Mapping[str, Any] = {},
     ) -> Iterator[Made]:
         """Images first .. first + len(labels) - 1, group by group; in order of one.
 
@@ -181,6 +188,8 @@ class Generator:
             batch_size: Rounded up to a multiple of the devices; the last batch of a
                 group is padded, so that one program serves all.
             first: The number of the first image.
+            frozen: Arrays on the devices in the place of the generator's own, by role,
+                such as a text encoder that is being trained.
 
         Raises:
             ConfigError: If there is no such seed, no such number of an image, or too
@@ -197,6 +206,7 @@ class Generator:
             )
         size = -(-batch_size // self.mesh.size) * self.mesh.size
         labels, groups = self.owned(labels)
+        placed = {**self.placed, **frozen}
         for group in np.unique(groups).tolist():
             owned, mine = np.flatnonzero(groups == group), self.of_group(params, group)
             for start in range(0, len(owned), size):
@@ -209,7 +219,7 @@ class Generator:
                 positions = (first + padded).astype(np.int32)
                 with self.within_memory(size):
                     z, x0, bad = self.program(
-                        mine, self.placed, root, positions, _rows(labels, padded)
+                        mine, placed, root, positions, _rows(labels, padded)
                     )
                     bad = int(np.asarray(bad))
                 watchdog.beat()

@@ -3,7 +3,7 @@
 import math
 import statistics
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -162,6 +162,7 @@ def looked_at(
     needs: Collection[str] = ("moments",),
     places: np.ndarray | None = None,
     looks: Looks = AS_THEY_ARE,
+    frozen: Mapping[str, Any] = {},
 ) -> tuple[Seen, np.ndarray]:
     """(what metrics read of the images of one seed, those at the places).
 
@@ -175,6 +176,7 @@ def looked_at(
         needs: What metrics read, see `metrics.table.needs`.
         places: i64[n], of the images to keep; none by default.
         looks: See `generated`.
+        frozen: See `Generator.batches`.
     """
     shape, num = make.net.space.pixel_shape, len(labels)
     batch_size = min(batch_size, num)
@@ -182,7 +184,8 @@ def looked_at(
     collector = features and Collector(features, needs, num, shape, numbers, looks)
     places = np.arange(0) if places is None else places
     shown = np.zeros((len(places), *shape), np.uint8)
-    for made in make.batches(params, seed=seed, labels=labels, batch_size=batch_size):
+    about: dict[str, Any] = dict(seed=seed, batch_size=batch_size, frozen=frozen)
+    for made in make.batches(params, labels=labels, **about):
         if collector is not None:
             collector.add(made.places, made.x0)
         _, mine, theirs = np.intersect1d(places, made.places, return_indices=True)

@@ -34,7 +34,7 @@ def load(path: pathlib.Path, *, average: str) -> interop.Model:
         )
     stage, steps = found
     if not average.startswith(POSTHOC):
-        return checkpoint.of_stage(stage, *training.load(stage, steps, average))
+        return checkpoint.of_stage(stage, steps, average)
     return _posthoc(stage, steps, average)
 
 
@@ -58,11 +58,11 @@ def _posthoc(stage, steps, average: str) -> interop.Model:
     weights = posthoc.coefficients(times, kinds, max(times), width)
     spec, total = None, None
     for (step, name), weight in zip(parts, weights, strict=True):
-        spec, params = training.load(stage, [step], name)
-        part = jax.tree.map(lambda x, w=weight: w * np.asarray(x, np.float64), params)
+        spec, *trees = training.load(stage, [step], name)
+        part = jax.tree.map(lambda x, w=weight: w * np.asarray(x, np.float64), trees)
         total = part if total is None else jax.tree.map(np.add, total, part)
-    assert spec is not None
-    return checkpoint.of_stage(stage, spec, jax.tree.map(np.float32, total))
+    assert spec is not None and total is not None
+    return checkpoint.of_params(stage, spec, *jax.tree.map(np.float32, total))
 
 
 def _width(average: str) -> float:
