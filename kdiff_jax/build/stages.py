@@ -30,14 +30,14 @@ def resolve(config: Mapping[str, Any]) -> Recipe:
     """
     data = dict(config["data"])
     augmented = {k: v for k in ("flip", "augment_prob") if (v := data.pop(k, None))}
-    paths = [data.pop(key, "") for key in PATHS]
+    read: dict[str, Any] = {key: data.pop(key, "") for key in PATHS}
     texts = {k: tuple(data.pop(k, ())) for k in ("class_names", "templates")}
     partition, stages = config.get("partition"), tuple(expand(config))
     kinds = {stage.name: stage.kind for stage in stages}
-    read: dict[str, str] = dict(zip(PATHS, paths, strict=True))
     teacher = config.get("init", {}).get("teacher", "teacher")
     if read["text_encoder"] == "teacher" not in kinds:  # one that is brought has it
         read["text_encoder"] = teacher
+    paths: list[Any] = [*read.values()]
     made = {
         key: read[key] for key, kind in MADE.items() if kinds.get(read[key]) == kind
     }
@@ -47,7 +47,7 @@ def resolve(config: Mapping[str, Any]) -> Recipe:
         named(data),
         frozen(augmented),
         Spec.of({"num_classes": 0, **config["model"]}, "--config.model."),
-        *read.values(),
+        *paths,
         **texts,
         made=frozen(made),
         partition=sections.Partition(**frozen(partition)) if partition else None,
