@@ -21,10 +21,15 @@ from kdiff_jax.train import hosts, parallel, peers
 # Environment that changes what JAX does; other variables are nobody's business.
 SETTINGS = re.compile(r"(JAX|XLA|KDIFF|LIBTPU|TPU|NCCL|CUDA_VISIBLE|SLURM_STEP)_?\w*")
 SHOWN = re.compile(r"JAX_\w+|XLA_\w+|CUDA_VISIBLE_DEVICES|NCCL_DEBUG")
-EXTRAS = {  # file of a driver -> what it drives, what of ours JAX lacks
-    "/dev/nvidiactl": ("an NVIDIA GPU", "pip install -U 'kdiff_jax[cuda]'"),
-    "/dev/accel0": ("a TPU", "pip install -U 'kdiff_jax[tpu]'"),
-}
+DRIVEN = (  # file of a driver, what it drives, JAX's modules for it, our extra
+    (
+        "/dev/nvidiactl",
+        "an NVIDIA GPU",
+        ("jax_cuda12_plugin", "jax_cuda13_plugin"),
+        "cuda",
+    ),
+    ("/dev/accel0", "a TPU", ("libtpu",), "tpu"),
+)
 HOST = 4e9  # bytes of memory below which imports and XLA's compiler alone get tight
 CACHE = 20e9  # bytes of compiled programs that are worth a look
 
@@ -75,12 +80,8 @@ def devices() -> Finding:
         text += f" on {about['num_hosts']} hosts"
     text += f"; {cores:g} CPU cores"
     facts = {**about, "cores": cores, "in_table": chip is not None}
-    if about["platform"] == "cpu":
-        for file, (what, install) in EXTRAS.items():
-            if os.path.exists(file):
-                asked = "cpu" in os.environ.get("JAX_PLATFORMS", "")
-                way_out = "unset JAX_PLATFORMS" if asked else install
-                return Finding("devices", f"{text}; {what} is not used", way_out, facts)
+    if about["platform"] == "cpu" and (unused := _unused()):
+        return Finding("devices", f"{text}; {unused[0]} is not used", unused[1], facts)
     busy = os.getloadavg()[0]
     facts["load"] = busy
     if busy > 0.5 * cores:
@@ -91,6 +92,22 @@ def devices() -> Finding:
     return Finding("devices", text, facts=facts)
 
 
+def _unused() -> tuple[str, str] | None:
+    """(what is here beside the CPU, how JAX comes to use it); None if nothing is."""
+    for file, what, modules, extra in DRIVEN:
+        if not os.path.exists(file):
+            continue
+        if "cpu" in os.environ.get("JAX_PLATFORMS", ""):
+            return what, "unset JAX_PLATFORMS"
+        if not any(map(importlib.util.find_spec, modules)):
+            return what, f"pip install -U 'kdiff_jax[{extra}]'"
+        return (
+            what,
+            "JAX's plugin does not start: update its driver, or end who holds it",
+        )
+    return None
+
+
 def _cores() -> float:
     """Cores that this process may use: a container may have a part of the host's."""
     found: float = os.cpu_count() or 1
@@ -98,7 +115,7 @@ def _cores() -> float:
         found = len(os.sched_getaffinity(0))
     limit = pathlib.Path("/sys/fs/cgroup/cpu.max")
     quota, period = (limit.read_text().split() if limit.is_file() else ("max", "1"))[:2]
-    return min(found, int(quota) / int(period)) if quota.isdigit() else found
+    return float(min(found, int(quota) / int(period)) if quota.isdigit() else found)
 
 
 def memory() -> Finding:

@@ -141,6 +141,26 @@ def test_a_share_of_the_peak_that_is_low_has_advice():
     assert slow.state == "advice" and slow.facts["share_of_peak"] < 0.3
 
 
+@pytest.mark.parametrize(
+    ("platforms", "module", "way_out"),
+    [
+        ("cpu", "json", "unset JAX_PLATFORMS"),
+        ("", "no_such_plugin", "pip install -U 'kdiff_jax[cuda]'"),
+        ("", "json", "JAX's plugin does not start: update its driver"),
+    ],
+)
+def test_a_gpu_that_is_not_used_has_a_way_out(
+    platforms, module, way_out, monkeypatch, tmp_path
+):
+    driven = [("/no/such/driver", "a TPU", (module,), "tpu")]
+    driven += [(str(tmp_path), "an NVIDIA GPU", (module,), "cuda")]
+    monkeypatch.setattr(machine, "DRIVEN", driven)
+    monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    found = machine.devices()
+    assert "an NVIDIA GPU is not used" in found.text
+    assert found.advice.startswith(way_out)
+
+
 def test_memory_that_another_process_holds(monkeypatch):
     class Device:
         device_kind = "NVIDIA A100-SXM4-80GB"
