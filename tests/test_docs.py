@@ -10,6 +10,7 @@ import sys
 import pytest
 
 import kdiff_jax
+from kdiff_jax import cli
 
 PACKAGE = pathlib.Path(kdiff_jax.__path__[0])
 ROOT = PACKAGE.parent
@@ -18,7 +19,8 @@ PAGES = (*sorted(DOCS.rglob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.m
 LINK = re.compile(r"\]\(([^)\s#,]+)(?:#[^)\s]*)?\)")
 FILE = re.compile(r"\b(?:configs|launch|benchmarks)/\w+\.(?:py|sh)\b(?!_)")
 RECIPE = re.compile(r"\b(configs/[a-z]\w*\.py):(\w+)")
-COMMAND = re.compile(r"-m kdiff_jax\.([a-z]\w*)\b([^`|]*)")
+NAMES = "|".join(cli.COMMANDS)
+COMMAND = re.compile(rf"(?:-m kdiff_jax\.([a-z]\w*)|\bkdiff ({NAMES}))\b([^`|]*)")
 FLAG = re.compile(r"(?<!\S)--([a-z]\w*)((?:\.\w+)*)")
 DEFINED = re.compile(r'DEFINE_\w+\(\s*"(\w+)"')
 SECTION = re.compile(r'options\.section\("(\w+)"\)')
@@ -64,10 +66,11 @@ def absl_booleans(texts) -> set[str]:
 
 
 def commands(text: str):
-    """(command, its arguments) of each command line, continued lines joined."""
+    """(module, its arguments) of each command line, continued lines joined."""
     text = re.sub(r"\\\n\s*", " ", text)
     for line in text.splitlines():
-        yield from COMMAND.findall(line)
+        for module, name, rest in COMMAND.findall(line):
+            yield module or cli.COMMANDS[name], rest
 
 
 def test_flags_of_commands_are_there(page):
@@ -88,6 +91,7 @@ def test_a_flag_that_is_not_there_is_found():
     ((name, rest),) = commands("python -m kdiff_jax.sample \\\n --sampler=x --mode=y")
     assert (name, [f for f, _ in FLAG.findall(rest)]) == ("sample", ["sampler", "mode"])
     assert "sampler" in flags(name)[0] and "mode" not in flags(name)[0]
+    assert [*commands("kdiff train --dryrun")] == [("main", " --dryrun")]
 
 
 def _texts(node: ast.AST):

@@ -1,7 +1,7 @@
 """Models as files: load what people have, save what others read.
 
-model = interop.load(path)
-x0_hat = model.apply(x_t, t, y)
+    model = interop.load(path)
+    x0_hat = model.apply(x_t, t, y)
 """
 
 from kdiff_jax.interop.beside import ROLES as NETWORKS_BESIDE
