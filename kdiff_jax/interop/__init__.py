@@ -1,7 +1,9 @@
 """Models as files: load what people have, save what others read.
 
-    model = interop.load(path)
-    x0_hat = model.apply(x_t, t, y)
+```python
+model = interop.load(path)
+x0_hat = model.apply(x_t, t, y)
+```
 """
 
 from kdiff_jax.interop.beside import ROLES as NETWORKS_BESIDE

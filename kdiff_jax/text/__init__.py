@@ -1,10 +1,12 @@
 """Prompts to tokens, text states and images, by a folder of Stable Diffusion.
 
-    tokens = text.tokenizer(FOLDER)
-    encoder = text.load(FOLDER, part="text_encoder")
-    out = encoder.apply(tokens(prompts))  # .hidden .pooled .penultimate .projected
-    latents, images = text.generate(FOLDER, prompts, num_steps=25, guidance=7.5)
-    clip = text.load_clip(FOLDER)  # both towers: see `text.clip`
+```python
+tokens = text.tokenizer(FOLDER)
+encoder = text.load(FOLDER, part="text_encoder")
+out = encoder.apply(tokens(prompts))  # .hidden .pooled .penultimate .projected
+latents, images = text.generate(FOLDER, prompts, num_steps=25, guidance=7.5)
+clip = text.load_clip(FOLDER)  # both towers: see `text.clip`
+```
 """
 
 from kdiff_jax.text.clip import Clip, load_clip
