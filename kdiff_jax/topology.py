@@ -100,7 +100,7 @@ def _gpus(name: str, kind: str, num: int) -> list[Any]:
     if importlib.util.find_spec("jax_plugins.xla_cuda12") is None:
         raise ConfigError(
             f"--topology={name}: the compiler of GPUs is not installed; pip install"
-            " --no-deps jax-cuda12-plugin jax-cuda12-pjrt, of JAX's version"
+            " jax-cuda12-plugin jax-cuda12-pjrt, of JAX's version"
         )
     import jax
     from jax.experimental import topologies
