@@ -57,7 +57,7 @@ def _read_beside(job: Job) -> dict[str, str]:
     Those that the run makes itself are no matter of where its data lie.
     """
     made = job.recipe.made
-    frozen = job.table if "autoencoder" in made else job.frozen
+    frozen = job.table if {"autoencoder", "latents"} & {*made} else job.frozen
     found = {
         role: sealed.digest_of(jax.device_get(trees.flatten(frozen[role])))
         for role in interop.NETWORKS_BESIDE
