@@ -40,6 +40,11 @@ def test_links_lead_somewhere(page):
     assert [t for t in targets if not (page.parent / t).exists()] == []
 
 
+def test_python_can_be_parsed(page):
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.S):
+        ast.parse(block)
+
+
 def test_recipes_scripts_and_benchmarks_are_there(page):
     text = page.read_text()
     named = {t for t in FILE.findall(text) if not t.split("/")[1][0].isupper()}
