@@ -80,6 +80,7 @@ setup(
         "cuda13": ["jax[cuda13]>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],
         "plan": ["jax[tpu]>=0.10"],  # its compiler runs without a TPU
+        "onnx": ["jax2onnx>=0.17", "onnxruntime>=1.20"],
         "text": ["tokenizers>=0.21"],  # prompts to tokens
         # Thirty packages, which is why tests have it not: those of the page skip.
         "demo": ["gradio>=6.0"],

@@ -2,8 +2,9 @@
 
 The target `stablehlo` is one program that runs with JAX alone, on CPUs, GPUs and TPUs:
 (seed, y) -> images by the model's sampler, or the bare denoiser, for any number of
-images. `diffusers` and `safetensors` are folders that other projects read; `convert`
-has more options for these. docs/export.md loads each in a few lines.
+images. `onnx` is a file for so many images, checked by onnxruntime. `diffusers` and
+`safetensors` are folders that other projects read; `convert` has more options for
+these. docs/export.md loads each in a few lines.
 """
 
 import os
@@ -22,7 +23,10 @@ OUTPUT = flags.DEFINE_string(
     " a folder.",
 )
 TARGET = flags.DEFINE_enum(
-    "target", "stablehlo", ["stablehlo", "diffusers", "safetensors"], "What to write."
+    "target",
+    "stablehlo",
+    ["stablehlo", "onnx", "diffusers", "safetensors"],
+    "What to write.",
 )
 STUDENT = flags.DEFINE_integer(
     "student", None, "One of many, alone; default: all, by label.", lower_bound=0
@@ -64,6 +68,9 @@ STEPS = flags.DEFINE_integer(
     "num_steps", None, "As --sampler.num_steps.", lower_bound=1
 )
 options.section("sampler")
+BATCH = flags.DEFINE_integer(
+    "batch_size", 1, "With --target=onnx: images a call, fixed.", lower_bound=1
+)
 PRECISION = flags.DEFINE_enum(
     "precision",
     None,
@@ -71,30 +78,48 @@ PRECISION = flags.DEFINE_enum(
     "Type that the network computes in; default: the model's own.",
 )
 
-OF_PROGRAMS = (WHAT, START, IMAGES, CONDITIONS, WEIGHTS, SAMPLER, STEPS, PRECISION)
+OF_STABLEHLO = (START, WEIGHTS)
+OF_PROGRAMS = (WHAT, IMAGES, CONDITIONS, SAMPLER, STEPS, PRECISION)
 
 
 def main() -> None:
     checkpoint, text = command.required(CHECKPOINT), command.required(OUTPUT)
-    if TARGET.value != "stablehlo":
+    if TARGET.value in ("diffusers", "safetensors"):
+        _refuse("stablehlo and --target=onnx", OF_PROGRAMS)
+        _refuse("stablehlo", OF_STABLEHLO)
+        _refuse("onnx", [BATCH])
         _convert(checkpoint, text)
         return
+    if TARGET.value == "onnx":
+        _refuse("stablehlo", OF_STABLEHLO)
+    else:
+        _refuse("onnx", [BATCH])
     path, beside = _places(checkpoint, text)
     command.start_distributed()
-    from kdiff_jax import exported
     from kdiff_jax import text as texts_to_images
 
     model = texts_to_images.load_model(checkpoint, PRECISION.value)
     if STUDENT.value is not None:
         with options.named("student"):
             model = model.student(STUDENT.value)
-    inside = {"auto": None, "inside": True, "beside": False}[WEIGHTS.value]
-    about: dict = dict(read=CONDITIONS.value, inside=inside)
-    if WHAT.value == "denoiser":
-        program = exported.denoiser(model, **about)
-    else:
+    sampler = None
+    if WHAT.value == "generator":
         with options.keywords("sampler", name=SAMPLER, num_steps=STEPS) as keywords:
             sampler = model.sampler(**keywords)
+    if TARGET.value == "onnx":
+        _onnx(model, sampler, path, text)
+    else:
+        _stablehlo(model, sampler, path, beside, text)
+
+
+def _stablehlo(model, sampler, path, beside, text: str) -> None:
+    from kdiff_jax import exported
+
+    inside = {"auto": None, "inside": True, "beside": False}[WEIGHTS.value]
+    about: dict = dict(read=CONDITIONS.value, inside=inside)
+    if sampler is None:
+        program = exported.denoiser(model, **about)
+    else:
         about |= dict(start=START.value, images=IMAGES.value)
         program = exported.generator(model, sampler, **about)
     content = program.serialized()
@@ -110,11 +135,32 @@ def main() -> None:
         print(f"weights, {size:,} bytes: {output.printable(str(beside))}")
 
 
+def _onnx(model, sampler, path, text: str) -> None:
+    from kdiff_jax import exported
+
+    about: dict = dict(images=IMAGES.value, read=CONDITIONS.value)
+    content, apart = exported.onnx(model, sampler, batch_size=BATCH.value, **about)
+    output.check_disk("--output", path, len(content))
+    with output.speaking("--output", text):
+        files.write_atomically(path, content)
+    print(f"{WHAT.value} of {BATCH.value}: {output.printable(str(path))}")
+    print(f"{len(content):,} bytes; at most {apart:.2g} from the model's own results")
+
+
+def _refuse(targets: str, of_them) -> None:
+    """Refuses options of other targets."""
+    for flag in of_them:
+        if flag.present:
+            raise ConfigError(
+                f"--{flag.name}={flag.value}: is for --target={targets}; leave it out"
+            )
+
+
 def _places(checkpoint: str, text: str) -> tuple[pathlib.Path, pathlib.Path]:
     """(where the program goes, where weights go that lie beside it)."""
     given = output.expanded("--output", text)
     if text.endswith("/") or os.path.isdir(given) or not given.suffix:
-        given = given / f"{WHAT.value}.stablehlo"
+        given = given / f"{WHAT.value}.{TARGET.value}"
     beside = given.with_suffix(".npz")
     if given == beside:
         raise ConfigError(
@@ -130,11 +176,6 @@ def _places(checkpoint: str, text: str) -> tuple[pathlib.Path, pathlib.Path]:
 
 def _convert(checkpoint: str, text: str) -> None:
     """What `convert` does, with its own defaults."""
-    for flag in OF_PROGRAMS:
-        if flag.present:
-            raise ConfigError(
-                f"--{flag.name}={flag.value}: is for --target=stablehlo; leave it out"
-            )
     source = output.expanded("--checkpoint", checkpoint)
     inputs = {"--checkpoint": source, "model of the --checkpoint": source / "model"}
     folder = output.folder(

@@ -116,6 +116,23 @@ def test_tokens_of_prompts_are_read_by_the_encoder_inside(tmp_path):
     np.testing.assert_allclose(called(make, 3, ids), generated(one, ids), atol=ROUND)
 
 
+@pytest.mark.parametrize(
+    ("changes", "sampler", "words"),
+    [
+        (dict(partition=SHARED), {}, "choose one with --student=0 to 3"),
+        ({}, dict(name="renoise", num_steps=2), "'renoise' draws noise .*=ddim"),
+    ],
+)
+def test_what_cannot_be_an_onnx_file_is_refused(changes, sampler, words, monkeypatch):
+    one = model(**changes)
+    monkeypatch.setattr(exported.onnx_file, "_LIBRARIES", ())
+    with pytest.raises(ConfigError, match=words):
+        exported.onnx(one, one.sampler(**sampler), batch_size=2)
+    monkeypatch.setattr(exported.onnx_file, "_LIBRARIES", ("no_such_library",))
+    with pytest.raises(ConfigError, match="needs no_such_library; pip install"):
+        exported.onnx(one, None, batch_size=2)
+
+
 def test_what_cannot_be_a_program_is_refused(monkeypatch):
     one = model()
     with pytest.raises(
@@ -128,7 +145,7 @@ def test_what_cannot_be_a_program_is_refused(monkeypatch):
     with pytest.raises(ConfigError, match="--student=K"):
         many = model(partition=SHARED, cond_dim=3)
         exported.generator(many, many.sampler(), read="vectors")
-    monkeypatch.setattr(exported, "MAX_INSIDE", 100)
+    monkeypatch.setattr(exported.stablehlo, "MAX_INSIDE", 100)
     assert exported.denoiser(one).weights
     with pytest.raises(ConfigError, match="take --weights=beside"):
         exported.denoiser(one, inside=True)

@@ -22,6 +22,12 @@ def blocks():
     return found
 
 
+def block(library):
+    """The loader that imports a library."""
+    (found,) = [block for block in blocks() if library in block]
+    return found
+
+
 @pytest.fixture(scope="module")
 def student(tmp_path_factory):
     """A model of points in the plane with ten classes."""
@@ -80,8 +86,23 @@ def test_the_weights_of_the_page(student, tmp_path, monkeypatch):
     code, said = run(student, *folder[1:], f"--output={tmp_path}/FOLDER")
     assert code == 0, said
     found: dict = {}
-    exec(blocks()[3], found)
+    exec(block("safetensors"), found)
     assert found["layout"] == "flax" and len(found["weights"]) == 4
+
+
+def test_the_onnx_file_of_the_page(student, tmp_path, monkeypatch):
+    pytest.importorskip("jax2onnx")
+    monkeypatch.chdir(tmp_path)
+    options = ["--target=onnx", "--batch_size=4", f"--output={tmp_path}/student.onnx"]
+    code, said = run(student, *options)
+    assert code == 0 and "from the model's own results" in said, said
+    found: dict = {}
+    exec(block("onnxruntime"), found)
+    model = interop.load(student)
+    z, y = np.float32(found["z"]), found["labels"]
+    x0 = model.sampler().sample(model.denoise, z, y)
+    expected = np.asarray(model.net.space.to_pixels({}, x0)).astype(int)
+    assert np.abs(expected - found["images"]).max() <= 1
 
 
 @pytest.mark.parametrize(
@@ -95,7 +116,13 @@ def test_the_weights_of_the_page(student, tmp_path, monkeypatch):
         (["--checkpoint=/no/model"], 4, "/no/model"),
         (["--target=diffusers", "--start=noise"], 2, "--start=noise: is for --target"),
         (["--target=diffusers"], 4, "mlp"),
-        (["--target=onnx"], 2, "onnx"),
+        (
+            ["--target=onnx", "--start=noise"],
+            2,
+            "--start=noise: is for --target=stable",
+        ),
+        (["--batch_size=3"], 2, "--batch_size=3: is for --target=onnx"),
+        (["--target=tflite"], 2, "tflite"),
     ],
 )
 def test_what_is_wrong_is_one_line(student, tmp_path, arguments, code, words):

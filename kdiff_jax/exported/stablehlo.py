@@ -14,6 +14,8 @@ import numpy as np
 from jax import export
 
 from kdiff_jax.errors import ConfigError
+from kdiff_jax.exported import about
+from kdiff_jax.exported.about import Images, Read
 from kdiff_jax.interop import asked, trees
 from kdiff_jax.interop.model import Model
 from kdiff_jax.samplers import Sampler
@@ -25,8 +27,6 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 MAX_INSIDE = 2**30
 
 Start = Literal["seed", "noise"]
-Images = Literal["uint8", "float32", "latents"]
-Read = Literal["numbers", "vectors", "tokens"]
 
 
 class Program(NamedTuple):
@@ -101,10 +101,10 @@ def generator(
             texts have no owner among several students.
     """
     net, partition = model.net, model.partition
-    y, frozen = _asked(model, read), model.frozen
+    y, frozen = about.y_of(model, read), model.frozen
     if images != "latents":
-        _check_decoder(model, images)
-    draws = _draws_noise(sampler)
+        about.check_decoder(model, images)
+    draws = about.draws_noise(sampler)
 
     def run(weights, places, z, seed, y):
         params, frozen = weights["params"], weights["frozen"]
@@ -164,7 +164,7 @@ def denoiser(
         ConfigError: See `generator`.
     """
     net, partition = model.net, model.partition
-    y, num = _asked(model, read), model.num_students
+    y, num = about.y_of(model, read), model.num_students
 
     def denoised(weights, arguments):
         params, frozen = weights["params"], weights["frozen"]
@@ -251,62 +251,6 @@ def _of_group(params, group, partition):
     return jax.tree.map(
         lambda x: jax.lax.dynamic_slice_in_dim(x, group * ranges, ranges), params
     )
-
-
-def _asked(model: Model, read: Read | None) -> jax.ShapeDtypeStruct:
-    """The `y` of one image."""
-    net, spec = model.net, model.spec
-    conditions, has_table = net.conditions, bool(model.num_classes or not net.cond_dim)
-    if read is None:
-        read = "numbers" if has_table else "vectors"
-        read = "tokens" if spec.text else read
-    fits = dict(
-        numbers=has_table, vectors=bool(net.cond_dim), tokens=spec.text is not None
-    )
-    if not fits[read]:
-        able = [f"--conditions={name}" for name, fit in fits.items() if fit]
-        raise ConfigError(
-            f"--conditions={read}: this model reads none; take {' or '.join(able)}"
-        )
-    if read == "numbers":
-        return jax.ShapeDtypeStruct((), jnp.int32)
-    if model.partition.groups:
-        raise ConfigError(
-            f"--conditions={read}: a program routes numbers alone to their students;"
-            " take --conditions=numbers, or one student, --student=K"
-        )
-    if read == "tokens":
-        return jax.ShapeDtypeStruct((conditions.length,), jnp.int32)
-    texts = (conditions.length,) if conditions.length else ()
-    return jax.ShapeDtypeStruct((*texts, net.cond_dim), jnp.float32)
-
-
-def _check_decoder(model: Model, images: str) -> None:
-    """Raises ConfigError if no pixels can be made of x0."""
-    space = model.net.space
-    x0 = jax.ShapeDtypeStruct((1, *space.shape), jnp.float32)
-    try:
-        jax.eval_shape(space.to_images, dict(model.frozen), x0)
-    except ConfigError as error:
-        raise ConfigError(
-            f"--images={images}: this model has no autoencoder beside it, and its"
-            " images are latents; take --images=latents"
-        ) from error
-
-
-def _draws_noise(sampler: Sampler) -> bool:
-    """Whether a sampler draws noise as it goes."""
-    z = jax.ShapeDtypeStruct((1, 1, 1, 1), np.float32)
-    y = np.zeros(1, np.int32)
-    try:
-        jax.eval_shape(lambda z: sampler.sample(_any, z, y, keys=None), z)
-    except ConfigError:
-        return True  # see `samplers.step_noise`
-    return False
-
-
-def _any(x_t, t, y, **told):
-    return x_t
 
 
 def _shown(aval) -> str:
