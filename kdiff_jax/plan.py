@@ -125,6 +125,8 @@ def _conditions(recipe: Recipe) -> str:
     size = bytes_of(asked.shapes)
     kind = f"texts of {asked.length} vectors" if asked.length else "vectors"
     source = recipe.table or recipe.latents
+    if recipe.templates:
+        source = f"{len(recipe.templates)} templates of data.templates"
     return (
         f"{asked.num} {kind} of {asked.dim} entries, {size_text(size)}, from {source}"
     )
