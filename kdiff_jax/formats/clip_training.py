@@ -1,10 +1,8 @@
 """Training of a tokenizer of CLIP's kind: byte-pair merges of the words of texts.
 
-Own code, as the trainer of the package `tokenizers` breaks ties in the order of a hash
-table, which is another in each process.
+The package `tokenizers` finds the merges; tokens are numbered as CLIP's are.
 """
 
-import collections
 import json
 import pathlib
 from collections.abc import Sequence
@@ -56,7 +54,7 @@ class Trained(NamedTuple):
 def train(texts: Sequence[str], *, vocab_size: int, length: int) -> Trained:
     """A tokenizer in which frequent words are few tokens; any text has tokens.
 
-    The most frequent pair is merged first, of several the first by its letters.
+    The most frequent pair is merged first, of several that of the older tokens.
 
     Args:
         texts: Texts such as it will read.
@@ -77,37 +75,33 @@ def train(texts: Sequence[str], *, vocab_size: int, length: int) -> Trained:
             f" {len(tokens) + 2} tokens; give as many or more"
         )
     bare = Trained(_numbered(tokens), [], length).tokenizer()
-    counts = collections.Counter(w for text in texts for w in bare.words(text))
-    parts = {word: (*word[:-1], word[-1] + WORD_END) for word in counts}
-    merges: list[Pair] = []
-    while len(merges) < room:
-        pairs: collections.Counter[Pair] = collections.Counter()
-        for word, split in parts.items():
-            for pair in zip(split[:-1], split[1:], strict=True):
-                pairs[pair] += counts[word]
-        if not pairs:
-            break
-        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
-        merges.append(best)
-        parts = {word: _merged(split, best) for word, split in parts.items()}
+    words = [word for text in texts for word in bare.words(text)]
+    merges = _merges(words, letters, num=room)
     tokens += ["".join(pair) for pair in merges]
     return Trained(_numbered(tokens), merges, length)
+
+
+def _merges(words: Sequence[str], letters: Sequence[str], *, num: int) -> list[Pair]:
+    """The first `num` merges, or all that there are."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    found = Tokenizer(models.BPE(end_of_word_suffix=WORD_END))
+    found.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    trainer = trainers.BpeTrainer(
+        vocab_size=2 * len(letters) + num,
+        initial_alphabet=list(letters),
+        end_of_word_suffix=WORD_END,
+        show_progress=False,
+    )
+    found.train_from_iterator(words, trainer)
+    merges = json.loads(found.to_str())["model"]["merges"]
+    # Letters that end no word took no place in its vocabulary.
+    return [(first, second) for first, second in merges[:num]]
 
 
 def _numbered(tokens: Sequence[str]) -> dict[str, int]:
     unique = dict.fromkeys([*tokens, START, END])
     return {token: number for number, token in enumerate(unique)}
-
-
-def _merged(split: tuple[str, ...], pair: Pair) -> tuple[str, ...]:
-    """The tokens of a word with every such pair as one."""
-    found: list[str] = []
-    for token in split:
-        if found and (found[-1], token) == pair:
-            found[-1] += token
-        else:
-            found.append(token)
-    return tuple(found)
 
 
 def _json(values) -> str:

@@ -8,14 +8,15 @@ from kdiff_jax.formats import clip_tokenizer, clip_training
 TEXTS = ["low low lower", "new newer", "Low: NEWEST"]
 
 
-def test_the_most_frequent_pair_is_merged_first_of_equal_ones_the_first_by_letter():
+def test_the_most_frequent_pair_is_merged_first_of_equal_ones_that_of_older_tokens():
     """By hand, of low (3), lower, new, newer and newest.
 
-    "l o" stands in four; then "lo w</w>", "n e" and "w e" in three each.
+    "l o" stands in four; then "n e", "w e" and "lo w</w>" in three each: letters are
+    older than "lo".
     """
     made = clip_training.train(TEXTS, vocab_size=518, length=8)
-    assert made.merges == [("l", "o"), ("lo", "w</w>"), ("n", "e"), ("w", "e")]
-    assert len(made.vocab) == 518 and made.vocab["ne"] == 514
+    assert made.merges == [("l", "o"), ("n", "e"), ("w", "e"), ("lo", "w</w>")]
+    assert len(made.vocab) == 518 and made.vocab["ne"] == 513
     assert [*made.vocab][-2:] == [clip_tokenizer.START, clip_tokenizer.END]
 
 
