@@ -157,10 +157,10 @@ def test_a_run_goes_on_with_its_autoencoder_and_its_cache(folder, cache, tmp_pat
     same_data.check(job, data, force=False)
     same_data.check(job, data, force=False)
     kept = job.frozen[ROLE]
-    job.frozen[ROLE] = jax.tree.map(lambda x: x + 1, kept)
+    job._autoencoder[ROLE] = jax.tree.map(lambda x: x + 1, kept)
     with pytest.raises(DataError, match="autoencoder was .*, is"):
         same_data.check(job, data, force=False)
-    job.frozen[ROLE] = kept
+    job._autoencoder[ROLE] = kept
     manifest = cache / "latents.json"
     before, facts = (
         manifest.read_text(),

@@ -1,9 +1,8 @@
 """A model that makes NaN ends every stage that asks it, and nothing of it stays."""
 
-import types
-
 import drawn
 import jax
+import jax.numpy as jnp
 import jobs
 import numpy as np
 import points
@@ -17,7 +16,7 @@ from kdiff_jax.stages.hooks import Log, Saver
 from kdiff_jax.stages.roles import Roles
 from kdiff_jax.stages.students import Students
 from kdiff_jax.train import loop, parallel
-from kdiff_jax.train.step import NetState
+from kdiff_jax.train.step import NetState, TrainState
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +88,7 @@ def test_of_a_picture_during_training(teacher, tmp_path):
         log,
     )
     net = NetState(model.students, (), {})
-    state = types.SimpleNamespace(nets={"student": net})
+    state = TrainState(jnp.int32(0), {"student": net}, {})
     with pytest.raises(NumericsError, match="stage 'student': image 0 is NaN"):
         hook(3, state)
     log.close()

@@ -38,6 +38,7 @@ OTHER = dict(
     precision="bfloat16",
     channels="even",
     blocks="bk_sdm",
+    trains_text=True,
 )
 OTHER_TRAIN = dict(
     **dict(num_steps=3, batch_size=8, result="ema", log_every=2, sample_every=2),

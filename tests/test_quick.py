@@ -19,7 +19,7 @@ from kdiff_jax.report import curves, figures, metrics_log
 from kdiff_jax.stages import compared, facts, grids, quick, training_plan
 from kdiff_jax.stages.best import Best
 from kdiff_jax.train import generate, label_protocols, measure, parallel
-from kdiff_jax.train.step import NetState
+from kdiff_jax.train.step import NetState, TrainState
 
 NAME = "fd_pixels_n40_ema"
 FIGURES = dict(figure_every=2, figure_images=40, figure_average="ema")
@@ -164,7 +164,7 @@ def test_figures_of_students_are_of_all_on_any_devices(tmp_path, monkeypatch, ca
         params = jax.tree.map(np.asarray, params)
         other = jax.tree.map(lambda x: x + 1, params)
         net = NetState(other, (), {"ema": params})
-        state = types.SimpleNamespace(nets={"student": net})
+        state = TrainState(jnp.int32(0), {"student": net}, {})
         measured = quick.of_stage(job, stage, plan.roles, several)
         values.append(measured(state)["fd_pixels"])
     raw = measured._replace(average=None)(state)["fd_pixels"]

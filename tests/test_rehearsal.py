@@ -227,7 +227,7 @@ def test_methods_name_their_roles():
     known = {name: methods.roles(name) for name in methods.names()}
     assert known["dmd2"] == ("student", "fake_score", "disc")
     assert known["tsm"] == ("student", "adapters")
-    assert known["denoise"] == ("student",)
+    assert known["denoise"] == ("student", "text_encoder")
 
 
 def test_held_out_pairs_that_never_count_are_said(tmp_path, caplog):

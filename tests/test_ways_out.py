@@ -98,12 +98,18 @@ def unknown_options(text: str, known) -> list[str]:
 
 def known_flags() -> set[str]:
     """What the commands define; two of them cannot be imported at once."""
-    return {"help"} | {
-        node.args[0].value
-        for path in PACKAGE.glob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Call) and "DEFINE_" in getattr(node.func, "attr", "")
-    }
+    of_kdiff = {"version", "complete", "option"}  # which has no flags
+    return (
+        {"help"}
+        | of_kdiff
+        | {
+            node.args[0].value
+            for path in PACKAGE.glob("*.py")
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Call)
+            and "DEFINE_" in getattr(node.func, "attr", "")
+        }
+    )
 
 
 def test_options_that_messages_name_exist():

@@ -10,7 +10,7 @@ Row = Mapping[str, Any]
 LOWER = ("fid", "fd", "kid", "kd", "sfid", "sfd", "clip_fid")
 HIGHER = (
     *("inception_score", "is", "precision", "recall", "density", "coverage"),
-    "clip_score",
+    *("clip_score", "class_accuracy"),
 )
 ENDS = ("_low", "_high", "_std")  # what belongs to a figure and is none
 

@@ -9,7 +9,7 @@ import browser
 import numpy as np
 import pytest
 from PIL import Image
-from test_side_by_side import Side, Sides, save
+from test_sides import Side, Sides, save
 
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.playground import page, side_by_side
