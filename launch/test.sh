@@ -44,9 +44,9 @@ types=$(mktemp)
 trap 'rm -f "$types"' EXIT
 timed pyright kdiff_jax >"$types" 2>&1 &
 checked=$!
-timed python -m pytest tests -m "$marks" -q \
-  -n "${KDIFF_TEST_WORKERS:-2}" --dist loadfile --no-loadscope-reorder "$@"
 code=0
+timed python -m pytest tests -m "$marks" -q \
+  -n "${KDIFF_TEST_WORKERS:-2}" --dist loadfile --no-loadscope-reorder "$@" || code=$?
 wait "$checked" || code=$?
 cat "$types"
 exit "$code"
