@@ -32,7 +32,7 @@ def student(tiny: bool) -> dict:
         lr=1e-3,
         batch_size=32,
         num_steps=NUM_STEPS,
-        sampler=dict(num_steps=20),
+        sampler=dict(num_steps=20, spacing="trailing", guidance=cifar10_text.GUIDANCE),
     )
     # Weights of the teacher's own loss.
     found["method"] |= dict(weight="v_mse", null_prob=0.1)
