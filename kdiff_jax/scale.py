@@ -28,7 +28,8 @@ NOTE = """\
 Arguments are state, weights and batch. A time is the least: that of the busiest of
 arithmetic, memory and links, each at the chip's peak; memory as if nothing stayed on
 the chip between two kernels, and not at all of a GPU, whose compiler does not count.
-What devices tell each other in a loop counts once."""
+Work is the compiler's count or, where that has one turn of a loop alone, ours of matrix
+products; bytes are then taken to grow with it. Collectives in a loop count once."""
 
 
 class Told(NamedTuple):
@@ -77,7 +78,7 @@ def page(job: Job, on: Found, only: str | None = None) -> Iterator[str]:
         try:
             for told in of_stage(job, on, stage):
                 every.append(told)
-                yield _line(told)
+                yield _line(told, chip)
         except CheckpointError as error:
             yield f"    not compiled: {error}"
         else:
@@ -96,9 +97,7 @@ def of_stage(job: Job, on: Found, stage: Stage) -> Iterator[Told]:
     float32 = getattr(stage, "precision", "float32") == "float32"
     for program in made:
         try:
-            found = compiled.facts(program.lower)
-            # A GPU's compiler counts nothing.
-            found = found._replace(flops=found.flops or program.flops)
+            found = compiled.with_loops(compiled.facts(program.lower), program.flops)
         except DoesNotFit as error:
             yield Told(program.name, program.share, size, None, None, str(error))
             continue
@@ -114,8 +113,8 @@ def of_stage(job: Job, on: Found, stage: Stage) -> Iterator[Told]:
 def _programs(job: Job, stage: Stage):
     """(images of a call, the programs) of a stage that trains or makes images."""
     if isinstance(stage, TrainStage):
-        size = stage.train.batch_size * before.num_students(job, stage)
-        return size, programs.of_training(job, stage)
+        groups = needs.mesh_of(job, stage).shape["student"]
+        return stage.train.batch_size * groups, programs.of_training(job, stage)
     if isinstance(stage, PairsStage):
         spec = build.spec_of(stage, before.origin(job, stage))
         size = stage.batch_size
@@ -131,7 +130,7 @@ def _programs(job: Job, stage: Stage):
     ]
 
 
-def _line(told: Told) -> str:
+def _line(told: Told, chip: Chip | None) -> str:
     """What is said of one program."""
     of = f" ({told.share:.0%} of the steps)" if told.share < 1 else ""
     if told.facts is None:
@@ -149,6 +148,8 @@ def _line(told: Told) -> str:
         ms = {name: 1e3 * x for name, x in told.bound.parts.items()}
         parts = ", ".join(f"{name} {x:.3g}" for name, x in ms.items())
         text += f"; at least {1e3 * told.bound.seconds:.3g} ms ({parts})"
+    if chip is not None and facts.peak > chip.memory:
+        text += "; does not fit"
     lower, compiling = facts.seconds
     return f"{text}; compiled in {lower + compiling:.0f} s"
 
@@ -159,26 +160,29 @@ def _in_all(
     """The whole stage: how long it takes, whether it fits, and what would help."""
     if not every or chip is None:
         return
-    ways = _ways(job, stage, chip)
-    if any(told.facts is None for told in every):
-        yield "    to make it fit: " + ("; ".join(ways) or "more devices")
-        return
+    if any(told.facts is None or told.facts.peak > chip.memory for told in every):
+        ways = "; ".join(_ways(job, stage, chip)) or "more devices"
+        yield f"    to make it fit: {ways}"
+        if any(told.facts is None for told in every):
+            return
     bounds = [told.bound for told in every if told.bound is not None]
-    mean = sum(t.share * t.bound.seconds for t in every if t.bound is not None)
+    # Students of one group take turns, a call of the program for each.
+    turns = (
+        before.num_students(job, stage) // needs.mesh_of(job, stage).shape["student"]
+    )
+    call = sum(t.share * t.bound.seconds for t in every if t.bound is not None)
+    mean = turns * call
     total = mean * stage.train.num_steps
     most = max(bounds, key=lambda bound: bound.seconds).by
     yield (
         f"    in all: at least {1e3 * mean:.3g} ms a step,"
-        f" {every[0].num_images / mean:,.0f} images/s, {duration(total)} for"
+        f" {every[0].num_images / call:,.0f} images/s, {duration(total)} for"
         f" {stage.train.num_steps} steps; bound by {most}"
     )
     peak = max(t.facts.peak for t in every if t.facts is not None)
-    if peak > chip.memory:
-        yield "    does not fit; to make it: " + ("; ".join(ways) or "more devices")
-        return
     each = stage.train.batch_size // needs.mesh_of(job, stage).shape["data"]
     fixed = min(t.facts.arguments for t in every if t.facts is not None)
-    if peak > fixed:
+    if fixed < peak <= chip.memory:
         largest = int(each * (chip.memory - fixed) / (peak - fixed))
         yield (
             f"    fits, with {size_text(chip.memory - peak)} to spare: about {largest}"

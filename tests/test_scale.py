@@ -1,6 +1,7 @@
 """What `--plan` says of programs that are compiled and never run."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -9,11 +10,11 @@ import points
 import pytest
 import recipes
 
-from kdiff_jax import recipe, scale, topology
+from kdiff_jax import interop, recipe, scale, topology
 from kdiff_jax.chips import CHIPS
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.stages import needs, programs
-from kdiff_jax.train import compiled
+from kdiff_jax.train import compiled, measure
 
 ON = topology.Found("v5e:1x2", jax.devices()[:2], CHIPS["v5e"])
 
@@ -70,6 +71,39 @@ def test_work_is_counted_for_each_device(job):
     assert products < facts.flops < 20 * products
 
 
+def test_a_sampler_is_counted_with_all_of_its_steps(job):
+    net, _ = interop.build(job.recipe.spec)
+    spec = job.recipe.spec
+
+    def of(num_steps):
+        one = spec.changed({"sampler": {"num_steps": num_steps}})
+        found = programs.of_sampling(job, one, 8, "float32", name="teacher")
+        assert found.flops == 2 * measure.macs(net) * num_steps * 8 / 2
+        return compiled.with_loops(compiled.facts(found.lower), found.flops)
+
+    few, many = of(8), of(64)
+    assert many.flops == pytest.approx(8 * few.flops, rel=0.2)
+    assert many.bytes > 4 * few.bytes
+
+
+def test_what_the_compiler_counts_in_full_stays():
+    facts = compiled.Facts(1, 2, 3, 100.0, 50.0, {}, (0.0, 0.0))
+    assert compiled.with_loops(facts, 90.0) == facts
+    assert compiled.with_loops(facts, 400.0)[3:5] == (400.0, 200.0)
+    nothing = facts._replace(flops=0.0, bytes=0.0)
+    assert compiled.with_loops(nothing, 400.0)[3:5] == (400.0, 0.0)
+
+
+def test_students_that_take_turns_make_a_step_longer(tmp_path):
+    """Three students on two devices: one group, in three turns of one program."""
+    config = points.config(num_ranges=3)
+    job = recipe.make_job(config, tmp_path, devices=ON.devices)
+    page = list(scale.page(job, ON, "student"))
+    call = float(re.search(r"at least ([\d.e-]+) ms", page[2])[1])
+    step = float(re.search(r"at least ([\d.e-]+) ms a step", page[3])[1])
+    assert step == pytest.approx(3 * call, rel=0.01)
+
+
 def test_a_program_that_does_not_fit_is_told_with_the_ways(job, monkeypatch):
     def full(lower):
         raise compiled.DoesNotFit("47.5GiB of memory, of 15.75GiB")
@@ -79,6 +113,7 @@ def test_a_program_that_does_not_fit_is_told_with_the_ways(job, monkeypatch):
     assert page[2] == "    denoise: does not fit: 47.5GiB of memory, of 15.75GiB"
     section = "--config.stages.teacher"
     assert page[3].startswith(f"    to make it fit: {section}.precision=bfloat16; ")
+    assert len(page) == 5
     assert f"{section}.train.layout=zero1 (" in page[3]
 
 

@@ -35,9 +35,11 @@ class Facts(NamedTuple):
         arguments: Bytes of what it is given.
         working: Bytes of temporaries.
         peak: Bytes at the peak: the most that it ever has.
-        flops: Floating point operations; 0 where the compiler does not say.
+        flops: Floating point operations, of a loop those of one turn; 0 where the
+            compiler does not say.
         bytes: Bytes read and written, as if nothing stayed on the chip between two
-            kernels: an upper bound. 0 where the compiler does not say.
+            kernels: an upper bound, of a loop again that of one turn. 0 where the
+            compiler does not say.
         collectives: Kind -> `Collective`.
         seconds: Seconds it took to lower, and to compile.
     """
@@ -97,6 +99,21 @@ def facts(lower) -> Facts:
         collectives(compiled.as_text()),
         (middle - began, end - middle),
     )
+
+
+def with_loops(facts: Facts, flops: float) -> Facts:
+    """The facts with all turns of the loops, of which compilers count one.
+
+    Bytes are taken to grow as the work does.
+
+    Args:
+        facts: What the compiler says.
+        flops: Floating point operations of a device, counted from the jaxpr.
+    """
+    if flops <= facts.flops:
+        return facts
+    turns = flops / facts.flops if facts.flops else 1.0  # a GPU's counts nothing
+    return facts._replace(flops=flops, bytes=turns * facts.bytes)
 
 
 def _asked(error: str) -> str:
