@@ -1,6 +1,7 @@
 """Values of a config: what is refused before anything starts, and in which words."""
 
 import copy
+import inspect
 import json
 import math
 import random
@@ -12,7 +13,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from kdiff_jax import build, main, plan, recipe
-from kdiff_jax.build import plain
+from kdiff_jax.build import plain, sections, stage_sections
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.interop import Spec
 from kdiff_jax.stages import rehearsal
@@ -22,6 +23,14 @@ VALUES = (
     *(-1, 0, 1, 3, 2**40, -0.5, 0.5, 1e30, math.nan, math.inf, -math.inf),
     *("", "nonsense", None, True, False, (), (0,), (1, 2), {}, {"nonsense": 1}),
 )
+
+
+def test_a_stage_that_evaluates_takes_what_the_section_takes():
+    stage, section = (
+        inspect.signature(kind).parameters
+        for kind in (stage_sections.EvaluateStage, sections.Evaluate)
+    )
+    assert {name: stage[name] for name in section} == dict(section)
 
 
 def job_of(config, workdir):
