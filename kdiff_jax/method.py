@@ -42,6 +42,19 @@ class Net(NamedTuple):
         guidance_range: (low, high), the strengths of guidance that it was made for, if
             it reads one and answers with that guidance in a single call.
         reader: What makes `y` of a table of texts; None where `y` is no text.
+
+    Examples:
+        A denoiser of one parameter, the share of x_t that it takes for x0:
+
+        >>> import jax.numpy as jnp
+        >>> from kdiff_jax.method import Net
+        >>> def init(key):
+        ...     return {"share": jnp.float32(0.5)}
+        >>> def apply(params, x_t, t, y, *, dropout_keys=None, augment=None):
+        ...     return params["share"] * x_t
+        >>> net = Net(init, apply, image_shape=(1, 1, 2))
+        >>> net.apply(net.init(None), jnp.ones((3, 1, 1, 2)), jnp.ones(3), None).shape
+        (3, 1, 1, 2)
     """
 
     init: Callable[..., Params]
@@ -80,6 +93,13 @@ class Numbers(NamedTuple):
         num_steps: i32[], the length of the training in train steps.
         settings: The method's own numbers by name, such as the sampling steps of a
             round of progressive distillation.
+
+    Examples:
+        >>> from kdiff_jax import domain
+        >>> from kdiff_jax.method import Numbers
+        >>> numbers = Numbers(domain.whole(4, (0.0, 1.0)), num_steps=100)
+        >>> numbers.share.conditions.tolist()
+        [0, 1, 2, 3]
     """
 
     share: Share
@@ -101,6 +121,24 @@ class Context(NamedTuple):
         step: i32[], the number of steps made before this one.
         num_steps: i32[], the length of the training.
         settings: Numbers of the method, see `Method.settings`.
+
+    Examples:
+        A loss on a batch of eight, without a trainer:
+
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from kdiff_jax import domain, rng
+        >>> from kdiff_jax.method import Aux, Context, Net
+        >>> net = Net(lambda key: 0.0, lambda params, x_t, t, y: x_t, num_classes=4)
+        >>> def loss(params, ctx):
+        ...     y = ctx.draw_y(net)
+        ...     value = jnp.square(params["student"] - y).mean()
+        ...     return value, Aux({"loss": value})
+        >>> keys = rng.example_keys(jax.random.key(0), 0, jnp.arange(8))
+        >>> share = domain.whole(4, (0.0, 1.0))
+        >>> ctx = Context({}, {}, {}, {}, batch={}, keys=keys, share=share)
+        >>> ctx.draw_y(net).shape, loss({"student": 1.0}, ctx)[0].shape
+        ((8,), ())
     """
 
     nets: Mapping[str, Params]
@@ -115,13 +153,31 @@ class Context(NamedTuple):
     settings: Mapping[str, Any] = {}
 
     def draw_y(self, net: Net) -> Cond:
-        """One of the student's conditions for each image, as networks read it."""
+        """One of the student's conditions for each image, as networks read it.
+
+        Args:
+            net: The network that will read it.
+
+        Returns:
+            i32[B] labels, f32[B, D] vectors, or a `domain.Prompt`.
+        """
         numbers = rng.choice(self.keys, "y_gen", self.share.conditions)
         return net.conditions.take(self.frozen, numbers)
 
 
 class Aux(NamedTuple):
-    """What a loss returns beside its value; both are averaged over devices."""
+    """What a loss returns beside its value; both are averaged over devices.
+
+    Attributes:
+        metrics: Name -> f32[], what is logged.
+        carry: Name -> new value of entries of `Context.carry`.
+
+    Examples:
+        >>> from kdiff_jax.method import Aux
+        >>> aux = Aux({"loss": 0.5, "logit": 1.0}, {"mean_logit": 1.0})
+        >>> sorted(aux.metrics), aux.carry
+        (['logit', 'loss'], {'mean_logit': 1.0})
+    """
 
     metrics: Metrics
     carry: Mapping[str, Any] = {}
@@ -138,6 +194,23 @@ class Phase(NamedTuple):
     through what is not linear; the value of its loss counts for nothing.
 
     Runs at the steps offset, offset + every, offset + 2 every, ...; the first is 0.
+
+    Attributes:
+        name: Prefix of its metrics in the log.
+        trains: Roles whose parameters it moves.
+        loss: (params, ctx) -> (f32[], `Aux`); `params` are those of `trains`.
+        every: Period, in steps.
+        offset: First step that it runs at.
+
+    Examples:
+        >>> from kdiff_jax.method import Aux, Phase
+        >>> from kdiff_jax.train.step import due
+        >>> def loss(params, ctx):
+        ...     return sum(params.values()), Aux({})
+        >>> student = Phase("student", ("student",), loss, every=5)
+        >>> disc = Phase("disc", ("disc",), loss)
+        >>> [[phase.name for phase in due((student, disc), step)] for step in (0, 1)]
+        [['student', 'disc'], ['disc']]
     """
 
     name: str
@@ -181,6 +254,28 @@ class Method(NamedTuple):
             then a `domain.Prompt` of rows of the table, such as token ids.
         trainable: role -> predicate of a leaf's path, "a/b/kernel"; leaves that fail it
             stay as they are, bit for bit, and have no optimizer state. Default: all.
+
+    Examples:
+        A student that learns what its teacher answers:
+
+        >>> import jax.numpy as jnp
+        >>> from kdiff_jax.method import Aux, Method, Net, Phase
+        >>> def make(*, nets, process):
+        ...     student, teacher = nets["student"], nets["teacher"]
+        ...     def loss(params, ctx):
+        ...         z, y = ctx.batch["z"], ctx.batch["y"]
+        ...         asked = z, jnp.full(len(z), process.t_max), y
+        ...         x0 = teacher.apply(ctx.frozen["teacher"], *asked)
+        ...         x0_hat = student.apply(params["student"], *asked)
+        ...         error = jnp.square(x0_hat - x0).mean()
+        ...         return error, Aux({"loss": error})
+        ...     phases = (Phase("copy", ("student",), loss),)
+        ...     trained = {"student": student}
+        ...     read = ("z", "y")
+        ...     return Method(trained, phases, frozen=("teacher",), batch_keys=read)
+        >>> net = Net(lambda key: {}, lambda params, x_t, t, y: x_t)
+        >>> make(nets={"student": net, "teacher": net}, process=None).frozen
+        ('teacher',)
     """
 
     nets: Mapping[str, Net]

@@ -39,7 +39,8 @@ def karras(
 
     Source: Karras et al. 2022, arXiv:2206.00364, Eq. 5.
 
-    Example:
+    Examples:
+        >>> from kdiff_jax.diffusion.grids import karras
         >>> karras(3, sigma_min=1.0, sigma_max=100.0, rho=2.0).round(2).tolist()
         [100.0, 30.25, 1.0, 0.0]
     """

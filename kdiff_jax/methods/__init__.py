@@ -11,7 +11,16 @@ from kdiff_jax.method import Method, Net
 
 
 def names(stage: str = "train") -> list[str]:
-    """The methods that stages of this kind train by: modules of this package."""
+    """The methods that stages of one kind train by: modules of this package.
+
+    Args:
+        stage: "train" for denoisers, or "autoencoder".
+
+    Examples:
+        >>> from kdiff_jax import methods
+        >>> "dmd2" in methods.names(), methods.names("autoencoder")
+        (True, ['autoencoder'])
+    """
     return [name for name in registry.names(__name__) if kind_of(name) == stage]
 
 
@@ -34,10 +43,29 @@ def check_kind(name: str, stage: str) -> None:
 
 
 def make(name: str, **keywords) -> Method:
-    """Builds the method `name`; see its module's `make` for the keywords.
+    """The method `name`, one of `names()`.
+
+    Args:
+        name: A file of this folder.
+        **keywords: Keywords of that file's `make`: the networks by role, the forward
+            process, and options.
+
+    Returns:
+        The networks that it trains, and its updates in their order.
 
     Raises:
-        ConfigError: If there is no such method, or a keyword is not one of its.
+        ConfigError: If there is no such method, a keyword is not one of its or out of
+            range, or a network that it needs is missing.
+
+    Examples:
+        >>> from kdiff_jax import denoiser, methods, networks
+        >>> from kdiff_jax.diffusion.process import cosine
+        >>> mlp = networks.make("mlp", out_channels=2, num_classes=4)
+        >>> net = denoiser.make(mlp, cosine(), image_shape=(1, 1, 2), num_classes=4)
+        >>> nets = {"student": net, "teacher": net}
+        >>> method = methods.make("dmd2", nets=nets, process=cosine())
+        >>> [(phase.name, phase.trains, phase.every) for phase in method.phases]
+        [('student', ('student',), 5), ('guidance', ('fake_score', 'disc'), 1)]
     """
     function = make_function(name)
     parts = [key for key in ("nets", "process") if key in keywords]  # no options
@@ -93,12 +121,30 @@ def takes_guidance(name: str) -> bool:
 
 
 def roles(name: str) -> tuple[str, ...]:
-    """The roles that the method trains, by some options or by all."""
+    """The roles that a method trains, by some options or by all.
+
+    Args:
+        name: A method of `names()`.
+
+    Examples:
+        >>> from kdiff_jax import methods
+        >>> methods.roles("dmd2")
+        ('student', 'fake_score', 'disc')
+    """
     return ("student", *_says(name, "ROLES", ()))
 
 
 def keywords(name: str) -> tuple[str, ...]:
-    """Names of the keywords of the method's `make`."""
+    """Names of the keywords of a method's `make`.
+
+    Args:
+        name: A method of `names()`.
+
+    Examples:
+        >>> from kdiff_jax import methods
+        >>> methods.keywords("progressive")
+        ('nets', 'process', 'weight', 'guidance', 'guidance_interval')
+    """
     return tuple(inspect.signature(make_function(name)).parameters)
 
 

@@ -60,6 +60,18 @@ def make(
         ConfigError: If LPIPS lacks a file.
 
     Source: Esser et al. 2021, arXiv:2012.09841; the weights are this project's.
+
+    Examples:
+        >>> from kdiff_jax import methods
+        >>> from kdiff_jax.encoders import trained
+        >>> shape = (16, 16, 3)
+        >>> fields = dict(widths=(8, 8), num_groups=4)
+        >>> fields |= dict(image_shape=shape, precision="float32")
+        >>> vae = trained.make("autoencoder_kl", **fields)
+        >>> nets = {"student": trained.net(vae, shape)}
+        >>> method = methods.make("autoencoder", nets=nets, process=None)
+        >>> method.phases[0].trains
+        ('student', 'disc')
     """
     del process
     student, shape = nets["student"], nets["student"].image_shape

@@ -41,7 +41,21 @@ def make(
         null_prob: Share of examples whose label is dropped, so that the network can be
             guided; 0.1 to 0.2 in the paper of guidance (arXiv:2207.12598).
 
+    Raises:
+        ConfigError: If there is no such `times`, or labels are to be dropped of a
+            network without classes; when the loss is traced, of an unknown `weight`.
+
     Source: arXiv:2006.11239 Eq. 14; arXiv:2202.00512 Section 4; arXiv:2206.00364 Eq. 8.
+
+    Examples:
+        >>> from kdiff_jax import denoiser, methods, networks
+        >>> from kdiff_jax.diffusion.process import edm
+        >>> mlp = networks.make("mlp", out_channels=2)
+        >>> net = denoiser.make(mlp, edm(), precondition="edm", image_shape=(1, 1, 2))
+        >>> options = dict(process=edm(), times="edm", weight="edm")
+        >>> method = methods.make("denoise", nets={"student": net}, **options)
+        >>> method.phases[0].name, method.batch_keys
+        ('denoise', ('x0', 'y'))
     """
     student, encoder = nets["student"], nets.get(texts.ROLE)
     trained = {"student": student} | ({texts.ROLE: encoder} if encoder else {})

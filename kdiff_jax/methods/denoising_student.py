@@ -47,6 +47,18 @@ def make(
         ConfigError: If there is no such loss, or LPIPS lacks a file.
 
     Source: arXiv:2101.02388 Eq. 11; the authors' code omits the 1/2.
+
+    Examples:
+        >>> from kdiff_jax import denoiser, methods, networks
+        >>> from kdiff_jax.diffusion.process import cosine
+        >>> mlp = networks.make("mlp", out_channels=2, num_classes=4)
+        >>> net = denoiser.make(mlp, cosine(), image_shape=(1, 1, 2), num_classes=4)
+        >>> nets = {"student": net, "teacher": net}
+        >>> method = methods.make(
+        ...     "denoising_student", nets=nets, process=cosine(), loss="l1"
+        ... )
+        >>> method.batch_keys, method.init_from
+        (('z', 'x0', 'y'), {'student': 'teacher'})
     """
     student = nets["student"]
     sums = {

@@ -68,6 +68,16 @@ def make(
         ConfigError: If there is no such distance, or LPIPS lacks a file.
 
     Source: arXiv:2311.18828, Algorithms 1 and 2.
+
+    Examples:
+        >>> from kdiff_jax import denoiser, methods, networks
+        >>> from kdiff_jax.diffusion.process import cosine
+        >>> mlp = networks.make("mlp", out_channels=2, num_classes=4)
+        >>> net = denoiser.make(mlp, cosine(), image_shape=(1, 1, 2), num_classes=4)
+        >>> nets = {"student": net, "teacher": net}
+        >>> method = methods.make("dmd", nets=nets, process=cosine())
+        >>> [phase.trains for phase in method.phases], method.batch_keys
+        ([('student',), ('fake_score',)], ('z', 'x0', 'y'))
     """
     student, teacher = nets["student"], nets["teacher"]
     guided = denoiser.guided(teacher, process, guidance, guidance_interval)

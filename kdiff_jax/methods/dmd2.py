@@ -88,6 +88,17 @@ def make(
         ConfigError: If an option is unknown.
 
     Source: arXiv:2405.14867, Section 4 and released code (ImageNet: the defaults).
+
+    Examples:
+        >>> from kdiff_jax import denoiser, methods, networks
+        >>> from kdiff_jax.diffusion.process import cosine
+        >>> mlp = networks.make("mlp", out_channels=2, num_classes=4)
+        >>> net = denoiser.make(mlp, cosine(), image_shape=(1, 1, 2), num_classes=4)
+        >>> nets = {"student": net, "teacher": net}
+        >>> options = dict(num_steps=4, gan_weight=0.0)
+        >>> method = methods.make("dmd2", nets=nets, process=cosine(), **options)
+        >>> list(method.nets), method.sampler
+        (['student', 'fake_score'], {'name': 'renoise', 'num_steps': 4})
     """
     student, teacher = nets["student"], nets["teacher"]
     guided = denoiser.guided(teacher, process, guidance, guidance_interval)

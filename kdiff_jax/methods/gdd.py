@@ -95,6 +95,16 @@ def make(
         CheckpointError: If a file of weights or of the classes cannot be read.
 
     Source: arXiv:2405.20750 and its released code.
+
+    Examples:
+        >>> from kdiff_jax import denoiser, methods, networks
+        >>> from kdiff_jax.diffusion.process import cosine
+        >>> mlp = networks.make("mlp", out_channels=2, num_classes=4)
+        >>> net = denoiser.make(mlp, cosine(), image_shape=(1, 1, 2), num_classes=4)
+        >>> nets = {"student": net, "teacher": net}
+        >>> method = methods.make("gdd", nets=nets, process=cosine())
+        >>> [(phase.name, phase.every, phase.offset) for phase in method.phases]
+        [('student', 1, 0), ('disc', 1, 0), ('r1', 16, 16)]
     """
     student = nets["student"]
     if loss not in adversarial.LOSSES:

@@ -44,12 +44,26 @@ def make(
             drawn for each example, and the teacher has that one in place of this.
         guidance_interval: Noise levels at which it acts; None for all.
 
-    Settings: `num_steps`, the N of the student that this round makes. The ends of the
-        times that it owns (`Context.share`) are multiples of 1 / N. Its two teacher
-        steps begin inside them too, so that the teacher may own the same range.
+    The one setting is `num_steps`, the N of the student that this round makes. The ends
+    of the times that it owns (`Context.share`) are multiples of 1 / N. Its two teacher
+    steps begin inside them too, so that the teacher may own the same range.
 
     Raises:
-        ConfigError: If the process has no continuous time in [0, 1].
+        ConfigError: If the process has no continuous time in [0, 1], or the teacher
+            cannot be guided so.
+
+    Source: arXiv:2202.00512, Algorithm 2; arXiv:2210.03142 for students that read their
+    guidance.
+
+    Examples:
+        >>> from kdiff_jax import denoiser, methods, networks
+        >>> from kdiff_jax.diffusion.process import cosine
+        >>> mlp = networks.make("mlp", out_channels=2, num_classes=4)
+        >>> net = denoiser.make(mlp, cosine(), image_shape=(1, 1, 2), num_classes=4)
+        >>> nets = {"student": net, "teacher": net}
+        >>> method = methods.make("progressive", nets=nets, process=cosine())
+        >>> method.frozen, list(method.settings)
+        (('teacher',), ['num_steps'])
     """
     student, teacher = nets["student"], nets["teacher"]
     if process.num_timesteps or (process.t_min, process.t_max) != (0.0, 1.0):

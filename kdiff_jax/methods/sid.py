@@ -54,9 +54,19 @@ def make(
         ConfigError: If a time is none of the process.
 
     Source: arXiv:2404.04057, Algorithm 1, and released code (EDM: the defaults and
-        fake_times="edm"). Theirs differ in two things without effect on Adam's steps or
-        with balanced classes: the student's loss is 100 times as large, and labels are
-        those of a batch of data, where they are uniform here.
+    fake_times="edm"). Theirs differ in two things without effect on Adam's steps or
+    with balanced classes: the student's loss is 100 times as large, and labels are
+    those of a batch of data, where they are uniform here.
+
+    Examples:
+        >>> from kdiff_jax import denoiser, methods, networks
+        >>> from kdiff_jax.diffusion.process import cosine
+        >>> mlp = networks.make("mlp", out_channels=2, num_classes=4)
+        >>> net = denoiser.make(mlp, cosine(), image_shape=(1, 1, 2), num_classes=4)
+        >>> nets = {"student": net, "teacher": net}
+        >>> method = methods.make("sid", nets=nets, process=cosine())
+        >>> [phase.name for phase in method.phases], method.sampler["sigma_init"]
+        (['fake_score', 'student'], 2.5)
     """
     student, teacher = nets["student"], nets["teacher"]
     guided = denoiser.guided(teacher, process, guidance, guidance_interval)

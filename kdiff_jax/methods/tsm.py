@@ -76,10 +76,22 @@ def make(
             the student can be guided in turn.
 
     Raises:
-        ConfigError: If features are asked of networks whose levels have other pixels.
+        ConfigError: If there are no such features, or they are asked of networks whose
+            levels have other pixels.
 
-    Source: as above; neither has public code, and the choices that the papers leave
-        open (weights, where features are read) are arguments or stand here.
+    Source: the three papers above; the first two have no public code, and the choices
+    that they leave open (weights, where features are read) are arguments or stand here.
+
+    Examples:
+        >>> from kdiff_jax import denoiser, methods, networks
+        >>> from kdiff_jax.diffusion.process import cosine
+        >>> def net(channels):
+        ...     mlp = networks.make("mlp", channels=channels, out_channels=2)
+        ...     return denoiser.make(mlp, cosine(), image_shape=(1, 1, 2))
+        >>> nets = {"student": net(8), "teacher": net(16)}
+        >>> method = methods.make("tsm", nets=nets, process=cosine(), features="fitnet")
+        >>> list(method.nets)
+        ['student', 'adapters']
     """
     student, teacher = nets["student"], nets["teacher"]
     guidances.check_null_prob(null_prob, student.num_classes)

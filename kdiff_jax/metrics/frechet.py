@@ -42,9 +42,11 @@ def frechet_distance(
 
     Source: Heusel et al. 2017, arXiv:1706.08500, Eq. 6; Dowson & Landau 1982.
 
-    Example:
+    Examples:
+        >>> import numpy as np
+        >>> from kdiff_jax import metrics
         >>> one = np.eye(2)
-        >>> round(frechet_distance(np.zeros(2), one, np.ones(2), 4 * one), 6)
+        >>> round(metrics.frechet_distance(np.zeros(2), one, np.ones(2), 4 * one), 6)
         4.0
     """
     mu, sigma = _checked("mu", mu, "sigma", sigma)
