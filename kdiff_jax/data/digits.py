@@ -24,5 +24,5 @@ def load(
     grey, labels = load_digits(return_X_y=True)
     array = np.round(grey * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
     array = resize_all(array, size, name="digits", channels=channels)
-    found = from_array(array, labels.astype(np.int32), num_classes=10, name="digits")
+    found = from_array(array, np.asarray(labels), num_classes=10, name="digits")
     return found._replace(prepared=described(None if size == 8 else size))
