@@ -32,6 +32,28 @@ class Partition(NamedTuple):
         splits: What routes vectors that no class has, such as embeddings of prompts:
             the median splits of the rule "pca", the centres of "kmeans"; None by other
             rules.
+
+    Examples:
+        Four students: two groups of two classes, and two ranges of the time.
+
+        >>> import numpy as np
+        >>> from kdiff_jax.diffusion.process import cosine
+        >>> from kdiff_jax.partition import Partition
+        >>> found = Partition(groups=((0, 3), (1, 2)), borders=(0.0, 0.5, 1.0))
+        >>> print(found.table())
+        student 0: 2 classes: 0, 3; 0 <= t <= 0.5
+        student 1: 2 classes: 0, 3; 0.5 < t <= 1
+        student 2: 2 classes: 1-2; 0 <= t <= 0.5
+        student 3: 2 classes: 1-2; 0.5 < t <= 1
+        >>> y, t = np.int32([3, 1]), np.float32([0.2, 0.9])
+        >>> found.group_of(y).tolist(), found.range_of(t).tolist()
+        ([0, 1], [0, 1])
+        >>> found.owner(t, y).tolist()
+        [0, 3]
+        >>> found.labels(2, num_classes=4).tolist(), found.t_range(2, cosine())
+        ([1, 2], (0.0, 0.5))
+        >>> Partition.from_spec(found.to_spec()) == found
+        True
     """
 
     groups: tuple[tuple[int, ...], ...] = ()
@@ -48,10 +70,15 @@ class Partition(NamedTuple):
 
     @property
     def num_students(self) -> int:
+        """Number of groups times number of ranges."""
         return self.num_groups * self.num_ranges
 
     def group_of(self, y):
-        """i32 of y's shape: the group of each label; NumPy or JAX, traced too."""
+        """i32 of y's shape: the group of each label.
+
+        Args:
+            y: Labels, integers of any shape; of NumPy or JAX, traced too.
+        """
         xp = jnp if isinstance(y, jax.Array) else np
         if not self.groups:
             return xp.zeros(np.shape(y), np.int32)
@@ -61,11 +88,25 @@ class Partition(NamedTuple):
         return xp.asarray(owners)[y]
 
     def group_of_vectors(self, vectors) -> np.ndarray:
-        """i32[N], the group of each of f32[N, D], of the encoder of the partition's.
+        """i32[N], the group of each vector.
+
+        Args:
+            vectors: f32[N, D], of the encoder whose embeddings the groups were made by.
 
         Raises:
             ConfigError: If the groups are not split by vectors, or those have another
                 D.
+
+        Examples:
+            >>> import numpy as np
+            >>> from kdiff_jax import partition
+            >>> from kdiff_jax.diffusion.process import cosine
+            >>> rows = np.float32([[0, 0], [0, 1], [9, 0], [9, 1]])  # of the classes
+            >>> options = dict(num_groups=2, rule="pca", embeddings=rows)
+            >>> found = partition.make(process=cosine(), num_classes=4, **options)
+            >>> near_class_0 = np.float32([[1, 2]])
+            >>> found.group_of_vectors(near_class_0) == found.group_of(np.int32([0]))
+            array([ True])
         """
         if self.splits is None:
             raise ConfigError(
@@ -76,26 +117,45 @@ class Partition(NamedTuple):
         return self.splits.group_of(vectors)
 
     def range_of(self, t):
-        """i32 of t's shape: the range of each time; NumPy or JAX, traced too."""
+        """i32 of t's shape: the range of each time.
+
+        Args:
+            t: Times of the process, floats of any shape; of NumPy or JAX, traced too.
+        """
         xp = jnp if isinstance(t, jax.Array) else np
         inner = xp.asarray(self.borders[1:-1], np.float32)
         t = xp.asarray(t, np.float32)
         return xp.searchsorted(inner, t, side="left").astype(np.int32)
 
     def owner(self, t, y):
-        """i32[B]: the student of each (t, y); y may be None if only time is split."""
+        """i32[B], the student of each pair of a time and a label.
+
+        Args:
+            t: f32[B], times of the process.
+            y: i32[B], labels; may be None if only time is split.
+        """
         if y is None and not self.groups:
             return self.range_of(t)
         return self.group_of(y) * self.num_ranges + self.range_of(t)
 
     def labels(self, k: int, num_classes: int) -> np.ndarray:
-        """i32[n], the labels that student k may be asked for; [0] without classes."""
+        """i32[n], the labels that student k may be asked for; [0] without classes.
+
+        Args:
+            k: Number of the student.
+            num_classes: Number of classes of the model; 0 if unconditional.
+        """
         if not self.groups:
             return np.arange(max(num_classes, 1), dtype=np.int32)
         return np.array(self.groups[k // self.num_ranges], np.int32)
 
     def t_range(self, k: int, process: Process) -> tuple[float, float]:
-        """(lo, hi) of student k: its times are lo < t <= hi."""
+        """(lo, hi) of student k: its times are lo < t <= hi.
+
+        Args:
+            k: Number of the student.
+            process: Forward process, whose ends are those of a student of all times.
+        """
         if not self.borders:
             return process.t_min, process.t_max
         i = k % self.num_ranges
@@ -114,6 +174,9 @@ class Partition(NamedTuple):
     @staticmethod
     def from_spec(spec: Any) -> "Partition":
         """What `to_spec` gave; one student for None.
+
+        Args:
+            spec: Values of JSON.
 
         Raises:
             CheckpointError: If a label or a time would have no owner, or two.
@@ -202,7 +265,15 @@ def make(
         ConfigError: If groups or ranges cannot be equal, disjoint and complete.
 
     Source: Song et al. 2024, arXiv:2410.23274 (classes); Zhang & Ma 2024,
-        arXiv:2410.04191 (time).
+    arXiv:2410.04191 (time).
+
+    Examples:
+        >>> from kdiff_jax import partition
+        >>> from kdiff_jax.diffusion.process import cosine
+        >>> found = partition.make(process=cosine(), num_classes=10, num_groups=2)
+        >>> print(found.table())
+        student 0: 5 classes: 0-4
+        student 1: 5 classes: 5-9
     """
     check_groups(num_classes, num_groups, rule, table)
     borders, splits = _borders(process, num_ranges, spacing), None

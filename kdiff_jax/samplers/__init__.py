@@ -35,6 +35,21 @@ class Sampler(NamedTuple):
         nfe: Network evaluations per image.
         name: The name given to `make`.
         options: The keywords given to `make`.
+
+    Examples:
+        The denoiser of data that are one grey image:
+
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from kdiff_jax import samplers
+        >>> from kdiff_jax.diffusion import process
+        >>> def denoise(x_t, t, y):
+        ...     return jnp.full_like(x_t, 0.25)
+        >>> sampler = samplers.make("ddim", process=process.cosine(), num_steps=4)
+        >>> z = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
+        >>> x0 = sampler.sample(denoise, z)
+        >>> x0.shape, float(x0.min()), float(x0.max())
+        ((2, 8, 8, 3), 0.25, 0.25)
     """
 
     sample: Callable[..., Any]
@@ -83,6 +98,18 @@ def walk(body, carry, rows, times: np.ndarray, denoise):
         rows: Tree of arrays [N, ...].
         times: f64[N] that the network is asked at, known on the host.
         denoise: A denoiser or `Ranges`.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import numpy as np
+        >>> from kdiff_jax import samplers
+        >>> times = np.array([3.0, 2.0, 1.0])
+        >>> def body(denoise, x, t):
+        ...     return denoise(x, t, None)
+        >>> def denoise(x_t, t, y):
+        ...     return x_t + t
+        >>> float(samplers.walk(body, 0.0, jnp.asarray(times), times, denoise))
+        6.0
     """
     if isinstance(denoise, Ranges):
         ranges = np.asarray(denoise.range_of(times))
@@ -118,8 +145,22 @@ def _walk_runs(body, carry, rows, ranges: np.ndarray, at):
 def step_noise(keys, noise, z) -> Callable[[Any], Any]:
     """i -> N(0, 1) of z's shape for step i: `noise` when given, else drawn from `keys`.
 
+    Args:
+        keys: Key[B], one per image; None where `noise` is given.
+        noise: i -> f32[B, H, W, C]; None to draw it.
+        z: f32[B, H, W, C], whose shape alone is read.
+
     Raises:
         ConfigError: If both are None.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from kdiff_jax import samplers
+        >>> keys = jax.random.split(jax.random.key(0), 2)
+        >>> draw = samplers.step_noise(keys, None, jnp.zeros((2, 8, 8, 3)))
+        >>> draw(0).shape, bool((draw(0) == draw(0)).all())
+        ((2, 8, 8, 3), True)
     """
     if noise is not None:
         return noise
@@ -134,7 +175,13 @@ def step_noise(keys, noise, z) -> Callable[[Any], Any]:
 
 
 def names() -> list[str]:
-    """The samplers that exist: the modules of this package."""
+    """The samplers that exist: the modules of this package.
+
+    Examples:
+        >>> from kdiff_jax import samplers
+        >>> "ddim" in samplers.names()
+        True
+    """
     return registry.names(__name__)
 
 
@@ -144,11 +191,24 @@ def make(name: str, *, process: Process, **keywords) -> Sampler:
     Args:
         name: A file of this folder.
         process: The process that the denoiser was trained on.
-        keywords: Keywords of the sampler's own `make`.
+        **keywords: Keywords of the sampler's own `make`. All samplers take `guidance`,
+            the strength of classifier-free guidance (1 is none), `guidance_interval`,
+            the noise levels sigma / alpha that are guided (None for all), and
+            `guidance_channels`, how many channels are (None for all).
 
     Raises:
-        ConfigError: If there is no such sampler, a keyword is not one of its, or
-            num_steps is too large.
+        ConfigError: If there is no such sampler, a keyword is not one of its or out of
+            range, or the process has no such grid of times.
+
+    Examples:
+        >>> from kdiff_jax import samplers
+        >>> from kdiff_jax.diffusion import process
+        >>> sampler = samplers.make("heun", process=process.edm(), num_steps=18)
+        >>> sampler.name, sampler.nfe
+        ('heun', 35)
+        >>> options = dict(process=process.edm(), num_steps=18, guidance=2.0)
+        >>> samplers.make("heun", **options).nfe
+        70
     """
     function, what = make_function(name), f"sampler {name!r}"
     arguments.check(function, keywords, what=what, hidden=("process",))
@@ -260,7 +320,18 @@ def _each(denoise, change: Callable[[Any], Any]):
 
 
 def asked_times(sampler: Sampler) -> np.ndarray:
-    """f64[nfe], the times that a denoiser is asked at; nothing is computed."""
+    """f64[N], the times that a denoiser is asked at; nothing is computed.
+
+    Args:
+        sampler: Any. Both evaluations of a guided time count as one.
+
+    Examples:
+        >>> from kdiff_jax import samplers
+        >>> from kdiff_jax.diffusion import process
+        >>> sampler = samplers.make("ddim", process=process.cosine(), num_steps=4)
+        >>> samplers.asked_times(sampler).tolist()
+        [1.0, 0.75, 0.5, 0.25]
+    """
     found = []
 
     def range_of(times):

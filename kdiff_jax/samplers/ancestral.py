@@ -32,6 +32,21 @@ def make(
         variance: 0 is the posterior's ("fixed_small"), 1 the forward step's
             ("fixed_large"), between them geometric ("fixed_medium").
         clip: Clips x0_hat to [-1, 1]; a number c clips it to [-c, c].
+
+    Raises:
+        ConfigError: If the process has no such grid of times, or `variance` is out of
+            range.
+
+    Source: Ho et al. 2020, arXiv:2006.11239, Algorithm 2; Salimans & Ho 2022,
+    arXiv:2202.00512, Eq. 3 to 5, for continuous time.
+
+    Examples:
+        >>> from kdiff_jax import samplers
+        >>> from kdiff_jax.diffusion import process
+        >>> options = dict(num_steps=1000, variance=0.0)
+        >>> sampler = samplers.make("ancestral", process=process.discrete(), **options)
+        >>> samplers.asked_times(sampler)[:3].tolist()
+        [999.0, 998.0, 997.0]
     """
     if not 0 <= variance <= 1:
         raise ConfigError(f"variance={variance}: must lie in [0, 1]; 1 is the largest")

@@ -47,6 +47,20 @@ def make(
         end_at_data: The last step goes to the data; False: to the process' t_min.
         even: Every step of a discrete process goes T // N back, as diffusers' DDIM
             does, also where the network is asked at another time next.
+
+    Raises:
+        ConfigError: If the process has no such grid of times, `eta` is out of range, or
+            `even` is asked of a process in continuous time.
+
+    Source: Song et al. 2021, arXiv:2010.02502, Eq. 12 and 16.
+
+    Examples:
+        >>> from kdiff_jax import samplers
+        >>> from kdiff_jax.diffusion import process
+        >>> options = dict(num_steps=4, spacing="leading", eta=1.0)
+        >>> sampler = samplers.make("ddim", process=process.discrete(), **options)
+        >>> samplers.asked_times(sampler).tolist()
+        [750.0, 500.0, 250.0, 0.0]
     """
     if not 0 <= eta <= 1:
         raise ConfigError(f"eta={eta}: must lie in [0, 1]; 0 is deterministic")

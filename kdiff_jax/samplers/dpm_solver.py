@@ -38,7 +38,18 @@ def make(
         clip: Clips x0_hat to [-1, 1]; a number c clips it to [-c, c].
         end_at_data: The last step goes to the data; False: to the process' t_min.
 
+    Raises:
+        ConfigError: If the process has no such grid of times.
+
     Source: Lu et al. 2022, arXiv:2211.01095, Algorithm 2.
+
+    Examples:
+        >>> from kdiff_jax import samplers
+        >>> from kdiff_jax.diffusion import process
+        >>> options = dict(process=process.discrete(), num_steps=4)
+        >>> sampler = samplers.make("dpm_solver", **options)
+        >>> samplers.asked_times(sampler).tolist()
+        [999.0, 749.0, 500.0, 250.0]
     """
     if spacing is None and process.num_timesteps is not None:
         spacing = "dpm"

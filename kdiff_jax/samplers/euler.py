@@ -28,7 +28,17 @@ def make(
         rho: Curvature of the grid "karras".
         start_at_sigma: See `ddim.make`.
 
+    Raises:
+        ConfigError: If the process has no such grid of times.
+
     Source: Karras et al. 2022, arXiv:2206.00364, Algorithm 1 without the correction.
+
+    Examples:
+        >>> from kdiff_jax import samplers
+        >>> from kdiff_jax.diffusion import process
+        >>> sampler = samplers.make("euler", process=process.edm(), num_steps=3)
+        >>> samplers.asked_times(sampler).round(3).tolist()
+        [80.0, 2.515, 0.002]
     """
     sampler = ddim.make(
         process=process,

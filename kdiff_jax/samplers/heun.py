@@ -53,6 +53,19 @@ def make(
         correct_last: Whether the last step is corrected as well, as in SiT: 2 N
             evaluations. That is for networks that predict a velocity, the only ones
             whose d is good at the data, and for straight paths; None: there, yes.
+
+    Raises:
+        ConfigError: If the process has no such grid of times, `S_churn` is negative or
+            of straight paths, or `correct_last` is asked of others.
+
+    Source: Karras et al. 2022, arXiv:2206.00364, Algorithms 1 and 2.
+
+    Examples:
+        >>> from kdiff_jax import samplers
+        >>> from kdiff_jax.diffusion import process
+        >>> sampler = samplers.make("heun", process=process.edm(), num_steps=3)
+        >>> samplers.asked_times(sampler).round(3).tolist()
+        [80.0, 2.515, 2.515, 0.002, 0.002]
     """
     if S_churn < 0:
         raise ConfigError(f"S_churn={S_churn}: must not be negative; 0 turns it off")

@@ -58,7 +58,19 @@ def make(
         averages: Prediction that is averaged: the noise, or v = alpha eps - sigma x0,
             which diffusers takes of networks that predict it.
 
+    Raises:
+        ConfigError: If the process has no such grid of times, `averages` is "v" of
+            straight paths, or `even` is asked of a process in continuous time.
+
     Source: Liu et al. 2022, arXiv:2202.09778, Eq. 12 and Algorithm 2; diffusers.
+
+    Examples:
+        >>> from kdiff_jax import samplers
+        >>> from kdiff_jax.diffusion import process
+        >>> options = dict(num_steps=4, spacing="leading", offset=1)
+        >>> sampler = samplers.make("pndm", process=process.discrete(), **options)
+        >>> samplers.asked_times(sampler).tolist()
+        [751.0, 501.0, 501.0, 251.0, 1.0]
     """
     if averages == "v" and process.straight:
         raise ConfigError("averages='v': is not for straight paths; leave it out")

@@ -25,13 +25,29 @@ def make(
 ) -> Sampler:
     """Nothing of x_t is kept from step to step but x0_hat.
 
-    One step is the network itself at its first time: the one-step student.
+    One step is the network itself at its first time: the one-step student. The times
+    are even in the index of a grid of 1000, or of all of a discrete process.
 
     Args:
         process: Any forward process.
         num_steps: Denoiser calls.
-        spacing: See `times`.
-        sigma_init: See `start`.
+        spacing: Spacing of the fine grid, see `grids.make`; None for the process' own.
+        sigma_init: sigma / alpha of the noise that is started from, as in SiD; None
+            starts at t_max.
+
+    Raises:
+        ConfigError: If the grid has fewer times, or the process does not reach that
+            level.
+
+    Source: Song et al. 2023, arXiv:2303.01469, Algorithm 1; Yin et al. 2024,
+    arXiv:2405.14867, Section 4.4 and released code, for the times.
+
+    Examples:
+        >>> from kdiff_jax import samplers
+        >>> from kdiff_jax.diffusion import process
+        >>> sampler = samplers.make("renoise", process=process.discrete(), num_steps=4)
+        >>> samplers.asked_times(sampler).tolist()
+        [999.0, 749.0, 499.0, 249.0]
     """
     grid = times(process, num_steps, spacing=spacing, sigma_init=sigma_init)
     _, scale = start(process, sigma_init)
