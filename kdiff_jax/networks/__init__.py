@@ -42,15 +42,36 @@ BUFFERS = (jax.tree_util.DictKey("freqs"),)  # loaded, saved, never trained
 
 
 def names() -> list[str]:
-    """The networks that exist."""
+    """The networks that exist: the modules of this package.
+
+    Examples:
+        >>> from kdiff_jax import networks
+        >>> "song_unet" in networks.names()
+        True
+    """
     return registry.names(__name__)
 
 
 def make(name: str, **keywords) -> nn.Module:
-    """Builds the network `name`; the keywords are the fields of its module.
+    """The network `name`, one of `names()`, as a Flax module.
+
+    Args:
+        name: A file of this folder.
+        **keywords: Fields of its module.
 
     Raises:
-        ConfigError: If there is no such network, or a keyword is no field of it.
+        ConfigError: If there is no such network, or a keyword is no field of it or out
+            of range.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from kdiff_jax import networks
+        >>> module = networks.make("mlp", channels=8, out_channels=2, num_classes=4)
+        >>> x, c_noise, y = jnp.zeros((3, 1, 1, 2)), jnp.zeros(3), jnp.arange(3)
+        >>> variables = module.init(jax.random.key(0), x, c_noise, y)
+        >>> module.apply(variables, x, c_noise, y).shape
+        (3, 1, 1, 2)
     """
     function = make_function(name)
     arguments.check(function, keywords, what=f"network {name!r}", hidden=FLAX)
@@ -86,6 +107,14 @@ def trainable(params: Params) -> Params:
 
     Their gradient is exactly zero, so only a rule that reads the parameter itself
     (weight decay, LAMB) needs this: `optax.add_decayed_weights(w, mask=trainable)`.
+
+    Args:
+        params: Parameters of a network, or their shapes.
+
+    Examples:
+        >>> from kdiff_jax import networks
+        >>> networks.trainable({"map_noise": {"freqs": 0.0}, "out": {"kernel": 0.0}})
+        {'map_noise': {'freqs': False}, 'out': {'kernel': True}}
     """
     return jax.tree_util.tree_map_with_path(
         lambda path, _: path[-1] not in BUFFERS, params

@@ -30,6 +30,18 @@ class AdmUNet(Network):
 
     Source: Dhariwal & Nichol 2021, arXiv:2105.05233; Karras et al. 2022,
     arXiv:2206.00364, appendix F.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from kdiff_jax import networks
+        >>> fields = dict(channels=8, channel_mult=(1, 2), num_blocks=1, num_classes=10)
+        >>> module = networks.make("adm_unet", **fields)
+        >>> x = jnp.zeros((2, 8, 8, 3))
+        >>> init = module.init_with_output
+        >>> out, params = jax.eval_shape(init, jax.random.key(0), x, jnp.zeros(2))
+        >>> out.shape, sum(leaf.size for leaf in jax.tree.leaves(params))
+        ((2, 8, 8, 3), 49115)
     """
 
     channels: Count = 192

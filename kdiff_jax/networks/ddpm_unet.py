@@ -52,6 +52,18 @@ class DdpmUNet(Network):
     Source: Ho et al. 2020, arXiv:2006.11239, appendix B; Luhman & Luhman 2021,
     arXiv:2101.02388; Dhariwal & Nichol 2021, arXiv:2105.05233, for `scale_shift` and
     resampling residual blocks.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from kdiff_jax import networks
+        >>> fields = dict(channels=8, channel_mult=(1, 2), num_blocks=1, num_groups=4)
+        >>> module = networks.make("ddpm_unet", **fields)
+        >>> x = jnp.zeros((2, 8, 8, 3))
+        >>> init = module.init_with_output
+        >>> out, params = jax.eval_shape(init, jax.random.key(0), x, jnp.zeros(2))
+        >>> out.shape, sum(leaf.size for leaf in jax.tree.leaves(params))
+        ((2, 8, 8, 3), 41899)
     """
 
     channels: Count = 128

@@ -117,6 +117,18 @@ class DiT(Network):
     The others are those of `Network`.
 
     Source: Peebles & Xie 2022, arXiv:2212.09748; Ma et al. 2024, arXiv:2401.08740.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from kdiff_jax import networks
+        >>> fields = dict(channels=8, num_blocks=4, num_heads=2, num_classes=10)
+        >>> module = networks.make("dit", **fields)
+        >>> x = jnp.zeros((2, 8, 8, 4))
+        >>> init = module.init_with_output
+        >>> out, params = jax.eval_shape(init, jax.random.key(0), x, jnp.zeros(2))
+        >>> out.shape, sum(leaf.size for leaf in jax.tree.leaves(params))
+        ((2, 8, 8, 4), 7728)
     """
 
     channels: Count = 1152

@@ -92,6 +92,18 @@ class IddpmUNet(Network):
 
     Source: Salimans & Ho 2022, arXiv:2202.00512, appendix; parameters are named as in
     google-research/diffusion_distillation.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from kdiff_jax import networks
+        >>> fields = dict(channels=32, channel_mult=(1, 2), num_blocks=1)
+        >>> module = networks.make("iddpm_unet", emb_channels=32, **fields)
+        >>> x = jnp.zeros((2, 8, 8, 3))
+        >>> init = module.init_with_output
+        >>> out, params = jax.eval_shape(init, jax.random.key(0), x, jnp.zeros(2))
+        >>> out.shape, sum(leaf.size for leaf in jax.tree.leaves(params))
+        ((2, 8, 8, 3), 673123)
     """
 
     channels: Count = 256

@@ -19,6 +19,19 @@ class Mlp(Network):
         num_blocks: Number of hidden layers.
         channel_mult, attn_resolutions: Fields of U-Nets; the defaults mean one level
             without attention.
+
+    The others are those of `Network`.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from kdiff_jax import networks
+        >>> module = networks.make("mlp", out_channels=2)
+        >>> x = jnp.zeros((2, 1, 1, 2))
+        >>> init = module.init_with_output
+        >>> out, params = jax.eval_shape(init, jax.random.key(0), x, jnp.zeros(2))
+        >>> out.shape, sum(leaf.size for leaf in jax.tree.leaves(params))
+        ((2, 1, 1, 2), 10690)
     """
 
     channels: Count = 64

@@ -56,6 +56,12 @@ class Network(nn.Module):
         dtype: Type of the activations and products; parameters are float32. A recipe
             sets it by its `precision`.
         remat: Recompute the blocks in the backward pass, to save memory.
+
+    Examples:
+        >>> from kdiff_jax import networks
+        >>> module = networks.make("song_unet", channels=8, num_classes=10)
+        >>> module.channel_mult, module.num_blocks, module.dropout
+        ((2, 2, 2), 4, 0.0)
     """
 
     channels: Count
@@ -94,6 +100,19 @@ class Network(nn.Module):
 
         Raises:
             ConfigError: If the images cannot be halved once per level below the first.
+
+        Examples:
+            >>> import jax
+            >>> import jax.numpy as jnp
+            >>> from kdiff_jax import networks
+            >>> fields = dict(channels=8, channel_mult=(1, 2), num_blocks=1)
+            >>> module = networks.make("song_unet", **fields)
+            >>> x, c_noise = jnp.zeros((2, 8, 8, 3)), jnp.zeros(2)
+            >>> out, _ = jax.eval_shape(
+            ...     module.init_with_output, jax.random.key(0), x, c_noise
+            ... )
+            >>> out.shape, out.dtype.name
+            ((2, 8, 8, 3), 'float32')
         """
         told = self.told(x, y, augment, guidance)
         return self.trunk(x, c_noise, told, dropout_keys)[0]
@@ -111,6 +130,23 @@ class Network(nn.Module):
         """The last output of each encoder level, then that of the bottleneck.
 
         Under `jit` the decoder is never computed: nothing reads it.
+
+        Args:
+            x, c_noise, y, augment, guidance, dropout_keys: See `__call__`.
+
+        Examples:
+            >>> import jax
+            >>> import jax.numpy as jnp
+            >>> from kdiff_jax import networks
+            >>> fields = dict(channels=8, channel_mult=(1, 2), num_blocks=1)
+            >>> module = networks.make("song_unet", **fields)
+            >>> def encode(key, x):
+            ...     method = "encode"
+            ...     return module.init_with_output(key, x, x[:, 0, 0, 0], method=method)
+            >>> x = jnp.zeros((2, 8, 8, 3))
+            >>> features, _ = jax.eval_shape(encode, jax.random.key(0), x)
+            >>> [feature.shape for feature in features]
+            [(2, 8, 8, 8), (2, 4, 4, 16), (2, 4, 4, 16)]
         """
         told = self.told(x, y, augment, guidance)
         return self.trunk(x, c_noise, told, dropout_keys)[1]
@@ -129,6 +165,23 @@ class Network(nn.Module):
 
         Networks of as many levels have as many, whatever their widths and blocks; that
         of the bottleneck is missing where there is none.
+
+        Args:
+            x, c_noise, y, augment, guidance, dropout_keys: See `__call__`.
+
+        Examples:
+            >>> import jax
+            >>> import jax.numpy as jnp
+            >>> from kdiff_jax import networks
+            >>> fields = dict(channels=8, channel_mult=(1, 2), num_blocks=1)
+            >>> module = networks.make("song_unet", **fields)
+            >>> def run(key, x):
+            ...     method = "with_features"
+            ...     return module.init_with_output(key, x, x[:, 0, 0, 0], method=method)
+            >>> x = jnp.zeros((2, 8, 8, 3))
+            >>> (out, features), _ = jax.eval_shape(run, jax.random.key(0), x)
+            >>> out.shape, [feature.shape[1] for feature in features]
+            ((2, 8, 8, 3), [8, 4, 4, 4, 8])
         """
         told = self.told(x, y, augment, guidance)
         out, down, up = self.trunk(x, c_noise, told, dropout_keys)

@@ -39,8 +39,24 @@ class SongUNet(Network):
 
     The others are those of `Network`.
 
+    Raises:
+        ConfigError: If there is no such embedding, encoder or decoder.
+
     Source: Song et al. 2021, arXiv:2011.13456; Karras et al. 2022, arXiv:2206.00364,
     appendix F.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from kdiff_jax import networks
+        >>> fields = dict(channels=8, channel_mult=(1, 2), num_blocks=1)
+        >>> ncsn = dict(embedding="fourier", noise_mult=2, encoder="residual")
+        >>> module = networks.make("song_unet", **fields, **ncsn, taps=(1, 3, 3, 1))
+        >>> x = jnp.zeros((2, 8, 8, 3))
+        >>> init = module.init_with_output
+        >>> out, params = jax.eval_shape(init, jax.random.key(0), x, jnp.zeros(2))
+        >>> out.shape, sum(leaf.size for leaf in jax.tree.leaves(params))
+        ((2, 8, 8, 3), 46523)
     """
 
     channels: Count = 128

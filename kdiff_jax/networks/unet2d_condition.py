@@ -66,6 +66,20 @@ class UNet2DCondition(Network):
 
     Source: Rombach et al. 2022, arXiv:2112.10752; Podell et al. 2023, arXiv:2307.01952,
     for SDXL; Kim et al. 2023, arXiv:2305.15798, for the smaller ones.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from kdiff_jax import networks
+        >>> fields = dict(channels=8, channel_mult=(1, 2), num_blocks=1, depths=(1, 0))
+        >>> fields |= dict(num_heads=2, num_groups=4, cond_dim=16)
+        >>> module = networks.make("unet2d_condition", **fields)
+        >>> text = jnp.zeros((2, 77, 16))
+        >>> x = jnp.zeros((2, 8, 8, 4))
+        >>> init = module.init_with_output
+        >>> out, params = jax.eval_shape(init, jax.random.key(0), x, jnp.zeros(2), text)
+        >>> out.shape, sum(leaf.size for leaf in jax.tree.leaves(params))
+        ((2, 8, 8, 4), 52004)
     """
 
     channels: Count = 320
