@@ -20,7 +20,26 @@ SEED = 0  # of the order in which samples are taken
 
 
 def measure(found: Seen, reference: Seen) -> dict[str, float]:
-    """The line's value at 1 / N = 0, which may be below 0."""
+    """The line's value at 1 / N = 0, which may be below 0.
+
+    Args:
+        found: The samples, by their `rows`; 20 or more.
+        reference: The data, by their `main`.
+
+    Returns:
+        {"fd_inf": d}, in squared units of the features.
+
+    Source: Chong & Forsyth 2020, arXiv:1911.07023, section 4.
+
+    Examples:
+        >>> import numpy as np
+        >>> from kdiff_jax.metrics import fd_inf
+        >>> from kdiff_jax.metrics.seen import Seen, of_rows
+        >>> rows = np.linspace(0, 1, 1000, dtype=np.float32)[:, None]
+        >>> figures = fd_inf.measure(Seen(rows=rows + 1), Seen(of_rows(rows)))
+        >>> round(figures["fd_inf"], 1)
+        1.0
+    """
     rows, theirs = rows_of(found), main_of(reference)
     return {"fd_inf": extrapolated(rows, To(theirs.mu, theirs.sigma))}
 

@@ -42,6 +42,14 @@ class Features:
             one program serves any number. None for 32 on CPUs, which gain nothing from
             more, and 256 elsewhere.
         mesh: Devices that a batch is split over; None for one device of this host.
+
+    Examples:
+        >>> import numpy as np
+        >>> from kdiff_jax import metrics
+        >>> features = metrics.make("pixels")
+        >>> images = np.zeros((3, 2, 2, 1), np.uint8)
+        >>> features.apply(images).shape, list(features.named(images, ["pixels"]))
+        ((3, 4), ['pixels'])
     """
 
     name: str
@@ -67,7 +75,11 @@ class Features:
         }
 
     def apply(self, images: np.ndarray) -> Float[np.ndarray, "N _D"]:
-        """The main features of images; see `named`."""
+        """The main features of images; see `named`.
+
+        Args:
+            images: uint8[N, H, W, C].
+        """
         return self.named(images, [self.main])[self.main]
 
     def named(
@@ -157,6 +169,11 @@ def make(
     Raises:
         ConfigError: If there are no such features, or weights miss or are too much.
         CheckpointError: If the weights cannot be read or are of another network.
+
+    Examples:
+        >>> from kdiff_jax import metrics
+        >>> metrics.make("pixels").provenance
+        {'name': 'pixels', 'preprocessing': 'default', 'weights_sha256': None}
     """
     network = networks.network(name)
     extractor: Extractor = network.EXTRACTOR

@@ -16,7 +16,26 @@ RESAMPLED = True
 
 
 def measure(found: Seen, reference: Seen) -> dict[str, float]:
-    """Mean and standard deviation over ten parts of the samples, shuffled."""
+    """Mean and standard deviation over ten parts of the samples, shuffled.
+
+    Args:
+        found: The samples, by their `logits`; 10 or more.
+        reference: Not read.
+
+    Returns:
+        {"inception_score": mean, "inception_score_std": deviation}; the mean lies
+        between 1 and the number of classes.
+
+    Source: Salimans et al. 2016, arXiv:1606.03498, section 4.
+
+    Examples:
+        >>> import numpy as np
+        >>> from kdiff_jax.metrics.inception_score import measure
+        >>> from kdiff_jax.metrics.seen import Seen
+        >>> unsure = Seen(logits=np.zeros((20, 4), np.float32))
+        >>> measure(unsure, Seen())
+        {'inception_score': 1.0, 'inception_score_std': 0.0}
+    """
     del reference
     score = inception_score(logits_of(found), seed=SHUFFLE)
     return {"inception_score": score.mean, "inception_score_std": score.std}
@@ -37,12 +56,20 @@ def inception_score(
             torch-fidelity's default. None keeps the order, as the original code does.
 
     Returns:
-        Mean and standard deviation over the splits.
+        (mean, std) over the splits; the mean lies between 1 and the number of classes.
 
     Raises:
-        ValueError: If there are fewer images than splits, or a logit is not finite.
+        ValueError: If there are fewer images than splits.
+        NumericsError: If a logit is not finite.
 
     Source: Salimans et al. 2016, arXiv:1606.03498, section 4.
+
+    Examples:
+        >>> import numpy as np
+        >>> from kdiff_jax import metrics
+        >>> score = metrics.inception_score(100 * np.eye(4), num_splits=1)
+        >>> round(score.mean, 6), score.std
+        (4.0, 0.0)
     """
     if num_splits < 1:
         raise ValueError(f"num_splits={num_splits}: at least 1; 10 is usual")

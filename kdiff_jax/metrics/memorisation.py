@@ -17,7 +17,24 @@ def measure(found: Seen, reference: Seen) -> dict[str, float]:
     for copies. It is 1 - AuthPct. `nearest` is the median over samples of their
     distance to the nearest training image, divided by the same of training images.
 
+    Args:
+        found: The samples, by their `rows`.
+        reference: The training images, by theirs.
+
+    Returns:
+        {"memorised": share, "nearest": ratio}; the ratio is infinite where more than
+        half of the training images have a copy among the others.
+
     Source: Alaa et al. 2022, arXiv:2102.08921, section 3.3.
+
+    Examples:
+        >>> import numpy as np
+        >>> from kdiff_jax.metrics import memorisation
+        >>> from kdiff_jax.metrics.seen import Seen
+        >>> rows = np.linspace(0, 1, 6, dtype=np.float32)[:, None]
+        >>> copies = Seen(rows=rows[:3])
+        >>> memorisation.measure(copies, Seen(rows=rows))
+        {'memorised': 1.0, 'nearest': 0.0}
     """
     f, f_ref = rows_of(found), rows_of(reference)
     places, distances = nearest(f, f_ref)

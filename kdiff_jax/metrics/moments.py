@@ -16,22 +16,50 @@ class Moments(NamedTuple):
     Sums of squared deviations are kept about the running mean, in float64, so neither
     many batches nor a large mean cost precision.
 
+    Attributes:
+        num: Number of features seen.
+        mu: f64[D], their mean.
+        scatter: f64[D, D], the sum of (f - mu)(f - mu)^T.
+
     Source: Chan, Golub & LeVeque 1979, "Updating formulae and a pairwise algorithm".
+
+    Examples:
+        >>> import numpy as np
+        >>> from kdiff_jax import metrics
+        >>> first = metrics.Moments().update(np.array([[0.0], [2.0]]))
+        >>> both = first.merge(metrics.Moments().update(np.array([[4.0]])))
+        >>> both.num, both.mu.tolist(), both.sigma.tolist()
+        (3, [2.0], [[4.0]])
     """
 
     num: int = 0
-    mu: np.ndarray = np.zeros(0)  # f64[D]
-    scatter: np.ndarray = np.zeros((0, 0))  # f64[D, D], sum of (f - mu)(f - mu)^T
+    mu: np.ndarray = np.zeros(0)
+    scatter: np.ndarray = np.zeros((0, 0))
 
     def update(self, features: Float[Numbers, "N D"]) -> "Moments":
-        """These moments after N more feature vectors."""
+        """These moments after N more feature vectors.
+
+        Args:
+            features: f32[N, D], of NumPy or JAX.
+
+        Raises:
+            ValueError: If the sizes differ, or there is no vector.
+            NumericsError: If a number is not finite.
+        """
         f = check_features("features", features, min_rows=1)
         mu = f.mean(axis=0)
         centred = f - mu[None, :]
         return self.merge(Moments(len(f), mu, centred.T @ centred))
 
     def merge(self, other: "Moments") -> "Moments":
-        """The moments of both streams together."""
+        """The moments of both streams together.
+
+        Args:
+            other: Moments of as many features.
+
+        Raises:
+            ValueError: If the sizes differ.
+        """
         if 0 in (self.num, other.num):
             return other if self.num == 0 else self
         if self.mu.shape != other.mu.shape:

@@ -18,6 +18,12 @@ class Gaussian(NamedTuple):
         mu: f64[D].
         sigma: f64[D, D].
         num: Number of images; None if a file does not say.
+
+    Examples:
+        >>> import numpy as np
+        >>> from kdiff_jax.metrics.seen import Gaussian
+        >>> Gaussian(np.zeros(3), np.eye(3), num=100).sigma.shape
+        (3, 3)
     """
 
     mu: np.ndarray
@@ -36,6 +42,14 @@ class Seen(NamedTuple):
         labels: i32[N]; what the images are grouped by.
         similarities: f32[N], cosines between images and their prompts.
         classes: i32[N], the classifier's class that each image was asked for.
+
+    Examples:
+        >>> import numpy as np
+        >>> from kdiff_jax.metrics.seen import Seen, of_rows
+        >>> rows = np.float32([[0, 0], [2, 4]])
+        >>> seen = Seen(of_rows(rows), rows)
+        >>> seen.main.mu.tolist(), seen.logits is None
+        ([1.0, 2.0], True)
     """
 
     main: Gaussian | None = None
@@ -55,7 +69,22 @@ class Seen(NamedTuple):
 
 
 def of_rows(rows: Rows) -> Gaussian:
-    """Moments of features that are all there, added in float64."""
+    """Moments of features that are all there, added in float64.
+
+    Args:
+        rows: f32[N, D], N at least 2.
+
+    Raises:
+        DataError: If there are fewer.
+        NumericsError: If a number is not finite.
+
+    Examples:
+        >>> import numpy as np
+        >>> from kdiff_jax.metrics.seen import of_rows
+        >>> found = of_rows(np.float32([[0], [2]]))
+        >>> found.mu.tolist(), found.sigma.tolist(), found.num
+        ([1.0], [[2.0]], 2)
+    """
     moments = Moments()
     for start in range(0, len(rows), BLOCK):
         moments = moments.update(rows[start : start + BLOCK])

@@ -45,6 +45,13 @@ class Stats(NamedTuple):
         prepared: What was done to the images to bring them to this shape: crop, resize,
             filter, antialias, flip; see `data.resize.described`.
         seen: All that metrics read.
+
+    Examples:
+        >>> import numpy as np
+        >>> from kdiff_jax import metrics
+        >>> stats = metrics.Stats(np.zeros(2), np.eye(2), num=100, features="pixels")
+        >>> stats.provenance["num_images"], stats.provenance["features"]
+        (100, 'pixels')
     """
 
     mu: np.ndarray
@@ -121,7 +128,24 @@ def save(path: str | os.PathLike, stats: Stats) -> None:
 
 
 def save_stats(path: str | os.PathLike, moments: Moments, *, features: str) -> None:
-    """Writes moments alone, with the features' name and a digest; see `save`."""
+    """Writes moments alone, with the features' name and a digest, as an .npz.
+
+    Args:
+        path: The file; one that is there is replaced.
+        moments: Moments of the features.
+        features: Name of the feature network.
+
+    Raises:
+        DataError: If fewer than two images were seen.
+
+    Examples:
+        >>> import numpy as np
+        >>> from kdiff_jax import metrics
+        >>> moments = metrics.Moments().update(np.eye(4))
+        >>> metrics.save_stats("reference.npz", moments, features="pixels")
+        >>> metrics.load_stats("reference.npz", features="pixels").num
+        4
+    """
     save(path, Stats(moments.mu, moments.sigma, moments.num, features))
 
 
@@ -153,6 +177,16 @@ def load_stats(
     Raises:
         DataError: If the file is missing, damaged, of other features, weights or
             preprocessing, holds no mean and covariance, or not what is needed.
+
+    Examples:
+        A file of another project:
+
+        >>> import numpy as np
+        >>> from kdiff_jax import metrics
+        >>> np.savez("theirs.npz", mu=np.zeros(4), sigma=np.eye(4))
+        >>> stats = metrics.load_stats("theirs.npz", dim=4)
+        >>> stats.mu.shape, stats.num
+        ((4,), None)
     """
     entries = read_npz("reference", path, error=DataError, wanted=WANTED)
     try:
