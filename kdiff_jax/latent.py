@@ -48,6 +48,19 @@ class Autoencoder:
         shift_factor: What is taken from them before that.
         sample_size: Side of the images it was trained on, in pixels; None where nothing
             says it.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from kdiff_jax import latent
+        >>> vae = latent.load(FOLDER)
+        >>> images = jnp.zeros((1, 16, 16, 3))
+        >>> mean, logvar = vae.encode(images)
+        >>> latents = vae.scale(mean)  # as denoisers read them
+        >>> vae.decode(vae.unscale(latents)).shape
+        (1, 16, 16, 3)
+        >>> vae.save("copy")
+        >>> latent.load("copy").sha256 == vae.sha256
+        True
     """
 
     module: AutoencoderKL
@@ -129,11 +142,19 @@ class Autoencoder:
         return _by_parts(run, z.astype(jnp.float32), sides, one_by_one)
 
     def scale(self, z: Array | np.ndarray) -> Array | np.ndarray:
-        """Latents as denoisers read them: (z - shift_factor) scaling_factor."""
+        """Latents as denoisers read them: (z - shift_factor) scaling_factor.
+
+        Args:
+            z: f32[B, h, w, D], latents of `encode`.
+        """
         return (z - self.shift_factor) * self.scaling_factor
 
     def unscale(self, latents: Array | np.ndarray) -> Array | np.ndarray:
-        """The inverse of `scale`."""
+        """The inverse of `scale`.
+
+        Args:
+            latents: f32[B, h, w, D], as denoisers read them.
+        """
         return latents / self.scaling_factor + self.shift_factor
 
     @functools.cached_property
@@ -156,6 +177,9 @@ class Autoencoder:
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the folder `path`/vae, which `load` and diffusers read.
+
+        Args:
+            path: Folder to write to; made where it does not exist.
 
         Raises:
             StorageError: If the disk does not take it.
@@ -213,6 +237,12 @@ def load(
         ConfigError: If there is no such precision.
         CheckpointError: If there is no autoencoder, or it is damaged or of a kind that
             is not implemented. One line.
+
+    Examples:
+        >>> from kdiff_jax import latent
+        >>> vae = latent.load(FOLDER, precision="bfloat16")
+        >>> vae.scaling_factor, vae.module.latent_channels
+        (0.18215, 4)
     """
     parts.check_precision(precision)
     path = pathlib.Path(path).expanduser()

@@ -2,8 +2,10 @@
 
 import ast
 import doctest
+import functools
 import pathlib
 
+import clip_files
 import pipeline_files
 import pytest
 
@@ -12,7 +14,11 @@ import kdiff_jax
 PACKAGE = pathlib.Path(kdiff_jax.__path__[0])
 OWNERS = (ast.Module, ast.ClassDef, ast.FunctionDef)
 PROMPT = ">>> "
-FOLDER = "FOLDER"  # of Stable Diffusion, in examples of what reads one
+# Folders that examples read, as the site says: of a pipeline, and of a whole CLIP.
+FOLDERS = {
+    "FOLDER": lambda path: pipeline_files.folder(path, "sd1"),
+    "CLIP": clip_files.folder,
+}
 
 
 def examples(file: pathlib.Path) -> list[doctest.DocTest]:
@@ -33,15 +39,19 @@ EXAMPLES = [one for file in sorted(PACKAGE.rglob("*.py")) for one in examples(fi
 
 
 @pytest.fixture(scope="module")
-def pipeline(tmp_path_factory) -> pathlib.Path:
-    return pipeline_files.folder(tmp_path_factory.mktemp("pipeline"), "sd1")
+def folder(tmp_path_factory):
+    """name -> the folder that it stands for in examples."""
+    return functools.cache(
+        lambda name: str(FOLDERS[name](tmp_path_factory.mktemp(name)))
+    )
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda one: one.name)
-def test_an_example_prints_what_it_says(example, request, tmp_path, monkeypatch):
+def test_an_example_prints_what_it_says(example, folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    if FOLDER in example.docstring:
-        example.globs[FOLDER] = request.getfixturevalue("pipeline")
+    for name in FOLDERS:
+        if f"({name}" in example.docstring:
+            example.globs[name] = folder(name)
     said: list[str] = []
     doctest.DocTestRunner(verbose=False).run(example, out=said.append)
     assert not said, "".join(said)

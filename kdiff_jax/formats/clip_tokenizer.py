@@ -50,6 +50,12 @@ class Tokenizer:
         end: Token that every prompt ends with.
         pad: Token behind the end.
         sha256: Digest of all that the ids depend on.
+
+    Examples:
+        >>> from kdiff_jax import text
+        >>> tokens = text.tokenizer(FOLDER)
+        >>> tokens.texts(tokens(["A photo of a cat"])), tokens.counts([""]).tolist()
+        (['a photo of a cat'], [2])
     """
 
     def __init__(
@@ -92,6 +98,13 @@ class Tokenizer:
 
         Raises:
             ConfigError: If a prompt is no text.
+
+        Examples:
+            >>> from kdiff_jax import text
+            >>> tokens = text.tokenizer(FOLDER)
+            >>> ids = tokens(["a cat", ""])
+            >>> ids.shape, ids[1, :3].tolist() == [tokens.start, tokens.end, tokens.pad]
+            ((2, 77), True)
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         for prompt in prompts:
@@ -109,7 +122,11 @@ class Tokenizer:
         return ids
 
     def counts(self, prompts: Sequence[str]) -> Int32[np.ndarray, " B"]:
-        """Number of tokens of each prompt, with start and end, before any is cut."""
+        """Number of tokens of each prompt, with start and end, before any is cut.
+
+        Args:
+            prompts: Texts.
+        """
         found = self._tokenizer.encode_batch_fast([*prompts], add_special_tokens=False)
         return np.array([len(one.ids) + 2 for one in found], np.int32)
 
@@ -122,7 +139,11 @@ class Tokenizer:
         return [word for word, _ in split]
 
     def texts(self, ids: Integer[np.ndarray, "B L"]) -> list[str]:
-        """Prompts that have these ids: as given, but for letters' case and spaces."""
+        """Prompts that have these ids: as given, but for letters' case and spaces.
+
+        Args:
+            ids: i32[B, L], token ids.
+        """
         return [self._text(row.tolist()) for row in ids]
 
     def _text(self, row: list[int]) -> str:
@@ -167,6 +188,11 @@ def load(path: str | os.PathLike, part: str = PART) -> Tokenizer:
     Raises:
         CheckpointError: If there is none, or its files are damaged.
         ConfigError: If the package `tokenizers` is not installed.
+
+    Examples:
+        >>> from kdiff_jax import text
+        >>> text.tokenizer(FOLDER).length
+        77
     """
     path = pathlib.Path(path).expanduser()
     folder = _folder(path, part)

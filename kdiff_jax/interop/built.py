@@ -36,6 +36,20 @@ def build(
     Raises:
         CheckpointError: If the network has been defined otherwise since.
         ConfigError: If plain values are those of no model.
+
+    Examples:
+        >>> from kdiff_jax import interop
+        >>> values = {
+        ...     "network": {"name": "mlp", "channels": 8},
+        ...     "precondition": {"name": "v"},
+        ...     "process": {"name": "cosine"},
+        ...     "sampler": {"name": "ddim", "num_steps": 4},
+        ...     "image_shape": (1, 1, 2),
+        ...     "num_classes": 4,
+        ... }
+        >>> net, process = interop.build(values)
+        >>> net.image_shape, net.num_classes, process.t_max
+        ((1, 1, 2), 4, 1.0)
     """
     spec = Spec.of(spec)
     check_revision(spec)

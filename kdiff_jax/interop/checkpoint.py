@@ -42,6 +42,23 @@ def load(
 
     Raises:
         CheckpointError: If nothing loadable is there, or it is damaged. One line.
+
+    Examples:
+        >>> import jax
+        >>> from kdiff_jax import interop
+        >>> values = {
+        ...     "network": {"name": "mlp", "channels": 8},
+        ...     "precondition": {"name": "v"},
+        ...     "process": {"name": "cosine"},
+        ...     "sampler": {"name": "ddim", "num_steps": 4},
+        ...     "image_shape": (1, 1, 2),
+        ...     "num_classes": 4,
+        ... }
+        >>> params = interop.build(values)[0].init(jax.random.key(0))
+        >>> folder = interop.save("student", params=params, spec=values)
+        >>> model = interop.load(folder)
+        >>> model.num_params, model.spec.sampler.name
+        (474, 'ddim')
     """
     found = _load(located(path), source, facts)
     return found.computing_in(precision) if precision else found

@@ -47,6 +47,28 @@ def save(
         spec: What the model is, a `Spec` or the plain values of one.
         card: Markdown for people.
         frozen: See `Model`.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ConfigError: If plain values are those of no model.
+
+    Examples:
+        >>> import jax
+        >>> from kdiff_jax import interop
+        >>> values = {
+        ...     "network": {"name": "mlp", "channels": 8},
+        ...     "precondition": {"name": "v"},
+        ...     "process": {"name": "cosine"},
+        ...     "sampler": {"name": "ddim", "num_steps": 4},
+        ...     "image_shape": (1, 1, 2),
+        ...     "num_classes": 4,
+        ... }
+        >>> params = interop.build(values)[0].init(jax.random.key(0))
+        >>> folder = interop.save("student", params=params, spec=values, card="# Mine")
+        >>> sorted(file.name for file in folder.iterdir())
+        ['README.md', 'config.json', 'model.safetensors']
     """
     leaves = {k: lazy.of(np.asarray(v)) for k, v in flatten(params).items()}
     return write(folder, leaves=leaves, spec=Spec.of(spec), card=card, frozen=frozen)

@@ -39,6 +39,29 @@ class Model:
             vectors, where it is conditioned on such.
         spec: Network, preconditioning, process, image shape, classes, default sampler,
             and the partition of many students.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from kdiff_jax import interop
+        >>> values = {
+        ...     "network": {"name": "mlp", "channels": 8},
+        ...     "precondition": {"name": "v"},
+        ...     "process": {"name": "cosine"},
+        ...     "sampler": {"name": "ddim", "num_steps": 4},
+        ...     "image_shape": (1, 1, 2),
+        ...     "num_classes": 4,
+        ... }
+        >>> net, process = interop.build(values)
+        >>> params = net.init(jax.random.key(0))
+        >>> model = interop.Model(net, params, process, interop.Spec.of(values))
+        >>> z, y = jax.random.normal(jax.random.key(1), (3, 1, 1, 2)), jnp.arange(3)
+        >>> model.apply(z, process.t_max, y).shape, model.sampler().nfe
+        ((3, 1, 1, 2), 4)
+        >>> model.sampler(num_steps=1).sample(model.apply, z, y).shape
+        (3, 1, 1, 2)
+        >>> model.computing_in("bfloat16").denoise(z, 0.5, y).dtype.name
+        'float32'
     """
 
     net: Net
@@ -79,7 +102,15 @@ class Model:
         return bool(self.spec.precondition.keywords.get("data_at"))
 
     def denoise(self, x_t, t, y=None, guidance=None):
-        """As `apply`, but at times of `process`, as samplers ask."""
+        """As `apply`, but at times of `process`, as samplers ask.
+
+        Args:
+            x_t, y, guidance: See `apply`.
+            t: f32[B] or a number, a time of `process`.
+
+        Raises:
+            ConfigError: As `apply`.
+        """
         x_t = jnp.asarray(x_t, jnp.float32)
         t = jnp.broadcast_to(jnp.asarray(t, jnp.float32), (len(x_t),))
         about = self.net.conditions, self.partition, self.frozen
@@ -101,15 +132,43 @@ class Model:
         return x0_hat
 
     def computing_in(self, precision: str | None) -> "Model":
-        """The same model in "float32" or "bfloat16"; None is that of its spec."""
+        """The same model, computing in another precision.
+
+        Args:
+            precision: "float32" or "bfloat16"; None is that of its spec. Parameters and
+                x0_hat are float32.
+        """
         net, _ = build(self.spec, precision)
         return dataclasses.replace(self, net=net)
 
     def student(self, k: int) -> "Model":
         """Student k alone, as if there were no other.
 
+        Args:
+            k: Number of the student.
+
         Raises:
             ConfigError: If there is no such student.
+
+        Examples:
+            >>> import jax
+            >>> from kdiff_jax import partition
+            >>> from kdiff_jax import interop
+            >>> values = {
+            ...     "network": {"name": "mlp", "channels": 8},
+            ...     "precondition": {"name": "v"},
+            ...     "process": {"name": "cosine"},
+            ...     "sampler": {"name": "ddim", "num_steps": 4},
+            ...     "image_shape": (1, 1, 2),
+            ...     "num_classes": 4,
+            ... }
+            >>> net, process = interop.build(values)
+            >>> halves = partition.make(process=process, num_classes=4, num_groups=2)
+            >>> spec = interop.Spec.of({**values, "partition": halves.to_spec()})
+            >>> both = jax.vmap(net.init)(jax.random.split(jax.random.key(0), 2))
+            >>> model = interop.Model(net, both, process, spec)
+            >>> model.num_students, model.student(1).num_students
+            (2, 1)
         """
         if self.num_students == 1:
             raise ConfigError(f"student={k}: this model is a single one; leave it out")
@@ -199,6 +258,7 @@ class Model:
 
     @property
     def num_students(self) -> int:
+        """Number of students; 1 without a partition."""
         return self.partition.num_students
 
     @property
@@ -210,10 +270,12 @@ class Model:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of one image, or of its latents."""
         return self.spec.image_shape
 
     @property
     def num_classes(self) -> int:
+        """Number of classes; 0 if unconditional."""
         return self.spec.num_classes
 
 

@@ -27,6 +27,12 @@ class Facts:
         num_heads: Heads of the attention, of a DiT, or of a single file of Stable
             Diffusion where all levels have as many.
         variant: Variant of the weights in a folder of diffusers, as "fp16".
+
+    Examples:
+        >>> from kdiff_jax import interop
+        >>> facts = interop.Facts(image_size=64, sampler="heun", num_steps=18)
+        >>> facts.precondition is None
+        True
     """
 
     precondition: str | None = None

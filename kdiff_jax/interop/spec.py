@@ -65,6 +65,24 @@ class Spec:
             None where texts are kept as states.
         text_sha256: Digest of that encoder's weights.
         facts: Whatever else a file says.
+
+    Examples:
+        >>> from kdiff_jax import interop
+        >>> values = {
+        ...     "network": {"name": "mlp", "channels": 8},
+        ...     "precondition": {"name": "v"},
+        ...     "process": {"name": "cosine"},
+        ...     "sampler": {"name": "ddim", "num_steps": 4},
+        ...     "image_shape": (1, 1, 2),
+        ...     "num_classes": 4,
+        ... }
+        >>> spec = interop.Spec.of(values)
+        >>> str(spec.sampler), spec.make_sampler().nfe, spec.make_process().t_max
+        ('ddim(num_steps=4)', 4, 1.0)
+        >>> spec.changed({"sampler": {"num_steps": 1}}).make_sampler().nfe
+        1
+        >>> spec.replace(sampler=None) == spec, interop.Spec.of(spec.plain()) == spec
+        (False, True)
     """
 
     augment_dim: int
@@ -141,7 +159,11 @@ class Spec:
         return found | thawed(self.facts)
 
     def replace(self, **fields) -> "Spec":
-        """The same spec with other values of these fields."""
+        """The same spec with other values of these fields, which are not checked.
+
+        Args:
+            **fields: Values as the attributes have them.
+        """
         return dataclasses.replace(self, **fields)
 
     def changed(self, changes: Mapping[str, Any], prefix: str = "") -> "Spec":
@@ -149,6 +171,10 @@ class Spec:
 
         A section that names nothing changes keywords: {"network": {"dropout": 0.0}}
         keeps the network and takes its dropout away.
+
+        Args:
+            changes: Plain values by field; those of a section may be keywords alone.
+            prefix: See `of`.
 
         Raises:
             ConfigError: See `of`.

@@ -52,6 +52,14 @@ class Clip:
         encoder: The text tower.
         tokenizer: The tokenizer of the text tower.
         sha256: Digest of the parameters of both.
+
+    Examples:
+        >>> import numpy as np
+        >>> from kdiff_jax import text
+        >>> clip = text.load_clip(CLIP)
+        >>> images = np.zeros((2, 40, 56, 3), np.uint8)
+        >>> clip.similarities(images, clip.vectors(["night", "a grey cat"])).shape
+        (2,)
     """
 
     images: Features
@@ -69,7 +77,11 @@ class Clip:
         }
 
     def vectors(self, prompts: Sequence[str]) -> Float[np.ndarray, "N P"]:
-        """Unit vectors of prompts; each is cut where the text tower ends."""
+        """Unit vectors of prompts.
+
+        Args:
+            prompts: Texts; each is cut where the text tower ends.
+        """
         length = self.encoder.module.num_positions
         rows = []
         for start in range(0, len(prompts), CHUNK):
@@ -86,7 +98,12 @@ class Clip:
     def similarities(
         self, images: np.ndarray, vectors: Float[np.ndarray, "N P"]
     ) -> Float[np.ndarray, " N"]:
-        """Cosines between images, uint8[N, H, W, 3], and vectors of prompts."""
+        """Cosines between images and vectors of prompts, in [-1, 1].
+
+        Args:
+            images: uint8[N, H, W, 3].
+            vectors: One for each image, see `vectors`.
+        """
         seen = _unit(self.images.apply(images))
         return np.einsum("nd,nd->n", seen, vectors).astype(np.float32)
 
@@ -108,6 +125,11 @@ def load_clip(
     Raises:
         CheckpointError: If there is none, or it is damaged or of a kind that is not
             implemented. One line.
+
+    Examples:
+        >>> from kdiff_jax import text
+        >>> sorted(text.load_clip(CLIP).provenance)
+        ['name', 'parameters_sha256', 'tokenizer_sha256']
     """
     path = pathlib.Path(path).expanduser()
     try:

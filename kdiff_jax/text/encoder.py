@@ -32,6 +32,13 @@ class Encoder:
     Attributes:
         module: The network.
         params: Its parameters, float32.
+
+    Examples:
+        >>> from kdiff_jax import text
+        >>> tokens, encoder = text.tokenizer(FOLDER), text.load(FOLDER)
+        >>> states = encoder.apply(tokens(["a cat", "a dog"]))
+        >>> states.hidden.shape[:2], states.hidden.shape[2] == encoder.module.width
+        ((2, 77), True)
     """
 
     module: ClipText
@@ -43,6 +50,12 @@ class Encoder:
         Args:
             ids: i32[B, L], tokens of the same folder's tokenizer; L is at most
                 `module.num_positions`.
+
+        Returns:
+            `hidden` f32[B, L, D], the last block's output behind the last norm;
+            `pooled` f32[B, D], that at the end of the text; `penultimate` f32[B, L, D],
+            what the last block reads; `projected` f32[B, P], in the space of CLIP's
+            images, or None.
 
         Raises:
             ConfigError: If the tokens do not fit.
@@ -99,6 +112,12 @@ def load(
         ConfigError: If there is no such precision.
         CheckpointError: If there is no text encoder, or it is damaged or of a kind that
             is not implemented. One line.
+
+    Examples:
+        >>> from kdiff_jax import text
+        >>> encoder = text.load(FOLDER, part="text_encoder")
+        >>> encoder.module.num_positions
+        77
     """
     parts.check_precision(precision)
     path = pathlib.Path(path).expanduser()

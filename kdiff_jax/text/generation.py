@@ -66,6 +66,13 @@ def generate(
         CheckpointError: If the folder is no such pipeline.
         ConfigError: If prompts, noise, sizes or options do not fit.
         NumericsError: If an image is not finite.
+
+    Examples:
+        >>> from kdiff_jax import text
+        >>> options = dict(sampler="ddim", num_steps=2, guidance=1.0, size=(64, 64))
+        >>> latents, images = text.generate(FOLDER, ["a cat"], **options)
+        >>> images.shape
+        (1, 64, 64, 3)
     """
     if guidance_interval is not None:
         guidance_interval = _interval(guidance_interval)

@@ -39,6 +39,13 @@ class Pipeline:
         tokenizers: One, or two of SDXL.
         encoders: Text encoders of these.
         zeros_are_none: Whether zeros stand for no text, in place of an empty prompt.
+
+    Examples:
+        >>> from kdiff_jax import text
+        >>> pipe = text.pipeline(FOLDER)
+        >>> context = pipe.read(["a cat", "a dog"], size=(64, 64))
+        >>> pipe.reads_sizes, context.shape[:2]
+        (False, (2, 77))
     """
 
     model: Model
@@ -132,6 +139,12 @@ def pipeline(
     Raises:
         CheckpointError: If a part is missing, damaged, or of a kind that is not
             implemented, or the denoiser reads no texts. One line.
+
+    Examples:
+        >>> from kdiff_jax import text
+        >>> pipe = text.pipeline(FOLDER)
+        >>> pipe.model.spec.network.name, len(pipe.encoders)
+        ('unet2d_condition', 1)
     """
     path = pathlib.Path(path).expanduser()
     model = interop.load(path, precision=precision)

@@ -34,6 +34,15 @@ def load_model(path: str | os.PathLike, precision: str | None = None) -> Model:
     Args:
         path: A model, as `interop.load` takes it.
         precision: Type that the networks compute in; None for the model's own.
+
+    Raises:
+        CheckpointError: If nothing loadable is there, or it is damaged. One line.
+
+    Examples:
+        >>> from kdiff_jax import text
+        >>> model = text.load_model(FOLDER)
+        >>> model.spec.text.name, model.spec.autoencoder.name
+        ('clip_text', 'autoencoder_kl')
     """
     model = interop.load(path, precision=precision)
     folder, spec = pathlib.Path(path).expanduser(), model.spec
