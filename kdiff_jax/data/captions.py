@@ -46,6 +46,16 @@ class Captioned(NamedTuple):
             all are in the one entry.
         fetch: (number) -> (name, content) of an image's file.
         where: The folder of the images, or the file of the prompts.
+
+    Examples:
+        >>> import pathlib
+        >>> from PIL import Image
+        >>> from kdiff_jax.data import captions
+        >>> pathlib.Path("pets").mkdir()
+        >>> Image.new("RGB", (40, 30)).save("pets/cat.png")
+        >>> _ = pathlib.Path("pets/cat.txt").write_text("a cat on a mat")
+        >>> captions.read("pets").images(size=16, channels=3).shape
+        (16, 16, 3)
     """
 
     names: tuple[str, ...]
@@ -96,6 +106,17 @@ def read(path: str, images: str | None = None) -> Captioned:
 
     Raises:
         DataError: If there is nothing, or it is damaged.
+
+    Examples:
+        >>> import pathlib
+        >>> from PIL import Image
+        >>> from kdiff_jax.data import captions
+        >>> pathlib.Path("pets").mkdir()
+        >>> Image.new("RGB", (40, 30)).save("pets/cat.png")
+        >>> _ = pathlib.Path("pets/cat.txt").write_text("a cat on a mat")
+        >>> found = captions.read("pets")
+        >>> found.names, found.captions
+        (('cat.png',), (('a cat on a mat',),))
     """
     if objects.is_remote(path):
         return _of_tars(path, objects.find(path, tars.SUFFIX), LeftOut())
@@ -127,6 +148,13 @@ def prompts(path: str) -> tuple[str, ...]:
 
     Raises:
         DataError: If there is none, or the file is damaged.
+
+    Examples:
+        >>> import pathlib
+        >>> from kdiff_jax.data import captions
+        >>> _ = pathlib.Path("prompts.txt").write_text("a cat\\na dog\\n")
+        >>> captions.prompts("prompts.txt")
+        ('a cat', 'a dog')
     """
     file = pathlib.Path(path).expanduser()
     kind = file.suffix.lower()

@@ -14,7 +14,21 @@ def load(
     The data has 17 grey levels g = 0 .. 16; u = round(255 g / 16), to the nearest even
     number in a tie, and g = round(16 u / 255) gives them back exactly.
 
+    Args:
+        path: None; there is no file.
+        split: Only "train".
+        size: Side in pixels that they are resized to; None for 8.
+        channels: 1 or 3; None for 1.
+
+    Raises:
+        ConfigError: If there is a path, another split or no such number of channels.
+
     Source: UCI Optical Recognition of Handwritten Digits, by sklearn's load_digits.
+
+    Examples:
+        >>> from kdiff_jax.data import images
+        >>> images.load("digits", size=16, channels=3).shape
+        (16, 16, 3)
     """
     refuse("digits", path=path, split=split)
     check_channels(channels)

@@ -44,7 +44,24 @@ def load(
         background: See `encoded.Look`.
         at_once: See `encoded.from_encoded`.
 
+    Raises:
+        ConfigError: If there is no path, another split than "train", or no such look.
+        DataError: If the file is missing or damaged, has no images or none of one
+            size, or dataset.json does not fit them.
+
     Source: the format of github.com/NVlabs/edm, dataset_tool.py (format only).
+
+    Examples:
+        >>> import zipfile
+        >>> from PIL import Image
+        >>> from kdiff_jax.data import images
+        >>> Image.new("RGB", (32, 32)).save("1.png")
+        >>> with zipfile.ZipFile("mine.zip", "w") as archive:
+        ...     archive.write("1.png")
+        ...     archive.writestr("dataset.json", '{"labels": [["1.png", 0]]}')
+        >>> found = images.load("edm_zip", path="mine.zip")
+        >>> found.shape, found.labels.tolist()
+        ((32, 32, 3), [0])
     """
     if path is None:
         raise ConfigError(

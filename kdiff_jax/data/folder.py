@@ -46,6 +46,22 @@ def load(
         channels: See `encoded.Look`.
         background: See `encoded.Look`.
         at_once: See `encoded.from_encoded`.
+
+    Raises:
+        ConfigError: If there is no path, another split than "train", or no such look.
+        DataError: If the folder is missing, has no images, or classes that are not
+            clear; or if an image cannot be read.
+
+    Examples:
+        >>> import pathlib
+        >>> from PIL import Image
+        >>> from kdiff_jax.data import images
+        >>> for kind in ("cat", "dog"):
+        ...     pathlib.Path("pets", kind).mkdir(parents=True)
+        ...     Image.new("RGB", (40, 30)).save(f"pets/{kind}/1.png")
+        >>> found = images.load("folder", path="pets", size=16)
+        >>> found.shape, found.labels.tolist()
+        ((16, 16, 3), [0, 1])
     """
     if path is None:
         raise ConfigError("data.path=None: folder needs one; set data.path=FOLDER")

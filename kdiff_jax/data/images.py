@@ -51,6 +51,15 @@ class Images(NamedTuple):
             `resize.described`.
         num_views: Number of views of each image, of which `Batches` draws one in each
             epoch; `read` and `in_memory` have view k of image i at k * num + i.
+
+    Examples:
+        >>> import numpy as np
+        >>> from kdiff_jax.data import images
+        >>> digits = images.load("digits")
+        >>> digits.num, digits.shape, digits.num_classes
+        (1797, (8, 8, 1), 10)
+        >>> digits.batch(np.array([0, 1]))["y"].tolist()
+        [0, 1]
     """
 
     read: Callable[[Any], np.ndarray]
@@ -65,7 +74,11 @@ class Images(NamedTuple):
     num_views: int = 1
 
     def batch(self, indices: Int[np.ndarray, " n"]) -> dict[str, np.ndarray]:
-        """The entries of a batch: x0 uint8[n, H, W, C] and y int32[n]."""
+        """The entries of a batch: x0 uint8[n, H, W, C] and y int32[n].
+
+        Args:
+            indices: int64[n], numbers of images, and of their views.
+        """
         return {"x0": self.read(indices), "y": self.labels[indices % self.num]}
 
 
@@ -97,6 +110,12 @@ def load(
     Raises:
         ConfigError: If no such source exists, or it does not take an option.
         DataError: If the data is missing or damaged.
+
+    Examples:
+        >>> from kdiff_jax.data import images
+        >>> found = images.load("synthetic", size=16, num_images=100)
+        >>> found.num, found.shape, found.labels[:3].tolist()
+        (100, (16, 16, 3), [0, 1, 2])
     """
     function, rest = source(name)
     options |= rest
@@ -118,7 +137,13 @@ def load(
 
 
 def sources() -> list[str]:
-    """The sources that exist: modules of this package with `load(**keywords)`."""
+    """The sources that exist: modules of this package with `load(**keywords)`.
+
+    Examples:
+        >>> from kdiff_jax.data import images
+        >>> {"folder", "npz", "tfds"} <= set(images.sources())
+        True
+    """
     return [name for name in registry.names(PACKAGE, "load") if name != "images"]
 
 
@@ -146,7 +171,22 @@ def from_array(
     num_classes: int,
     name: str,
 ) -> Images:
-    """A set that lies in the memory of the host."""
+    """A set that lies in the memory of the host.
+
+    Args:
+        array: uint8[N, H, W, C], bytes of 0 to 255.
+        labels: int[N], 0 to num_classes - 1; None for a set without.
+        num_classes: Number of classes; not read without labels.
+        name: Name for messages and reports.
+
+    Examples:
+        >>> import numpy as np
+        >>> from kdiff_jax.data import images
+        >>> bytes_of_images = np.zeros((4, 8, 8, 3), np.uint8)
+        >>> mine = images.from_array(bytes_of_images, None, num_classes=0, name="mine")
+        >>> mine.num, mine.num_classes
+        (4, 0)
+    """
     num = len(array)
     if labels is None:
         labels, num_classes = np.zeros(num, np.int32), 0

@@ -57,6 +57,14 @@ class Latents(NamedTuple):
         facts: The manifest.
         name: Name for messages and reports.
         num_views: 2 with the latents of flipped images, whose examples are num + i.
+
+    Examples:
+        >>> import numpy as np
+        >>> from kdiff_jax.data import latents
+        >>> cache = latents.open_latents(LATENTS)
+        >>> batch = cache.batch(np.array([0, 2]))
+        >>> sorted(batch), batch["moments"].shape[1:] == cache.shape
+        (['ids', 'moments', 'y'], True)
     """
 
     read: Callable[[Any], dict[str, np.ndarray]]
@@ -69,7 +77,14 @@ class Latents(NamedTuple):
     num_views: int = 1
 
     def batch(self, indices) -> dict[str, np.ndarray]:
-        """The entries of a batch: moments float16, ids uint16 (and ids_2), y int32."""
+        """The entries of a batch.
+
+        Args:
+            indices: int64[n], numbers of examples, and of their views.
+
+        Returns:
+            moments float16[n, h, w, 2D], ids (and ids_2) uint16[n, L], y int32[n].
+        """
         return self.read(indices)
 
 
@@ -211,7 +226,18 @@ def left_out(folder: Folder, number: int) -> list[dict[str, Any]]:
 
 
 def verify(folder: Folder) -> None:
-    """Raises DataError if a shard of a finished cache is missing or damaged."""
+    """Reads and sums every byte of a finished cache.
+
+    Args:
+        folder: Folder of the cache.
+
+    Raises:
+        DataError: If a shard is missing or damaged.
+
+    Examples:
+        >>> from kdiff_jax.data import latents
+        >>> latents.verify(LATENTS)
+    """
     if bad := missing(folder):
         numbers = ", ".join(map(str, bad[:10]))
         raise DataError(f"{folder}: missing or damaged shards: {numbers}; {WAY_OUT}")
@@ -228,6 +254,12 @@ def open_latents(folder: Folder, *, vae: str | None = None) -> Latents:
     Raises:
         DataError: If it is not finished, of another autoencoder, or a shard is missing
             or obviously not whole; for the rest see `verify`.
+
+    Examples:
+        >>> from kdiff_jax.data import latents
+        >>> cache = latents.open_latents(LATENTS)
+        >>> len(cache.labels) == cache.num, list(cache.tokens)
+        (True, ['ids'])
     """
     folder = pathlib.Path(folder).expanduser()
     facts = _manifest(folder / MANIFEST)

@@ -30,6 +30,15 @@ def load(
         size: 0 or 1: a point has one pixel.
         num_images: Number of points.
         num_classes: Mixtures; at least 1.
+
+    Raises:
+        ConfigError: If there is a path or another split, or a number is out of range.
+
+    Examples:
+        >>> from kdiff_jax.data import images
+        >>> points = images.load("mixture", num_images=64, num_classes=4)
+        >>> points.shape, points.labels[:5].tolist()
+        ((1, 1, 2), [0, 1, 2, 3, 0])
     """
     refuse("mixture", path=path, split=split)
     if size not in (None, 0, 1):

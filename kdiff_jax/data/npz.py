@@ -39,6 +39,20 @@ def load(
         size: See `resize.to_array`.
         use_labels: False reads none.
         channels: See `resize.to_array`.
+
+    Raises:
+        ConfigError: If there is no path, or such channels.
+        DataError: If the file is missing or damaged, or holds no images of this
+            split, or labels that are none.
+
+    Examples:
+        >>> import numpy as np
+        >>> from kdiff_jax.data import images
+        >>> pictures = np.zeros((4, 8, 8, 3), np.uint8)
+        >>> np.savez("mine.npz", images=pictures, labels=np.array([0, 1, 1, 0]))
+        >>> found = images.load("npz", path="mine.npz")
+        >>> found.shape, found.num_classes
+        ((8, 8, 3), 2)
     """
     if path is None:
         raise ConfigError("data.path=None: npz needs a file; set data.path=FILE.npz")

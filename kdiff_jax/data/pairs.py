@@ -43,6 +43,13 @@ class Pairs(NamedTuple):
         num: Number of pairs.
         shape: (H, W, C).
         name: Name for messages and reports.
+
+    Examples:
+        >>> import numpy as np
+        >>> from kdiff_jax.data import pairs
+        >>> batch = pairs.open_pairs(PAIRS).batch(np.array([0, 2]))
+        >>> {name: array.dtype.name for name, array in batch.items()}
+        {'z': 'float16', 'x0': 'uint8', 'y': 'int32'}
     """
 
     read: Callable[[Any], tuple[np.ndarray, np.ndarray, np.ndarray]]
@@ -52,7 +59,11 @@ class Pairs(NamedTuple):
     name: str
 
     def batch(self, indices) -> dict[str, np.ndarray]:
-        """The entries of a batch: z float16, x0 uint8 or float16, y int32."""
+        """The entries of a batch: z float16, x0 uint8 or float16, y int32.
+
+        Args:
+            indices: int64[n], numbers of pairs.
+        """
         return dict(zip(DTYPES, self.read(indices), strict=True))
 
 
@@ -129,7 +140,18 @@ def missing(folder: Folder, numbers: Iterable[int] | None = None) -> list[int]:
 
 
 def verify(folder: Folder) -> None:
-    """Raises DataError if a shard of the finished pairs is missing or damaged."""
+    """Reads and sums every byte of finished pairs.
+
+    Args:
+        folder: Folder of the pairs.
+
+    Raises:
+        DataError: If a shard is missing or damaged.
+
+    Examples:
+        >>> from kdiff_jax.data import pairs
+        >>> pairs.verify(PAIRS)
+    """
     if bad := missing(folder):
         raise DataError(
             f"{folder}: missing or damaged shards: {', '.join(map(str, bad))}; run the"
@@ -178,9 +200,18 @@ def write_shard(
 def open_pairs(folder: Folder) -> Pairs:
     """The finished pairs of a folder, mapped into memory, not read.
 
+    Args:
+        folder: Folder of the pairs.
+
     Raises:
         DataError: If a shard is missing, or obviously not whole; for the rest see
             `verify`.
+
+    Examples:
+        >>> from kdiff_jax.data import pairs
+        >>> found = pairs.open_pairs(PAIRS)
+        >>> len(found.labels) == found.num
+        True
     """
     identity = _identity(pathlib.Path(folder) / IDENTITY)
     shape, shard_size = tuple(identity["shape"]), identity["shard_size"]

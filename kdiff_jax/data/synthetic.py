@@ -30,6 +30,14 @@ def load(
         num_images: Number of images.
         channels: 1 or 3.
         num_classes: 0 gives images of all hues without labels.
+
+    Raises:
+        ConfigError: If there is a path or another split, or a number is out of range.
+
+    Examples:
+        >>> from kdiff_jax.data import images
+        >>> images.load("synthetic", size=8, num_images=16, num_classes=0).shape
+        (8, 8, 3)
     """
     refuse("synthetic", path=path, split=split)
     if channels not in (1, 3):

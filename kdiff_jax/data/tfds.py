@@ -47,6 +47,12 @@ def load(
     Raises:
         DataError: If the set is not there, is damaged, or is in a format without random
             access.
+
+    Examples:
+        >>> from kdiff_jax.data import images
+        >>> found = images.load("mnist", path=TFDS, split="train[:50%]")
+        >>> found.shape, found.num_classes
+        ((28, 28, 1), 10)
     """
     builder, tfds = _builder(dataset, path)
     features: Any = builder.info.features
