@@ -25,7 +25,8 @@ MADE_BY = ("__init__", "__post_init__")  # of a class, whose errors it tells
 def site(tmp_path_factory):
     """The folder of the site."""
     found = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet"]
+    # Not --quiet: it leaves nothing for --strict to count.
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict"]
     command += ["--site-dir", str(found)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
