@@ -146,9 +146,9 @@ def test_what_is_untold_is_found():
         assert not has_example("load", {"load": load})
 
 
-def test_sections_are_shown_as_they_are_meant(site):
-    """Not as a fold whose title is the first line, nor as a quotation."""
+def test_docstrings_are_shown_as_they_are_meant(site):
+    """No section is a fold, no example a quotation, and no table its characters."""
     pages = [page.read_text() for page in (site / "api").glob("*.html")]
     kinds = {k for page in pages for k in re.findall(r'<details class="([\w-]+)', page)}
     assert kinds == {"mkdocstrings-source"}
-    assert not any("<blockquote>" in page for page in pages)
+    assert not any("<blockquote>" in page or ">=====" in page for page in pages)

@@ -1,14 +1,12 @@
 """Images with captions, as people have them, and prompts without images.
 
-=====================  =================================================================
-a folder               a caption in NAME.txt beside NAME.png, or in metadata.jsonl or
-                       metadata.csv with `file_name` (from its own folder) and `text`
-a .tar, or many of     NAME.jpg and NAME.txt, or NAME.json with `caption`; as webdataset
-them in a folder       has them; a folder or .tar of gs:// or s3://, too
-a .json                COCO's captions: `images` (id, file_name), `annotations`
-                       (image_id, caption); the images lie in a folder of their own
-a .txt                 prompts, one a line
-=====================  =================================================================
+- a folder: a caption in NAME.txt beside NAME.png, or in metadata.jsonl or metadata.csv
+  with `file_name` (from its own folder) and `text`
+- a .tar, or many of them in a folder: NAME.jpg and NAME.txt, or NAME.json with
+  `caption`, as webdataset has them; a folder or .tar of gs:// or s3://, too
+- a .json: COCO's captions, `images` (id, file_name) and `annotations` (image_id,
+  caption); the images lie in a folder of their own
+- a .txt: prompts, one a line
 
 Files are UTF-8. An image may have several captions.
 """
@@ -95,7 +93,7 @@ class Captioned(NamedTuple):
 
 
 def read(path: str, images: str | None = None) -> Captioned:
-    """Images with captions, or prompts; see the table above.
+    """Images with captions, or prompts; see the list above.
 
     Images without a caption are left out, and counted in a line of the log.
 

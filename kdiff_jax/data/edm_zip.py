@@ -38,11 +38,13 @@ def load(
     Args:
         path: The .zip file.
         split: Only "train": another part is another file.
-        size: See `resize.to_array`; None keeps them, as the tool has made them.
+        size: Side in pixels that images are cropped and resized to; None keeps
+            them, as the tool has made them.
         use_labels: False looks for no dataset.json.
-        channels: See `encoded.Look`.
-        background: See `encoded.Look`.
-        at_once: See `encoded.from_encoded`.
+        channels: 1 or 3, that images are converted to; None keeps them.
+        background: Colour below transparent pixels: a name, or "#rrggbb".
+        at_once: Decode a small set here; False decodes each image when it is read, and
+            none before.
 
     Raises:
         ConfigError: If there is no path, another split than "train", or no such look.

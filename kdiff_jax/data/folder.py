@@ -41,11 +41,13 @@ def load(
     Args:
         path: The folder.
         split: Only "train": another part is another folder.
-        size: See `resize.to_array`; None needs images that are all of one size.
+        size: Side in pixels that images are cropped and resized to; None needs
+            images that are all of one size.
         use_labels: False takes images from anywhere in the folder.
-        channels: See `encoded.Look`.
-        background: See `encoded.Look`.
-        at_once: See `encoded.from_encoded`.
+        channels: 1 or 3, that images are converted to; None keeps them.
+        background: Colour below transparent pixels: a name, or "#rrggbb".
+        at_once: Decode a small set here; False decodes each image when it is read, and
+            none before.
 
     Raises:
         ConfigError: If there is no path, another split than "train", or no such look.

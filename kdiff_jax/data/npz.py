@@ -36,9 +36,10 @@ def load(
             `classes`, the names of the classes, says how many there are; without it
             the largest label does.
         split: "train", "test", ...; what the keys are called with.
-        size: See `resize.to_array`.
+        size: Side in pixels that images are cropped and resized to; None keeps
+            them.
         use_labels: False reads none.
-        channels: See `resize.to_array`.
+        channels: 1 or 3, that images are converted to; None keeps them.
 
     Raises:
         ConfigError: If there is no path, or such channels.

@@ -39,10 +39,11 @@ def load(
         dataset: NAME or NAME/CONFIG, as in the catalogue of tensorflow-datasets.
         path: The data_dir; None takes $TFDS_DATA_DIR or ~/tensorflow_datasets.
         split: A split of the set, or a part of one, such as "train[:90%]".
-        size: See `resize.to_array`; None keeps the images, except for PREPARATION.
+        size: Side in pixels that images are cropped and resized to; None keeps
+            them, but for celeb_a's, of which papers take the middle at 64.
         use_labels: False reads none.
-        channels: See `encoded.Look`.
-        background: See `encoded.Look`.
+        channels: 1 or 3, that images are converted to; None keeps them.
+        background: Colour below transparent pixels: a name, or "#rrggbb".
 
     Raises:
         DataError: If the set is not there, is damaged, or is in a format without random

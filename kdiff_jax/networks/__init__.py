@@ -5,17 +5,15 @@ All are called alike, on images and what the family's embedding reads (`c_noise`
     module.apply({"params": p}, x, c_noise, y, augment=None, guidance=None,
                  dropout_keys=None) -> F
 
-====================  ======================================  =======================
-name                  network                                 c_noise
-====================  ======================================  =======================
-``ddpm_unet``         Ho et al. 2020, diffusers' UNet2DModel  index 0 .. 999
-``iddpm_unet``        Salimans & Ho 2022, "unet_iddpm"        logsnr in [-20, 20]
-``song_unet``         DDPM++ and NCSN++, Karras et al. 2022   c_noise of its Table 1
-``adm_unet``          Dhariwal & Nichol's, in Karras et al.   c_noise of its Table 1
-``unet2d_condition``  Stable Diffusion 1.x, 2.x and XL        index 0 .. 999
-``dit``               Peebles & Xie 2022; SiT (Ma 2024)       index; SiT t in [0, 1]
-``mlp``               a few layers, for points of the plane   c_noise of EDM
-====================  ======================================  =======================
+| name               | network                                | c_noise                |
+|--------------------|----------------------------------------|------------------------|
+| `ddpm_unet`        | Ho et al. 2020, diffusers' UNet2DModel | index 0 .. 999         |
+| `iddpm_unet`       | Salimans & Ho 2022, "unet_iddpm"       | logsnr in [-20, 20]    |
+| `song_unet`        | DDPM++ and NCSN++, Karras et al. 2022  | c_noise of its Table 1 |
+| `adm_unet`         | Dhariwal & Nichol's, in Karras et al.  | c_noise of its Table 1 |
+| `unet2d_condition` | Stable Diffusion 1.x, 2.x and XL       | index 0 .. 999         |
+| `dit`              | Peebles & Xie 2022; SiT (Ma 2024)      | index; SiT t in [0, 1] |
+| `mlp`              | a few layers, for points of the plane  | c_noise of EDM         |
 
 `y` is i32[B]; None, or -1, is no label. With `cond_dim` it is f32[B, cond_dim], and
 zeros are none; or a text, f32[B, L, cond_dim], see `unet2d_condition`. `guidance` is
