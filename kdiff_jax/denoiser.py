@@ -47,7 +47,28 @@ def make(
         guidance_range: (low, high) of the strengths of guidance that it reads; None for
             a network that reads none.
         space: Where images live, or a name of `domain.SPACES`.
-        keywords: Keywords of the preconditioning.
+        **keywords: Keywords of the preconditioning.
+
+    Returns:
+        Pure functions: `init`, key -> params, and `apply`, (params, x_t, t, y) ->
+        x0_hat, with f32[B, H, W, C] images, f32[B] times of the process and the
+        conditions y, i32[B] labels, or vectors.
+
+    Raises:
+        ConfigError: If there is no such preconditioning or space, or a keyword is not
+            one of its.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from kdiff_jax import denoiser, networks
+        >>> from kdiff_jax.diffusion.process import edm
+        >>> mlp = networks.make("mlp", channels=8, out_channels=2, num_classes=4)
+        >>> shape = dict(image_shape=(1, 1, 2), num_classes=4)
+        >>> net = denoiser.make(mlp, edm(), precondition="edm", **shape)
+        >>> params, x_t = net.init(jax.random.key(0)), jnp.zeros((3, 1, 1, 2))
+        >>> net.apply(params, x_t, jnp.full(3, 80.0), jnp.arange(3)).shape
+        (3, 1, 1, 2)
     """
     scalings_at = preconditions.make(precondition, process, **keywords)
 
@@ -137,6 +158,19 @@ def guided(
     Raises:
         ConfigError: If the network has no labels, or reads the strength and was not
             made for this one.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from kdiff_jax import denoiser, networks
+        >>> from kdiff_jax.diffusion.process import edm
+        >>> mlp = networks.make("mlp", channels=8, out_channels=2, num_classes=4)
+        >>> shape = dict(image_shape=(1, 1, 2), num_classes=4)
+        >>> net = denoiser.make(mlp, edm(), precondition="edm", **shape)
+        >>> params, x_t = net.init(jax.random.key(0)), jnp.zeros((3, 1, 1, 2))
+        >>> strong = denoiser.guided(net, edm(), 2.0, interval=(0.2, 1.0))
+        >>> strong.apply(params, x_t, jnp.full(3, 0.5), jnp.arange(3)).shape
+        (3, 1, 1, 2)
     """
     if net.guidance_range:
         return _told(net, scale, interval)

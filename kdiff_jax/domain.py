@@ -408,6 +408,13 @@ class Share(NamedTuple):
     Attributes:
         conditions: i32[n], the numbers of the conditions that it may be asked for.
         t_range: f32[2], the ends of its times, lo < t <= hi.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from kdiff_jax.domain import Share
+        >>> late = Share(conditions=jnp.arange(10), t_range=jnp.float32([0.5, 1.0]))
+        >>> late.t_range.tolist()
+        [0.5, 1.0]
     """
 
     conditions: Any
@@ -420,6 +427,11 @@ def whole(num_classes: int, t_range: tuple[float, float]) -> Share:
     Args:
         num_classes: Number of classes; 0 has the one condition 0.
         t_range: The first and the last time of the process.
+
+    Examples:
+        >>> from kdiff_jax import domain
+        >>> domain.whole(4, (0.0, 1.0)).conditions.tolist()
+        [0, 1, 2, 3]
     """
     conditions = jnp.arange(max(num_classes, 1), dtype=jnp.int32)
     return Share(conditions, jnp.float32(t_range))

@@ -15,6 +15,7 @@ pytest.importorskip("mkdocstrings")
 import griffe  # noqa: E402  # which mkdocstrings reads the source with
 
 SHOWN = re.compile(r"^(\S+) py:(?:class|function|method) 1 (api/\w+\.html)", re.M)
+NAMED = re.compile(r"^::: (\S+)\n    options:[\s{]+members: \[(.*)\]", re.M)
 HEADING = re.compile(r"^([A-Z][a-z]+):\n", re.M)
 ENTRY = re.compile(r"^    ([\w*, ]+):", re.M)
 GIVES_ERROR = re.compile(r"^def (\w+)\(.*\) -> (\w+Error):", re.M)
@@ -106,6 +107,14 @@ def has_example(name: str, shown) -> bool:
 def test_pages_and_signatures_are_there(site):
     api = (site / "api/methods.html").read_text()
     assert "student_every" in api and "<h1" in (site / "index.html").read_text()
+
+
+def test_what_a_page_names_is_shown(shown):
+    named = []
+    for page in (ROOT / "docs/api").glob("*.md"):
+        for module, members in NAMED.findall(page.read_text()):
+            named += [f"{module}.{member}" for member in members.split(", ")]
+    assert sorted(set(named) - set(shown)) == [] and len(named) > 100
 
 
 def test_all_that_is_shown_has_an_example(shown):

@@ -85,6 +85,17 @@ def subsequence(
         spacing: One of the names above.
         num_timesteps: T.
         offset: Added to all times but the last.
+
+    Returns:
+        f64[N + 1].
+
+    Raises:
+        ConfigError: If there is no such spacing, or the times are not the process'.
+
+    Examples:
+        >>> from kdiff_jax.diffusion import grids
+        >>> grids.subsequence(4, "leading", offset=1).tolist()
+        [751.0, 501.0, 251.0, 1.0, -1.0]
     """
     _check(num_steps)
     T = num_timesteps
@@ -143,6 +154,16 @@ def make(
         spacing: None for the process' own.
         rho: Curvature of "karras".
         offset: Added to the times of the spacings of `subsequence`.
+
+    Raises:
+        ConfigError: If the process has no such spacing, or not so many times.
+
+    Examples:
+        >>> from kdiff_jax.diffusion import grids, process
+        >>> grids.make(process.cosine(), 4).tolist()
+        [1.0, 0.75, 0.5, 0.25, 0.0]
+        >>> grids.make(process.discrete(), 4, spacing="trailing").tolist()
+        [999.0, 749.0, 499.0, 249.0, -1.0]
     """
     spacing = spacing or process.spacing
     if spacing in ("karras", "uniform_logsnr"):

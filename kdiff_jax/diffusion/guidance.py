@@ -117,7 +117,18 @@ def guide(
             in the interval: for samplers, whose examples share one time.
 
     Source: Ho & Salimans 2022, arXiv:2207.12598, Eq. 6 (with scale = 1 + w); the
-        interval of Kynkaanniemi et al. 2024, arXiv:2404.07724.
+    interval of Kynkaanniemi et al. 2024, arXiv:2404.07724.
+
+    Examples:
+        A denoiser whose answer is the label, -1 where there is none:
+
+        >>> import jax.numpy as jnp
+        >>> from kdiff_jax.diffusion import guidance
+        >>> def denoise(x_t, t, y):
+        ...     return jnp.zeros_like(x_t) + y[:, None, None, None]
+        >>> guided = guidance.guide(denoise, 3.0)
+        >>> float(guided(jnp.zeros((1, 2, 2, 3)), jnp.ones(1), jnp.array([1])).max())
+        5.0
     """
     if is_none(scale):
         return denoise

@@ -26,7 +26,20 @@ def make(name: str, process, **parameters) -> Callable:
         name: "process" is uniform in the process' own time; "edm", "vp" and "ve" are
             `lognormal`, `vp` and `loguniform` below, for processes whose time is sigma.
         process: A `Process`.
-        parameters: Keywords of the distribution.
+        **parameters: Keywords of the distribution: `P_mean` and `P_std` of "edm".
+
+    Raises:
+        ConfigError: If there is no such distribution, or the process has another time.
+
+    Source: Karras et al. 2022, arXiv:2206.00364, Table 1.
+
+    Examples:
+        >>> import jax
+        >>> from kdiff_jax.diffusion import noise_levels, process
+        >>> draw = noise_levels.make("edm", process.edm(), P_mean=-1.2, P_std=1.2)
+        >>> t = draw(jax.random.split(jax.random.key(0), 8), t_range=(0.5, 80.0))
+        >>> t.shape, bool((t > 0.5).all())
+        ((8,), True)
     """
     if name not in NAMES:
         raise registry.unknown("times", name, NAMES)

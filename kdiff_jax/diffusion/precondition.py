@@ -23,6 +23,21 @@ class Scalings(NamedTuple):
 
     `c_out_eps` is there when F has a second half of channels that counts:
     x0_hat = c_skip x_t + c_out F_1 + c_out_eps F_2.
+
+    Attributes:
+        c_skip: Factor of x_t.
+        c_out: Factor of F's output.
+        c_in: Factor of F's input.
+        c_noise: What F is told of the time.
+        c_out_eps: Factor of the second half of F's output, or None.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from kdiff_jax.diffusion import precondition, process
+        >>> at = precondition.make("x", process.cosine())  # F predicts x0
+        >>> scalings = at(jnp.full(2, 0.5))
+        >>> scalings.c_skip.tolist(), scalings.c_out.tolist()
+        ([0.0, 0.0], [1.0, 1.0])
     """
 
     c_skip: Float[Array, " B"]
@@ -262,12 +277,39 @@ PRECONDITIONINGS = {
 
 
 def names() -> tuple[str, ...]:
-    """The preconditionings that `make` knows."""
+    """The preconditionings that `make` knows.
+
+    Examples:
+        >>> from kdiff_jax.diffusion import precondition
+        >>> {"edm", "eps", "v", "x"} <= set(precondition.names())
+        True
+    """
     return tuple(PRECONDITIONINGS)
 
 
 def make(name: str, process: Process, **keywords) -> Preconditioning:
-    """The preconditioning `name`, one of `names()`, as a function t -> Scalings."""
+    """The preconditioning `name`, one of `names()`, as a function t -> Scalings.
+
+    Args:
+        name: "x", "eps" or "v", what the network predicts; "velocity", eps - x0;
+            "edm", "vp", "ve" or "iddpm", those of Karras et al. 2022; "boundary", of
+            consistency models; "residual", x_t - eps; "both", x0 and eps.
+        process: Forward process, whose times are t.
+        **keywords: Keywords of the preconditioning.
+
+    Raises:
+        ConfigError: If there is no such preconditioning, or a keyword is not one of its
+            or out of range.
+
+    Source: Karras et al. 2022, arXiv:2206.00364, Table 1.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from kdiff_jax.diffusion import precondition, process
+        >>> at = precondition.make("edm", process.edm(), sigma_data=0.5)
+        >>> round(float(at(jnp.full(1, 0.5)).c_skip[0]), 4)
+        0.5
+    """
     function = make_function(name)
     given = {"process": process, **keywords}
     arguments.check(function, given, what=f"precondition {name!r}")

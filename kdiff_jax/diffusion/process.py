@@ -40,6 +40,15 @@ class Process(NamedTuple):
         z_scale: x where generation starts is z_scale * z, z ~ N(0, I).
         round_time: t -> the time that grids have in its place; NumPy, float64.
         straight: Whether x_t goes straight from eps to x0 as t falls, see `flow`.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from kdiff_jax.diffusion import process
+        >>> flow = process.flow()
+        >>> x0, t = jnp.ones((1, 2, 2, 3)), jnp.full(1, 0.75)
+        >>> x_t = flow.add_noise(x0, jnp.zeros_like(x0), t)
+        >>> float(x_t.max()), float(flow.ddim_step(x_t, x0, t, jnp.zeros(1)).max())
+        (0.25, 1.0)
     """
 
     logsnr: Callable[[Any], Any]
@@ -74,7 +83,13 @@ class Process(NamedTuple):
         eps: Float[Array, "*B H W C"],
         t: Float[Array, "*B"],
     ) -> Float[Array, "*B H W C"]:
-        """x_t = alpha(t) x0 + sigma(t) eps."""
+        """x_t = alpha(t) x0 + sigma(t) eps.
+
+        Args:
+            x0: Clean images.
+            eps: Noise, N(0, 1).
+            t: Times of the process, one for each image.
+        """
         return left(self.alpha(t), x0) * x0 + left(self.sigma(t), x0) * eps
 
     def ddim_step(
@@ -124,7 +139,17 @@ def cosine(*, logsnr_min: float = -20.0, logsnr_max: float = 20.0) -> Process:
             for -20.
         logsnr_max: logsnr at t = 0.
 
+    Raises:
+        ConfigError: If they are not in order.
+
     Source: Salimans & Ho 2022, arXiv:2202.00512, Section 4 and released code.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from kdiff_jax.diffusion import process
+        >>> found = process.cosine()
+        >>> round(float(found.alpha(0.5)), 4), round(float(found.sigma(0.5)), 4)
+        (0.7071, 0.7071)
     """
     if not logsnr_min < logsnr_max:
         raise ConfigError(
@@ -183,8 +208,18 @@ def discrete(
             index in that logarithm); the last two as in diffusers' schedulers with
             such grids.
 
+    Raises:
+        ConfigError: If a name is unknown, or a number is out of range.
+
     Source: Ho et al. 2020, arXiv:2006.11239, Section 4; Nichol & Dhariwal 2021,
-        arXiv:2102.09672, Eq. 17.
+    arXiv:2102.09672, Eq. 17.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from kdiff_jax.diffusion import process
+        >>> ddpm = process.discrete()
+        >>> ddpm.t_max, round(float(ddpm.sigma(jnp.float32(0))), 4)
+        (999.0, 0.01)
     """
     if told not in ("time", "log", "nearest"):
         raise ConfigError(f"told={told!r}: unknown; choose time, log or nearest")
@@ -283,7 +318,17 @@ def edm(
         C_1: Constant C_1 of those levels.
         C_2: Constant C_2 of those levels.
 
+    Raises:
+        ConfigError: If the levels are not in order.
+
     Source: Karras et al. 2022, arXiv:2206.00364, Table 1, column "Ours".
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from kdiff_jax.diffusion import process
+        >>> found = process.edm()
+        >>> found.t_max, found.z_scale, float(found.sigma(2.0))
+        (80.0, 80.0, 2.0)
     """
     if not 0 < sigma_min < sigma_max:
         raise ConfigError(
@@ -328,6 +373,12 @@ def flow(*, t_max: Annotated[float, Range(0, 1, low_open=True)] = 1.0) -> Proces
         t_max: The noise end; below 1 training and generation leave out the last bit.
 
     Source: Lipman et al. 2022, arXiv:2210.02747; Liu et al. 2022, arXiv:2209.03003.
+
+    Examples:
+        >>> from kdiff_jax.diffusion import process
+        >>> found = process.flow()
+        >>> found.alpha(0.25), found.sigma(0.25), found.straight
+        (0.75, 0.25, True)
     """
 
     def logsnr(t):
@@ -353,12 +404,32 @@ PROCESSES = {"cosine": cosine, "discrete": discrete, "edm": edm, "flow": flow}
 
 
 def names() -> tuple[str, ...]:
-    """The processes that `make` knows."""
+    """The processes that `make` knows.
+
+    Examples:
+        >>> from kdiff_jax.diffusion import process
+        >>> process.names()
+        ('cosine', 'discrete', 'edm', 'flow')
+    """
     return tuple(PROCESSES)
 
 
 def make(name: str, **keywords) -> Process:
-    """The process `name`, one of `names()`, with the keywords of its constructor."""
+    """The process `name`, one of `names()`.
+
+    Args:
+        name: Name of its constructor.
+        **keywords: Keywords of that.
+
+    Raises:
+        ConfigError: If there is no such process, or a keyword is not one of its or out
+            of range.
+
+    Examples:
+        >>> from kdiff_jax.diffusion import process
+        >>> process.make("discrete", schedule="scaled_linear").num_timesteps
+        1000
+    """
     function = make_function(name)
     arguments.check(function, keywords, what=f"process {name!r}")
     return function(**keywords)

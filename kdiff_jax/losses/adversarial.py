@@ -26,8 +26,17 @@ def generator(name: str, logits_fake: Float[Array, "B ..."]) -> Float[Array, " B
         name: One of the names above.
         logits_fake: Discriminator logits of generated images.
 
+    Raises:
+        ConfigError: If there is no such loss.
+
     Source: Goodfellow et al. 2014, arXiv:1406.2661, Section 3; Lim & Ye 2017,
-        arXiv:1705.02894.
+    arXiv:1705.02894.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from kdiff_jax.losses import adversarial
+        >>> adversarial.generator("hinge", jnp.array([[1.0, 2.0], [0.0, 0.0]])).tolist()
+        [-1.5, 0.0]
     """
     if name == "nonsaturating":
         return _mean(jax.nn.softplus(-logits_fake))
@@ -50,7 +59,17 @@ def discriminator(
         logits_fake: Discriminator logits of generated images; as many examples as
             `logits_real`, since the two terms are added per example.
 
+    Raises:
+        ConfigError: If there is no such loss.
+
     Source: see `generator`.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from kdiff_jax.losses import adversarial
+        >>> real, fake = jnp.array([[0.0], [2.0]]), jnp.array([[0.0], [-2.0]])
+        >>> adversarial.discriminator("hinge", real, fake).tolist()
+        [2.0, 0.0]
     """
     if name == "nonsaturating":
         return _mean(jax.nn.softplus(-logits_real)) + _mean(
@@ -69,7 +88,18 @@ def r1(logits_fn: Callable[[Any], Array], x: Any) -> Float[Array, " B"]:
             examples that meet in a batch norm share their gradient.
         x: Real images, or several views of each, a tree of arrays [B, ...].
 
+    Returns:
+        f32[B].
+
     Source: Mescheder et al. 2018, arXiv:1801.04406, Eq. 9.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from kdiff_jax.losses import adversarial
+        >>> def logits(x):
+        ...     return 2 * x.sum(axis=(1, 2, 3))
+        >>> adversarial.r1(logits, jnp.zeros((2, 4, 4, 3))).tolist()  # 48 slopes of 2
+        [192.0, 192.0]
     """
     gradient = jax.grad(lambda images: logits_fn(images).sum())(x)
     squares = [

@@ -28,8 +28,17 @@ def weight(
         logsnr: 2 log(alpha / sigma).
         sigma_data: Standard deviation of the data, read by "edm" alone.
 
+    Raises:
+        ConfigError: If there is no such weight.
+
     Source: Salimans & Ho 2022, arXiv:2202.00512, Section 4; Karras et al. 2022,
-        arXiv:2206.00364, Table 1.
+    arXiv:2206.00364, Table 1.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from kdiff_jax.losses import regression
+        >>> regression.weight("edm", jnp.zeros(2)).tolist()  # alpha = sigma
+        [5.0, 5.0]
     """
     snr = jnp.exp(logsnr)
     if name == "constant":
@@ -48,26 +57,74 @@ def weight(
 def mse_per_example(
     x: Float[Array, "B H W C"], target: Float[Array, "B H W C"]
 ) -> Float[Array, " B"]:
-    """Mean over pixels and channels of (x - target)^2."""
+    """Mean over pixels and channels of (x - target)^2.
+
+    Args:
+        x: f32[B, H, W, C].
+        target: The same of what it should be.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from kdiff_jax.losses import regression
+        >>> x, target = jnp.zeros((2, 4, 4, 3)), jnp.full((2, 4, 4, 3), 0.5)
+        >>> regression.mse_per_example(x, target).tolist()
+        [0.25, 0.25]
+    """
     return jnp.mean((x - target) ** 2, axis=(1, 2, 3))
 
 
 def l1_per_example(
     x: Float[Array, "B H W C"], target: Float[Array, "B H W C"]
 ) -> Float[Array, " B"]:
-    """Mean over pixels and channels of |x - target|."""
+    """Mean over pixels and channels of |x - target|.
+
+    Args:
+        x: f32[B, H, W, C].
+        target: The same of what it should be.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from kdiff_jax.losses import regression
+        >>> x, target = jnp.zeros((2, 4, 4, 3)), jnp.full((2, 4, 4, 3), 0.5)
+        >>> regression.l1_per_example(x, target).tolist()
+        [0.5, 0.5]
+    """
     return jnp.mean(jnp.abs(x - target), axis=(1, 2, 3))
 
 
 def l1_sum_per_example(
     x: Float[Array, "B H W C"], target: Float[Array, "B H W C"]
 ) -> Float[Array, " B"]:
-    """Sum over pixels and channels of |x - target| (Luhman & Luhman 2021, CIFAR-10)."""
+    """Sum over pixels and channels of |x - target| (Luhman & Luhman 2021, CIFAR-10).
+
+    Args:
+        x: f32[B, H, W, C].
+        target: The same of what it should be.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from kdiff_jax.losses import regression
+        >>> x, target = jnp.zeros((2, 4, 4, 3)), jnp.full((2, 4, 4, 3), 0.5)
+        >>> regression.l1_sum_per_example(x, target).tolist()
+        [24.0, 24.0]
+    """
     return jnp.sum(jnp.abs(x - target), axis=(1, 2, 3))
 
 
 def l2_sum_per_example(
     x: Float[Array, "B H W C"], target: Float[Array, "B H W C"]
 ) -> Float[Array, " B"]:
-    """Sum over pixels and channels of (x - target)^2, without a factor 1/2."""
+    """Sum over pixels and channels of (x - target)^2, without a factor 1/2.
+
+    Args:
+        x: f32[B, H, W, C].
+        target: The same of what it should be.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from kdiff_jax.losses import regression
+        >>> x, target = jnp.zeros((2, 4, 4, 3)), jnp.full((2, 4, 4, 3), 0.5)
+        >>> regression.l2_sum_per_example(x, target).tolist()
+        [12.0, 12.0]
+    """
     return jnp.sum((x - target) ** 2, axis=(1, 2, 3))

@@ -35,7 +35,7 @@ def make(
     averages: Mapping[str, Any] = {},
     zero_nonfinite: bool | None = None,
 ) -> Optim:
-    """Builds the update of one role.
+    """The update of one role: optimizer, learning rate and moving averages.
 
     Args:
         name: "adam" (decoupled weight decay, so AdamW when weight_decay > 0) or "sgd".
@@ -59,6 +59,12 @@ def make(
 
     Raises:
         ConfigError: If a name is unknown, or an average has two decays.
+
+    Examples:
+        >>> from kdiff_jax.train import optim
+        >>> adam = optim.make(lr=1e-2, warmup_steps=10, ema_decay=0.99)
+        >>> round(float(adam.lr(5, 100)), 4), list(adam.emas)
+        (0.005, ['ema'])
     """
     arguments.check(make, locals(), what="an optimizer")
     if schedule not in SCHEDULES:

@@ -26,6 +26,13 @@ class Optim(NamedTuple):
             of its updates before; {} where it keeps none.
         clip_norm: Largest norm of the gradient, all leaves together; None for any.
         zero_nonfinite: Whether entries of the gradient that are not finite count as 0.
+
+    Examples:
+        >>> import optax
+        >>> from kdiff_jax.train.step import Optim
+        >>> sgd = Optim(optax.identity(), lr=lambda step, num_steps: 0.1)
+        >>> sgd.lr(0, 100), dict(sgd.emas)
+        (0.1, {})
     """
 
     tx: optax.GradientTransformation
@@ -71,8 +78,25 @@ def init_state(
         given: Params by role, of the teacher and of roles that start from a checkpoint.
         key: Key of the roles that start from random parameters.
 
+    Returns:
+        The state, whose leaves have a leading axis of one student.
+
     Raises:
         ConfigError: If `optim` has not every trained role.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from kdiff_jax import denoiser, methods, networks
+        >>> from kdiff_jax.diffusion.process import cosine
+        >>> from kdiff_jax.train import optim, step
+        >>> mlp = networks.make("mlp", channels=8, out_channels=2)
+        >>> net = denoiser.make(mlp, cosine(), image_shape=(1, 1, 2))
+        >>> method = methods.make("denoise", nets={"student": net}, process=cosine())
+        >>> optimizers = {"student": optim.make(lr=1e-3)}
+        >>> state = step.init_state(method, optimizers, {}, jax.random.key(0))
+        >>> state.step.tolist(), list(state.nets)
+        ([0], ['student'])
     """
     _check_has("optim", optim, method.nets)
     return jax.jit(functools.partial(_first, method, dict(optim)))(dict(given), key)
@@ -118,12 +142,37 @@ def with_axis(tree):
 
 
 def without_axis(tree):
-    """What of a tree with an axis of students belongs to the first of them."""
+    """What of a tree with an axis of students belongs to the first of them.
+
+    Args:
+        tree: Arrays [students, ...].
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from kdiff_jax.train.step import without_axis
+        >>> without_axis({"kernel": jnp.zeros((1, 3, 2))})["kernel"].shape
+        (3, 2)
+    """
     return jax.tree.map(lambda x: x[0], tree)
 
 
 def due(phases: tuple[Phase, ...], step: int) -> tuple[Phase, ...]:
-    """The phases that run at `step`, a Python int: the schedule is static."""
+    """The phases that run at a step: the schedule is static.
+
+    Args:
+        phases: Phases of a method.
+        step: Number of the step, a Python int; the first is 0.
+
+    Examples:
+        >>> from kdiff_jax.method import Aux, Phase
+        >>> from kdiff_jax.train.step import due
+        >>> def loss(params, ctx):
+        ...     return sum(params.values()), Aux({})
+        >>> student = Phase("student", ("student",), loss, every=5)
+        >>> phases = student, Phase("disc", ("disc",), loss)
+        >>> [phase.name for phase in due(phases, 1)]
+        ['disc']
+    """
     return tuple(
         p for p in phases if step >= p.offset and (step - p.offset) % p.every == 0
     )
@@ -156,6 +205,27 @@ def make_train_step(
     Raises:
         ConfigError: If `optim` has not every trained role. The step raises it if a
             frozen role is missing.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from kdiff_jax import denoiser, methods, networks
+        >>> from kdiff_jax.diffusion.process import cosine
+        >>> from kdiff_jax.train import optim, step
+        >>> mlp = networks.make("mlp", channels=8, out_channels=2)
+        >>> net = denoiser.make(mlp, cosine(), image_shape=(1, 1, 2))
+        >>> method = methods.make("denoise", nets={"student": net}, process=cosine())
+        >>> optimizers = {"student": optim.make(lr=1e-3)}
+        >>> state = step.init_state(method, optimizers, {}, jax.random.key(0))
+        >>> from kdiff_jax import domain, rng
+        >>> from kdiff_jax.method import Numbers
+        >>> run = step.make_train_step(method, optimizers, step.due(method.phases, 0))
+        >>> numbers = Numbers(domain.whole(0, (0.0, 1.0)), jnp.int32(100))
+        >>> batch = {"x0": jnp.zeros((8, 1, 1, 2)), "y": jnp.zeros(8, jnp.int32)}
+        >>> keys = rng.example_keys(jax.random.key(1), 0, jnp.arange(8))
+        >>> state, metrics = jax.jit(run)(state, {}, numbers, batch, keys)
+        >>> state.step.tolist(), sorted(metrics)
+        ([1], ['denoise/grad_norm', 'denoise/loss', 'denoise/x0_error'])
     """
     _check_has("optim", optim, method.nets)
     counts = {role: updates_before(method.phases, role) for role in _trained(phases)}
