@@ -6,7 +6,10 @@ import re
 from setuptools import find_packages, setup
 
 HERE = pathlib.Path(__file__).parent
-DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6", "mkdocstrings[python]>=1.0"]
+DOCS = [
+    *("mkdocs>=1.6,<2", "mkdocs-material>=9.6", "mkdocstrings[python]>=1.0"),
+    "nbconvert>=7.16",  # notebooks as pages
+]
 
 
 def version() -> str:
@@ -92,6 +95,8 @@ setup(
             "beartype>=0.21",
             "build>=1.2",
             "hypothesis>=6.100",
+            "ipykernel>=6.29",  # with nbclient it runs the notebooks
+            "nbclient>=0.10",
             # Formatters and type checkers change their mind between versions.
             "pyright[nodejs]==1.1.414",
             "pytest>=8.3",

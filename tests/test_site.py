@@ -117,6 +117,12 @@ def test_what_a_page_names_is_shown(shown):
     assert sorted(set(named) - set(shown)) == [] and len(named) > 100
 
 
+def test_notebooks_are_pages_with_their_pictures(site):
+    page = (site / "notebooks/own_method.html").read_text()
+    pictures = re.findall(r'src="(source/own_method/\w+\.png)"', page)
+    assert pictures and all((site / "notebooks" / p).is_file() for p in pictures)
+
+
 def test_all_that_is_shown_has_an_example(shown):
     assert [name for name in shown if not has_example(name, shown)] == []
 
