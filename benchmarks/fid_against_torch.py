@@ -117,10 +117,7 @@ def _jax(folder, name):
     from kdiff_jax import metrics
 
     features = metrics.make(
-        "inception",
-        weights=folder / "weights.npz",
-        preprocessing=name,
-        batch_size=BATCH,
+        "inception", weights=folder / "weights.npz", preprocessing=name
     )
     return lambda batch: features.named(batch, KEYS.get(name, ("2048",)))
 

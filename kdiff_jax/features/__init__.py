@@ -83,6 +83,8 @@ class Extractor(NamedTuple):
         channels: Number of channels of the images; None for any.
         figures: Established names of figures on these features, such as "fid" for "fd".
         classes: Names of the classes of `logits`, in their order.
+        cpu_batch: Images of a call on CPUs, whose caches and allocator bound it where
+            images are large.
     """
 
     dims: Mapping[str, int | None]
@@ -95,6 +97,7 @@ class Extractor(NamedTuple):
     channels: int | None = 3
     figures: Mapping[str, str] = {}
     classes: tuple[str, ...] = ()
+    cpu_batch: int = 32
 
 
 def names(defines: str = MEASURING) -> list[str]:

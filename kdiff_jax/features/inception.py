@@ -296,4 +296,5 @@ EXTRACTOR = Extractor(
     logits="logits_unbiased",
     spatial="spatial",
     figures={"fd": "fid", "kd": "kid", "sfd": "sfid", "fd_inf": "fid_inf"},
+    cpu_batch=4,  # buffers of 64 MiB and more are got from the kernel in every call
 )

@@ -22,8 +22,7 @@ from kdiff_jax.errors import CheckpointError, ConfigError, DataError
 from kdiff_jax.features import Extractor, WeightsFile, weights_files
 from kdiff_jax.types import Params
 
-BATCH = {"cpu": 32}  # images a call, by platform
-BATCH_ELSEWHERE = 256
+BATCH = 256  # images of a call, but on CPUs
 SPREAD = ("low", "high", "std")  # ends of names of what belongs to a figure
 log = logging.getLogger(__name__)
 
@@ -39,8 +38,8 @@ class Features:
         preprocessing: What is done to images first, by name.
         sha256: Digest of the file of the weights; None without weights.
         batch_size: Images a call of the network; the last batch is filled up, so that
-            one program serves any number. None for 32 on CPUs, which gain nothing from
-            more, and 256 elsewhere.
+            one program serves any number. None for the extractor's `cpu_batch` on CPUs,
+            which gain nothing from more, and 256 elsewhere.
         mesh: Devices that a batch is split over; None for one device of this host.
 
     Examples:
@@ -108,7 +107,8 @@ class Features:
             name: np.empty((len(images), dim_of(self, images.shape[1:], name)), "f4")
             for name in wanted
         }
-        size = self.batch_size or BATCH.get(jax.default_backend(), BATCH_ELSEWHERE)
+        cpu = jax.default_backend() == "cpu"
+        size = self.batch_size or (self.extractor.cpu_batch if cpu else BATCH)
         if self.mesh is not None:
             size = -(-size // self.mesh.size) * self.mesh.size
         for start in range(0, len(images), size):
