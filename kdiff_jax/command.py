@@ -127,7 +127,13 @@ def _parse(argv) -> None:
         rest = flags.FLAGS(_with_recipe(_spread(options.take(argv))))
     except (AttributeError, KeyError) as error:
         # The name, and on a second line one that is like it.
-        name, *like = str(next(iter(error.args), error)).splitlines() or [""]
+        text = str(next(iter(error.args), error))
+        if found := re.search(r'Key "(.+?)" does not exist and cannot be added', text):
+            raise ConfigError(
+                f"--config: the recipe adds {found[1]!r} to a locked config; do it"
+                " inside `with config.unlocked():`"
+            ) from error
+        name, *like = text.splitlines() or [""]
         hint = f" ({' '.join(like)})" if like else ""
         if found := re.match(r'Key "(.+?)" does not exist', name):
             name = found[1]

@@ -8,6 +8,7 @@ from child import RECIPE, ROOT
 
 from kdiff_jax import cli, completion
 
+LOCKED = ROOT / "tests/commands/locked.py"
 LSUN = f"{ROOT}/configs/lsun256_student.py"
 
 
@@ -24,6 +25,7 @@ CASES = [
     ([f"--config={RECIPE}", "--config.seed=abc"], 2, ["abc"]),
     ([f"--config={RECIPE}", "spare"], 2, ["spare"]),
     ([f"--config={RECIPE}", "--stage=studnet"], 2, ["studnet", "student"]),
+    ([f"--config={LOCKED}"], 2, ["adds 'init' to", "with config.unlocked():`"]),
     ([f"--config={LSUN}:castle"], 2, ["castle", "bedroom, church"]),
     (
         [f"--config={LSUN}:church"],
