@@ -10,7 +10,6 @@ DOCS = [
     *("mkdocs>=1.6,<2", "mkdocs-material>=9.6", "mkdocstrings[python]>=1.0"),
     "nbconvert>=7.16",  # notebooks as pages
 ]
-ONNX = ["jax2onnx>=0.17", "onnxruntime>=1.20"]
 
 
 def version() -> str:
@@ -85,7 +84,7 @@ setup(
         "cuda13": ["jax[cuda13]>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],
         "plan": ["jax[tpu]>=0.10"],  # its compiler runs without a TPU
-        "onnx": ONNX,
+        "onnx": ["jax2onnx>=0.17", "onnxruntime>=1.20"],
         "text": ["tokenizers>=0.21"],  # prompts to tokens
         # Thirty packages, which is why tests have it not: those of the page skip.
         "demo": ["gradio>=6.0"],
@@ -93,7 +92,6 @@ setup(
         "docs": DOCS,
         "test": [
             *DOCS,
-            *ONNX,
             "beartype>=0.21",
             "build>=1.2",
             "hypothesis>=6.100",

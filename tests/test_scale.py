@@ -213,7 +213,8 @@ def test_a_step_is_compiled_for_devices_that_are_not_here(
     command = [sys.executable, "-m", "kdiff_jax.main", "--plan", f"--topology={name}"]
     recipe = recipes.ROOT / "configs" / "digits_progressive.py"
     command += [f"--config={recipe}:tiny", "--stage=teacher", f"--workdir={tmp_path}"]
-    command += ["--config.stages.teacher.train.batch_size=16"]
+    for stage in ("teacher", "progressive"):  # all of a recipe is to split
+        command += [f"--config.stages.{stage}.train.batch_size=16"]
     done = subprocess.run(
         command, capture_output=True, text=True, env=os.environ, timeout=600
     )

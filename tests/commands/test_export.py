@@ -91,6 +91,7 @@ def test_the_weights_of_the_page(student, tmp_path, monkeypatch):
 
 
 def test_the_onnx_file_of_the_page(student, tmp_path, monkeypatch):
+    pytest.importorskip("jax2onnx")
     monkeypatch.chdir(tmp_path)
     options = ["--target=onnx", "--batch_size=4", f"--output={tmp_path}/student.onnx"]
     code, said = run(student, *options)
