@@ -6,11 +6,10 @@ from typing import Any
 import numpy as np
 
 from kdiff_jax.data.images import Images
-from kdiff_jax.errors import Interrupted
 from kdiff_jax.metrics import features, neighbours
 from kdiff_jax.metrics.features import Features
 from kdiff_jax.report import grid
-from kdiff_jax.train import signals, watchdog
+from kdiff_jax.train import watchdog
 
 NUM_SAMPLES, NUM_NEAREST = 10, 3
 NUM_TYPICAL = 20  # training images that say how near neighbours are among themselves
@@ -40,9 +39,6 @@ def by_pixels(samples: Sequence[np.ndarray], data: Images) -> list[dict[str, Any
     Args:
         samples: uint8[N, H, W, C] of each model.
         data: The training images.
-
-    Raises:
-        Interrupted: If a signal asked to stop.
     """
     pixels = features.make("pixels")
     each = [pixels.apply(images[:NUM_SAMPLES]) for images in samples]
@@ -52,11 +48,6 @@ def by_pixels(samples: Sequence[np.ndarray], data: Images) -> list[dict[str, Any
 
 def _blocks(data: Images, pixels: Features) -> Iterator[np.ndarray]:
     for start in range(0, data.num, BLOCK):
-        if signals.asked():
-            raise Interrupted(
-                "stopped while training images were compared; run the same command"
-                " again: what was measured is kept"
-            )
         watchdog.beat()
         places = np.arange(start, min(start + BLOCK, data.num))
         yield pixels.apply(data.read(places))

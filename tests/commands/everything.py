@@ -37,6 +37,7 @@ def get_config(num_steps: str = "12"):
         train=train | dict(result="ema"),
         partition=True,
     )
+    stages["evaluate"] = dict(kind="evaluate", models=("many",), features="")
     sections["train"] = dict(log_every=1, sample_every=1000, save_every=3)
     return common.config(
         "everything",

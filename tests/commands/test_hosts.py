@@ -42,7 +42,7 @@ def start_two(arguments, own=((), ()), *, anew=False):
 
 def test_two_processes_give_what_one_gives(tmp_path):
     together, alone = tmp_path / "together", tmp_path / "alone"
-    stages = ("teacher", "pairs", "student", "many")
+    stages = ("teacher", "pairs", "student", "many", "evaluate")
     recipe = [f"--config={RECIPE}:2", f"--config.order={stages}"]
     outputs = []
     for process in start_two([*recipe, f"--workdir={together}"], anew=True):
