@@ -114,7 +114,9 @@ def test_neither_devices_nor_batches_change_a_figure(features):
             rows = found.rows, found.spatial.mu
             wanted = wanted or (figures, rows)
             for name, value in figures.items():
-                np.testing.assert_allclose(value, wanted[0][name], rtol=1e-5)
+                # A deviation is as exact as what deviates, of which it is a small part.
+                part = 1e-5 * wanted[0][name.removesuffix("_std")]
+                np.testing.assert_allclose(value, wanted[0][name], rtol=0, atol=part)
             for ours, theirs in zip(rows, wanted[1], strict=True):
                 np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)
 

@@ -1,0 +1,211 @@
+"""What evaluating by FID costs, and that devices and batches change nothing.
+
+    python benchmarks/evaluation.py devices FOLDER NUM RESULT.json
+    python benchmarks/evaluation.py shares FOLDER NUM RESULT.json
+    python benchmarks/evaluation.py memory RESULT.json
+
+FOLDER is that of fid_against_torch.py, with its images and random weights. `devices`
+has the figures of NUM of its images on 1, 4 and 8 pretend devices, in batches of 7, 64
+and 500, against the others of them, of which the first device has looked at as many.
+`shares` makes NUM images in one step by a small U-Net of random weights for 32x32
+pixels and evaluates them as a recipe does, by FID: the seconds of each part. `memory`
+has the largest resident memory of moments and a distance of 50,000 x 2048.
+"""
+
+import contextlib
+import datetime
+import json
+import os
+import pathlib
+import resource
+import sys
+import time
+
+DEVICES, BATCHES = (1, 4, 8), (7, 64, 500)
+os.environ["XLA_FLAGS"] = " ".join(
+    [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8"]
+)
+from kdiff_jax import start  # noqa: E402
+
+start.allocator()
+
+
+def write(path, **about):
+    import jax
+    import numpy as np
+
+    found = dict(
+        date=str(datetime.date.today()),
+        command=f"python benchmarks/evaluation.py {sys.argv[1]}",
+        versions=dict(jax=jax.__version__, numpy=np.__version__),
+        **about,
+    )
+    pathlib.Path(path).write_text(json.dumps(found, indent=1) + "\n")
+    print(json.dumps(found, indent=1))
+
+
+def inception(folder, **about):
+    from kdiff_jax import metrics
+
+    return metrics.make("inception", weights=folder / "weights.npz", **about)
+
+
+def looked_at(features, images, batch):
+    """What metrics read of images that come in such batches."""
+    import numpy as np
+
+    from kdiff_jax.metrics.collect import Collector
+
+    needs = "rows", "logits", "spatial"
+    collector = Collector(features, needs, len(images), images.shape[1:])
+    for first in range(0, len(images), batch):
+        part = images[first : first + batch]
+        collector.add(np.arange(first, first + len(part)), part)
+    return collector.seen()
+
+
+def devices(folder, num, result):
+    import jax
+    import numpy as np
+
+    from kdiff_jax.metrics import table
+    from kdiff_jax.train import parallel
+
+    folder, num = pathlib.Path(folder), int(num)
+    with np.load(folder / "images.npz") as file:
+        images = file["images"][: 2 * num]
+    names = "fd", "sfd", "kd_full", "inception_score", "prdc"
+    reference, rows = None, []
+    for number in DEVICES:
+        mesh = parallel.make_mesh(jax.devices()[:number])
+        features = inception(folder, mesh=mesh)
+        reference = reference or looked_at(features, images[num:], 256)
+        for batch in BATCHES:
+            began = time.process_time()
+            seen = looked_at(features, images[:num], batch)
+            figures = table.measure(names, features, seen, reference)
+            seconds = time.process_time() - began
+            rows.append(dict(devices=number, batch=batch, seconds=seconds, **figures))
+            print(rows[-1], flush=True)
+    largest = {}
+    for name in figures:
+        values = [row[name] for row in rows]
+        largest[name] = (max(values) - min(values)) / max(map(abs, values))
+    write(result, num_images=num, largest_relative_difference=largest, rows=rows)
+
+
+class Seconds(dict):
+    """Seconds of each part, from outside: what is called is wrapped."""
+
+    @contextlib.contextmanager
+    def of(self, name):
+        began = time.process_time()
+        yield
+        self[name] = self.get(name, 0.0) + time.process_time() - began
+
+    def wrap(self, owner, name, part):
+        call = getattr(owner, name)
+
+        def timed(*args, **keywords):
+            with self.of(part):
+                return call(*args, **keywords)
+
+        setattr(owner, name, timed)
+
+
+def student():
+    """A student of one step, of random weights, with 32x32 pixels."""
+    import jax
+
+    from kdiff_jax import interop
+
+    values = dict(
+        network=dict(name="song_unet", channels=32, channel_mult=(2, 2)),
+        precondition=dict(name="edm", sigma_data=0.5),
+        process=dict(name="edm"),
+        sampler=dict(name="euler", num_steps=1),
+        image_shape=(32, 32, 3),
+        num_classes=10,
+    )
+    net, process = interop.build(values)
+    params = net.init(jax.random.key(0))
+    return interop.Model(net, params, process, interop.Spec.of(values))
+
+
+def shares(folder, num, result):
+    import jax
+    import numpy as np
+
+    from kdiff_jax.metrics import table
+    from kdiff_jax.metrics.features import Features
+    from kdiff_jax.metrics.moments import Moments
+    from kdiff_jax.train import generate, measure, parallel
+
+    folder, num = pathlib.Path(folder), int(num)
+    model, features = student(), inception(folder)
+    with np.load(folder / "images.npz") as file:
+        reference = looked_at(features, file["images"][-64:], 64)
+    sampler = model.sampler()
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    make = generate.of_model(model, sampler, mesh=mesh)
+    labels = generate.cycled_labels(num, 10)
+    about = dict(seed=0, batch_size=256, needs=table.needs(["fd"]))
+    measure.looked_at(make, model.students, features, labels=labels[:256], **about)
+    seconds = Seconds()
+    program = make.program
+
+    def sampled(*args):
+        with seconds.of("sampling"):
+            return jax.block_until_ready(program(*args))
+
+    make.__dict__["program"] = sampled
+    seconds.wrap(Features, "named", "features")
+    seconds.wrap(Moments, "update", "moments")
+    began = time.process_time()
+    seen, _ = measure.looked_at(make, model.students, features, labels=labels, **about)
+    with seconds.of("distance"):
+        table.measure(["fd"], features, seen, reference)
+    whole = time.process_time() - began
+    parts = dict(seconds, rest=whole - sum(seconds.values()))
+    write(
+        result,
+        num_images=num,
+        params=model.num_params,
+        seconds=dict(parts, whole=whole),
+        share={k: v / whole for k, v in parts.items()},
+        peak_gb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    )
+
+
+def memory(result):
+    import numpy as np
+
+    from kdiff_jax.metrics.frechet import frechet_distance
+    from kdiff_jax.metrics.moments import Moments
+
+    def peak():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+    draw, found, rows = np.random.default_rng(0), Moments(), [("begin", peak())]
+    mixed = draw.standard_normal((2048, 2048), dtype="f4") / 45
+    began = time.process_time()
+    for i in range(200):
+        part = np.abs(draw.standard_normal((250, 2048), dtype="f4") @ mixed)
+        found = found.update(part)
+        if i in (0, 39, 199):
+            rows.append((f"moments of {250 * (i + 1)}", peak()))
+    seconds = time.process_time() - began
+    distance = frechet_distance(found.mu, found.sigma, found.mu + 0.1, found.sigma)
+    rows.append(("distance", peak()))
+    write(
+        result,
+        peak_mib=dict(rows),
+        seconds_of_moments=seconds,
+        seconds=time.process_time() - began,
+        distance=distance,
+        wanted=2048 * 0.1**2,
+    )
+
+
+if __name__ == "__main__":
+    dict(devices=devices, shares=shares, memory=memory)[sys.argv[1]](*sys.argv[2:])
