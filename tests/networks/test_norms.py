@@ -10,7 +10,7 @@ import tiny_networks as tiny
 from kdiff_jax.discriminators import gan_head, projected
 from kdiff_jax.features import deit_base_distilled as deit
 from kdiff_jax.features import frozen
-from kdiff_jax.networks import layers
+from kdiff_jax.networks import layers, norms
 
 MEANS = (0.0, 30.0, 1000.0)  # in standard deviations
 X = np.random.default_rng(0).standard_normal((2, 8, 8, 16)).astype(np.float32)
@@ -40,6 +40,24 @@ def test_group_norm(mean):
     found = applied(module, x, scale=jnp.ones(16), bias=jnp.zeros(16))
     grouped = x.reshape(2, 8, 8, 4, 4)
     check(found, expected(grouped, (1, 2, 4), 1e-6).reshape(x.shape), x)
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 8, 16), (2, 5, 16), (1, 1, 1, 16)])
+def test_group_norm_is_flax_s_exact_one_and_so_is_its_gradient(shape):
+    x = jax.random.normal(jax.random.key(0), shape) + 3
+    leaves = {"scale": jnp.linspace(0.5, 2, 16), "bias": jnp.linspace(-1, 1, 16)}
+    weight = jax.random.normal(jax.random.key(1), shape)
+
+    def loss(module):
+        of = lambda leaves, x: (module.apply({"params": leaves}, x) * weight).sum()  # noqa: E731
+        return jax.jit(jax.value_and_grad(of, argnums=(0, 1)))(leaves, x)
+
+    flax = nn.GroupNorm(4, epsilon=1e-6, use_fast_variance=False)
+    found, wanted = loss(norms.GroupNorm(4)), loss(flax)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5),
+        *(found, wanted),
+    )
 
 
 @pytest.mark.parametrize("mean", MEANS)
@@ -73,11 +91,11 @@ def test_groups_of_two_nearly_equal_values():
 
 @pytest.mark.parametrize("name", [*tiny.FIELDS, "gan_head", "deit"])
 def test_no_network_takes_the_fast_variance(name):
-    norms = []
+    found = []
 
     def spy(call, args, kwargs, context):
-        if isinstance(context.module, nn.GroupNorm | nn.LayerNorm):
-            norms.append(context.module)
+        if isinstance(context.module, nn.GroupNorm | nn.LayerNorm | norms.GroupNorm):
+            found.append(context.module)
         return call(*args, **kwargs)
 
     with nn.intercept_methods(spy):
@@ -88,7 +106,8 @@ def test_no_network_takes_the_fast_variance(name):
         else:
             module, inputs = tiny.module(name), tiny.inputs()[:2]
         jax.eval_shape(module.init, jax.random.key(0), *inputs)
-    assert norms and not any(norm.use_fast_variance for norm in norms)
+    flax = [norm for norm in found if not isinstance(norm, norms.GroupNorm)]
+    assert found and not any(norm.use_fast_variance for norm in flax)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,72 @@
+"""GroupNorm whose sums take one pass, and are exact far from 0."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+from jaxtyping import Array, Float, Num
+
+
+class GroupNorm(nn.Module):
+    """GroupNorm over places and channels of a group, in float32; as `nn.GroupNorm`.
+
+    The mean and the variance are those of d = x - c, where c is about the mean, that of
+    one row of each group: of sums of d and d^2 the mean square, less the mean's square,
+    loses nothing. That of x itself, Flax's faster variance, is off by 1e-3 where the
+    mean is 30 standard deviations, and nonsense at 1000; Flax's exact one takes a pass
+    for the mean, and then another.
+
+    Attributes:
+        num_groups: Number of groups; it divides the channels.
+        epsilon: What is added to the variance.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from kdiff_jax.networks import norms
+        >>> norm, x = norms.GroupNorm(2), 1000 + jnp.arange(16.0).reshape(1, 2, 2, 4)
+        >>> y = norm.apply(norm.init(jax.random.key(0), x), x)
+        >>> [round(float(v), 3) for v in (y.mean(), y.std())]
+        [0.0, 1.0]
+
+    Source: Wu & He 2018, arXiv:1803.08494.
+    """
+
+    num_groups: int
+    epsilon: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: Num[Array, "B *places C"]) -> Float[Array, "B *places C"]:
+        channels = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (channels,))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        x = x.astype(jnp.float32)
+        c = self._of_groups(lax.stop_gradient(x[:, x.shape[1] // 2]))
+        d = lax.platform_dependent(
+            x - _beside(self._of_channels(c, channels), x),
+            # XLA would take the difference into each sum: then CPUs sum one by one.
+            cpu=lax.optimization_barrier,
+            default=lambda d: d,
+        )
+        mean, square = self._of_groups(d), self._of_groups(jnp.square(d))
+        variance = jnp.maximum(square - jnp.square(mean), 0)
+        factor = lax.rsqrt(variance + self.epsilon)
+        mean, factor = (self._of_channels(v, channels) for v in (mean, factor))
+        along = [1] * (x.ndim - 1)
+        scaled = (d - _beside(mean, x)) * _beside(factor * scale[None], x)
+        return scaled + bias.reshape(*along, channels)
+
+    def _of_groups(self, x):
+        """f32[B, num_groups], the means of groups."""
+        places = tuple(range(1, x.ndim - 1))
+        sums = x.mean(places)
+        return sums.reshape(len(x), self.num_groups, -1).mean(-1)
+
+    def _of_channels(self, of_groups, channels):
+        """f32[B, C], that of a channel's group."""
+        return jnp.repeat(of_groups, channels // self.num_groups, axis=1)
+
+
+def _beside(of_channels, x):
+    """[B, 1, ..., C], of [B, C]."""
+    between = [1] * (x.ndim - 2)
+    return of_channels.reshape(len(x), *between, x.shape[-1])
