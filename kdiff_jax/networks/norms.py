@@ -1,9 +1,14 @@
 """GroupNorm whose sums take one pass, and are exact far from 0."""
 
+import contextvars
+
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float, Num
+
+# False while a program is traced for something that knows no barrier, such as ONNX.
+barriers = contextvars.ContextVar("barriers", default=True)
 
 
 class GroupNorm(nn.Module):
@@ -41,12 +46,7 @@ class GroupNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (channels,))
         x = x.astype(jnp.float32)
         c = self._of_groups(lax.stop_gradient(x[:, x.shape[1] // 2]))
-        d = lax.platform_dependent(
-            x - _beside(self._of_channels(c, channels), x),
-            # XLA would take the difference into each sum: then CPUs sum one by one.
-            cpu=lax.optimization_barrier,
-            default=lambda d: d,
-        )
+        d = _kept(x - _beside(self._of_channels(c, channels), x))
         mean, square = self._of_groups(d), self._of_groups(jnp.square(d))
         variance = jnp.maximum(square - jnp.square(mean), 0)
         factor = lax.rsqrt(variance + self.epsilon)
@@ -70,3 +70,15 @@ def _beside(of_channels, x):
     """[B, 1, ..., C], of [B, C]."""
     between = [1] * (x.ndim - 2)
     return of_channels.reshape(len(x), *between, x.shape[-1])
+
+
+def _kept(d):
+    """The same, which XLA then computes once where the program is for CPUs.
+
+    It would take the difference into each sum: CPUs then add one by one, where sums of
+    what lies in memory are a library's. An accelerator needs no such pass.
+    """
+    if not barriers.get():
+        return d
+    same = dict(cpu=lax.optimization_barrier, default=lambda d: d)
+    return lax.platform_dependent(d, **same)

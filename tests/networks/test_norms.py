@@ -12,6 +12,7 @@ from kdiff_jax.features import deit_base_distilled as deit
 from kdiff_jax.features import frozen
 from kdiff_jax.networks import layers, norms
 
+PLATFORMS = "cpu", "tpu", "cuda"
 MEANS = (0.0, 30.0, 1000.0)  # in standard deviations
 X = np.random.default_rng(0).standard_normal((2, 8, 8, 16)).astype(np.float32)
 
@@ -138,3 +139,20 @@ def test_the_heads_groups_are_those_asked_for_where_they_are_legal(
     assert found == [groups, groups]
     if channels == 96:
         assert layers.group_norm(96, name="norm").num_groups == 32
+
+
+@pytest.mark.parametrize("barriers", [True, False])
+def test_a_barrier_stands_where_the_program_is_for_cpus_alone(barriers):
+    """What ONNX is made of has no primitive for it, nor for the platform."""
+    token = norms.barriers.set(barriers)
+    try:
+        module = norms.GroupNorm(2)
+        traced = jax.jit(lambda x: module.init_with_output(jax.random.key(0), x)[0])
+        x = jnp.zeros((1, 2, 2, 4))
+        lowered = {p: traced.trace(x).lower(lowering_platforms=(p,)) for p in PLATFORMS}
+        jaxpr = str(jax.make_jaxpr(traced)(x))
+    finally:
+        norms.barriers.reset(token)
+    found = {p: "optimization_barrier" in text.as_text() for p, text in lowered.items()}
+    assert found == {"cpu": barriers, "tpu": False, "cuda": False}
+    assert ("platform_index" in jaxpr) == barriers
