@@ -59,9 +59,13 @@ def onnx(
     else:
         function, result = _generator(model, sampler, images), "images"
         given = {"z": noise, **given}
-    # First: while it converts, jax2onnx has its own of many functions of JAX.
-    expected = np.asarray(jax.jit(function)(*given.values()))
-    content = _converted(function, given, result)
+    token = norms.barriers.set(False)
+    try:
+        # First: while it converts, jax2onnx has its own of many functions of JAX.
+        expected = np.asarray(jax.jit(function)(*given.values()))
+        content = _converted(function, given, result)
+    finally:
+        norms.barriers.reset(token)
     difference = _difference(content, given, expected)
     if not difference <= (1 if expected.dtype == np.uint8 else TOLERANCE):
         raise NumericsError(
@@ -126,12 +130,8 @@ def _converted(function, given: dict[str, np.ndarray], result: str) -> bytes:
     jax2onnx: Any = importlib.import_module("jax2onnx")  # an extra
     shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in given.values()]
     names: dict[str, Any] = dict(input_names=[*given], output_names=[result])
-    names["model_name"] = "kdiff_jax"
-    token = norms.barriers.set(False)
-    try:
-        return jax2onnx.to_onnx(function, shapes, **names).SerializeToString()
-    finally:
-        norms.barriers.reset(token)
+    converted: Any = jax2onnx.to_onnx(function, shapes, model_name="kdiff_jax", **names)
+    return converted.SerializeToString()
 
 
 def _difference(content: bytes, given, expected: np.ndarray) -> float:
