@@ -17,6 +17,16 @@ from kdiff_jax.errors import ConfigError
 log = logging.getLogger(__name__)
 
 
+class ToStderr(logging.Handler):
+    """Lines to what stderr is when they are said: above a bar that is drawn there."""
+
+    def emit(self, record):
+        try:
+            print(f"{self.format(record)}\n", end="", file=sys.stderr, flush=True)
+        except (OSError, ValueError):
+            self.handleError(record)
+
+
 class _Messages(logging.Formatter):
     """Messages without the tracebacks that libraries add."""
 
@@ -30,7 +40,9 @@ def logs(debug: bool = False) -> None:
     Args:
         debug: Show tracebacks. Else what fails in a thread of a library is a line.
     """
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, force=True)
+    logging.basicConfig(
+        format="%(message)s", level=logging.WARNING, handlers=[ToStderr()], force=True
+    )
     if not debug:
         for handler in logging.getLogger().handlers:
             handler.setFormatter(_Messages())

@@ -18,7 +18,7 @@ from kdiff_jax.partition import Partition
 from kdiff_jax.report import curves, figures, metrics_log
 from kdiff_jax.stages import compared, facts, grids, quick, training_plan
 from kdiff_jax.stages.best import Best
-from kdiff_jax.train import generate, label_protocols, measure, parallel
+from kdiff_jax.train import generate, label_protocols, measure, parallel, watchdog
 from kdiff_jax.train.step import NetState, TrainState
 
 NAME = "fd_pixels_n40_ema"
@@ -66,6 +66,19 @@ def whole(tmp_path_factory):
         patch.setattr(grids, "generator", watched)
         folder = run(tmp_path_factory.mktemp("whole"), config(**BEST))
     return folder, [one.program for one in made]
+
+
+def test_what_takes_long_to_compile_has_a_name(tmp_path, monkeypatch):
+    """So that a stage says what it compiles, see test_watchdog."""
+    named, program = set(), watchdog.program
+
+    def spy(name):
+        named.add(name)
+        return program(name)
+
+    monkeypatch.setattr(watchdog, "program", spy)
+    run(tmp_path, config(**FIGURES | dict(num_steps=2)))
+    assert named == {"the initial state", "the step", "the sampler", "the features"}
 
 
 def test_the_best_is_the_average_with_the_best_figure(whole):

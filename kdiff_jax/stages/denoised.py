@@ -23,7 +23,7 @@ from kdiff_jax.stages import Job
 from kdiff_jax.stages.hooks import Log
 from kdiff_jax.stages.roles import Roles
 from kdiff_jax.stages.students import Students
-from kdiff_jax.train import generate
+from kdiff_jax.train import generate, watchdog
 
 NUM, SEED = 10, 0
 NUM_TIMES = 3  # the inner ones of a grid of so many steps and one more
@@ -111,7 +111,7 @@ class Seer(NamedTuple):
                 padded = np.resize(places, size)
                 asked = images[padded], labels[padded], padded.astype(np.int32)
                 times = np.full(size, t, np.float32)
-                with make.within_memory(size):
+                with watchdog.program("the denoiser"), make.within_memory(size):
                     found = self.program(params, make.placed, *asked, times)
                     seen[places] = np.asarray(found)[: len(places)]
         return seen

@@ -87,6 +87,7 @@ class HeldOut:
             batch = jax.tree.map(lambda x: x[None], self._source.batch(indices))
             batch = parallel.shard_batch(batch, self._mesh)
             positions = jnp.arange(self._size)
-            total += float(self._loss(params, *self._given, batch, positions))
+            with watchdog.program("the held-out loss"):
+                total += float(self._loss(params, *self._given, batch, positions))
             watchdog.beat()
         return total / num

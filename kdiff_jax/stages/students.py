@@ -24,7 +24,7 @@ from kdiff_jax.method import Method, Numbers
 from kdiff_jax.networks.labels import class_rows
 from kdiff_jax.partition import ONE, Partition
 from kdiff_jax.stages import Job, idle
-from kdiff_jax.train import parallel
+from kdiff_jax.train import parallel, watchdog
 from kdiff_jax.train.layout import Layout
 
 logger = logging.getLogger(__name__)
@@ -124,7 +124,8 @@ class Students(NamedTuple):
             places = layout.on(alone).shardings(shapes, alone)
             in_parts = {"out_shardings": places} if layout.num_parts > 1 else {}
             made = jax.jit(first, **in_parts)
-            states = [parallel.to_host(made(*of(i))) for i in range(len(self.ids))]
+            with watchdog.program("the initial state"):
+                states = [parallel.to_host(made(*of(i))) for i in range(len(self.ids))]
             return jax.tree.map(lambda *x: np.concatenate(x), *states)
 
         shapes = jax.eval_shape(first, *of(0))

@@ -217,7 +217,7 @@ class Generator:
                 places = owned[start : start + size]
                 padded = np.resize(places, size)
                 positions = (first + padded).astype(np.int32)
-                with self.within_memory(size):
+                with watchdog.program("the sampler"), self.within_memory(size):
                     z, x0, bad = self.program(
                         mine, placed, root, positions, _rows(labels, padded)
                     )

@@ -204,7 +204,8 @@ def run(
         num = programs.run_length(step, min(room, together))
         batch = _stack([next(batches) for _ in range(num)], together, programs)
         program = programs(step, num, most=steps_per_dispatch)
-        state, sums = program(state, frozen, numbers, batch, root_keys)
+        with watchdog.program("the step"):
+            state, sums = program(state, frozen, numbers, batch, root_keys)
         signals.hold()  # until now a signal ended the process, also while compiling
         step += num
         observe(sums, num)

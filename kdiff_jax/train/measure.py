@@ -187,7 +187,8 @@ def looked_at(
     about: dict[str, Any] = dict(seed=seed, batch_size=batch_size, frozen=frozen)
     for made in make.batches(params, labels=labels, **about):
         if collector is not None:
-            collector.add(made.places, made.x0)
+            with watchdog.program("the features"):
+                collector.add(made.places, made.x0)
         _, mine, theirs = np.intersect1d(places, made.places, return_indices=True)
         shown[mine] = made.x0[theirs]
     return Seen() if collector is None else collector.seen(), shown
@@ -240,7 +241,8 @@ def alone(
     mesh = parallel.make_mesh(jax.local_devices()[:1])
     make = generate.of_model(model, sampler, mesh=mesh)
     arguments, _ = _arguments(make, model.students, labels, 1)
-    program = make.program.lower(*arguments).compile()  # type: ignore[attr-defined]
+    with watchdog.program("the sampler for one image"):
+        program = make.program.lower(*arguments).compile()  # type: ignore[attr-defined]
     memory = _memory(program)
 
     def call():
@@ -338,6 +340,7 @@ def of_data(
     collector = Collector(features, needs, *about)
     for start in range(0, images.num, batch_size):
         indices = np.arange(start, min(start + batch_size, images.num))
-        collector.add(indices, images.read(indices))
+        with watchdog.program("the features"):
+            collector.add(indices, images.read(indices))
         watchdog.beat()
     return collector.seen()

@@ -1,20 +1,29 @@
-"""Ends a run that hangs: a lost host or a stuck loader else costs hours in silence."""
+"""Ends a run that hangs: a lost host or a stuck loader else costs hours in silence.
+
+And says what a silence is for that is none: a program that is long in compiling.
+"""
 
 import contextlib
 import faulthandler
+import logging
 import sys
 import threading
 import time
+from collections.abc import Hashable
 
 from kdiff_jax import ending
+
+log = logging.getLogger(__name__)
 
 EXIT_CODE = 6
 MINUTES = 60.0  # of silence, where no stage says otherwise
 # XLA may take an hour. The files of JAX that trace, lower and compile.
 COMPILE_MINUTES = 360.0
 COMPILER = ("interpreters/partial_eval.py", "interpreters/mlir.py", "compiler.py")
+TOLD_AFTER = 10.0  # seconds of compiling after which a line says so
 
 _last = [0.0]
+_program = [""]  # what the main thread is about to run, and compiles first
 _watched: list[tuple[str, float, str]] = []  # as `watch` is given; the innermost last
 _thread: list[threading.Thread] = []
 
@@ -22,6 +31,20 @@ _thread: list[threading.Thread] = []
 def beat() -> None:
     """Something happened: a step, a batch of samples."""
     _last[0] = time.monotonic()
+
+
+@contextlib.contextmanager
+def program(name: str):
+    """Names the program that this block runs, for the line of a long compilation.
+
+    Args:
+        name: What is compiled, as "the step".
+    """
+    before, _program[0] = _program[0], name
+    try:
+        yield
+    finally:
+        _program[0] = before
 
 
 @contextlib.contextmanager
@@ -49,15 +72,54 @@ def watch(name: str, minutes: float = MINUTES, setting: str = "train.hang_minute
         beat()
 
 
+class Slow:
+    """Finds the compilations that are worth a line, each program's once."""
+
+    def __init__(self):
+        self._compiled: Hashable = None
+        self._since = 0.0
+        self._told: set[Hashable] = set()
+
+    def is_news(self, now: float, compiled: Hashable) -> bool:
+        """Whether what is compiled has just become slow.
+
+        Args:
+            now: Seconds from any origin.
+            compiled: What is compiled now; None where nothing is.
+        """
+        if compiled != self._compiled:
+            self._compiled, self._since = compiled, now
+        if compiled is None or compiled in self._told:
+            return False
+        if now - self._since < TOLD_AFTER:
+            return False
+        self._told.add(compiled)
+        return True
+
+
+def _tell(name: str, what: str) -> None:
+    """Says that a program is compiled, on the first host alone."""
+    import jax
+
+    if jax.process_index() != 0:
+        return
+    folder = getattr(jax.config, "jax_compilation_cache_dir", None)
+    kept = f"; kept in {folder} for later runs" if folder else ""
+    log.info("%s: compiling %s (the first time may take minutes%s)", name, what, kept)
+
+
 def _look() -> None:
     compiled = 0.0  # when the main thread was last seen to compile
+    slow = Slow()
     while True:
         last = name, minutes, setting = _innermost()
         time.sleep(min(1.0, 15 * minutes or 1.0))
+        now, compiling, what = time.monotonic(), _compiling(), _program[0]
+        if slow.is_news(now, (name, what) if compiling and what else None):
+            _tell(name, what)
         if not minutes or _innermost() != last:
             continue
-        now = time.monotonic()
-        if _compiling():
+        if compiling:
             compiled, limit = now, max(minutes, COMPILE_MINUTES)
             silent = now - _last[0]
         else:  # what was compiled is given its own time to run

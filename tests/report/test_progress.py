@@ -1,9 +1,12 @@
 """Progress: plain lines in a log, a bar on a terminal, time left by an own clock."""
 
 import io
+import logging
+import sys
 
 import pytest
 
+from kdiff_jax import start
 from kdiff_jax.report.progress import Progress, duration
 
 
@@ -55,6 +58,20 @@ def test_a_terminal_gets_a_bar(monkeypatch):
     _run(stream)
     assert "30/100  student/loss 0.125  160 images/s  21s left" in stream.getvalue()
     assert "━" in stream.getvalue()
+
+
+def test_a_line_of_the_log_stands_above_the_bar(monkeypatch):
+    """And not behind it: the logs begin before there is a bar."""
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("TERM", "xterm")
+    handler, terminal = start.ToStderr(), Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    progress = Progress("teacher", num_steps=100, batch_size=64)
+    try:
+        handler.emit(logging.makeLogRecord(dict(msg="compiling the step")))
+    finally:
+        progress.close()
+    assert "\x1b[2Kcompiling the step\n" in terminal.getvalue()
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 """A run that hangs ends with code 6 and says where it stood."""
 
+import logging
 import subprocess
 import sys
 import threading
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from kdiff_jax.train import watchdog
 
@@ -79,18 +81,19 @@ def test_jax_compiles_in_the_files_that_are_watched_for(monkeypatch):
         return x
 
     def seen(work):
-        found, done = [], threading.Event()
+        """Asks at every call: a thread that asks may get no turn in between."""
+        found = []
 
-        def look():
-            while not done.is_set():
-                found.append(watchdog._compiling())
+        def look(*_):
+            if not found and watchdog._compiling():
+                found.append(True)
 
-        thread = threading.Thread(target=look)
-        thread.start()
-        result = work()
-        done.set()
-        thread.join()
-        return any(found), result
+        sys.setprofile(look)
+        try:
+            result = work()
+        finally:
+            sys.setprofile(None)
+        return bool(found), result
 
     trace, lower, compile_ = watchdog.COMPILER
     monkeypatch.setattr(watchdog, "COMPILER", (trace,))
@@ -103,3 +106,58 @@ def test_jax_compiles_in_the_files_that_are_watched_for(monkeypatch):
     known, compiled = seen(lambda: lowered.compile())
     assert known
     assert not seen(lambda: compiled(jnp.ones((8, 8))))[0]
+
+
+def test_a_compilation_is_told_once_it_has_taken_long_and_once_alone():
+    slow, last = watchdog.Slow(), watchdog.TOLD_AFTER
+    assert not slow.is_news(100.0, "step")
+    assert not slow.is_news(100.0 + last - 1, "step")
+    assert slow.is_news(100.0 + last, "step")
+    assert not slow.is_news(100.0 + last + 1, "step")
+    assert not slow.is_news(200.0, None)
+    assert not slow.is_news(300.0, "step") and not slow.is_news(400.0, "step")
+
+
+def test_short_compilations_in_turn_are_no_long_one():
+    slow = watchdog.Slow()
+    seen = ["step", None, "step", "sampler", "step"]
+    times = [0.9 * watchdog.TOLD_AFTER * i for i in range(len(seen))]
+    assert not any(map(slow.is_news, times, seen))
+
+
+@pytest.fixture
+def told(monkeypatch, caplog):
+    """A function that runs a program, and what is told while it is compiled."""
+    monkeypatch.setattr(watchdog, "TOLD_AFTER", 0.0)
+    caplog.set_level(logging.INFO, logger=watchdog.__name__)
+    said, tell = threading.Event(), watchdog._tell
+
+    def spy(name, what):
+        tell(name, what)
+        said.set()
+
+    monkeypatch.setattr(watchdog, "_tell", spy)
+
+    def run(name):
+        @jax.jit
+        def waits(x):
+            assert said.wait(60), "nothing is told while it is compiled"
+            return x + 1
+
+        with watchdog.watch(name, minutes=0.0), watchdog.program("the step"):
+            waits(1.0)
+        return caplog.messages
+
+    return run
+
+
+def test_a_stage_says_what_it_compiles_before_that_has_ended(told):
+    folder = jax.config.jax_compilation_cache_dir
+    kept = f"; kept in {folder} for later runs" if folder else ""
+    line = f"a stage: compiling the step (the first time may take minutes{kept})"
+    assert told("a stage") == [line]
+
+
+def test_only_the_first_host_says_it(told, monkeypatch):
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    assert told("a stage of another host") == []
