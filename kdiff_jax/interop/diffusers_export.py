@@ -141,9 +141,9 @@ def network_config(spec: Spec) -> dict[str, Any]:
         CheckpointError: If `UNet2DModel` cannot hold it. One line.
     """
     if (name := spec.network.name) != "ddpm_unet":
-        raise refused("network", name, "UNet2DModel, our ddpm_unet")
-    if spec.augment_dim:
-        raise refused("augment_dim", spec.augment_dim, "no such label")
+        raise refused("network", name, "UNet2DModel, our ddpm_unet", trained=True)
+    if (dim := spec.augment_dim) != 0:
+        raise refused("augment_dim", dim, "no such label, 0", trained=True)
     net = _module(spec)
     height, width, channels = spec.image_shape
     widths = net.widths or [net.channels * m for m in net.channel_mult]

@@ -59,7 +59,8 @@ def make(spec: Spec, num_steps: int | None = None) -> Scheduler:
     if name == "boundary":
         return _consistency(spec, sampler)
     if spec.process.name != "discrete":
-        raise refused("process", spec.process.name, "discrete ones of betas")
+        process = spec.process.name
+        raise refused("process", process, "discrete ones of betas", trained=True)
     common = common_of(process)
     if name == "residual":
         # x0_hat = x_t - F is a step of a flow from sigma = 1 to 0; its time is
@@ -70,7 +71,7 @@ def make(spec: Spec, num_steps: int | None = None) -> Scheduler:
         config = dict(num_train_timesteps=last, shift=1.0)
         return _scheduler("FlowMatchEulerDiscreteScheduler", config, sampler)
     if name not in PREDICTIONS:
-        raise refused("precondition", name, ", ".join(PREDICTIONS))
+        raise refused("precondition", name, ", ".join(PREDICTIONS), trained=True)
     common["prediction_type"] = PREDICTIONS[name]
     if is_one_step(process, sampler):
         config = dict(common, **_clip(sampler), timestep_spacing="trailing")
@@ -80,11 +81,25 @@ def make(spec: Spec, num_steps: int | None = None) -> Scheduler:
     return WRITERS[sampler["name"]](process, common, sampler)
 
 
-def refused(name: str, value, there_is: str) -> CheckpointError:
-    """One line on what diffusers cannot express."""
+def refused(
+    name: str, value, there_is: str, *, trained: bool = False
+) -> CheckpointError:
+    """One line on what diffusers cannot express.
+
+    Args:
+        name: Name of the field.
+        value: Its value.
+        there_is: What diffusers has in its place.
+        trained: Whether a model has to be trained anew to have that.
+    """
+    ways = "take that, or --target=safetensors, the weights alone"
+    if trained:
+        ways = (
+            "distil into a student of that (docs/coming_from/edm.md, A student for"
+            " diffusers), or take --target=safetensors, the weights alone"
+        )
     return CheckpointError(
-        f"{name}={value!r}: diffusers cannot express it; it has {there_is}: take that,"
-        " or --target=safetensors, the weights alone"
+        f"{name}={value!r}: diffusers cannot express it; it has {there_is}: {ways}"
     )
 
 

@@ -139,3 +139,19 @@ def test_other_networks_are_refused(tmp_path):
     other = interop.Model(other.net, other.params, other.process, spec)
     with pytest.raises(CheckpointError, match="network='iddpm_unet'.*UNet2DModel"):
         diffusers_export.save(tmp_path, other)
+
+
+@pytest.mark.parametrize("field", ["network", "precondition", "process"])
+def test_what_must_be_trained_anew_names_the_page(field, tmp_path):
+    other, names = (
+        model(),
+        dict(network="iddpm_unet", precondition="both", process="cosine"),
+    )
+    spec = other.spec.replace(**{field: Named(names[field])})
+    other = interop.Model(other.net, other.params, other.process, spec)
+    with pytest.raises(CheckpointError, match=f"{field}=.*distil into") as caught:
+        diffusers_export.save(tmp_path / "out", other)
+    found = re.search(r"\((docs/\S+), (.+)\), or", str(caught.value))
+    assert found, caught.value
+    page = pathlib.Path(__file__).parents[2] / found[1]
+    assert f"## {found[2]}\n" in page.read_text()
