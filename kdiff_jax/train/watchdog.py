@@ -115,9 +115,10 @@ def _look() -> None:
         last = name, minutes, setting = _innermost()
         time.sleep(min(1.0, 15 * minutes or 1.0))
         now, compiling, what = time.monotonic(), _compiling(), _program[0]
-        if slow.is_news(now, (name, what) if compiling and what else None):
-            _tell(name, what)
-        if not minutes or _innermost() != last:
+        inner = _innermost()  # another than before the sleep, perhaps
+        if slow.is_news(now, (inner[0], what) if compiling and what else None):
+            _tell(inner[0], what)
+        if not minutes or inner != last:
             continue
         if compiling:
             compiled, limit = now, max(minutes, COMPILE_MINUTES)
