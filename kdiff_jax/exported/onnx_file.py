@@ -59,13 +59,10 @@ def onnx(
     else:
         function, result = _generator(model, sampler, images), "images"
         given = {"z": noise, **given}
-    token = norms.barriers.set(False)
-    try:
-        # First: while it converts, jax2onnx has its own of many functions of JAX.
-        expected = np.asarray(jax.jit(function)(*given.values()))
+    # First: while it converts, jax2onnx has its own of many functions of JAX.
+    expected = np.asarray(jax.jit(function)(*given.values()))
+    with norms.barriers(False):
         content = _converted(function, given, result)
-    finally:
-        norms.barriers.reset(token)
     difference = _difference(content, given, expected)
     if not difference <= (1 if expected.dtype == np.uint8 else TOLERANCE):
         raise NumericsError(
