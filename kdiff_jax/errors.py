@@ -16,6 +16,10 @@ class ConfigError(UserError):
     """Wrong usage or configuration."""
 
 
+class NotGiven(ConfigError):
+    """An option that has to name a file or folder, and does not."""
+
+
 class DataError(UserError):
     """Data missing, damaged or not what the config says."""
 

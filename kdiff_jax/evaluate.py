@@ -24,6 +24,7 @@ are shown apart.
 """
 
 import json
+import logging
 import pathlib
 import time
 
@@ -33,6 +34,8 @@ from kdiff_jax import command, options, output, rng
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.files import json_text, write_atomically
 from kdiff_jax.train import label_protocols, seeds
+
+log = logging.getLogger("kdiff_jax.evaluate")  # run as a module it is "__main__"
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A model, as in kdiff_jax.sample.")
 REFERENCE = flags.DEFINE_string("reference", None, "Statistics, or a data set.")
@@ -152,6 +155,7 @@ def main() -> None:
     command.start_distributed()
     import jax
 
+    from kdiff_jax.report import summary
     from kdiff_jax.stages import measured
 
     began = time.monotonic()
@@ -172,6 +176,7 @@ def main() -> None:
     if jax.process_index() != 0:
         return
     print(json_text(row), flush=True)  # first: what comes now may fail after all
+    log.info("%s", summary.said(row))
     if path:
         with output.speaking("--output", OUTPUT.value):
             write_atomically(path, json_text(row, indent=2) + "\n")

@@ -12,7 +12,13 @@ import jax
 
 from kdiff_jax import build, stages
 from kdiff_jax.data.images import Images
-from kdiff_jax.errors import CheckpointError, ConfigError, DataError, Interrupted
+from kdiff_jax.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    Interrupted,
+    NotGiven,
+)
 from kdiff_jax.report import environment, summary
 from kdiff_jax.stages import (
     Job,
@@ -240,14 +246,14 @@ def missing(job: Job) -> str:
     data, lacks = None, []
     try:
         data = _inputs(job)
-    except (DataError, CheckpointError):
+    except (DataError, CheckpointError, NotGiven):
         teacher, hints = _missing_teacher(job), job.recipe.hints
         lacks = [teacher] if teacher else []
         for key, read in build.readers(job.recipe).items():
             try:
                 found = read()
                 data = found if key == "path" else data
-            except (DataError, CheckpointError) as error:
+            except (DataError, CheckpointError, NotGiven) as error:
                 lacks.append(f"{error}{hints.get(key, '')}")
     rehearsal.check(job, data)
     options = compared.options_of(job)

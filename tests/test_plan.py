@@ -225,3 +225,8 @@ def test_what_is_missing_is_a_line_each_with_where_it_comes_from(tmp_path, monke
     for line, start, end in zip(found, starts, ends, strict=True):
         assert start in line and line.endswith(end), line
     assert "pytorch-fid" in found[-1] and "Apache-2.0" in found[-1]
+
+    config.data.path = ""
+    named, *others = recipe.missing(make_job(config, tmp_path / "run")).splitlines()[1:]
+    assert named.startswith("data.path=None: npz needs a file")
+    assert others == found[2:]

@@ -73,7 +73,7 @@ def _lacking() -> list[str]:
 
 def devices() -> Finding:
     """Devices that JAX has, those that it leaves out, and cores of the host."""
-    about, cores = environment.hardware(), _cores()
+    about, cores = environment.hardware(), environment.cores()
     chip = chips.of_kind(about["device"])
     text = f"{about['num_devices']} x {about['device']}"
     if about["num_hosts"] > 1:
@@ -106,16 +106,6 @@ def _unused() -> tuple[str, str] | None:
             "JAX's plugin does not start: update its driver, or end who holds it",
         )
     return None
-
-
-def _cores() -> float:
-    """Cores that this process may use: a container may have a part of the host's."""
-    found: float = os.cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        found = len(os.sched_getaffinity(0))
-    limit = pathlib.Path("/sys/fs/cgroup/cpu.max")
-    quota, period = (limit.read_text().split() if limit.is_file() else ("max", "1"))[:2]
-    return float(min(found, int(quota) / int(period)) if quota.isdigit() else found)
 
 
 def memory() -> Finding:

@@ -13,7 +13,7 @@ from kdiff_jax.data import edm_labels, labels, parts
 from kdiff_jax.data.encoded import FORMATS, MAX_BYTES, Look, from_encoded
 from kdiff_jax.data.images import BACKGROUND, Images
 from kdiff_jax.data.listing import LeftOut, sort_out
-from kdiff_jax.errors import ConfigError, DataError
+from kdiff_jax.errors import ConfigError, DataError, NotGiven
 from kdiff_jax.files import Unreadable
 
 log = logging.getLogger(__name__)
@@ -66,9 +66,7 @@ def load(
         ((32, 32, 3), [0])
     """
     if path is None:
-        raise ConfigError(
-            "data.path=None: edm_zip needs a file; set data.path=FILE.zip"
-        )
+        raise NotGiven("data.path=None: edm_zip needs a file; set data.path=FILE.zip")
     if split != "train":
         raise ConfigError(
             f"data.split={split!r}: a zip has no splits; set data.path to the file of"

@@ -11,7 +11,7 @@ from kdiff_jax.data import edm_labels, labels, parts
 from kdiff_jax.data.encoded import FORMATS, MAX_BYTES, Look, from_encoded
 from kdiff_jax.data.images import BACKGROUND, Images
 from kdiff_jax.data.listing import LeftOut, is_hidden, is_image, sort_out
-from kdiff_jax.errors import ConfigError, DataError
+from kdiff_jax.errors import ConfigError, DataError, NotGiven
 from kdiff_jax.files import Unreadable, read_regular
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def load(
         ((16, 16, 3), [0, 1])
     """
     if path is None:
-        raise ConfigError("data.path=None: folder needs one; set data.path=FOLDER")
+        raise NotGiven("data.path=None: folder needs one; set data.path=FOLDER")
     if split != "train":
         raise ConfigError(
             f"data.split={split!r}: a folder has no splits; set data.path to the"

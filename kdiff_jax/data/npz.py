@@ -10,7 +10,7 @@ from kdiff_jax.data.images import Images, from_array
 from kdiff_jax.data.labels import WAY_OUT, checked
 from kdiff_jax.data.listing import is_image
 from kdiff_jax.data.resize import check_channels, described, resize_all
-from kdiff_jax.errors import ConfigError, DataError
+from kdiff_jax.errors import DataError, NotGiven
 from kdiff_jax.files import Unreadable
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def load(
         ((8, 8, 3), 2)
     """
     if path is None:
-        raise ConfigError("data.path=None: npz needs a file; set data.path=FILE.npz")
+        raise NotGiven("data.path=None: npz needs a file; set data.path=FILE.npz")
     check_channels(channels)
     if os.path.isdir(path):
         raise DataError(f"{path}: a folder, no file; set data.name=folder")

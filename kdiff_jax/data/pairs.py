@@ -139,6 +139,11 @@ def missing(folder: Folder, numbers: Iterable[int] | None = None) -> list[int]:
     return shards.missing(folder, _dtypes(identity), facts, numbers)
 
 
+def num_there(folder: Folder) -> int:
+    """How many shards are there, whole or not; see `missing`."""
+    return sum(shards.path(folder, k).is_dir() for k in range(num_shards(folder)))
+
+
 def verify(folder: Folder) -> None:
     """Reads and sums every byte of finished pairs.
 

@@ -15,16 +15,26 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def hardware() -> dict[str, Any]:
-    """Devices of all hosts, and this host's processor."""
-    devices = jax.devices()
+    """Devices of all hosts, and the cores of this host that the process may use."""
+    devices, num_cpus = jax.devices(), cores()
     return {
         "platform": devices[0].platform,
         "device": devices[0].device_kind,
         "num_devices": len(devices),
         "num_hosts": jax.process_count(),
-        "num_cpus": os.cpu_count(),
+        "num_cpus": int(num_cpus) if num_cpus.is_integer() else num_cpus,
         "machine": f"{platform.system()} {platform.machine()}",
     }
+
+
+def cores() -> float:
+    """Cores that this process may use: a container may have a part of the host's."""
+    found: float = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        found = len(os.sched_getaffinity(0))
+    limit = pathlib.Path("/sys/fs/cgroup/cpu.max")
+    quota, period = (limit.read_text().split() if limit.is_file() else ("max", "1"))[:2]
+    return float(min(found, int(quota) / int(period)) if quota.isdigit() else found)
 
 
 def measured() -> dict[str, Any]:

@@ -137,6 +137,16 @@ def text_table(rows: Sequence[Row]) -> str:
     return "\n".join([line(head), rule, *map(line, body)])
 
 
+def said(row: Row) -> str:
+    """The figures of a row and its speed, in a line for people."""
+    figures = ", ".join(f"{k} {number_text(v)}" for k, v in row["metrics"].items())
+    text = f"{figures or 'nothing'} of {number_text(row['num_images'])} images"
+    if (speed := row.get("images_per_second")) is None:
+        return text
+    alone = number_text(row.get("latency_ms"))
+    return f"{text}; {number_text(speed)} images/s, one alone in {alone} ms"
+
+
 def markdown_table(rows: Sequence[Row]) -> str:
     """The same table for a document."""
     cells = table(rows)

@@ -4,7 +4,7 @@ import logging
 
 import jax
 
-from kdiff_jax import build, latent, shards
+from kdiff_jax import build, latent, memory, shards
 from kdiff_jax.build import LatentsStage
 from kdiff_jax.data import latents as files
 from kdiff_jax.stages import Job, finish, latents
@@ -28,7 +28,8 @@ def run(job: Job, stage: LatentsStage) -> None:
     flip = bool(job.recipe.augmented.get("flip"))
     facts = latents.facts(content, vae, {}, shard_size=stage.shard_size, flip=flip)
     need = files.disk_need(facts)
-    log.info("%s: %d images take %.3g GB", folder, facts["num_images"], need / 1e9)
+    size = memory.size_text(need)
+    log.info("%s: %d images take %s", folder, facts["num_images"], size)
     shards.check_room(folder, need, "latents", "or choose another --workdir")
     folder.mkdir(parents=True, exist_ok=True)
     latents.make(folder, facts, content, vae, {}, batch_size=stage.batch_size)

@@ -11,7 +11,7 @@ import time
 import jax
 import numpy as np
 
-from kdiff_jax import build, interop
+from kdiff_jax import build, interop, memory
 from kdiff_jax.build import PairsStage
 from kdiff_jax.data import pairs
 from kdiff_jax.errors import DataError
@@ -44,7 +44,7 @@ def run(job: Job, stage: PairsStage) -> None:
     kept = teacher.net.space.kept
     # What is there counts, so both parts are looked at before either is made.
     need = pairs.disk_need(sum(counts.values()), teacher.image_shape, kept)
-    log.info("%s: the pairs take %.3g GB", folder, need / 1e9)
+    log.info("%s: the pairs take %s", folder, memory.size_text(need))
     pairs.check_disk(folder, sum(counts.values()), teacher.image_shape, kept)
     spec = build.spec_of(stage, teacher.spec)
     assert spec.sampler is not None
@@ -142,7 +142,8 @@ def _missing(folder: pathlib.Path) -> list[int]:
     """Shards that are not there or damaged; each host reads its part of them."""
     absent = np.zeros(pairs.num_shards(folder), bool)
     mine = range(jax.process_index(), len(absent), jax.process_count())
-    log.info("%s: %d shards are verified", folder, len(absent))
+    if there := pairs.num_there(folder):
+        log.info("%s: reading %d shards, to verify them", folder, there)
     for first in range(0, len(mine), AT_ONCE):
         absent[pairs.missing(folder, mine[first : first + AT_ONCE])] = True
         watchdog.beat()  # hundreds of gigabytes take a while

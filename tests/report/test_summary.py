@@ -47,6 +47,14 @@ STUDENT = row(
 )
 
 
+def test_a_row_is_said_in_a_line():
+    speed = "93.21 images/s, one alone in 12.35 ms"
+    assert summary.said(row()) == f"fd_pixels 0.1843 of 1,797 images; {speed}"
+    assert summary.said(row(images_per_second=None, metrics={"fd": 1.5, "kd": 2})) == (
+        "fd 1.5, kd 2 of 1,797 images"
+    )
+
+
 def test_the_file_has_the_schema_that_scripts_rely_on(tmp_path):
     path = tmp_path / "report.json"
     summary.write(path, summary.make_report("digits_student", [row(), STUDENT]))
