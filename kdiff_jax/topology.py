@@ -54,7 +54,7 @@ def find(name: str) -> Found:
     kind, _, shape = name.partition(":")
     if kind not in CHIPS or not re.fullmatch(r"\d+x\d+(x\d+)?", shape):
         raise ConfigError(f"--topology={name}: is none; give {WAYS}")
-    if importlib.util.find_spec("libtpu") is None:
+    if not _installed("libtpu"):
         raise ConfigError(
             f"--topology={name}: the compiler of TPUs is not installed; pip install"
             " 'kdiff_jax[plan]'"
@@ -97,7 +97,7 @@ def _gpus(name: str, kind: str, num: int) -> list[Any]:
         raise ConfigError(
             f"--topology={name}: hosts have {OF_HOST} GPUs; give a multiple"
         )
-    if importlib.util.find_spec("jax_plugins.xla_cuda12") is None:
+    if not _installed("jax_plugins.xla_cuda12"):
         raise ConfigError(
             f"--topology={name}: the compiler of GPUs is not installed; pip install"
             " jax-cuda12-plugin jax-cuda12-pjrt, of JAX's version"
@@ -113,6 +113,13 @@ def _gpus(name: str, kind: str, num: int) -> list[Any]:
         topology=f"1x{hosts}x{num // hosts}",
     )
     return list(found.devices)
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # nor is the package that it is in
+        return False
 
 
 def _target(chip: Chip) -> str:

@@ -188,8 +188,14 @@ def test_a_topology_that_is_none_is_named(name):
         topology.find(name)
 
 
+def test_a_module_is_not_installed_where_its_package_is_not_either():
+    assert topology._installed("json.decoder")
+    assert not topology._installed("json.no_such_module")
+    assert not topology._installed("no_such_package.module")
+
+
 def test_without_its_compiler_a_topology_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(topology.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(topology, "_installed", lambda name: False)
     with pytest.raises(ConfigError, match=r"pip install 'kdiff_jax\[plan\]'"):
         topology.find("v5e:4x4")
     with pytest.raises(ConfigError, match="pip install jax-cuda12-plugin"):
