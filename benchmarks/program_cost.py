@@ -22,7 +22,8 @@ from kdiff_jax.method import Numbers
 from kdiff_jax.report import environment
 from kdiff_jax.stages import roles, students
 from kdiff_jax.train import parallel
-from kdiff_jax.train.step import due, init_state
+from kdiff_jax.train.state import init_state
+from kdiff_jax.train.step import due
 
 CONFIG = config_flags.DEFINE_config_file("config")
 STAGE = flags.DEFINE_string("stage", "student", "Of the recipe.")

@@ -26,7 +26,8 @@ from kdiff_jax.stages import roles, students
 from kdiff_jax.train import inputs, parallel
 from kdiff_jax.train.loop import Programs
 from kdiff_jax.train.means import Means
-from kdiff_jax.train.step import context_of, due, init_state, join, split, without_axis
+from kdiff_jax.train.state import init_state, join, split, without_axis
+from kdiff_jax.train.step import context_of, due
 
 CONFIG = config_flags.DEFINE_config_file("config")
 STAGE = flags.DEFINE_string("stage", "student", "Of the recipe.")

@@ -22,13 +22,8 @@ from kdiff_jax.report import environment
 from kdiff_jax.stages import students
 from kdiff_jax.train import parallel
 from kdiff_jax.train.loop import Programs
-from kdiff_jax.train.step import (
-    due,
-    init_state,
-    make_train_step,
-    with_axis,
-    without_axis,
-)
+from kdiff_jax.train.state import init_state, with_axis, without_axis
+from kdiff_jax.train.step import due, make_train_step
 
 CONFIG = config_flags.DEFINE_config_file("config")
 STAGE = flags.DEFINE_string("stage", "dm", "Of the recipe, with a partition.")

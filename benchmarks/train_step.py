@@ -24,7 +24,7 @@ from kdiff_jax.report import environment
 from kdiff_jax.stages import roles, students
 from kdiff_jax.train import parallel
 from kdiff_jax.train.loop import Programs
-from kdiff_jax.train.step import init_state
+from kdiff_jax.train.state import init_state
 
 CONFIG = config_flags.DEFINE_config_file("config")
 STEPS = flags.DEFINE_integer("steps", 30, "Timed steps a variant, after two warm ones.")

@@ -35,7 +35,7 @@ from kdiff_jax.stages.needs import (
     needs,
 )
 from kdiff_jax.train import cost, layout, measure
-from kdiff_jax.train.step import init_state
+from kdiff_jax.train.state import init_state
 
 __all__ = ["held", "needs", "text"]
 COPIES = "encoders and tables of conditions"

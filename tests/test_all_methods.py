@@ -13,7 +13,8 @@ from tolerance import REORDER
 from kdiff_jax import methods, rng
 from kdiff_jax.diffusion.process import cosine
 from kdiff_jax.errors import ConfigError
-from kdiff_jax.train.step import Optim, due, init_state, make_train_step
+from kdiff_jax.train.state import Optim, init_state
+from kdiff_jax.train.step import due, make_train_step
 
 FROZEN = {"teacher": toy.NETS["teacher"].init(jax.random.key(7))}
 # Not Adam: it is scale-invariant, and so hides a gradient that is D times too large.

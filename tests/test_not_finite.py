@@ -16,7 +16,7 @@ from kdiff_jax.stages.hooks import Log, Saver
 from kdiff_jax.stages.roles import Roles
 from kdiff_jax.stages.students import Students
 from kdiff_jax.train import loop, parallel
-from kdiff_jax.train.step import NetState, TrainState
+from kdiff_jax.train.state import NetState, TrainState
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,8 @@ from kdiff_jax.data.pairs import Pairs
 from kdiff_jax.diffusion.process import cosine
 from kdiff_jax.stages.students import Students
 from kdiff_jax.train import inputs, parallel
-from kdiff_jax.train.step import Optim, init_state, make_train_step
+from kdiff_jax.train.state import Optim, init_state
+from kdiff_jax.train.step import make_train_step
 
 PARTITION = partitions.make(process=cosine(), num_classes=10, num_groups=5)
 BATCH_SIZE, NUM_STEPS = 32, 4

@@ -22,7 +22,8 @@ from kdiff_jax.features import (
     resnet56,
     vgg16_bn,
 )
-from kdiff_jax.train.step import Optim, init_state, make_train_step
+from kdiff_jax.train.state import Optim, init_state
+from kdiff_jax.train.step import make_train_step
 
 BFLOAT16 = "bfloat16"
 ROOT = jax.random.key(0)

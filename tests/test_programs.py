@@ -16,7 +16,7 @@ from kdiff_jax.build.sections import Train
 from kdiff_jax.diffusion import process as processes
 from kdiff_jax.named import Named, frozen, thawed
 from kdiff_jax.train import parallel
-from kdiff_jax.train.step import init_state
+from kdiff_jax.train.state import init_state
 
 STAGE = jobs.training(optim=frozen(dict(name="sgd", lr=0.1)))
 SPEC = jobs.SPEC.defining()

@@ -19,7 +19,7 @@ from kdiff_jax.report import curves, figures, metrics_log
 from kdiff_jax.stages import compared, facts, grids, quick, training_plan
 from kdiff_jax.stages.best import Best
 from kdiff_jax.train import generate, label_protocols, measure, parallel, watchdog
-from kdiff_jax.train.step import NetState, TrainState
+from kdiff_jax.train.state import NetState, TrainState
 
 NAME = "fd_pixels_n40_ema"
 FIGURES = dict(figure_every=2, figure_images=40, figure_average="ema")

@@ -113,7 +113,7 @@ def test_a_student_begins_as_its_teacher(workdir):
     (stage,) = (s for s in job.stages if s.name == "matching")
     teacher = interop.load(workdir / "teacher")
     from kdiff_jax.stages import training_plan
-    from kdiff_jax.train.step import init_state, without_axis
+    from kdiff_jax.train.state import init_state, without_axis
 
     made = training_plan.prepare(job, stage)
     given = made.roles.params

@@ -47,7 +47,8 @@ def load(
             none before.
 
     Raises:
-        ConfigError: If there is no path, another split than "train", or no such look.
+        NotGiven: If there is no path.
+        ConfigError: If there is another split than "train", or no such look.
         DataError: If the file is missing or damaged, has no images or none of one
             size, or dataset.json does not fit them.
 

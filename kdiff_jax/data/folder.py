@@ -50,7 +50,8 @@ def load(
             none before.
 
     Raises:
-        ConfigError: If there is no path, another split than "train", or no such look.
+        NotGiven: If there is no path.
+        ConfigError: If there is another split than "train", or no such look.
         DataError: If the folder is missing, has no images, or classes that are not
             clear; or if an image cannot be read.
 

@@ -42,7 +42,8 @@ def load(
         channels: 1 or 3, that images are converted to; None keeps them.
 
     Raises:
-        ConfigError: If there is no path, or such channels.
+        NotGiven: If there is no path.
+        ConfigError: If there are no such channels.
         DataError: If the file is missing or damaged, or holds no images of this
             split, or labels that are none.
 

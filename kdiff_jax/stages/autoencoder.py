@@ -26,7 +26,7 @@ from kdiff_jax.stages.train import going_back, per_dispatch
 from kdiff_jax.stages.training_start import Fed
 from kdiff_jax.train import inputs, layout, loop, parallel, signals
 from kdiff_jax.train.checkpoint import Checkpoints
-from kdiff_jax.train.step import init_state
+from kdiff_jax.train.state import init_state
 
 METRIC = "fd"  # of reconstructions: what students on the latents cannot do better than
 

@@ -16,7 +16,7 @@ from kdiff_jax.files import json_text, write_atomically
 from kdiff_jax.interop.trees import flatten, unflatten
 from kdiff_jax.stages import results
 from kdiff_jax.train import parallel
-from kdiff_jax.train.step import without_axis
+from kdiff_jax.train.state import without_axis
 
 AGAIN = (
     "delete it, and the best of the steps that are left is taken; or delete the folder"

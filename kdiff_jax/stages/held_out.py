@@ -13,7 +13,7 @@ from kdiff_jax.method import Context
 from kdiff_jax.stages import pairs
 from kdiff_jax.stages.best import Best
 from kdiff_jax.train import inputs, parallel, watchdog
-from kdiff_jax.train.step import without_axis
+from kdiff_jax.train.state import without_axis
 
 
 class HeldOut:

@@ -15,7 +15,7 @@ from kdiff_jax.stages import Job, before
 from kdiff_jax.train import cost, layout, parallel
 from kdiff_jax.train.cost import Cost
 from kdiff_jax.train.layout import Layout
-from kdiff_jax.train.step import TrainState, init_state, split
+from kdiff_jax.train.state import TrainState, init_state, split
 
 SEVERAL = 8  # devices that a plan made on one of them speaks of, too
 

@@ -28,7 +28,8 @@ from kdiff_jax.metrics.moments import check_memory
 from kdiff_jax.named import frozen
 from kdiff_jax.stages import Job, asked, autoencoder, before, compared, is_done, quick
 from kdiff_jax.train import inputs, label_protocols, parallel, seeds
-from kdiff_jax.train.step import NetState, TrainState, context_of
+from kdiff_jax.train.state import NetState, TrainState
+from kdiff_jax.train.step import context_of
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from kdiff_jax.encoders import texts
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.metrics import figure_name, table
 from kdiff_jax.stages import Job, compared
-from kdiff_jax.train.step import NetState, TrainState
+from kdiff_jax.train.state import NetState, TrainState
 
 log = logging.getLogger(__name__)
 

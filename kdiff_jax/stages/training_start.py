@@ -13,7 +13,7 @@ from kdiff_jax.stages import Job, apart, pairs
 from kdiff_jax.stages.training_plan import Plan
 from kdiff_jax.train import parallel
 from kdiff_jax.train.checkpoint import Checkpoints
-from kdiff_jax.train.step import init_state
+from kdiff_jax.train.state import init_state
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from kdiff_jax import domain
 from kdiff_jax.method import Method, Numbers, Phase
 from kdiff_jax.train import measure
-from kdiff_jax.train.step import TrainState, context_of, loss_of, without_axis
+from kdiff_jax.train.state import TrainState, without_axis
+from kdiff_jax.train.step import context_of, loss_of
 
 
 class Cost(NamedTuple):

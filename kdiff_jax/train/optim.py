@@ -10,7 +10,7 @@ from kdiff_jax import arguments, networks
 from kdiff_jax.arguments import Below1, Count, NotNegative, Positive, Whole
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.train import averages as decays
-from kdiff_jax.train.step import Optim
+from kdiff_jax.train.state import Optim
 
 SCHEDULES = ("constant", "linear", "cosine")
 TAKEN = ("params", "ema", "best")  # what else `train.result` may name

@@ -24,7 +24,7 @@ from jax.sharding import PartitionSpec as P
 from kdiff_jax import rng
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.train.layout import BY_STUDENT, REPLICATED, Layout
-from kdiff_jax.train.step import without_axis
+from kdiff_jax.train.state import without_axis
 
 
 def make_mesh(devices=None, *, num_students: int = 1) -> Mesh:

@@ -15,7 +15,7 @@ from kdiff_jax.errors import CheckpointError
 from kdiff_jax.interop import convert
 from kdiff_jax.train import parallel
 from kdiff_jax.train.checkpoint import Checkpoints
-from kdiff_jax.train.step import NetState, TrainState
+from kdiff_jax.train.state import NetState, TrainState
 
 SPEC = {
     "network": {

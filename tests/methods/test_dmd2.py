@@ -17,7 +17,8 @@ from kdiff_jax.diffusion import process as processes
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.method import Context
 from kdiff_jax.methods.dmd2 import PLACES, simulate
-from kdiff_jax.train.step import Optim, init_state, make_train_step
+from kdiff_jax.train.state import Optim, init_state
+from kdiff_jax.train.step import make_train_step
 
 EDM, COSINE = processes.edm(), processes.cosine()
 encode: Any = toy.NETS["teacher"].encode

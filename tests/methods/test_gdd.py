@@ -25,7 +25,8 @@ from kdiff_jax.features import resnet56
 from kdiff_jax.losses import adversarial
 from kdiff_jax.method import Context, Net, Numbers
 from kdiff_jax.train.checkpoint import Checkpoints
-from kdiff_jax.train.step import Optim, due, init_state, make_train_step, without_axis
+from kdiff_jax.train.state import Optim, init_state, without_axis
+from kdiff_jax.train.step import due, make_train_step
 
 DATA = pathlib.Path(__file__).parents[1] / "parity" / "data"
 FROZEN = {"teacher": toy.NETS["teacher"].init(jax.random.key(7))}

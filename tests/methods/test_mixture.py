@@ -18,7 +18,8 @@ from kdiff_jax.diffusion.process import left
 from kdiff_jax.losses import distribution
 from kdiff_jax.method import Net
 from kdiff_jax.train import optim
-from kdiff_jax.train.step import due, init_state, make_train_step, without_axis
+from kdiff_jax.train.state import init_state, without_axis
+from kdiff_jax.train.step import due, make_train_step
 
 # Neighbours are 4.5 STD apart. A student is a continuous map, so that some of its
 # points lie on bridges; a mixture has a few there as well, and `by_mode` allows them.

@@ -12,7 +12,8 @@ from kdiff_jax.diffusion import process as processes
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.losses import features
 from kdiff_jax.method import Context, Net
-from kdiff_jax.train.step import Optim, init_state, make_train_step
+from kdiff_jax.train.state import Optim, init_state
+from kdiff_jax.train.step import make_train_step
 
 COSINE = processes.cosine()
 KEYS = rng.example_keys(jax.random.key(0), 0, jnp.arange(8))

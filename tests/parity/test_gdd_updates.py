@@ -30,6 +30,7 @@ import configs.gdd
 from kdiff_jax import domain
 from kdiff_jax.method import Numbers
 from kdiff_jax.train import optim, step
+from kdiff_jax.train.state import init_state, with_axis, without_axis
 
 THEIRS = {"student": "G", "disc": "D", "r1": "R1"}
 LOSS, GRADIENT, CHANGE, STATE = 3e-5, 1e-4, 1e-2, 8e-5
@@ -91,8 +92,8 @@ def iterations(case, theirs, loss, last, monkeypatch, tmp_path, nudge):
     }
     roles = {"student": dict(lr=1e-4, b1=0.0, b2=0.99)} | configs.gdd.roles(4e-5)
     optims = {k: kept(optim.make(batch_size=BATCH, **v)) for k, v in roles.items()}
-    state = step.init_state(own, optims, params, jax.random.key(0))
-    state = state.replace(carry=step.with_axis({"spectral": states(arrays, "u0/")}))
+    state = init_state(own, optims, params, jax.random.key(0))
+    state = state.replace(carry=with_axis({"spectral": states(arrays, "u0/")}))
     frozen = {name: features_of(weights, NAMES[k]) for k, name in enumerate(OURS)}
     run = {p.name: jax.jit(step.make_train_step(own, optims, (p,))) for p in own.phases}
     draws = iter(nhwc((z * (1 + nudge)).astype("f4")) for z in arrays["z"])
@@ -110,13 +111,13 @@ def iterations(case, theirs, loss, last, monkeypatch, tmp_path, nudge):
             value = metrics[f"{phase.name}/loss"]
             close(value, arrays[f"{at}/loss64"], LOSS, at=f"{at}/loss64")
             (role,) = phase.trains
-            grads = step.without_axis(state.nets[role].opt_state[0])
+            grads = without_axis(state.nets[role].opt_state[0])
             check_gradients(arrays, at, grads, case)
             seen.append(at.removeprefix(f"{theirs}/"))
             if seen[-1] == last:
                 return
     assert seen == ["it15/G", "it15/D", "it16/G", "it16/D", "it16/R1"]
-    state = step.without_axis(state)
+    state = without_axis(state)
     change = jax.tree.map(np.subtract, state.nets["disc"].params, params["disc"])
     for network in change.values():
         assert not any(np.any(leaf) for leaf in jax.tree.leaves(network["projection"]))

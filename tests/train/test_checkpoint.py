@@ -16,7 +16,7 @@ from kdiff_jax.errors import CheckpointError
 from kdiff_jax.interop import steps as step_folders
 from kdiff_jax.train import checkpoint, parallel
 from kdiff_jax.train.checkpoint import Checkpoints
-from kdiff_jax.train.step import NetState, TrainState, with_axis, without_axis
+from kdiff_jax.train.state import NetState, TrainState, with_axis, without_axis
 
 
 def make_state(step, mesh):

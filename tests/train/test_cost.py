@@ -6,7 +6,7 @@ import numpy as np
 
 from kdiff_jax.method import Aux, Method, Net, Phase
 from kdiff_jax.train import cost, optim
-from kdiff_jax.train.step import init_state
+from kdiff_jax.train.state import init_state
 
 N = 6  # numbers of an image; one network is a product with N x N numbers
 BATCH = 10

@@ -17,7 +17,8 @@ from tolerance import REORDER
 
 from kdiff_jax import domain, interop, methods
 from kdiff_jax.train import inputs
-from kdiff_jax.train.step import Optim, init_state, make_train_step
+from kdiff_jax.train.state import Optim, init_state
+from kdiff_jax.train.step import make_train_step
 
 SPEC = {
     "network": {

@@ -15,7 +15,8 @@ from kdiff_jax.errors import Interrupted
 from kdiff_jax.method import Aux, Method, Net, Numbers, Phase
 from kdiff_jax.train import loop, parallel
 from kdiff_jax.train.means import Means
-from kdiff_jax.train.step import Optim, due, init_state
+from kdiff_jax.train.state import Optim, init_state
+from kdiff_jax.train.step import due
 
 NUM_STEPS = 40
 NUMBERS = one_student.stacked(Numbers(toy.SHARE, jnp.int32(NUM_STEPS)))

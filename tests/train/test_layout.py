@@ -22,7 +22,8 @@ from kdiff_jax.networks import mlp
 from kdiff_jax.train import digests, parallel, rounded
 from kdiff_jax.train.checkpoint import Checkpoints
 from kdiff_jax.train.layout import Layout
-from kdiff_jax.train.step import Optim, init_state, make_train_step
+from kdiff_jax.train.state import Optim, init_state
+from kdiff_jax.train.step import make_train_step
 
 FROZEN = {"teacher": toy.NETS["teacher"].init(jax.random.key(7))}
 # Not Adam: it hides a gradient that is too large, as does a norm that is cut.

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from kdiff_jax.errors import ConfigError
-from kdiff_jax.train import layout, optim, step
+from kdiff_jax.train import layout, optim, updates
 
 
 def make(**keywords):
@@ -83,10 +83,10 @@ def test_clipping_is_by_the_norm_of_all_parameters_together():
     )
     grads = {"a": jnp.array([3.0]), "b": jnp.array([4.0])}
     norm = layout.norm(grads, None)
-    clipped = step._clipped(grads, 1.0, norm)
+    clipped = updates.clipped(grads, 1.0, norm)
     found = [clipped["a"][0], clipped["b"][0]]
     np.testing.assert_allclose(found, [0.6, 0.8], rtol=1e-6)
-    assert step._clipped(grads, 6.0, norm) == grads
+    assert updates.clipped(grads, 6.0, norm) == grads
 
 
 @pytest.mark.parametrize(

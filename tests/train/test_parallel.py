@@ -16,7 +16,7 @@ from kdiff_jax.diffusion.process import cosine
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.method import Numbers
 from kdiff_jax.train import loop, optim, parallel
-from kdiff_jax.train.step import init_state
+from kdiff_jax.train.state import init_state
 
 TEACHER = toy.NETS["teacher"].init(jax.random.key(7))
 

@@ -10,7 +10,8 @@ import toy
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.method import Aux, Method, Net, Numbers, Phase, updates_before
 from kdiff_jax.train import optim
-from kdiff_jax.train.step import Optim, due, init_state, make_train_step
+from kdiff_jax.train.state import Optim, init_state
+from kdiff_jax.train.step import due, make_train_step
 
 NET = Net(lambda key: {"w": jnp.zeros(3)}, lambda *args: args[0])
 NUMBERS = Numbers(toy.SHARE, jnp.int32(100))

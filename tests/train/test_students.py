@@ -17,7 +17,7 @@ from kdiff_jax.data.students import StudentBatches
 from kdiff_jax.diffusion.process import cosine
 from kdiff_jax.train import loop, parallel
 from kdiff_jax.train.checkpoint import Checkpoints
-from kdiff_jax.train.step import Optim, init_state
+from kdiff_jax.train.state import Optim, init_state
 
 # Not Adam, which hides a gradient that is too large by a factor.
 SGD = Optim(optax.trace(0.9), lambda step, n: 0.1, toy.EMAS)
