@@ -72,6 +72,7 @@ def test_every_metric_is_in_the_report_with_its_provenance(workdir):
     assert reference.seen.rows.shape == (256, 2) and len(reference.data) == 64
     drawn = np.bincount(label_protocols.labels("random", 80, 8, row["seed"]))
     assert [one["num_images"] for one in row["groups"].values()] == drawn.tolist()
+    assert row["per"] == "class"
     assert set(row["groups"]["0"]) == {
         "num_images",
         *(name for name in row["metrics"] if "low" not in name and "high" not in name),

@@ -26,7 +26,7 @@ class Group(NamedTuple):
     Attributes:
         rows: The rows, with the key "run".
         names: How each is called.
-        facts: What their figures are of: images, features, reference.
+        facts: What their figures are of: images, seeds, labels, features, reference.
         apart: Why they are not compared with the first group; "" of the first.
         best: Figure -> place of the best row, where two or more have the figure.
     """
@@ -59,9 +59,10 @@ def read(paths: Sequence[str | os.PathLike]) -> list[dict[str, Any]]:
 def groups(rows: Sequence[Row]) -> list[Group]:
     """Rows of one kind of figure together, the largest group first.
 
-    A distance depends on the number of images, on the features with their weights and
-    preprocessing, and on what it is a distance to. Where one of these differs, or is
-    not known of rows of two runs, the better number tells nothing.
+    A distance depends on the number of images, on whether it is of one seed, the best
+    or the mean of several, on how labels were chosen, on the features with their
+    weights and preprocessing, and on what it is a distance to. Where one of these
+    differs, or is not known of rows of two runs, the better number tells nothing.
     """
     kinds: dict[tuple, list[Row]] = {}
     texts = {name: [of(row) for row in rows] for name, of in OF_PROMPTS.items()}
@@ -92,7 +93,9 @@ def facts(row: Row) -> dict[str, str]:
     """What the figures of a row are of: rows may be compared where all are equal."""
     number = row.get("num_images")
     known = {
-        "images": details.UNKNOWN if number is None else f"{number:,}{_of_best(row)}",
+        "images": details.UNKNOWN if number is None else f"{number:,}",
+        "figures": _headline(row),
+        "labels": _labels(row),
         "features": details.features_text(row),
         "reference": _reference(row),
     }
@@ -124,12 +127,25 @@ def _apart(own: Mapping[str, str], first: Mapping[str, str]) -> str:
     return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1...", "; ".join(told))
 
 
-def _of_best(row: Row) -> str:
-    """The best of several seeds is better than one of them, and than their mean."""
+def _headline(row: Row) -> str:
+    """The best of several seeds is better than one of them, and than their mean.
+
+    A mean spreads less than one seed, and the lowest of many means is not as low.
+    """
     about = row.get("seeds")
-    if not isinstance(about, Mapping) or about.get("headline") != "best":
-        return ""
-    return f", best of {len(about['each'])} seeds"
+    if not isinstance(about, Mapping):
+        return "of one seed"
+    by = f" by {about['by']}" if about.get("by") else ""
+    return f"{about['headline']} of {len(about['each'])} seeds{by}"
+
+
+def _labels(row: Row) -> str:
+    """How labels were chosen; rows of before there was a choice have all the same."""
+    if row.get("sampler") == "images":
+        return "of images that were there"
+    if "labels" not in row:
+        return "not recorded, when there was one protocol"
+    return str(row["labels"] or "none")
 
 
 def _reference(row: Row) -> str:
@@ -143,6 +159,10 @@ def _reference(row: Row) -> str:
     number, shape = about.get("num_images"), about.get("image_shape")
     parts = [f"{number:,} images"] if number is not None else []
     parts += ["x".join(map(str, shape))] if shape else []
+    # The digest of a folder is that of its files, before they are cropped and resized.
+    prepared = about.get("prepared")
+    done = prepared.items() if isinstance(prepared, Mapping) else ()
+    parts += [f"{name} {value}" for name, value in done if value]
     return ", ".join([*parts, f"sha256 {str(fingerprint).removeprefix('sha256:')}"])
 
 

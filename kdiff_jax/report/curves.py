@@ -1,4 +1,4 @@
-"""Metrics over the steps of a training: losses and errors first, then the rest."""
+"""Metrics over the steps of a training: losses, errors and speed, then the rest."""
 
 import math
 import re
@@ -19,7 +19,7 @@ class Curve(NamedTuple):
     Attributes:
         name: The metric.
         matters: Whether it tells how well a training goes: a loss, an error, a
-            distance. Norms of gradients and the speed do not.
+            distance, or how fast. Norms of gradients do not.
         lines: Key of the log for each line of the plot; the first is that of all.
     """
 
@@ -100,7 +100,7 @@ def _alt(lines, curve: Curve) -> str:
 
 def _matters(name: str) -> bool:
     last = [part for part in name.split("/") if not part.isdigit()][-1]
-    return not last.endswith("norm") and name != "images_per_second"
+    return not last.endswith("norm")
 
 
 def _students(name: str, drawn: Sequence[str]) -> Iterator[str]:

@@ -132,7 +132,7 @@ def _stage(stage: str, lines: Lines) -> str:
         ]
         for matters in (True, False)
     )
-    rest = elements.folded("Norms of gradients and speed", _curves(folded))
+    rest = elements.folded("Norms of gradients", _curves(folded))
     return Html(element("h3", stage) + _curves(shown) + rest)
 
 

@@ -178,20 +178,33 @@ def _line(row: Row, rows: Sequence[Row]) -> str:
 
 
 def _of_groups(row: Row, partition: Partition) -> dict[str, list[str]]:
-    """Figure -> its text for each student, where the groups are the students'."""
-    found = row.get("groups") or {}
-    if len(found) != partition.num_groups or partition.num_groups < 2:
-        return {}
-    ranges = partition.num_ranges
-    owners = [str(k // ranges) for k in range(partition.num_students)]
-    if not set(owners) <= found.keys():
-        return {}
-    names = dict.fromkeys(n for values in found.values() for n in values)
+    """Figure -> its text for each student, where the row has figures of its labels."""
+    found, keys = row.get("groups") or {}, _group_keys(row, partition)
+    own = [found.get(key, {}) for key in keys for _ in range(partition.num_ranges)]
+    names = dict.fromkeys(n for values in own for n in values)
     shown = [n for n in names if n == "num_images" or figures.is_figure(n)]
     return {
-        "images" if n == "num_images" else n: [_figure(found[o], n) for o in owners]
+        "images" if n == "num_images" else n: [_figure(values, n) for values in own]
         for n in shown
     }
+
+
+def _group_keys(row: Row, partition: Partition) -> list[str]:
+    """Of each group of students the row's group with its figures; "" where none has.
+
+    A group of one class has the figures of this class, measured per class or per
+    student. A row of before does not say which: then the numbers of groups and classes
+    tell, or nothing does.
+    """
+    labels, found = partition.groups, row.get("groups") or {}
+    of_students = [str(g) for g in range(len(labels))]
+    of_classes = [str(own[0]) if len(own) == 1 else "" for own in labels]
+    if "per" in row:
+        keys = of_students if row["per"] == "student" else of_classes
+    else:
+        told = len(found) == len(labels) < sum(map(len, labels))
+        keys = of_students if told or of_students == of_classes else []
+    return keys if len(labels) > 1 and keys else [""] * partition.num_groups
 
 
 def _share(partition: Partition, k: int) -> str:

@@ -42,6 +42,7 @@ COLUMNS = (
 # What a row may have beside them; rows of before, or of other sources, do not.
 OPTIONAL = (
     "labels",  # how they were chosen, see `train.label_protocols`
+    "per",  # "class" or "student": what the groups are
     "seeds",  # of several: the figures of each, and which are those of the row
     "neighbours",  # training images nearest to the first samples of a student
     "timing",  # quartiles of both speeds, and how many images at once

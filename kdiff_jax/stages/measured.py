@@ -185,7 +185,7 @@ def model(
         **measure.facts(found, own_sampler),
         "num_images": num,
         **questions.row,
-        **seeds.figures_of(each, told.headline),
+        **seeds.figures_of(each, told.headline, told.per),
         "average": training.result_of(located(source)),
         **told.row(stats, clip, num),
         **made.speeds(),

@@ -112,7 +112,7 @@ def _figures(
             needs=reference.needs,
         )
         each.append(reference.measured(seed, seen))
-    return seeds.figures_of(each, options.headline)
+    return seeds.figures_of(each, options.headline, options.per)
 
 
 def shown_places(

@@ -43,8 +43,12 @@ def of(first: int, num: int) -> range:
     return range(first, first + num)
 
 
-def figures_of(found: Sequence[Measured], headline: str) -> dict[str, Any]:
+def figures_of(
+    found: Sequence[Measured], headline: str, per: str | None = None
+) -> dict[str, Any]:
     """The columns seed, metrics and groups of a row, and seeds where there are several.
+
+    Where groups were measured, `per` tells what they are.
 
     With "best" these are the figures of one seed, the one whose first figure with a
     better way is best: the row is that of this seed alone. With "mean" each figure is
@@ -53,7 +57,14 @@ def figures_of(found: Sequence[Measured], headline: str) -> dict[str, Any]:
     Args:
         found: Figures of each seed.
         headline: "best" or "mean".
+        per: "class" or "student", what the groups are; nothing without groups.
     """
+    about = {"per": per} if any(one.groups for one in found) else {}
+    return {**_headline(found, headline), **about}
+
+
+def _headline(found: Sequence[Measured], headline: str) -> dict[str, Any]:
+    """The figures of all seeds as those of one row."""
     if len(found) == 1:
         return _of_one(found[0])
     each = [{"seed": one.seed, "metrics": dict(one.metrics)} for one in found]

@@ -18,6 +18,8 @@ OF = dict(
 
 BEST = {"headline": "best", "by": "fid"}
 BEST["each"] = [{"seed": i, "metrics": {"fid": i + 0.5}} for i in (1, 2)]
+MEAN = {"headline": "mean", "each": BEST["each"]}
+PREPARED = {"crop": None, "resize": 32, "filter": "bicubic"}
 
 
 def run(folder, *rows, name="c"):
@@ -27,7 +29,14 @@ def run(folder, *rows, name="c"):
 
 
 def fid(value, **changes):
-    return row(metrics={"fid": value, "recall_inception": value / 10}, **OF | changes)
+    changes = {"labels": "arange", **OF, **changes}
+    return row(metrics={"fid": value, "recall_inception": value / 10}, **changes)
+
+
+def words(text):
+    reader = Reader()
+    reader.feed(text)
+    return reader.words
 
 
 def student(value, **changes):
@@ -45,7 +54,7 @@ def test_runs_are_ranked_together_and_the_best_is_marked(tmp_path):
     assert "| a: teacher | ddim | 64 | **2** |" in text
     assert text.count("**") == 4
     # What the table leaves out stands below it, of each model.
-    about = "seed 0; weights: moving average 'ema'; ddim(num_steps=4); float32; "
+    about = "seed 0; labels arange; weights: moving average 'ema'; ddim(num_steps=4); "
     assert f"* a: student: {about}" in text and text.count("\n* ") == 3
 
 
@@ -53,7 +62,17 @@ def test_runs_are_ranked_together_and_the_best_is_marked(tmp_path):
     "changes, why",
     [
         (dict(num_images=10_000), "images 10,000, and 1,797 above"),
-        (dict(seeds=BEST), "images 1,797, best of 2 seeds, and 1,797 above"),
+        (
+            dict(seeds=BEST),
+            "figures best of 2 seeds by fid, and of one seed above",
+        ),
+        (dict(seeds=MEAN), "figures mean of 2 seeds, and of one seed above"),
+        (dict(labels="random"), "labels random, and arange above"),
+        (dict(labels=None), "labels none, and arange above"),
+        (
+            dict(compared_with={**OF["compared_with"], "prepared": PREPARED}),
+            "filter bicubic",
+        ),
         (dict(features={"name": "inception", "preprocessing": "clean"}), "clean"),
         (
             dict(features={**OF["features"], "weights_sha256": "ef" * 32}),
@@ -75,7 +94,19 @@ def test_figures_of_another_kind_are_shown_apart_and_it_is_said_why(
     assert first.names == ("a: teacher", "a: student") and first.best["fid"] == 0
     assert other.names == ("b: student",) and other.best == {}
     assert why in other.apart
+    assert why in "".join(words(compare_page.text([first, other], ".html")))
     assert "Not compared with the first table" in compare.markdown([first, other])
+
+
+def test_several_seeds_are_ranked_with_as_many_chosen_alike(tmp_path):
+    """The lowest of three is lower than that of two, and by another figure another."""
+    three = [*BEST["each"], {"seed": 3, "metrics": {"fid": 3.5}}]
+    others = [BEST, {**BEST, "by": "kid"}, {**BEST, "each": three}, MEAN]
+    rows = [student(i + 1.0, seeds=one) for i, one in enumerate([BEST, *others])]
+    folder = run(tmp_path / "a", *rows)
+    found = compare.groups(compare.read([folder]))
+    assert [len(one.rows) for one in found] == [2, 1, 1, 1]
+    assert [bool(one.best) for one in found] == [True, False, False, False]
 
 
 def test_two_runs_that_say_nothing_are_not_compared(tmp_path):

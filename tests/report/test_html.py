@@ -152,17 +152,20 @@ def test_nan_interrupts_a_curve_and_alone_is_none():
 
 
 def test_curves_of_clocks_and_counters_are_none_and_students_share_one():
-    """Norms and the speed are shown on demand alone."""
+    """Norms are shown on demand alone, and the speed is shown."""
     values = ("images", "train_seconds", "images_per_second", "kd/grad_norm")
     values += ("kd/loss", "kd/loss/0", "kd/loss/1", "held_out_loss", "kd/grad_norm/0")
     lines = [dict.fromkeys(values, 1.0 + i) | {"step": i} for i in range(3)]
     found = {c.name: (c.matters, c.lines) for c in curves.curves(lines)}
     assert found == {
-        "images_per_second": (False, ("images_per_second",)),
+        "images_per_second": (True, ("images_per_second",)),
         "kd/grad_norm": (False, ("kd/grad_norm",)),
         "kd/loss": (True, ("kd/loss", "kd/loss/0", "kd/loss/1")),
         "held_out_loss": (True, ("held_out_loss",)),
     }
+    text = page._stage("a", lines)
+    places = [text.index(f"<figcaption>{name}") for name in ("images_per", "kd/grad")]
+    assert places[0] < text.index("<summary>Norms of gradients") < places[1]
     loss = next(c for c in curves.curves(lines) if c.name == "kd/loss")
     text = curves.plot(lines, loss, stage="a")
     assert "also of each of 2 students" in text and ">all<" in text

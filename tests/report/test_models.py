@@ -1,5 +1,6 @@
 """Tables of several students and of groups of labels."""
 
+import pytest
 from test_html import Reader
 from test_summary import row
 
@@ -33,6 +34,33 @@ def test_every_student_stands_with_what_it_owns_and_the_figures_of_its_classes()
     assert "0-1" in rows[1][1] and "0.25 < t <= 1" in rows[1][1]
     assert [r[2:] for r in rows] == [["7", "5", "0.5"]] * 2 + [["7", "5", "1.5"]] * 2
     assert models.students([row()], ["teacher"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("groups", "per", "wanted"),
+    [
+        ([[1], [0]], {"per": "class"}, ["1.5", "0.5"]),
+        ([[1], [0]], {"per": "student"}, ["0.5", "1.5"]),
+        ([[1], [0]], {}, []),  # a row of before: nothing tells which
+        ([[0], [1]], {}, ["0.5", "1.5"]),  # either way
+        ([[0, 3], [1, 2]], {"per": "class"}, []),  # classes 2 and 3 had few images
+        ([[0, 3], [1, 2]], {}, ["0.5", "1.5"]),
+    ],
+)
+def test_a_student_stands_with_figures_of_what_it_owns(groups, per, wanted):
+    """Figures of as many classes as there are students are not those of students."""
+    about: dict = dict(num_students=2, groups=GROUPS, **per)
+    split = {"groups": groups, "borders": []}
+    found = words(models.students([row(partition=split, **about)], ["student"]))
+    assert [w for w in found if w in ("0.5", "1.5")] == wanted
+    assert ("fd_pixels" in found) == bool(wanted)
+
+
+def test_a_student_whose_images_were_too_few_has_no_figures():
+    split, own = {"groups": [[0, 1], [2, 3]], "borders": []}, {"1": GROUPS["1"]}
+    about: dict = dict(partition=split, groups=own, per="student", num_students=2)
+    found = words(models.students([row(**about)], ["student"]))
+    assert "fd_pixels" in found and "1.5" in found and "0.5" not in found
 
 
 def test_groups_of_all_models_stand_side_by_side():

@@ -43,7 +43,10 @@ EACH = [
 
 def test_a_single_seed_has_its_own_figures():
     one = Measured(3, {"fid": 2.0}, {"0": {"num_images": 5}})
-    assert seeds.figures_of([one], "best") == one._asdict()
+    found = seeds.figures_of([one], "best", "class")
+    assert found == {**one._asdict(), "per": "class"}
+    bare = one._replace(groups={})
+    assert seeds.figures_of([bare], "best", None) == bare._asdict()
 
 
 def test_the_best_row_is_that_of_one_seed():
