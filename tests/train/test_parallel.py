@@ -9,7 +9,6 @@ import numpy as np
 import one_student
 import pytest
 import toy
-from tolerance import REORDER
 
 from kdiff_jax import methods
 from kdiff_jax.diffusion.process import cosine
@@ -59,7 +58,7 @@ def test_several_steps_in_one_dispatch_are_the_same_steps(mesh):
     one = run(made, state, 6)
     made, state = programs(mesh)
     several = run(made, state, 6, steps_per_dispatch=3)
-    chex.assert_trees_all_close(several, one, **REORDER)
+    chex.assert_trees_all_equal(*map(jax.device_get, (several, one)))
 
 
 def test_hooks_fall_between_dispatches(mesh):
