@@ -9,10 +9,20 @@ from kdiff_jax.errors import NumericsError
 Numbers = Array | np.ndarray
 
 
+def check_real(name: str, x: Numbers) -> None:
+    """Raises NumericsError of complex numbers, whose imaginary parts a cast drops."""
+    if np.iscomplexobj(x):
+        raise NumericsError(
+            f"{name}: holds complex numbers: features and their moments are real; take"
+            " them again, in float64"
+        )
+
+
 def check_features(
     name: str, f: Float[Numbers, "N D"], *, min_rows: int = 2
 ) -> Float[np.ndarray, "N D"]:
     """The features in float64, or one line that says what is wrong with them."""
+    check_real(name, f)
     f = np.asarray(f, np.float64)
     if f.ndim != 2 or len(f) < min_rows:
         raise ValueError(

@@ -60,7 +60,7 @@ def inception_score(
 
     Raises:
         ValueError: If there are fewer images than splits.
-        NumericsError: If a logit is not finite.
+        NumericsError: If a logit is complex or not finite.
 
     Source: Salimans et al. 2016, arXiv:1606.03498, section 4.
 

@@ -114,7 +114,7 @@ def kernel_distance(
 
     Raises:
         ValueError: If the sizes differ, or there are fewer than two rows.
-        NumericsError: If a number is not finite.
+        NumericsError: If a number is complex or not finite.
 
     Source: Binkowski et al. 2018, arXiv:1801.01401, Eq. 4 and section 4.
 

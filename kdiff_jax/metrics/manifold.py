@@ -56,7 +56,7 @@ def precision_recall(
 
     Raises:
         ValueError: If a set has no k-th neighbour, or sizes differ.
-        NumericsError: If a number is not finite.
+        NumericsError: If a number is complex or not finite.
 
     Source: Kynkaanniemi et al. 2019, arXiv:1904.06991, Eq. 1 and 2.
 
@@ -87,7 +87,7 @@ def density_coverage(
 
     Raises:
         ValueError: If a set has no k-th neighbour, or sizes differ.
-        NumericsError: If a number is not finite.
+        NumericsError: If a number is complex or not finite.
 
     Source: Naeem et al. 2020, arXiv:2002.09797, Eq. 3 and 4.
 

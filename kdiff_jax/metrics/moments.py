@@ -44,7 +44,7 @@ class Moments(NamedTuple):
 
         Raises:
             ValueError: If the sizes differ, or there is no vector.
-            NumericsError: If a number is not finite.
+            NumericsError: If a number is complex or not finite.
         """
         f = check_features("features", features, min_rows=1)
         mu = f.mean(axis=0)

@@ -76,7 +76,7 @@ def of_rows(rows: Rows) -> Gaussian:
 
     Raises:
         DataError: If there are fewer.
-        NumericsError: If a number is not finite.
+        NumericsError: If a number is complex or not finite.
 
     Examples:
         >>> import numpy as np

@@ -20,13 +20,12 @@ from kdiff_jax import arrays, sealed
 from kdiff_jax.errors import DataError, NumericsError
 from kdiff_jax.files import Unreadable, write_atomically
 from kdiff_jax.metrics.features import Features
-from kdiff_jax.metrics.frechet import check_spectrum
+from kdiff_jax.metrics.frechet import check_spectrum, check_symmetric
 from kdiff_jax.metrics.moments import Moments
 from kdiff_jax.metrics.npz import read_npz
 from kdiff_jax.metrics.seen import Gaussian, Seen
 
 WANTED = "an .npz with mu and sigma"
-ASYMMETRY = 1e-5  # of the largest number: rounding of sums in float32
 LARGEST = 1e100  # whose products stay in float64
 
 
@@ -325,9 +324,8 @@ def _checked(path, mu, sigma):
         raise DataError(
             f"reference={path}: numbers above {LARGEST:g} are no features; {again}"
         )
-    if np.abs(sigma - sigma.T).max() > ASYMMETRY * size:
-        raise DataError(f"reference={path}: sigma is not symmetric; {again}")
     try:
+        check_symmetric("sigma", sigma)
         check_spectrum("sigma", np.linalg.eigvalsh((sigma + sigma.T) / 2))
     except NumericsError as error:
         raise DataError(f"reference={path}: {error}") from error

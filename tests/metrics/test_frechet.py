@@ -8,14 +8,23 @@ one.
 
 import pathlib
 
+import jaxtyping
 import numpy as np
 import pytest
 import scipy.linalg
 
-from kdiff_jax.metrics import frechet_distance
+from kdiff_jax.errors import NumericsError
+from kdiff_jax.metrics import (
+    frechet_distance,
+    inception_score,
+    kernel_distance,
+    precision_recall,
+)
 
 PARITY = pathlib.Path(__file__).parent.parent / "parity" / "metric_features.npz"
 ONE = np.eye(3)
+SLIGHTLY = np.diag([1.0, 1.0, -5e-4])
+SKEW = ONE + np.triu(np.full((3, 3), 0.5), 1)
 
 
 def _moments(f):
@@ -80,6 +89,20 @@ def test_equal_sets_are_at_zero_even_when_rank_deficient():
     assert 0 <= distance < 1e-5 * np.trace(sigma)
 
 
+def test_rounding_to_float32_leaves_a_covariance():
+    """Of fewer images than features, of sums in float64 or float32, kept in float32."""
+    rng = np.random.default_rng(5)
+    for num, dim in ((2, 3), (18, 64), (100, 400)):
+        f = rng.gamma(1, 0.3, (num, dim)).astype(np.float32)
+        mu, sigma = _moments(f)
+        centred = f - f.mean(axis=0)
+        summed = centred.T @ centred / np.float32(num - 1)
+        assert np.linalg.eigvalsh(sigma.astype(np.float32).astype(np.float64))[0] < 0
+        for kept in (sigma.astype(np.float32), summed):
+            distance = frechet_distance(mu, sigma, mu, kept)
+            assert 0 <= distance < 1e-2 * np.trace(sigma)
+
+
 def test_constant_features_have_a_distance():
     zero = np.zeros((3, 3))
     assert frechet_distance(np.zeros(3), zero, np.ones(3), zero) == pytest.approx(3)
@@ -97,9 +120,28 @@ def test_constant_features_have_a_distance():
         ((np.zeros(3), ONE, np.zeros(2), np.eye(2)), r"mu=3 features, mu_ref=2"),
         ((np.zeros(3), -ONE, np.zeros(3), ONE), r"sigma=eigenvalues .*below 0"),
         ((np.zeros(3), ONE, np.zeros(3), -ONE), r"sigma_ref=eigenvalues .*below 0"),
+        ((np.zeros(3), ONE, np.zeros(3), SLIGHTLY), r"sigma_ref=eigenvalues .*below 0"),
+        ((np.zeros(3), ONE, np.zeros(3), SKEW), r"sigma_ref is not symmetric: .* 0.5;"),
     ],
 )
 def test_nonsense_is_refused_in_one_line(arguments, message):
     with pytest.raises(ValueError, match=message) as caught:
         frechet_distance(*arguments)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "function, arguments, name",
+    [
+        (frechet_distance, (np.zeros(3), ONE + 0j, np.zeros(3), ONE), "sigma"),
+        (frechet_distance, (np.zeros(3), ONE, 1j * np.ones(3), ONE), "mu_ref"),
+        (kernel_distance, (ONE, ONE + 1j), "f_ref"),
+        (precision_recall, (ONE + 1j, ONE, 1), "f_ref"),
+        (inception_score, (1j * np.ones((10, 3)),), "logits"),
+    ],
+)
+def test_imaginary_parts_are_not_dropped(function, arguments, name, monkeypatch):
+    # As without the checks of annotations, which only tests have.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(NumericsError, match=f"^{name}: holds complex numbers: .*real"):
+        function(*arguments)

@@ -115,6 +115,7 @@ def test_what_a_file_lacks_is_asked_for(tmp_path):
         (dict(sigma=np.eye(2) * 1j), "sigma complex128 must be real"),
         (dict(sigma=np.array([[1.0, 1.0], [0.0, 1.0]])), "sigma is not symmetric"),
         (dict(sigma=-np.eye(2)), "a covariance has none below 0"),
+        (dict(sigma=np.diag([1.0, -5e-4])), "a covariance has none below 0"),
         (dict(sigma=np.eye(2)[:1]), r"sigma \(1, 2\) must be"),
         (dict(prepared="[1"), "prepared is no JSON"),
         (dict(num=1), "num=1 must be the number of images"),
