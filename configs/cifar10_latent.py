@@ -6,7 +6,11 @@ The autoencoder (Rombach et al. 2022, arXiv:2112.10752, at a small size [inferre
 0.68 M parameters and is trained first; then the images are encoded once, and all that
 follows is trained on their latents. Its folder, runs/latent/autoencoder/vae, is one
 that diffusers loads; done.json beside it has the errors of its reconstructions, and
-their distance to the images, which no model on these latents can be under.
+their distance to the images, which no model on these latents can be under. Distances
+are FID of 10,000 images where Inception's weights are there (evaluate.fetch gets them);
+on features of a CIFAR-10 ResNet-56, a much smaller network, by
+
+    --config.evaluate.features=resnet56 --config.evaluate.weights=cifar10_resnet56.npz
 
 The set is read from a prepared tensorflow-datasets folder, or from a file:
 --config.data.name=npz --config.data.path=cifar10.npz
@@ -87,7 +91,7 @@ def get_config(size: str = "full"):
     )
     # Latents have no bounds to be clipped to.
     parts["model"]["sampler"]["clip"] = False
-    parts["evaluate"] |= dict(features="" if tiny else "resnet56")
+    parts["evaluate"] |= dict(features="" if tiny else "inception")
     teacher = small_unet.teacher(tiny)
     if not tiny:
         teacher["train"] |= dict(num_steps=8000, batch_size=64)

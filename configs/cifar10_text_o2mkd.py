@@ -3,15 +3,15 @@ r"""Four smaller denoisers of prompts, each a quarter of the times: O2MKD on lat
     python -m kdiff_jax.main --config=configs/cifar10_text_o2mkd.py \
         --workdir=runs/text_o2mkd --config.init.teacher=runs/text/teacher/model \
         --config.data.autoencoder=runs/latent/autoencoder/vae \
-        --config.data.latents=runs/latent/latents \
-        --config.evaluate.weights=cifar10_resnet56.npz
+        --config.data.latents=runs/latent/latents
 
 Zhang & Ma 2024, arXiv:2410.04191; of the paper only abstract and introduction could be
 had. The teacher, its tokenizer and its text encoder are those of cifar10_text.py; so
-are captions and metrics. Students have half its channels. First `common`, one student
-of all times; then `one`, which goes on from it, and `student`, four copies that go on
-in a quarter of the times each, with as many updates each and a quarter of the batch, so
-that they see as many images together as the one [inferred].
+are captions and metrics, and its options for features of a ResNet-56. Students have
+half its channels. First `common`, one student of all times; then `one`, which goes on
+from it, and `student`, four copies that go on in a quarter of the times each, with as
+many updates each and a quarter of the batch, so that they see as many images together
+as the one [inferred].
 
 Without a teacher, autoencoder and latents of another run the recipe makes them first:
 leave those options out.

@@ -33,7 +33,7 @@ def sections(tiny: bool, *, shape, data: dict) -> dict:
     )
     evaluate = dict(num_images=20 if tiny else 10_000, features="pixels", weights="")
     return dict(
-        data=common.tiny_data(shape) | {"flip": False} if tiny else data,
+        data=common.tiny_data(shape) | {"flip": False} if tiny else dict(data),
         model=model,
         train=common.tiny_train() if tiny else dict(log_every=50, sample_every=500),
         evaluate=evaluate,

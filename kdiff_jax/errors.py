@@ -31,7 +31,7 @@ class ImageError(DataError):
 
 
 class CheckpointError(UserError):
-    """A checkpoint missing, damaged, or of another model."""
+    """A checkpoint missing, damaged, or of another model; weights of a network, too."""
 
     exit_code = 4
 

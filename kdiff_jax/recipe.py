@@ -100,7 +100,7 @@ def _run_stages(job: Job, only: str | None) -> None:
         if job.only is not None and not only and not job.split(stage.name):
             continue  # what all students need, or what needs all of them
         # The first host decides: storage that hosts share may show them a file late.
-        if parallel.from_first_host(stages.is_done(job.left(stage.name))):
+        if parallel.from_first_host(job.is_done(stage)):
             log.info("stage %s is done", stage.name)
             continue
         if signals.asked():
@@ -217,7 +217,7 @@ def _inputs(job: Job) -> Images | None:
     """
     students.check(job)
     results.check(job)
-    if all(stages.is_done(job.folder(stage.name)) for stage in job.stages):
+    if all(map(job.is_done, job.stages)):
         return None
     place.check(job.workdir)
     teacher = _missing_teacher(job)

@@ -1,13 +1,17 @@
 """Every recipe: its full size is what the paper says, and its tiny size runs."""
 
+import ast
+import importlib
 import json
 import pathlib
+import re
 
 import jax
 import numpy as np
 import points
 import pytest
 import recipes
+import torch_resnet
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -15,6 +19,7 @@ from configs import common
 from kdiff_jax import build, interop, plan, recipe
 from kdiff_jax.build.stages import PATHS
 from kdiff_jax.report import summary
+from kdiff_jax.stages import rehearsal
 from kdiff_jax.train import measure
 
 # These run with `bash launch/test.sh --all`: what they differ in from those that are
@@ -348,6 +353,39 @@ def test_recipes_on_latents_say_where_everything_is_from(name):
         if data["autoencoder"] != config["init"]["teacher"]:
             assert "MIT" in hints["autoencoder"]
         assert "the teacher's folder" in hints["autoencoder"] or size == "sit"
+
+
+def test_images_of_32_pixels_and_more_are_measured_by_inception():
+    for name in recipes.names():
+        found = build.resolve(build.plain(recipes.load(name)))
+        height, _, channels = found.space.pixel_shape
+        features = found.config["evaluate"]["features"]
+        assert (features == "inception") == (height >= 32 and channels == 3), name
+
+
+RESNET = """--config.evaluate.features=resnet56
+--config.evaluate.weights=(?P<weights>\\S+)( \\\\
+    --config.evaluate.metrics="(?P<metrics>[^"]+)")?"""
+
+
+@pytest.mark.parametrize("name", ["cifar10_latent", "cifar10_text"])
+def test_a_recipe_s_header_has_the_options_of_a_smaller_network(
+    name, tmp_path, monkeypatch
+):
+    module = importlib.import_module(f"configs.{name}")
+    options = re.search(RESNET.replace("\n--", " --"), module.__doc__)
+    found = module.get_config()
+    arrays = torch_resnet.random_weights(np.random.default_rng(0), num_blocks=9)
+    np.savez(tmp_path / options["weights"], **arrays)
+    found.evaluate.features = "resnet56"
+    found.evaluate.weights = str(tmp_path / options["weights"])
+    if options["metrics"]:
+        found.evaluate.metrics = ast.literal_eval(options["metrics"])
+        assert found.evaluate.metrics == ("fd", "class_accuracy")
+    monkeypatch.setattr(
+        rehearsal, "_train", lambda *_: None
+    )  # of which nothing differs
+    rehearsal.check(recipe.make_job(found, tmp_path / "run"))
 
 
 def test_rounds_of_the_paper():

@@ -7,7 +7,7 @@ import points
 import pytest
 
 from kdiff_jax import recipe
-from kdiff_jax.errors import ConfigError
+from kdiff_jax.errors import CheckpointError
 from kdiff_jax.features import WeightsFile, pixels, weights_files
 from kdiff_jax.metrics import features
 from kdiff_jax.stages import is_done
@@ -41,8 +41,10 @@ def config():
     )
 
 
-def run(workdir):
-    recipe.run(config(), workdir, devices=jax.devices()[:1])
+def run(workdir, **evaluate):
+    about = config()
+    about.evaluate.update(evaluate)
+    recipe.run(about, workdir, devices=jax.devices()[:1])
     (row,) = json.loads((workdir / "report.json").read_text())["rows"]
     return row
 
@@ -51,13 +53,16 @@ def test_a_run_ends_without_them_and_measures_them_when_they_are_there(
     public, tmp_path, caplog
 ):
     workdir = tmp_path / "run"
-    row = run(workdir)
+    with caplog.at_level("INFO"):
+        row = run(workdir)
     assert row["metrics"] == {} and row["features"] is None
     assert row["images_per_second"] > 0 and is_done(workdir / "evaluate")
     wanted = "--config.evaluate.features=pixels is left out: pixels needs pixels.npz"
     said = [m for m in caplog.messages if m.startswith(wanted)]
-    assert len(said) == 2  # before the first stage, and where it is evaluated
+    assert len(said) == 1  # before the first stage
     assert str(public) in said[0]
+    row_said = "no figure of 20 images (the weights of pixels are missing); "
+    assert [m for m in caplog.messages if row_said in m]
     caplog.clear()
     assert run(workdir) == row and not caplog.messages
     public.parent.mkdir()
@@ -69,8 +74,28 @@ def test_a_run_ends_without_them_and_measures_them_when_they_are_there(
 
 
 def test_a_file_that_was_named_must_be_there(public):
-    with pytest.raises(ConfigError, match=r"weights=None: pixels needs pixels.npz"):
+    with pytest.raises(CheckpointError, match=r"weights=None: pixels needs pixels.npz"):
         features.make("pixels")
     assert features.missing("pixels", "mine.npz") is None
     assert features.missing("pixels", fetch=True) is None
     assert str(public) in (features.missing("pixels") or "")
+
+
+def test_a_file_that_is_named_later_is_measured_with(public, tmp_path):
+    workdir, mine = tmp_path / "run", tmp_path / "mine.npz"
+    assert run(workdir)["metrics"] == {}
+    mine.write_bytes(b"weights")
+    assert run(workdir, weights=str(mine))["metrics"]["fd_pixels"] > 0
+    assert not public.exists()
+
+
+@pytest.mark.parametrize("name", ["resnet56", "dinov2", "clip_g"])
+def test_any_network_s_figures_are_left_out(name, tmp_path, monkeypatch, caplog):
+    """Also where metrics read what other networks do not have."""
+    monkeypatch.setenv(weights_files.FOLDER, str(tmp_path / "weights"))
+    about = config()
+    metrics = ("fd", "class_accuracy")
+    about.evaluate.update(features=name, metrics=metrics)
+    recipe.missing(recipe.make_job(about, tmp_path / "run"))
+    (line,) = [m for m in caplog.messages if "is left out" in m]
+    assert line.startswith(f"--config.evaluate.features={name} is left out: {name} nee")

@@ -141,7 +141,6 @@ def test_files_of_a_discriminator(tmp_path):
 @pytest.mark.parametrize(
     ("evaluate", "words", "kind"),
     [
-        (dict(features="resnet56"), "weights=None: resnet56 needs", ConfigError),
         (
             dict(features="resnet56", weights="/no/file.npz"),
             "weights=/no/file.npz: no such file; give",

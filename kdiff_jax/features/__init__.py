@@ -36,6 +36,7 @@ class WeightsFile(NamedTuple):
         sha256: Digest in hexadecimal digits.
         url: Where it can be fetched.
         terms: Its license.
+        also: Digests of further public files of the same weights.
     """
 
     name: str
@@ -44,15 +45,21 @@ class WeightsFile(NamedTuple):
     sha256: str | None = None
     url: str | None = None
     terms: str = ""
+    also: tuple[str, ...] = ()
 
     @property
     def wanted(self) -> str:
         """The file and where to find it, for messages."""
+        return self.described()
+
+    def described(self, *more: str) -> str:
+        """The file with what is known of it, and with further facts."""
         facts = (
             f"{self.size:,} bytes" if self.size else "",
             f"sha256 {self.sha256}" if self.sha256 else "",
             self.source,
             self.terms,
+            *more,
         )
         about = ", ".join(fact for fact in facts if fact)
         return f"{self.name} ({about})" if about else self.name

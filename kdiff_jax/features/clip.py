@@ -8,10 +8,14 @@ import functools
 from kdiff_jax.features import WeightsFile, vit_features
 from kdiff_jax.features.vit import VisionTransformer
 
+SHA256 = "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836"
 FILE = WeightsFile(
     "ViT-L-14.pt",
-    "openaipublic.azureedge.net/clip",
-    sha256="b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836",
+    "github.com/openai/CLIP",
+    932_768_134,
+    SHA256,
+    f"https://openaipublic.azureedge.net/clip/models/{SHA256}/ViT-L-14.pt",
+    "MIT",
 )
 NETWORK = VisionTransformer(
     1024, 24, 16, 4096, grid=16, gelu="quick", eps=1e-5, out=768

@@ -11,6 +11,9 @@ from kdiff_jax.features.vit import VisionTransformer
 FILE = WeightsFile(
     "open_clip_pytorch_model.bin",
     "huggingface.co/laion/CLIP-ViT-g-14-laion2B-s12B-b42K",
+    url="https://huggingface.co/laion/CLIP-ViT-g-14-laion2B-s12B-b42K/resolve/main/"
+    "open_clip_pytorch_model.bin",
+    terms="MIT",
 )
 NETWORK = VisionTransformer(1408, 40, 16, 6144, grid=16, eps=1e-5, out=1024)
 

@@ -9,7 +9,12 @@ from kdiff_jax.features import WeightsFile, vit_features
 from kdiff_jax.features.vit import VisionTransformer
 
 FILE = WeightsFile(
-    "dinov2_vitl14_pretrain.pth", "dl.fbaipublicfiles.com/dinov2/dinov2_vitl14"
+    "dinov2_vitl14_pretrain.pth",
+    "github.com/facebookresearch/dinov2",
+    1_217_586_395,
+    "d5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf428",
+    "https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth",
+    "Apache-2.0",
 )
 NETWORK = VisionTransformer(
     1024, 24, 16, 4096, grid=37, positions="torch_bicubic_offset", scales=True

@@ -13,6 +13,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import traverse_util
 from jax import Array
 from jaxtyping import Float
@@ -131,6 +132,8 @@ def load(
 ) -> Params:
     """The parameters of `module` from a state dict of torchvision or timm.
 
+    Float32, whatever type of floating point the file has.
+
     Args:
         module: Called with images f32[1, 224, 224, 3].
         path: A .pth of torch.save, safetensors or .npz, with PyTorch's names.
@@ -164,7 +167,7 @@ def params_of(
         ignored: See `load`.
 
     Raises:
-        CheckpointError: If they are another network's.
+        CheckpointError: If they are another network's, or not finite.
     """
     leaves: dict = traverse_util.flatten_dict(shapes(module))
     names = {leaf: torch_name(leaf) for leaf in leaves}
@@ -180,9 +183,13 @@ def params_of(
         {names[leaf]: _torch_shape(leaf, x.shape) for leaf, x in leaves.items()},
         wanted,
     )
-    return traverse_util.unflatten_dict(
-        {leaf: _array(leaf, found[name]) for leaf, name in names.items()}
-    )
+    params, wild = {}, []
+    for leaf, name in names.items():
+        value = _array(leaf, found[name])
+        wild += [] if np.isfinite(value).all() else [f"{name} has NaN or infinity"]
+        params[leaf] = jnp.asarray(value)
+    _refuse(start, wild, wanted)
+    return traverse_util.unflatten_dict(params)
 
 
 def read(argument: str, path: str | os.PathLike, wanted: str) -> dict[str, Lazy]:
@@ -240,7 +247,17 @@ def check(
             for name, shape in shapes.items()
             if name in found and found[name].shape != shape
         ),
+        *(
+            f"{name} is {found[name].dtype}, no floating point"
+            for name in shapes
+            if name in found and not jnp.issubdtype(found[name].dtype, jnp.floating)
+        ),
     ]
+    _refuse(start, wrong, wanted)
+
+
+def _refuse(start: str, wrong: list[str], wanted: str) -> None:
+    """Raises CheckpointError if anything is wrong, of which it names the first."""
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise CheckpointError(f"{start}: {', '.join(wrong[:3])}{more}; give {wanted}")
@@ -262,4 +279,4 @@ def _array(leaf, array):
     if leaf[-1] == "kernel":
         axes = (2, 3, 1, 0) if len(array.shape) == 4 else (1, 0)
         array = array.transpose(*axes)
-    return jnp.asarray(array.read(), jnp.float32)
+    return np.asarray(array.read(), np.float32)

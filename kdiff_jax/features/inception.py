@@ -27,6 +27,8 @@ FILE = WeightsFile(
     "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
     "pt_inception-2015-12-05-6726825d.pth",
     "Apache-2.0",
+    # NVIDIA's inception-2015-12-05.pt, which clean-fid reads, too.
+    ("f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4",),
 )
 SIZE = 299  # of the images that it sees
 NUM_LOGITS = 1008

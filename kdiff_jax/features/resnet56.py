@@ -16,7 +16,13 @@ from kdiff_jax.features.frozen import PRECISION
 from kdiff_jax.types import Params
 
 SIZE = 32  # of the images that it is trained on
-FILE = WeightsFile("the .npz of a CIFAR-10 ResNet-56")
+FILE = WeightsFile(
+    "resnet56-4bfd9763.th",
+    "github.com/akamaster/pytorch_resnet_cifar10",
+    url="https://github.com/akamaster/pytorch_resnet_cifar10/raw/master/"
+    "pretrained_models/resnet56-4bfd9763.th",
+    terms="BSD-2-Clause",
+)
 CLASSES = (
     *("airplane", "automobile", "bird", "cat", "deer"),
     *("dog", "frog", "horse", "ship", "truck"),

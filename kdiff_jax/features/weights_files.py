@@ -1,17 +1,22 @@
 """Where the file of a network's weights is: as given, at its place, or fetched once."""
 
 import hashlib
+import http.client
+import logging
 import os
 import pathlib
-import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from typing import BinaryIO
 
-from kdiff_jax.errors import CheckpointError, ConfigError
+from kdiff_jax.errors import CheckpointError
 from kdiff_jax.features import WeightsFile
 from kdiff_jax.files import write_atomically
 
 FOLDER = "KDIFF_WEIGHTS"  # the variable that names it
 SECONDS = 60  # without a byte, after which a download is given up
+CHUNK = 2**20  # bytes of a download that are in memory
+log = logging.getLogger(__name__)
 
 
 def place(file: WeightsFile) -> pathlib.Path:
@@ -41,9 +46,11 @@ def missing(
     Returns:
         Which file it is and where to put it; None if there is nothing to say.
     """
-    if given is not None or file.url is None or fetch or place(file).is_file():
+    if given is not None or (fetch and file.url) or place(file).is_file():
         return None
-    return f"{network} needs {file.wanted}; put it at {place(file)}"
+    unknown = "sha256 not known: rows state that of the file that is read"
+    wanted = file.wanted if file.sha256 else file.described(unknown)
+    return f"{network} needs {wanted}; put it at {place(file)}"
 
 
 def find(
@@ -53,7 +60,7 @@ def find(
     fetch: bool = False,
     network: str,
 ) -> pathlib.Path:
-    """The file of a network's weights; it is read and checked by others.
+    """The file of a network's weights; `network.load` reads it, `digest` checks it.
 
     Args:
         file: The public file.
@@ -62,34 +69,79 @@ def find(
         network: Name of the network, for messages.
 
     Raises:
-        ConfigError: If there is none. The message says which it is and where to put it.
-        CheckpointError: If it cannot be fetched, or what was fetched is another.
+        CheckpointError: If there is none, it cannot be fetched, or what was fetched is
+            another. The message says which it is and where to put it.
     """
     if given is not None:
         return pathlib.Path(given).expanduser()
-    if file.url is None:
-        raise ConfigError(f"weights=None: {network} needs its file; give {file.wanted}")
     if absent := missing(file, fetch=fetch, network=network):
-        raise ConfigError(f"weights=None: {absent}, give another path, or set fetch")
+        ways = "give another path, or set fetch" if file.url else "or give another path"
+        raise CheckpointError(f"weights=None: {absent}, {ways}")
     path = place(file)
     if not path.is_file():
-        write_atomically(path, _download(file, path))
+        log.info("fetching %s to %s", file.wanted, path)
+        write_atomically(path, lambda target: _download(file, path, target))
     return path
 
 
-def _download(file: WeightsFile, path: pathlib.Path) -> bytes:
-    again = f"put {file.wanted} at {path} by hand"
+def digest(path: pathlib.Path, file: WeightsFile) -> str:
+    """The sha256 of a file of weights; the public file must have its own.
+
+    Args:
+        path: The file.
+        file: The public file of the network.
+
+    Raises:
+        CheckpointError: If it has the name of the public file, and is none.
+    """
+    with path.open("rb") as content:
+        found = hashlib.file_digest(content, "sha256").hexdigest()
+    if not file.sha256 or found in (file.sha256, *file.also):
+        return found
+    if path.name == file.name:
+        raise CheckpointError(
+            f"weights={path}: sha256 is {found}; it is damaged: give {file.wanted}"
+        )
+    log.warning(
+        "weights=%s: none of the public files that are known (sha256 %s); figures"
+        " compare with those of the same file alone",
+        *(path, found),
+    )
+    return found
+
+
+def _download(file: WeightsFile, path: pathlib.Path, target: BinaryIO) -> None:
+    """Writes the public file; it is not put at its place unless it is whole."""
+    found, num = hashlib.sha256(), 0
+    for chunk in _chunks(file, path):
+        target.write(chunk)
+        found.update(chunk)
+        num += len(chunk)
+    if file.sha256 and found.hexdigest() != file.sha256:
+        raise CheckpointError(
+            f"fetch={file.url}: {num:,} bytes of sha256 {found.hexdigest()} are another"
+            f" file or a part of it; {_by_hand(file, path)}"
+        )
+
+
+def _chunks(file: WeightsFile, path: pathlib.Path) -> Iterator[bytes]:
+    """The bytes behind the url, and at most one chunk more than there should be."""
     try:
         with urllib.request.urlopen(file.url or "", timeout=SECONDS) as answer:
-            # One byte more than there should be: it shows, and fills no memory.
-            data = answer.read(file.size + 1 if file.size else -1)
-    except (OSError, ValueError, urllib.error.URLError) as error:
+            num, size = 0, answer.headers.get("Content-Length")
+            while chunk := answer.read(CHUNK):
+                yield chunk
+                num += len(chunk)
+                if file.size and num > file.size:
+                    return
+        if size and num != int(size):
+            raise OSError(f"{num:,} bytes came of {int(size):,}")
+    except (OSError, ValueError, http.client.HTTPException) as error:
         why = getattr(error, "reason", None) or error
-        raise CheckpointError(f"fetch={file.url}: {why}; {again}") from error
-    found = hashlib.sha256(data).hexdigest()
-    if file.sha256 and found != file.sha256:
         raise CheckpointError(
-            f"fetch={file.url}: {len(data):,} bytes of sha256 {found} are another file"
-            f" or a part of it; {again}"
-        )
-    return data
+            f"fetch={file.url}: {why}; {_by_hand(file, path)}"
+        ) from error
+
+
+def _by_hand(file: WeightsFile, path: pathlib.Path) -> str:
+    return f"put {file.wanted} at {path} by hand"

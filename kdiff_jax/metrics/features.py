@@ -2,11 +2,8 @@
 
 import dataclasses
 import functools
-import hashlib
-import logging
 import math
 import os
-import pathlib
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -18,13 +15,12 @@ from jaxtyping import Float
 
 from kdiff_jax import features as networks
 from kdiff_jax import registry
-from kdiff_jax.errors import CheckpointError, ConfigError, DataError
+from kdiff_jax.errors import ConfigError, DataError
 from kdiff_jax.features import Extractor, WeightsFile, weights_files
 from kdiff_jax.types import Params
 
 BATCH = 256  # images of a call, but on CPUs
 SPREAD = ("low", "high", "std")  # ends of names of what belongs to a figure
-log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,8 +163,9 @@ def make(
         mesh: Devices that a batch is split over; None for one device of this host.
 
     Raises:
-        ConfigError: If there are no such features, or weights miss or are too much.
-        CheckpointError: If the weights cannot be read or are of another network.
+        ConfigError: If there are no such features, or weights are too much.
+        CheckpointError: If the weights are missing, or cannot be read, or are of
+            another network.
 
     Examples:
         >>> from kdiff_jax import metrics
@@ -189,7 +186,7 @@ def make(
         return Features(name, extractor, {}, preprocessing, **about)
     path = weights_files.find(file, weights, fetch=fetch, network=name)
     params = network.load(path)
-    sha256 = _digest(path, file)
+    sha256 = weights_files.digest(path, file)
     return Features(name, extractor, params, preprocessing, sha256, **about)
 
 
@@ -241,27 +238,6 @@ def check_shape(features: Features, image_shape: tuple[int, ...]) -> None:
             f"features={features.name}: reads images of {channels} channels,"
             f" and these have {image_shape[-1]}; set features to pixels"
         )
-
-
-def _digest(path: pathlib.Path, file: WeightsFile) -> str:
-    """The digest of a file of weights; the public file must have its own.
-
-    Raises:
-        CheckpointError: If it has the name of the public file, and is none.
-    """
-    with path.open("rb") as content:
-        found = hashlib.file_digest(content, "sha256").hexdigest()
-    if file.sha256 and found != file.sha256:
-        if path.name == file.name:
-            raise CheckpointError(
-                f"weights={path}: sha256 is {found}; it is damaged: give {file.wanted}"
-            )
-        log.warning(
-            "weights=%s: not the public file (sha256 %s); figures compare with those of"
-            " the same file alone",
-            *(path, found),
-        )
-    return found
 
 
 def _put(x: np.ndarray, sharding: NamedSharding) -> jax.Array:

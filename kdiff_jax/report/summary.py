@@ -138,10 +138,18 @@ def text_table(rows: Sequence[Row]) -> str:
     return "\n".join([line(head), rule, *map(line, body)])
 
 
-def said(row: Row) -> str:
-    """The figures of a row and its speed, in a line for people."""
+def said(row: Row, features: str = "") -> str:
+    """The figures of a row and its speed, in a line for people.
+
+    Args:
+        row: The row.
+        features: Features that were asked for; a row without any lacks their weights.
+    """
     figures = ", ".join(f"{k} {number_text(v)}" for k, v in row["metrics"].items())
-    text = f"{figures or 'nothing'} of {number_text(row['num_images'])} images"
+    text = f"{figures or 'no figure'} of {number_text(row['num_images'])} images"
+    if not figures:
+        why = f"the weights of {features} are missing" if features else "none asked for"
+        text += f" ({why})"
     if (speed := row.get("images_per_second")) is None:
         return text
     alone = number_text(row.get("latency_ms"))

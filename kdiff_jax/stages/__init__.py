@@ -41,6 +41,7 @@ class Job:
         mesh: The devices.
         programs: Compiled steps, which stages that differ in numbers alone share.
         extractors: Feature networks that stages share.
+        said: Lines of the log that are not said again.
     """
 
     recipe: Recipe
@@ -52,6 +53,7 @@ class Job:
     extractors: dict[Hashable, features.Features] = dataclasses.field(
         default_factory=dict, compare=False, repr=False
     )
+    said: set[str] = dataclasses.field(default_factory=set, compare=False, repr=False)
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -119,6 +121,20 @@ class Job:
         """Option of the stage's section; all rounds of one share it."""
         own = stage in self.recipe.config["stages"]
         return f"--config.stages.{stage if own else stage.rpartition('_')[0]}"
+
+    def is_done(self, stage: Stage) -> bool:
+        """Whether a stage has finished, with all figures that its section can have."""
+        about: dict[str, Any] = {}
+        if stage.kind == "evaluate":
+            options = stage.options
+            about = dict(weights=options.weights or None, fetch=options.fetch)
+        return is_done(self.left(stage.name), **about)
+
+    def warn_once(self, line: str) -> None:
+        """Logs a line that several stages come to, the first time."""
+        if line not in self.said:
+            self.said.add(line)
+            log.warning("%s", line)
 
     def seed(self, stage: str, student: int | None = None) -> int:
         """31 bits from the config's seed, the stage's name and the student."""
@@ -201,11 +217,18 @@ def _same(one, other) -> bool:
     )
 
 
-def is_done(folder: pathlib.Path) -> bool:
+def is_done(
+    folder: pathlib.Path, weights: str | None = None, fetch: bool = False
+) -> bool:
     """Whether a stage has finished, and its mark of that is as it was written.
 
     One that is damaged is as good as none: the stage is run again, from what it saved.
-    So is one that lacks figures whose public weights have come since.
+    So is one that lacks figures whose weights have come since.
+
+    Args:
+        folder: Folder of the stage.
+        weights: File of a feature network, or None for a public one at its place.
+        fetch: Whether a public one may be downloaded.
     """
     if not os.path.isfile(folder / DONE):  # also where no path may be so long
         return False
@@ -214,7 +237,7 @@ def is_done(folder: pathlib.Path) -> bool:
     except CheckpointError as error:
         _tell(str(error))
         return False
-    return lacks is None or features.missing(lacks) is not None
+    return lacks is None or bool(features.missing(lacks, weights, fetch=fetch))
 
 
 def finish(folder: pathlib.Path, **facts) -> None:

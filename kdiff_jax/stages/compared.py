@@ -212,10 +212,9 @@ def features_for(job: Job, options: Evaluate) -> Features | None:
     """As `features_of`, on the job's devices; stages of a job share one network."""
     key = options.features, options.weights, options.preprocessing
     if key not in job.extractors:
-        found = features_of(options, job.mesh)
-        if found is None:
+        if left_out(job, options):
             return None
-        job.extractors[key] = found
+        job.extractors[key] = features_of(options, job.mesh)
     return job.extractors[key]
 
 
@@ -228,20 +227,24 @@ def missing(options: Evaluate) -> str:
     return lacks or "a host lacks the file of its weights: put it at its place"
 
 
-def features_of(options: Evaluate, mesh) -> Features | None:
-    """The features that a section names, on these devices.
+def left_out(job: Job, options: Evaluate) -> bool:
+    """Whether figures are left out for want of the features' weights, said once.
 
-    None, with a line of the log, if their public file is not there: a recipe states its
-    metric, and whoever has no such file still gets the student and all other figures.
+    A recipe states its metric, and whoever has no such file still gets the student and
+    all other figures.
     """
-    if lacks := missing(options):
-        log.warning(
-            "--config.evaluate.features=%s is left out: %s and run the same command"
-            " again, which measures what is missing; all other figures are made",
-            options.features,
-            lacks,
+    lacks = missing(options)
+    if lacks:
+        job.warn_once(
+            f"--config.evaluate.features={options.features} is left out: {lacks} (or"
+            " set evaluate.fetch or evaluate.weights) and run the same command again,"
+            " which measures what is missing; all other figures are made"
         )
-        return None
+    return bool(lacks)
+
+
+def features_of(options: Evaluate, mesh) -> Features:
+    """The features that a section names, on these devices."""
     return feature_extractors.make(
         options.features,
         weights=options.weights or None,

@@ -68,7 +68,7 @@ def run(job: Job, stage: EvaluateStage) -> None:
             found = rows.of_model(job, name, stage, compared, places, option)
             if jax.process_index() == 0:
                 _keep(path, *found)
-                log.info("%s: %s", name, summary.said(found[0]))
+                log.info("%s: %s", name, summary.said(found[0], options.features))
         if found is not None and jax.process_index() == 0:
             measured.append(found)
     if jax.process_index() == 0:

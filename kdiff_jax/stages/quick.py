@@ -129,7 +129,7 @@ def of_stage(
         logger.info("%s: no quick figures, which are of all students", stage.name)
         return None
     if line := missing(job, stage):
-        logger.warning("%s", line)
+        job.warn_once(line)
         return None
     features = compared.features_for(job, options)
     assert features is not None, "not missing"
@@ -214,7 +214,7 @@ def check(job: Job, stage: TrainStage, spec: Spec) -> None:
     if not train.figure_every:
         return
     if line := missing(job, stage):
-        logger.warning("%s", line)
+        job.warn_once(line)
         return
     features = compared.features_for(job, options)
     assert features is not None, "not missing"

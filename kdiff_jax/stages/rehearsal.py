@@ -26,7 +26,7 @@ from kdiff_jax.method import Method, Numbers
 from kdiff_jax.metrics import features, groups, table
 from kdiff_jax.metrics.moments import check_memory
 from kdiff_jax.named import frozen
-from kdiff_jax.stages import Job, asked, autoencoder, before, compared, is_done, quick
+from kdiff_jax.stages import Job, asked, autoencoder, before, compared, quick
 from kdiff_jax.train import inputs, label_protocols, parallel, seeds
 from kdiff_jax.train.state import NetState, TrainState
 from kdiff_jax.train.step import context_of
@@ -45,8 +45,7 @@ def check(job: Job, data: Images | None = None) -> None:
         UserError: As the stage would, with its section of the config.
     """
     for stage in job.stages:
-        folder = job.left(stage.name)
-        if is_done(folder) or training.find(folder):
+        if job.is_done(stage) or training.find(job.left(stage.name)):
             continue
         if stage.kind == "train" or stage.kind == "pairs":
             _sampler(job, stage)
@@ -216,9 +215,9 @@ def _evaluate(job: Job, stage: EvaluateStage, data: Images | None) -> None:
         if not (name := options.features):
             return
         asked.check(options, job.recipe.spec)
-        extractor = compared.features_of(stage.options, None)
-        if extractor is None:
+        if compared.left_out(job, options):
             return
+        extractor = compared.features_of(options, None)
         shape = compared.shape_of(job, options)
         features.check_shape(extractor, shape)
         table.check(options.metrics, extractor, options.num_images)

@@ -146,7 +146,16 @@ def _set(
     except UserError as error:
         # Whose ways out are options of a recipe.
         why = re.sub(r"[;,] [^;,]*\bdata\.\w.*", "", str(error))
-        raise type(error)(f"reference={text}: {why}; or give others") from error
+        raise type(error)(
+            f"{_of_reference(text, path, why)}; or give others"
+        ) from error
+
+
+def _of_reference(text: str, path: pathlib.Path, why: str) -> str:
+    """What is wrong with a reference; its own path is not said twice."""
+    rest = why.removeprefix(str(path))
+    is_inside = rest != why and rest[:1] in (":", "/")
+    return f"reference={text}{rest}" if is_inside else f"reference={text}: {why}"
 
 
 def _of_protocol(text: str, path: pathlib.Path, protocol: Protocol) -> images.Images:
@@ -158,4 +167,4 @@ def _of_protocol(text: str, path: pathlib.Path, protocol: Protocol) -> images.Im
     try:
         return protocol.real(str(path))
     except UserError as error:
-        raise type(error)(f"reference={text}: {error}") from error
+        raise type(error)(_of_reference(text, path, str(error))) from error

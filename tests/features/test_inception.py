@@ -13,11 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import streams
 from flax import traverse_util
 from named_weights import tensor
 
 from kdiff_jax import metrics
-from kdiff_jax.errors import CheckpointError, ConfigError
+from kdiff_jax.errors import CheckpointError
 from kdiff_jax.features import frozen, inception, inception_names
 from kdiff_jax.features.resize import resize
 from kdiff_jax.metrics import table
@@ -180,6 +181,43 @@ def test_nvidias_names_are_the_same_network(state_dict, tmp_path):
         np.testing.assert_array_equal(found, wanted)
 
 
+def persistent(arrays, kind="InceptionV3") -> streams.Code:
+    """A module of NVIDIA's `torch_utils.persistence` with what is below it."""
+    state = {"_parameters": {}, "_buffers": {}, "_modules": {}}
+    below = {}
+    for key, array in arrays.items():
+        name, _, rest = key.partition(".")
+        if rest:
+            below.setdefault(name, {})[rest] = array
+        else:
+            where = "_buffers" if name in ("mean", "var") else "_parameters"
+            state[where][name] = streams.parameter(array)
+    for name, inner in below.items():
+        state["_modules"][name] = persistent(inner, "Module")
+    return streams.persistent(kind, state)
+
+
+def test_nvidias_pickle_is_read_and_not_run(state_dict, tmp_path, caplog):
+    """In the form of inception-v3-2015-12-05.pkl; its source raises where it is run."""
+    theirs = nvidias(state_dict)
+    np.savez(tmp_path / "nvidia.npz", **theirs)
+    path = tmp_path / "inception-v3-2015-12-05.pkl"
+    path.write_bytes(streams.stream(persistent(theirs)))
+    found = metrics.make("inception", weights=path)
+    for ours, wanted in zip(
+        jax.tree.leaves(found.params),
+        jax.tree.leaves(inception.load(tmp_path / "nvidia.npz")),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(ours, wanted)
+    (line,) = caplog.messages  # of random weights, and so of another digest
+    assert f"weights={path}: none of the public files that are known" in line
+
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(CheckpointError, match=r"2015-12-05.pkl: .*; give pt_incep"):
+        metrics.make("inception", weights=path)
+
+
 def test_files_of_other_networks_are_refused(state_dict, tmp_path):
     def refused(words, **arrays):
         np.savez(tmp_path / "w.npz", **arrays)
@@ -200,5 +238,38 @@ def test_files_of_other_networks_are_refused(state_dict, tmp_path):
         **{k: v for k, v in theirs.items() if k != last},
         **{"layers.mixed_10.conv.bias": theirs[last]},
     )
-    with pytest.raises(ConfigError, match="95,628,359 bytes, sha256 6726825d0af5"):
+    with pytest.raises(CheckpointError, match="95,628,359 bytes, sha256 6726825d0af5"):
         metrics.make("inception")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (np.complex64, "is complex64, no floating point"),
+        (np.str_, "is <U.*, no floating point"),
+        (np.int32, "is int32, no floating point"),
+        (np.float64, None),
+    ],
+)
+@pytest.mark.filterwarnings("error")  # of numpy's, that an imaginary part is dropped
+def test_weights_that_are_no_numbers_of_a_network_are_refused(
+    wrong, words, state_dict, tmp_path
+):
+    name, path = "Mixed_7c.branch1x1.bn.bias", tmp_path / "w.npz"
+    np.savez(path, **state_dict | {name: state_dict[name].astype(wrong)})
+    if words is None:
+        inception.load(path)
+        return
+    with pytest.raises(CheckpointError, match=f"{name} {words}; give") as caught:
+        inception.load(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused(value, state_dict, tmp_path):
+    name = "Mixed_7c.branch1x1.bn.bias"
+    wrong = state_dict[name].copy()
+    wrong[3] = value
+    np.savez(tmp_path / "w.npz", **state_dict | {name: wrong})
+    with pytest.raises(CheckpointError, match=f"{name} has NaN or infinity; give pt_"):
+        inception.load(tmp_path / "w.npz")

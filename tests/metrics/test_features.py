@@ -94,7 +94,7 @@ def test_files_that_do_not_fit_are_refused_with_their_leaves(arrays, tmp_path):
     np.savez(path, **{**arrays, "conv1.weight": np.zeros((16, 1, 3, 3))})
     refused(r"conv1\.weight has shape \(16, 1, 3, 3\)")
     np.savez(path, fc=np.zeros(3))
-    refused("and 275 more; give the .npz of")
+    refused("and 275 more; give resnet56-4bfd9763.th")
 
 
 def test_wrong_usage_is_refused(arrays, tmp_path):
@@ -104,7 +104,7 @@ def test_wrong_usage_is_refused(arrays, tmp_path):
         metrics.make("vgg")
     with pytest.raises(ConfigError, match="pixels need none"):
         metrics.make("pixels", weights="w.npz")
-    with pytest.raises(ConfigError, match="resnet56 needs its file"):
+    with pytest.raises(CheckpointError, match="resnet56 needs resnet56-4bfd9763.th"):
         metrics.make("resnet56")
     np.savez(tmp_path / "w.npz", **arrays)
     features = metrics.make("resnet56", weights=tmp_path / "w.npz")

@@ -53,6 +53,11 @@ def test_a_row_is_said_in_a_line():
     assert summary.said(row(images_per_second=None, metrics={"fd": 1.5, "kd": 2})) == (
         "fd 1.5, kd 2 of 1,797 images"
     )
+    bare = row(images_per_second=None, metrics={})
+    assert summary.said(bare) == "no figure of 1,797 images (none asked for)"
+    assert summary.said(bare, "inception") == (
+        "no figure of 1,797 images (the weights of inception are missing)"
+    )
 
 
 def test_the_file_has_the_schema_that_scripts_rely_on(tmp_path):

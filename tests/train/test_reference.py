@@ -6,7 +6,7 @@ from PIL import Image
 
 from kdiff_jax.errors import ConfigError, DataError
 from kdiff_jax.metrics import features
-from kdiff_jax.train import reference
+from kdiff_jax.train import coco_protocols, reference
 
 
 def test_the_size_is_that_of_the_model(tmp_path):
@@ -46,11 +46,28 @@ def test_what_cannot_be_compared_names_no_option_that_evaluate_lacks(tmp_path):
     }
     for name, words in said.items():
         text = refused(tmp_path / name)
-        assert text.startswith(f"reference={tmp_path / name}: ") and words in text
-        assert "data." not in text
+        start = "/1.png: " if name == "mixed" else ": "
+        assert text.startswith(f"reference={tmp_path / name}{start}") and words in text
+        assert "data." not in text and text.count(str(tmp_path / name)) == 1
     for name in ("none", "npz", "folder", "weights.npy"):
         path = tmp_path / name
         assert "no folder, .npz or .zip, and none" in refused(path, ConfigError)
+
+
+def test_a_path_is_said_once_and_as_it_was_given(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "a.png").write_bytes(b"no picture")
+    (tmp_path / "none").mkdir()
+    pixels, protocol = features.make("pixels"), coco_protocols.make("coco_dmd2")
+    for how in (None, protocol):
+        for name, start in (("set", "/a.png: not a"), ("none", ": no images in it")):
+            with pytest.raises(DataError) as error:
+                about = f"~/{name}", tmp_path / name, pixels, (4, 4, 3)
+                reference.of(*about, protocol=how)
+            text = str(error.value)
+            assert text.startswith(f"reference=~/{name}{start}"), text
+            assert str(tmp_path) not in text
 
 
 def test_labels_of_a_reference_do_not_count(tmp_path):
