@@ -68,7 +68,7 @@ PREPROCESSING = flags.DEFINE_string(
     "preprocessing", None, "Of the images, by name; default: the features' first."
 )
 BOOTSTRAP = flags.DEFINE_integer(
-    "bootstrap", 0, "Draws for an interval of each figure; 0: none.", lower_bound=0
+    "bootstrap", 0, "Draws for intervals of the figures; 0: none.", lower_bound=0
 )
 PER = flags.DEFINE_enum(
     "per", None, ["class", "student"], "Also measure each class, or student's part."

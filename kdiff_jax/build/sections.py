@@ -102,7 +102,7 @@ class Evaluate(NamedTuple):
         metrics: What is measured, files of `metrics/`: "fd", "kd", "prdc", ...
         preprocessing: What is done to the images first, by name; "" for the first that
             the features know.
-        bootstrap: Draws for an interval of each figure; 0 for none.
+        bootstrap: Draws for an interval of each figure that they tell; 0 for none.
         per: "class" or "student" to measure each of them, too.
         clip: Folder or file of the CLIP that the metric "clip_score" reads.
         clip_tokenizer: Folder of its tokenizer; "" for that of `clip`.

@@ -9,10 +9,10 @@ import operator
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Integer
 
 from kdiff_jax.metrics.checks import Numbers, check_pair
-from kdiff_jax.metrics.seen import Seen, rows_of
+from kdiff_jax.metrics.seen import Drawn, Seen, rows_of
 
 NEEDS = ("rows",)
 MIN_IMAGES = 2
@@ -46,6 +46,19 @@ def measure(found: Seen, reference: Seen) -> dict[str, float]:
     size = min(SUBSET, len(f), len(f_ref))
     spread = kernel_distance_subsets(f, f_ref, subset_size=size)
     return {"kd": spread.mean, "kd_std": spread.std}
+
+
+def drawn(found: Seen, reference: Seen, counts: np.ndarray) -> Drawn:
+    """The figures, and the mean of drawn samples in the same subsets."""
+    f, f_ref = rows_of(found), rows_of(reference)
+    size = min(SUBSET, len(f), len(f_ref))
+    each = [
+        kernel_distances_of_draws(f[rows], f_ref[rows_ref], counts[:, rows])
+        for rows, rows_ref in _subsets(len(f), len(f_ref), size)
+    ]
+    own = [one[0] for one in each]
+    figures = {"kd": float(np.mean(own)), "kd_std": float(np.std(own))}
+    return figures, {"kd": np.mean([one[1] for one in each], axis=0)}
 
 
 class Spread(NamedTuple):
@@ -171,13 +184,60 @@ def kernel_distance_subsets(
             "the smaller set; choose fewer or give more images"
         )
     f, f_ref = np.asarray(f), np.asarray(f_ref)
-    draw = np.random.RandomState(seed)
-    values = []
-    for _ in range(num_subsets):
-        rows = draw.choice(len(f), subset_size, replace=False)
-        rows_ref = draw.choice(len(f_ref), subset_size, replace=False)
-        values.append(kernel_distance(f[rows], f_ref[rows_ref], kernel=kernel))
+    values = [
+        kernel_distance(f[rows], f_ref[rows_ref], kernel=kernel)
+        for rows, rows_ref in _subsets(
+            len(f), len(f_ref), subset_size, num_subsets, seed
+        )
+    ]
     return Spread(float(np.mean(values)), float(np.std(values)))
+
+
+def kernel_distances_of_draws(
+    f: Float[Numbers, "N D"],
+    f_ref: Float[Numbers, "M D_ref"],
+    counts: Integer[np.ndarray, "B N"],
+    kernel: Kernel = CUBIC,
+) -> tuple[float, Float[np.ndarray, " B"]]:
+    """`kernel_distance`, and that of drawn samples, of the same products.
+
+    Pairs of two draws of one sample are left out, as those of a sample with itself.
+
+    Args:
+        f: Features of the samples.
+        f_ref: Features of the reference images.
+        counts: How often each sample is drawn; a draw without two different samples
+            has NaN.
+        kernel: The kernel.
+    """
+    f, f_ref = check_pair(f, f_ref)
+    num, dim = f.shape
+    drawn = np.concatenate([np.ones((1, num)), counts]).T
+    squares = (f * f).sum(axis=1)
+    same = (drawn**2).T @ kernel(squares, squares, squares, dim)
+    within, between, start = -same, 0.0, 0
+    for block in _blocks(f, f, kernel):
+        within += (drawn[start : start + len(block)] * (block @ drawn)).sum(axis=0)
+        start += len(block)
+    start = 0
+    for block in _blocks(f, f_ref, kernel):
+        part = drawn[start : start + len(block)]
+        between += (part * block.sum(axis=1)[:, None]).sum(axis=0)
+        start += len(block)
+    total = drawn.sum(axis=0)
+    pairs = total**2 - (drawn**2).sum(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        values = within / pairs - 2 * between / (total * len(f_ref))
+    values += _within(f_ref, kernel)
+    return float(values[0]), values[1:]
+
+
+def _subsets(num, num_ref, size, num_subsets=100, seed=2020):
+    """(rows of the samples, rows of the reference) of each subset."""
+    draw = np.random.RandomState(seed)
+    for _ in range(num_subsets):
+        rows = draw.choice(num, size, replace=False)
+        yield rows, draw.choice(num_ref, size, replace=False)
 
 
 def _within(a, kernel):
@@ -188,9 +248,13 @@ def _within(a, kernel):
 
 
 def _kernel_sum(a, b, kernel):
-    squares, total = (b * b).sum(axis=1), 0.0
+    return sum(block.sum() for block in _blocks(a, b, kernel))
+
+
+def _blocks(a, b, kernel):
+    """The kernel's matrix, 2048 rows at a time."""
+    squares = (b * b).sum(axis=1)
     for i in range(0, len(a), ROWS):
         part = a[i : i + ROWS]
         own = (part * part).sum(axis=1)[:, None]
-        total += kernel(part @ b.T, own, squares[None, :], a.shape[1]).sum()
-    return total
+        yield kernel(part @ b.T, own, squares[None, :], a.shape[1])

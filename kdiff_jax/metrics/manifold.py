@@ -114,12 +114,44 @@ def prdc(
 
     Both from the same distances, so that four matrices of them are taken in all.
     """
+    return balls(f_ref, f, k, k_density).figures()
+
+
+class Balls(NamedTuple):
+    """What the figures of `prdc` are means of.
+
+    Attributes:
+        precise: bool[N], whether each sample lies in a real ball.
+        recalled: bool[M], whether each real image lies in a sample's ball.
+        counts: i64[N], number of real balls, those of density, around each sample.
+        covered: bool[M], whether each of them has a sample in it.
+        k: Neighbour that sets the radius of these.
+    """
+
+    precise: np.ndarray
+    recalled: np.ndarray
+    counts: np.ndarray
+    covered: np.ndarray
+    k: int
+
+    def figures(self) -> tuple[PrecisionRecall, DensityCoverage]:
+        """The means."""
+        precision, recall = float(self.precise.mean()), float(self.recalled.mean())
+        density, coverage = self.counts.mean() / self.k, self.covered.mean()
+        found = DensityCoverage(float(density), float(coverage))
+        return PrecisionRecall(precision, recall), found
+
+
+def balls(
+    f_ref: Float[Numbers, "M D_ref"], f: Float[Numbers, "N D"], k: int, k_density: int
+) -> Balls:
+    """Who lies in whose balls; for the arguments see `prdc`."""
     least, most = sorted((k, k_density))
     f, f_ref = _checked(f, f_ref, most if least > 0 else least)
     real, dense = _held(f, f_ref, [k, k_density])
     (fake,) = _held(f_ref, f, [k])
-    precision, recall = (float((one.counts > 0).mean()) for one in (real, fake))
-    return PrecisionRecall(precision, recall), _density_coverage(dense, k_density)
+    terms = real.counts > 0, fake.counts > 0, dense.counts, dense.holds
+    return Balls(*terms, k_density)
 
 
 def nearest(

@@ -3,7 +3,7 @@
 import numpy as np
 
 from kdiff_jax.metrics.manifold import nearest, radii
-from kdiff_jax.metrics.seen import Seen, rows_of
+from kdiff_jax.metrics.seen import Drawn, Seen, rows_of
 
 NEEDS = ("rows",)
 MIN_IMAGES = 2
@@ -36,12 +36,27 @@ def measure(found: Seen, reference: Seen) -> dict[str, float]:
         >>> memorisation.measure(copies, Seen(rows=rows))
         {'memorised': 1.0, 'nearest': 0.0}
     """
+    return _figures(*_terms(found, reference))
+
+
+def drawn(found: Seen, reference: Seen, counts: np.ndarray) -> Drawn:
+    """The figures, and those of drawn samples, each by its own nearest image."""
+    near, ratios = _terms(found, reference)
+    each = [_figures(np.repeat(near, n), np.repeat(ratios, n)) for n in counts]
+    names = ("memorised", "nearest")
+    draws = {name: np.array([one[name] for one in each]) for name in names}
+    return _figures(near, ratios), draws
+
+
+def _terms(found: Seen, reference: Seen) -> tuple[np.ndarray, np.ndarray]:
+    """(bool[N], whether each sample is that near; f64[N], its ratio of distances)."""
     f, f_ref = rows_of(found), rows_of(reference)
     places, distances = nearest(f, f_ref)
     own = radii(f_ref, 1)
     typical = np.median(own)
-    ratio = np.median(distances) / typical if typical > 0 else np.inf
-    return {
-        "memorised": float((distances < own[places]).mean()),
-        "nearest": float(ratio),
-    }
+    ratios = distances / typical if typical > 0 else np.full(len(f), np.inf)
+    return distances < own[places], ratios
+
+
+def _figures(near: np.ndarray, ratios: np.ndarray) -> dict[str, float]:
+    return {"memorised": float(near.mean()), "nearest": float(np.median(ratios))}

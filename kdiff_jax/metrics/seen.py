@@ -8,6 +8,8 @@ from jaxtyping import Float, Integer
 from kdiff_jax.metrics.moments import Moments
 
 Rows = Float[np.ndarray, "N D"]
+# Figures, and each of them for every draw of a bootstrap, f64[B].
+Drawn = tuple[dict[str, float], dict[str, np.ndarray]]
 BLOCK = 4096  # features turned to float64 at once
 
 

@@ -9,6 +9,7 @@ from kdiff_jax.metrics.seen import Seen, spatial_of
 NEEDS = ("spatial",)
 MIN_IMAGES = 2
 BETTER = {"sfd": "lower"}
+NO_INTERVAL = {"sfd": "of spatial features moments alone are kept"}
 
 
 def measure(found: Seen, reference: Seen) -> dict[str, float]:

@@ -7,7 +7,11 @@
                                                 "similarities", "classes"
 ``NEEDS_OF_REFERENCE``                          of the reference; by default the same
 ``MIN_IMAGES``                                  images that it needs at least
-``RESAMPLED``                                   whether a bootstrap tells its spread
+``RESAMPLED``                                   whether a bootstrap tells its spread by
+                                                `measure` of drawn samples
+``drawn(found, reference, counts) -> Drawn``    the figures, and those of drawn samples,
+                                                where that takes less than `measure`
+``NO_INTERVAL``                                 figure -> why a bootstrap tells nothing
 ``BETTER``                                      figure -> "lower" or "higher", of those
                                                 that tell a better model
 ``OWN_NAME``                                    whether its figures are none of the
@@ -19,7 +23,7 @@ A figure is reported as `figure_name` says: "fd" of Inception as "fid", of pixel
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 
 import numpy as np
@@ -28,7 +32,7 @@ from kdiff_jax import registry
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.metrics import frechet
 from kdiff_jax.metrics.features import Features, figure_name
-from kdiff_jax.metrics.seen import Gaussian, Seen, main_of, of_rows
+from kdiff_jax.metrics.seen import Gaussian, Seen, main_of, of_rows, rows_of
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +40,7 @@ PACKAGE = "kdiff_jax.metrics"
 FACT = "NEEDS"  # what every metric states, and no other file
 MAX_SIMULATED = 2048  # features; the bias of more is not computed
 INTERVAL = 5, 95  # percentiles of a bootstrap
+MIN_DRAWN = 0.9  # of the draws, that must have a figure
 
 
 def names() -> list[str]:
@@ -144,16 +149,36 @@ def measure(
         found: The samples.
         reference: What they are compared with.
         bootstrap: Number of times that samples are drawn anew, with replacement, for
-            an interval of every figure that a bootstrap can tell; 0 for none.
+            an interval of every figure that a bootstrap can tell; 0 for none. See
+            `without_interval`.
         seed: Seed of these draws.
     """
     figures = {}
     for module in modules(wanted):
-        values = module.measure(found, reference)
-        if bootstrap and getattr(module, "RESAMPLED", False):
-            values |= _intervals(module, values, found, reference, bootstrap, seed)
+        if bootstrap:
+            values = _with_intervals(module, found, reference, bootstrap, seed)
+        else:
+            values = module.measure(found, reference)
         figures |= {_reported(module, features, k): v for k, v in values.items()}
     return figures
+
+
+def without_interval(wanted: Sequence[str]) -> dict[str, str]:
+    """Figure, or metric where its file says no more -> why no bootstrap tells it."""
+    found: dict[str, str] = {}
+    for name, module in zip(wanted, modules(wanted), strict=True):
+        found |= getattr(module, "NO_INTERVAL", {})
+        told = hasattr(module, "drawn") or getattr(module, "RESAMPLED", False)
+        if not told and not hasattr(module, "NO_INTERVAL"):
+            found[name] = "its file does not say that a bootstrap tells its spread"
+    return found
+
+
+def warn_of_bootstrap(wanted: Sequence[str], bootstrap: int) -> None:
+    """Says in one line which figures get no interval, and why."""
+    if bootstrap and (lacking := without_interval(wanted)):
+        told = "; ".join(f"{name} ({why})" for name, why in lacking.items())
+        log.info("bootstrap=%d: no interval of %s", bootstrap, told)
 
 
 def warn(wanted: Sequence[str], features: Features, found: Seen, ref: Seen) -> None:
@@ -184,23 +209,42 @@ def _perfect(reference: Gaussian, num: int) -> str:
     return f" (a perfect model would be at about {bias:.3g})"
 
 
-def _intervals(module, values, found, reference, num_draws, seed) -> dict[str, float]:
-    """`NAME_low` and `NAME_high`, the 5th and 95th percentile of each figure.
+def _with_intervals(module, found, reference, num_draws, seed) -> dict[str, float]:
+    """The figures, with `NAME_low` and `NAME_high` of each that a bootstrap tells.
 
-    The spread of the draws around their mean, put around the figure: what is drawn
-    twice makes every draw's distance larger.
+    The 5th and 95th percentile of the draws around their mean, put around the figure:
+    what is drawn twice makes every draw's distance larger.
     """
-    draw, num = np.random.RandomState(seed), len(found.rows)
-    drawn = []
-    for _ in range(num_draws):
-        places = np.sort(draw.randint(num, size=num))
-        drawn.append(module.measure(found.part(places), reference))
+    if hasattr(module, "drawn"):
+        counts = np.stack([*_counts(len(rows_of(found)), num_draws, seed)])
+        values, draws = module.drawn(found, reference, counts)
+    else:
+        values, draws = module.measure(found, reference), {}
+        if getattr(module, "RESAMPLED", False):
+            draws = _measured_again(module, values, found, reference, num_draws, seed)
     interval = {}
-    for name, value in values.items():
-        if name.endswith("_std"):
+    for name, spread in draws.items():
+        told = spread[np.isfinite(spread)]
+        if len(told) < MIN_DRAWN * num_draws:
             continue
-        spread = np.array([one[name] for one in drawn])
-        ends = np.percentile(spread - spread.mean(), INTERVAL)
+        ends = np.percentile(told - told.mean(), INTERVAL)
         for end, offset in zip(("low", "high"), ends, strict=True):
-            interval[f"{name}_{end}"] = value + float(offset)
-    return interval
+            interval[f"{name}_{end}"] = values[name] + float(offset)
+    return {**values, **interval}
+
+
+def _measured_again(module, values, found, reference, num_draws, seed):
+    """Figure -> f64[B], measured of each draw."""
+    num, drawn = len(rows_of(found)), []
+    for counts in _counts(num, num_draws, seed):
+        places = np.repeat(np.arange(num), counts)
+        drawn.append(module.measure(found.part(places), reference))
+    names = [name for name in values if not name.endswith("_std")]
+    return {name: np.array([one[name] for one in drawn]) for name in names}
+
+
+def _counts(num: int, num_draws: int, seed: int) -> Iterator[np.ndarray]:
+    """i64[N], how often each image is drawn, of each draw."""
+    draw = np.random.RandomState(seed)
+    for _ in range(num_draws):
+        yield np.bincount(draw.randint(num, size=num), minlength=num)

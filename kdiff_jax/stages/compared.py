@@ -59,6 +59,7 @@ class Reference:
         check_memory(f"evaluate.features={options.features}", dim)
         classes = job.recipe.num_classes
         self.parts = groups.of(options.per, classes, partition)
+        table.warn_of_bootstrap(options.metrics, options.bootstrap)
         self.needs = table.needs(options.metrics, bootstrap=options.bootstrap > 0)
         needed = needs_of_reference(options)
         if self.parts:

@@ -47,7 +47,7 @@ class Settings:
         seed: Seed of the noise.
         seeds: Number of seeds.
         headline: "best" or "mean", of several seeds.
-        bootstrap: Draws for an interval of each figure.
+        bootstrap: Draws for an interval of each figure that they tell.
         per: "class" or "student", to measure each of them, too.
         batch_size: Images a call.
     """
@@ -128,6 +128,7 @@ def model(
     """
     num = told.num_images or NUM_IMAGES
     table.check(told.metrics, told.features, num)
+    table.warn_of_bootstrap(told.metrics, told.bootstrap)
     found = text.load_model(source, precision)
     label_protocols.check(told.labels, found.num_classes)
     tried = seeds.of(told.seed, told.seeds)
@@ -204,6 +205,7 @@ def images(source: str, told: Settings) -> dict[str, Any]:
     num = min(told.num_images or data.num, data.num)
     data = data._replace(num=num, labels=data.labels[:num])
     table.check(told.metrics, told.features, num)
+    table.warn_of_bootstrap(told.metrics, told.bootstrap)
     needs = told.needs({})
     shape = told.protocol.shape() if told.protocol else data.shape
     stats, clip = told.statistics(shape, {}), told.load_clip()

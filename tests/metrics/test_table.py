@@ -124,7 +124,7 @@ def test_intervals_hold_the_figure_and_shrink_with_the_samples():
         ours = seen(normal(num, shift=1.0))
         found = table.measure(["fd", *others], PIXELS, ours, theirs, bootstrap=50)
         low, high = found["fd_pixels_low"], found["fd_pixels_high"]
-        assert low < found["fd_pixels"] < high and "kd_pixels_low" not in found
+        assert low < found["fd_pixels"] < high
         return high - low
 
     wide, narrow = width(100, "kd"), width(1600)
