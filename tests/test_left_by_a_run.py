@@ -63,7 +63,11 @@ def flat(model):
 
 def test_every_metric_is_in_the_report_with_its_provenance(workdir):
     (row,) = json.loads((workdir / "report.json").read_text())["rows"]
-    names = "fd fd_low fd_high precision recall density coverage memorised nearest"
+    names = (
+        "fd fd_low fd_high precision recall density coverage precision_low"
+        " precision_high density_low density_high memorised nearest memorised_low"
+        " memorised_high nearest_low nearest_high"
+    )
     wanted = [figure_name("pixels", name) for name in names.split()]
     assert list(row["metrics"]) == wanted
     assert row["features"]["name"] == "pixels"
