@@ -17,11 +17,12 @@ import streams
 from flax import traverse_util
 from named_weights import tensor
 
+from kdiff_jax import features as networks
 from kdiff_jax import metrics
-from kdiff_jax.errors import CheckpointError
+from kdiff_jax.errors import CheckpointError, ConfigError, DataError
 from kdiff_jax.features import frozen, inception, inception_names
 from kdiff_jax.features.resize import resize
-from kdiff_jax.metrics import table
+from kdiff_jax.metrics import stats, table
 from kdiff_jax.metrics.collect import Collector
 from kdiff_jax.metrics.seen import Seen, of_rows
 from kdiff_jax.train import parallel
@@ -150,6 +151,44 @@ def test_what_metrics_read(features):
     assert len(features.sha256) == 64
     for figure, name in (("fd", "fid"), ("kd", "kid"), ("sfd", "sfid")):
         assert metrics.figure_name("inception", figure) == name
+
+
+@pytest.mark.parametrize("layer", ["64", "192", "768", "logits"])
+def test_each_layer_is_features_of_its_own(layer, monkeypatch):
+    every = {
+        k: jnp.full((2, n), 1.0 * i) for i, (k, n) in enumerate(inception.DIMS.items())
+    }
+    monkeypatch.setattr(inception, "extract", lambda *_: every)
+    name = f"inception_{layer}"
+    module = networks.network(name)
+    assert (module.FILE, module.load) == (inception.FILE, inception.load)
+    found = module.EXTRACTOR.extract({}, jnp.zeros((2, 4, 4, 3)), "nvidia")
+    np.testing.assert_array_equal(found.pop(module.EXTRACTOR.main), every[layer])
+    assert not found and module.EXTRACTOR.dims == {layer: inception.DIMS[layer]}
+    assert module.EXTRACTOR.preprocessings == inception.EXTRACTOR.preprocessings
+    assert metrics.figure_name(name, "fd") == f"fd_{name}"
+
+
+def test_the_first_layer_alone(data, features, state_dict, tmp_path):
+    """It costs no more than itself, and a reference says of which layer it is."""
+    path = tmp_path / "w.npz"
+    np.savez(path, **state_dict)
+    first = metrics.make("inception_64", weights=path)
+    images = data["32/image"]
+    values = first.apply(images)
+    np.testing.assert_allclose(values, data["32/torch-fidelity/64"], **FEATURES)
+    program = jax.jit(lambda p, x: first.extractor.extract(p, x, first.preprocessing))
+    cost = program.lower(first.params, images).compile().cost_analysis()
+    assert cost["flops"] / len(images) < 2.5e9  # of 11e9 in all
+
+    made = stats.of_seen(Seen(of_rows(values)), first)
+    stats.save(tmp_path / "ref.npz", made)
+    assert stats.load_stats(tmp_path / "ref.npz", features=first).num == len(images)
+    words = "made with features='inception_64', not 'inception'"
+    with pytest.raises(DataError, match=words):
+        stats.load_stats(tmp_path / "ref.npz", features=features)
+    with pytest.raises(ConfigError, match="reads logits, and features=inception_64 ha"):
+        table.check(["inception_score"], first)
 
 
 def nvidias(state_dict):
