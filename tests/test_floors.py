@@ -11,6 +11,7 @@ import pathlib
 import pytest
 
 import kdiff_jax
+from kdiff_jax import methods
 
 FLOORS = (
     "types domain rng errors files arguments sealed shards storage ending arrays zips"
@@ -109,6 +110,37 @@ def libraries_out_of_place(root) -> list[str]:
                     f"{path} imports {library} at the top: users need not have it"
                 )
     return wrong
+
+
+def compared_names(root, names) -> list[str]:
+    """Where one of the names is compared with, outside of the file of that name."""
+    wrong = []
+    for path, _, _, tree in modules(root):
+        for node in ast.walk(tree):
+            parts: list[ast.AST] = []
+            if isinstance(node, ast.Compare):
+                parts = [node.left, *node.comparators]
+            elif isinstance(node, ast.MatchValue):
+                parts = [node.value]
+            for part in (x for one in parts for x in ast.walk(one)):
+                name = getattr(part, "value", None)
+                if isinstance(name, str) and name in names and name != path.stem:
+                    wrong.append(f"{path}:{node.lineno} compares with {name!r}")
+    return wrong
+
+
+def test_nothing_asks_which_method_it_is():
+    wrong = compared_names(ROOT, methods.names())
+    assert not wrong, "\n".join(wrong)
+
+
+def test_a_question_for_the_method_is_named(tmp_path):
+    (tmp_path / "dmd.py").write_text('a = b == "dmd"\n')
+    (tmp_path / "rows.py").write_text('a = b == "dmd" or b in ("x", "sid")\n')
+    assert compared_names(tmp_path, ["dmd", "sid"]) == [
+        "rows.py:1 compares with 'dmd'",
+        "rows.py:1 compares with 'sid'",
+    ]
 
 
 def test_imports_point_down():

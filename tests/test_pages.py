@@ -5,10 +5,12 @@ import re
 
 import jax
 import jax.numpy as jnp
+import jobs
 import numpy as np
 import points
 import pytest
 import toy
+from jobs import NONE
 
 from kdiff_jax import interop, methods, metrics, recipe, rng, samplers
 from kdiff_jax.diffusion import grids
@@ -17,7 +19,10 @@ from kdiff_jax.errors import ConfigError
 from kdiff_jax.method import Context
 from kdiff_jax.metrics import table
 from kdiff_jax.metrics.seen import Seen, of_rows
+from kdiff_jax.named import Named
 from kdiff_jax.report import metrics_log
+from kdiff_jax.stages import rows
+from kdiff_jax.train import parallel
 
 DOCS = pathlib.Path(__file__).resolve().parents[1] / "docs"
 PAGE = DOCS / "add_a_method.md"
@@ -87,6 +92,14 @@ def test_it_trains_with_its_average(page, tmp_path):
     config.stages.student.optim.averages = {}
     with pytest.raises(ConfigError, match="'consistency' reads the moving average"):
         recipe.run(config, tmp_path / "other", devices=jax.devices()[:1])
+
+
+def test_a_report_calls_its_models_teachers_because_its_file_says_so(page, tmp_path):
+    made_by = dict(base="consistency", other="denoise", fast="dmd2")
+    stages = [jobs.training(k, method=Named(v, NONE)) for k, v in made_by.items()]
+    job = jobs.job(stages, tmp_path, parallel.make_mesh(jax.devices()[:1]))
+    called = [rows.role_of(job, name) for name in (*made_by, "folder/of/a/model")]
+    assert called == ["teacher", "teacher", "student", "teacher"]
 
 
 @pytest.fixture

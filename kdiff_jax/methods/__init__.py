@@ -120,6 +120,22 @@ def takes_guidance(name: str) -> bool:
     return _says(name, "TAKES_GUIDANCE")
 
 
+def makes_teachers(name: str) -> bool:
+    """Whether the method's models are teachers: they learn from data alone.
+
+    Its module says so; what other methods train are students.
+
+    Args:
+        name: A method of `names()`.
+
+    Examples:
+        >>> from kdiff_jax import methods
+        >>> methods.makes_teachers("denoise"), methods.makes_teachers("dmd2")
+        (True, False)
+    """
+    return _says(name, "MAKES_TEACHERS")
+
+
 def roles(name: str) -> tuple[str, ...]:
     """The roles that a method trains, by some options or by all.
 

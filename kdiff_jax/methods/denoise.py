@@ -15,6 +15,7 @@ from kdiff_jax.method import Aux, Method, Phase
 ROLES = (texts.ROLE,)  # see `methods.roles`
 TAKES_TIMES = True  # see `methods.takes_times`
 SCORES_PAIRS = True  # see `methods.scores_pairs`
+MAKES_TEACHERS = True  # see `methods.makes_teachers`
 
 
 def make(

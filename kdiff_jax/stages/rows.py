@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from kdiff_jax import interop
+from kdiff_jax import interop, methods
 from kdiff_jax.build import EvaluateStage
 from kdiff_jax.build.sections import Evaluate
 from kdiff_jax.data.images import Images
@@ -59,10 +59,9 @@ def of_model(
         batch_option=batch_option,
     )
     about = {} if imported else facts(job.folder(made_by))
-    is_teacher = imported or about.get("method") == "denoise"
     row = {
         "stage": made_by,
-        "role": "teacher" if is_teacher else "student",
+        "role": role_of(job, made_by),
         "method": about.get("method"),
         **measure.facts(model, sampler),
         "num_images": options.num_images,
@@ -78,6 +77,13 @@ def of_model(
     if row["role"] == "student":
         row |= reference.neighbours(found.seen, places)
     return row | _figures(model, found, options, reference, questions), found.shown
+
+
+def role_of(job: Job, made_by: str) -> str:
+    """What a report calls the model of a stage, or one that is brought."""
+    found = {s.name: s.method.name for s in job.stages if s.kind == "train"}
+    is_teacher = made_by not in found or methods.makes_teachers(found[made_by])
+    return "teacher" if is_teacher else "student"
 
 
 def asked_of(job: Job, options: Evaluate, model: Model) -> asked.Asked:
