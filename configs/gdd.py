@@ -11,7 +11,8 @@ authors':
 
 and for 64x64 images 'deit_base_distilled' in place of the first. Where there are
 classes, its heads start from the classifier's table of them, a file, too:
---config.stages.student.method.class_embedding=FILE.
+--config.stages.student.method.class_embedding=FILE, whose rows have
+`class_embedding_dim` entries, 320 unless it is said.
 
 The authors keep the checkpoint with the lowest FID, and replace gradients that are not
 finite (--config.stages.student.optim.zero_nonfinite=True); these recipes keep the last

@@ -240,6 +240,8 @@ class Method(NamedTuple):
         phases: In order; a later phase sees the earlier update.
         frozen: Roles whose params the losses read and nothing trains.
         init_from: role -> role that it starts as a copy of.
+        begin: role -> (its random parameters, what is given by role) -> those that it
+            starts with.
         prepare: Drawn once per step and shared by the phases.
         carry: Initial non-gradient state.
         sampler: Keywords of the one sampler that the student is trained for, its name
@@ -249,7 +251,8 @@ class Method(NamedTuple):
             labels asked of the student, "t_range" of times to train at.
         averages: Names of moving averages of the student that the losses read.
         batch_keys: The entries of the batch that the losses read, see `types`.
-        pretrained: Frozen roles whose params lie in files that the keywords name.
+        pretrained: Roles whose params lie in files that the keywords name: frozen ones,
+            and those that `begin` is given.
         encodes_texts: Whether the losses encode texts themselves: those of a batch are
             then a `domain.Prompt` of rows of the table, such as token ids.
         trainable: role -> predicate of a leaf's path, "a/b/kernel"; leaves that fail it
@@ -282,6 +285,7 @@ class Method(NamedTuple):
     phases: tuple[Phase, ...]
     frozen: tuple[str, ...] = ()
     init_from: Mapping[str, str] = {}
+    begin: Mapping[str, Callable[[Params, Mapping[str, Params]], Params]] = {}
     prepare: Callable[[Context], Batch] = lambda ctx: ctx.batch
     carry: Mapping[str, Any] = {}
     sampler: Mapping[str, Any] = {}
@@ -292,6 +296,12 @@ class Method(NamedTuple):
     pretrained: Mapping[str, Pretrained] = {}
     trainable: Mapping[str, Callable[[str], bool]] = {}
     encodes_texts: bool = False
+
+    @property
+    def begins_with(self) -> dict[str, Pretrained]:
+        """What of `pretrained` the first state is made of, and no loss reads."""
+        found = self.pretrained.items()
+        return {role: one for role, one in found if role not in self.frozen}
 
     @property
     def conditions(self) -> Conditions:

@@ -73,8 +73,6 @@ def text(job: Job) -> str:
             if is_new:
                 lines += _layouts(job, stage, needed)
             lines += _figures(job, stage, spec, own)
-            if needed.why:
-                lines.append(f"    memory a device and disk not counted: {needed.why}")
             # Beside the newest: one that is good, the next, and one being written.
             kept, num = stage.train.keep + 3, before.num_students(job, stage)
             disk["checkpoints"] += kept * needed.saved * num
@@ -149,10 +147,6 @@ def _train(job, stage: TrainStage, facts, needed: Needs) -> str:
         f"  {stage.name}: {stage.method.name}{to},"
         f" {train.num_steps} x {train.batch_size} images,"
     )
-    if needed.cost is None:
-        # The student's passes alone: forward, and twice that backward.
-        flops = 3 * facts["flops"] * images * train.num_steps
-        return f"{line} at least {flops:.2e} FLOP"
     flops = 2 * needed.cost.macs(train.num_steps) * images
     bytes_held = memory(job, stage, needed.cost, needed.held, mesh.shape["data"])
     state = f"{size_text(turns * needed.held.state)} of it state"
@@ -163,8 +157,6 @@ def _train(job, stage: TrainStage, facts, needed: Needs) -> str:
 
 def _layouts(job: Job, stage: TrainStage, needed: Needs) -> list[str]:
     """What `train.layout` changes of the memory of a device."""
-    if needed.cost is None:
-        return []
     num = needed.num_devices
     sizes = {
         name: size_text(memory(job, stage, needed.cost, found, num))

@@ -205,10 +205,9 @@ def _ways(job: Job, stage: TrainStage, chip: Chip) -> list[str]:
             f" not {sizes['replicated']})"
         )
     local = stage.train.batch_size // num
-    if found.cost is not None:
-        parts = [n for n in range(1, local + 1) if local % n == 0]
-        room = chip.memory - sum(found.held)
-        fit = [n for n in parts if local // n * found.cost.kept <= room]
-        if fit and fit[0] > stage.train.num_microbatches:
-            ways.append(f"{place}.train.num_microbatches={fit[0]}")
+    parts = [n for n in range(1, local + 1) if local % n == 0]
+    room = chip.memory - sum(found.held)
+    fit = [n for n in parts if local // n * found.cost.kept <= room]
+    if fit and fit[0] > stage.train.num_microbatches:
+        ways.append(f"{place}.train.num_microbatches={fit[0]}")
     return ways

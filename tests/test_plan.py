@@ -103,7 +103,6 @@ def test_the_plan_says_what_is_held(tmp_path):
     for stage in training:
         (line,) = (x for x in lines if x.startswith(f"  {stage.name}: "))
         needs, micro = plan.needs(job, stage), 8  # images of the one device
-        assert needs.cost is not None
         memory = sum(needs.held) + micro * needs.cost.kept
         assert f" about {memory / 1e6:.3g} MB a device" in line
 
@@ -176,7 +175,7 @@ def test_both_layouts_are_told_of_also_where_there_is_one_device(tmp_path):
     job = make_job(recipes.load("toy2d_msd", "tiny"), tmp_path)
     stage = stage_of(job)
     found = plan.needs(job, stage)
-    assert found.num_devices == 8 and found.cost is not None
+    assert found.num_devices == 8
     replicated, parts = (found.layouts[name] for name in ("replicated", "zero1"))
     assert replicated == found.held
     # What is split is gathered for the losses; what is small is not split.

@@ -1,5 +1,7 @@
 """Projected discriminators on several feature networks, as one role of a method."""
 
+import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -10,11 +12,26 @@ from kdiff_jax.discriminators import projected, spectral
 from kdiff_jax.discriminators.extractors import Extractor
 from kdiff_jax.domain import Conditions
 from kdiff_jax.errors import ConfigError
-from kdiff_jax.method import Net
+from kdiff_jax.method import Net, Pretrained
+from kdiff_jax.types import Params
+
+EMBEDDING = "class_embedding"
 
 
-def embedding(path: str, conditions: Conditions) -> dict[str, Any]:
-    """Fields of a discriminator whose table of the classes is that of a file."""
+def embedding(path: str, conditions: Conditions, dim: int) -> dict[str, Pretrained]:
+    """The table of the classes that heads begin with, to be read from its file.
+
+    Args:
+        path: The file, see `projected.load_embedding`; "" for random rows.
+        conditions: Conditions of the student, whose labels have the rows.
+        dim: Length of a row.
+
+    Returns:
+        The table by its role; {} without a file.
+
+    Raises:
+        ConfigError: If there are no labels that rows could be of.
+    """
     if not path:
         return {}
     if not conditions.num or conditions.dim:
@@ -22,8 +39,14 @@ def embedding(path: str, conditions: Conditions) -> dict[str, Any]:
         raise ConfigError(
             f"class_embedding={path!r}: the student {what}; leave it empty"
         )
-    table = projected.load_embedding(path, conditions.num)
-    return dict(embedding_dim=table.shape[1], embedding_init=lambda *_: table)
+    shapes = jax.ShapeDtypeStruct((conditions.num, dim), jnp.float32)
+    read = functools.partial(projected.load_embedding, path, conditions.num, dim)
+    return {EMBEDDING: Pretrained(shapes, read)}
+
+
+def begin(params: Params, given: Mapping[str, Params]) -> Params:
+    """The heads with the table that is given, by its role."""
+    return projected.with_table(params, given[EMBEDDING])
 
 
 def make(

@@ -8,7 +8,7 @@ either, across channels (CCM) and across sizes (CSM); then each size has a head.
 import math
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -22,9 +22,11 @@ from kdiff_jax.discriminators.spectral import SpectralConv, torch_uniform
 from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.features import frozen
 from kdiff_jax.files import Unreadable
+from kdiff_jax.types import Params
 
+TABLE = "embedding/embedding"  # of a head, end of the path of its leaf
 SLOPE = 0.2  # of the leaky ReLUs
-EMBEDDING_DIM = 320  # of a class, where no table gives another
+EMBEDDING_DIM = 320  # of a class: that of the authors' classifier
 
 
 class Discriminator(nn.Module):
@@ -48,8 +50,7 @@ class Discriminator(nn.Module):
         group: Examples that share the statistics of a batch norm; must divide B.
         pyramid: Channels of `Pyramid`, finest first, for a network whose maps have one
             size; () leaves the maps as they are.
-        embedding_dim: Width of a class embedding; that of the table, if there is one.
-        embedding_init: (key, shape, dtype) -> the table that each head starts from.
+        embedding_dim: Width of the row that a head has for each class.
         dtype: Type of the convolutions' operands; norms and logits are float32.
     """
 
@@ -59,7 +60,6 @@ class Discriminator(nn.Module):
     group: int = 1
     pyramid: tuple[int, ...] = ()
     embedding_dim: int = EMBEDDING_DIM
-    embedding_init: Callable[..., Any] = nn.initializers.normal(1.0)
     dtype: str = "float32"
 
     @nn.compact
@@ -90,7 +90,6 @@ class Discriminator(nn.Module):
                 self.cond_dim,
                 self.group,
                 self.embedding_dim,
-                self.embedding_init,
                 dtype=self.dtype,
                 name=f"head_{i}",
             )
@@ -103,9 +102,25 @@ def trainable(path: str) -> bool:
     return not any(part.startswith("projection") for part in path.split("/"))
 
 
+def with_table(params: Params, table: Float[Array, "N D"]) -> Params:
+    """Parameters of discriminators whose heads all have this table of the classes.
+
+    Args:
+        params: Those of one or several `Discriminator` with `num_classes` = N and
+            `embedding_dim` = D.
+        table: The rows of the classes.
+    """
+
+    def of(path, leaf):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return table if name.endswith(TABLE) else leaf
+
+    return jax.tree_util.tree_map_with_path(of, params)
+
+
 def load_embedding(
-    path: str | os.PathLike, num_classes: int
-) -> Float[Array, "{num_classes} D"]:
+    path: str | os.PathLike, num_classes: int, dim: int
+) -> Float[Array, "{num_classes} {dim}"]:
     """A table of the classes from a file, one row each.
 
     Args:
@@ -113,6 +128,7 @@ def load_embedding(
             the authors' pickle of an Embedding does; no code in it is run.
         num_classes: Number of classes; if the table has more rows, the first are taken,
             as the authors take those of ImageNet for CIFAR-10.
+        dim: D.
 
     Raises:
         CheckpointError: If it is missing or damaged, or no such table.
@@ -120,7 +136,8 @@ def load_embedding(
     path = pathlib.Path(os.path.expanduser(path))
     start = f"class_embedding={path}"
     wanted = (
-        f"an .npy, .npz, safetensors or pickle of one table [{num_classes} or more, D]"
+        "an .npy, .npz, safetensors or pickle of one table"
+        f" [{num_classes} or more, {dim}]"
     )
     if path.suffix == ".npy" and path.is_file():
         try:
@@ -137,6 +154,11 @@ def load_embedding(
     (table,) = found
     if table.ndim != 2 or len(table) < num_classes or not table.size:
         raise CheckpointError(f"{start}: its shape is {table.shape}; give {wanted}")
+    if table.shape[1] != dim:
+        raise CheckpointError(
+            f"{start}: its rows have {table.shape[1]} entries, and"
+            f" class_embedding_dim={dim}; set class_embedding_dim={table.shape[1]}"
+        )
     if table.dtype.kind not in "fiu" or not np.isfinite(table).all():
         raise CheckpointError(f"{start}: holds no finite numbers; give {wanted}")
     return jnp.asarray(table[:num_classes], jnp.float32)
@@ -230,7 +252,6 @@ class Head(nn.Module):
     cond_dim: int
     group: int
     embedding_dim: int
-    embedding_init: Callable[..., Any]
     condition_dim: int = 64
     dtype: str = "float32"
 
@@ -259,7 +280,7 @@ class Head(nn.Module):
                 embedded = nn.Embed(
                     self.num_classes,
                     dim,
-                    embedding_init=self.embedding_init,
+                    embedding_init=nn.initializers.normal(1.0),
                     name="embedding",
                 )(y)
             dense = nn.Dense(

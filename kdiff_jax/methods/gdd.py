@@ -36,6 +36,7 @@ def make(
     r1_every: Count = 16,
     freeze: bool = False,
     class_embedding: str = "",
+    class_embedding_dim: Count = projected.EMBEDDING_DIM,
     augment: tuple[str, ...] = (),
     ada_target: Share = 0.0,
     ada_steps: Count = 2000,
@@ -78,6 +79,7 @@ def make(
         class_embedding: File of the table that the classes' rows start from, a copy in
             each head, see `projected.load_embedding`; the authors take a classifier's.
             "" starts from random rows.
+        class_embedding_dim: Length of a row, in the file too.
         augment: Augmentations of every image that the discriminator sees, real or
             generated, see `diffaugment`; for small data sets. None in the paper.
         ada_target: Target of E[sign D(x_real)], 0.6 in ADA's paper: the images also get
@@ -92,7 +94,6 @@ def make(
         ConfigError: If there is no teacher with an encoder to read, features are
             unknown or lack their file, a level is not positive, or there are no
             classes to embed, or ADA's numbers are out of range.
-        CheckpointError: If a file of weights or of the classes cannot be read.
 
     Source: arXiv:2405.20750 and its released code.
 
@@ -111,7 +112,8 @@ def make(
         raise registry.unknown("loss", loss, adversarial.LOSSES)
     diffaugment.check(augment)
     ada.check(ada_target, ada_steps)
-    pretrained = extractors.classifiers(features, feature_files)
+    classifiers = extractors.classifiers(features, feature_files)
+    table = joined.embedding(class_embedding, student.conditions, class_embedding_dim)
     readers = {}
     of_images = decoded.stands(student)
     for name in features:
@@ -125,14 +127,10 @@ def make(
         num_classes=student.num_classes,
         cond_dim=student.cond_dim,
         group=virtual_local_batch,
+        embedding_dim=class_embedding_dim,
         dtype=student.precision,
     )
-    disc, state = joined.make(
-        readers,
-        student.conditions,
-        **heads,
-        **joined.embedding(class_embedding, student.conditions),
-    )
+    disc, state = joined.make(readers, student.conditions, **heads)
 
     def generate(params, ctx):
         z = rng.normal(ctx.keys, "z", ctx.batch["x0"].shape[1:])
@@ -227,10 +225,11 @@ def make(
     return Method(
         nets={"student": student, "disc": disc},
         phases=phases,
-        frozen=(*(("teacher",) if "teacher" in features else ()), *pretrained),
+        frozen=(*(("teacher",) if "teacher" in features else ()), *classifiers),
         init_from={"student": "teacher"},
+        begin={"disc": joined.begin} if table else {},
         carry=carry,
-        pretrained=pretrained,
+        pretrained={**classifiers, **table},
         trainable=trainable,
     )
 

@@ -8,7 +8,6 @@ import jax
 
 from kdiff_jax import build, interop
 from kdiff_jax.build import TrainStage
-from kdiff_jax.errors import CheckpointError
 from kdiff_jax.interop import Spec
 from kdiff_jax.method import Method
 from kdiff_jax.stages import Job, before
@@ -41,29 +40,23 @@ class Needs(NamedTuple):
     """What a training stage holds and costs.
 
     Attributes:
-        held: In the layout of the stage; zeros where it could not be counted.
+        held: In the layout of the stage.
         saved: Bytes of a checkpoint of one student.
-        cost: None where it could not be counted.
-        why: The reason, a file that is missing.
+        cost: Of a step.
         layouts: Name of a layout -> what is held in it, on `num_devices` of a student.
         num_devices: Those that there are, or SEVERAL where there is one.
     """
 
     held: Held
-    saved: int = 0
-    cost: Cost | None = None
-    why: str = ""
-    layouts: Mapping[str, Held] = {}
-    num_devices: int = 1
+    saved: int
+    cost: Cost
+    layouts: Mapping[str, Held]
+    num_devices: int
 
 
 def needs(job: Job, stage: TrainStage) -> Needs:
     """What a training stage holds and costs, from shapes; nothing is computed."""
-    try:
-        found = shapes(job, stage)
-    except CheckpointError as error:  # a file that the method reads
-        return Needs(Held(0, 0, 0), why=str(error))
-    _, method, state, frozen = found
+    _, method, state, frozen = shapes(job, stage)
     part = max(stage.train.batch_size // stage.train.num_microbatches, 1)
     costs = cost.of_method(method, state, frozen, batch_size=part)
     here = mesh_of(job, stage).shape["data"]
@@ -77,12 +70,7 @@ def needs(job: Job, stage: TrainStage) -> Needs:
 
 
 def held(job: Job, stage: TrainStage) -> Held:
-    """What a stage holds, from shapes, those of networks in files included.
-
-    Raises:
-        CheckpointError: If a table of classes that a discriminator begins with is
-            missing.
-    """
+    """What a stage holds, from shapes, those of networks in files included."""
     return _held(*shapes(job, stage)[1:], layout_of(job, stage))
 
 
@@ -103,12 +91,7 @@ class Shapes(NamedTuple):
 
 
 def shapes(job: Job, stage: TrainStage) -> Shapes:
-    """Shapes of what a stage trains and reads, networks of files included.
-
-    Raises:
-        CheckpointError: If a table of classes that a discriminator begins with is
-            missing.
-    """
+    """Shapes of what a stage trains and reads, networks of files included."""
     precision, specs = stage.precision, [before.spec(job, stage)]
     student, process = _network(specs[0], precision)
     nets = {"student": student}
@@ -120,12 +103,14 @@ def shapes(job: Job, stage: TrainStage) -> Shapes:
     key = jax.random.key(0)
     # A student that begins elsewhere may be smaller than the teacher.
     given = {r: jax.eval_shape(nets[r].init, key) for r in nets if r in stage.init}
-    state = jax.eval_shape(lambda given: init_state(method, optim, given, key), given)
-    frozen = {role: given[role] for role in method.frozen if role in given}
-    pretrained = {role: found.shapes for role, found in method.pretrained.items()}
+    files = {role: found.shapes for role, found in method.pretrained.items()}
+    begun = {**given, **{role: files[role] for role in method.begins_with}}
+    state = jax.eval_shape(lambda given: init_state(method, optim, given, key), begun)
+    frozen = {**given, **files}
+    frozen = {role: frozen[role] for role in method.frozen if role in frozen}
     networks = build.Networks(nets, process, tuple(specs))
     beside = {k: v for k, v in student.reads.items() if k not in method.nets}
-    return Shapes(networks, method, state, frozen | pretrained | beside)
+    return Shapes(networks, method, state, frozen | beside)
 
 
 def mesh_of(job: Job, stage: TrainStage):

@@ -64,7 +64,7 @@ def of_training(job: Job, stage: TrainStage) -> Iterator[Program]:
             return program.steps.compiled(step, 1, given[0]).lower(*given, np.int32(0))
 
         names = [phase.name for phase in phases]
-        flops = 2 * images * costs.macs_of(names) if costs else 0.0
+        flops = 2 * images * costs.macs_of(names)
         yield Program(" + ".join(names), times / len(steps), flops, lower)
 
 

@@ -36,7 +36,9 @@ def begin(
     seed = job.seed(stage.name)  # every stage draws for itself
     root_keys = many.root_keys(seed)
     frozen = {role: given[role] for role in method.frozen if role in given}
-    frozen |= {role: found.read() for role, found in method.pretrained.items()}
+    files = {role: found.read() for role, found in method.pretrained.items()}
+    frozen |= {role: x for role, x in files.items() if role in method.frozen}
+    given = {**given, **{role: files[role] for role in method.begins_with}}
     frozen |= job.frozen
     data, batches = many.feed(
         job, stage, method, _source(job, stage), stage.train.batch_size

@@ -74,14 +74,16 @@ def init_state(
     Args:
         method: Its `init_from` says which roles start as copies.
         optim: `Optim` of each trained role.
-        given: Params by role, of the teacher and of roles that start from a checkpoint.
+        given: Params by role, of the teacher, of roles that start from a checkpoint,
+            and of `Method.begins_with`.
         key: Key of the roles that start from random parameters.
 
     Returns:
         The state, whose leaves have a leading axis of one student.
 
     Raises:
-        ConfigError: If `optim` has not every trained role.
+        ConfigError: If `optim` has not every trained role, or `given` not all that
+            roles begin with.
 
     Examples:
         >>> import jax
@@ -123,6 +125,9 @@ def _first(method: Method, optim, given, key) -> TrainState:
             source = method.init_from.get(role)
             fresh = jax.random.fold_in(key, i)
             params[role] = params[source] if source in params else net.init(fresh)
+            if role in method.begin:
+                check_has("given", given, method.begins_with)
+                params[role] = method.begin[role](params[role], given)
         if net.guidance_range:  # and what it begins as may have read none
             shapes = jax.eval_shape(net.init, jax.random.key(0))
             params[role] = networks.grown(params[role], shapes)

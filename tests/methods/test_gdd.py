@@ -39,9 +39,10 @@ def make(nets=toy.NETS, **keywords):
     return methods.make("gdd", nets=nets, process=cosine(), **SMALL | keywords)
 
 
-def start(method, optimizer=SGD):
+def start(method, optimizer=SGD, given=None):
     optim = {role: optimizer for role in method.nets}
-    return optim, init_state(method, optim, FROZEN, jax.random.key(0))
+    given = FROZEN | (given or {})
+    return optim, init_state(method, optim, given, jax.random.key(0))
 
 
 def keys():
@@ -361,9 +362,19 @@ def test_every_head_starts_from_the_first_rows_of_a_table_of_classes(tmp_path):
     rows = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)
     table = rows[:10]
     for file in files_of(rows, tmp_path):
-        np.testing.assert_array_equal(projected.load_embedding(file, 10), table)
-    method = make(class_embedding=str(tmp_path / "t.npy"))
-    params = jax.jit(method.nets["disc"].init)(jax.random.key(0))["teacher_0"]
+        np.testing.assert_array_equal(projected.load_embedding(file, 10, 3), table)
+    method = make(class_embedding=str(tmp_path / "t.npy"), class_embedding_dim=3)
+    assert {*method.pretrained} == {*method.begins_with} == {"class_embedding"}
+    files = {role: found.read() for role, found in method.pretrained.items()}
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), files)
+    assert shapes["class_embedding"] == method.pretrained["class_embedding"].shapes
+    state, plain = (
+        without_axis(start(one, given=given)[1]).nets["disc"].params["teacher_0"]
+        for one, given in ((method, files), (make(class_embedding_dim=3), {}))
+    )
+    params = state
+    same = jax.tree.map(lambda a, b: (a == b).all(), state, plain)
+    assert sum(not x for x in jax.tree.leaves(same)) == 2  # the tables
     heads = [name for name in params if name.startswith("head_")]
     assert len(heads) == 2
     for name in heads:
@@ -380,23 +391,25 @@ def test_the_authors_table_of_classes_is_read_without_running_it():
     pickled, plain = (f"class_table_lookalike.{kind}" for kind in ("pkl", "npy"))
     table = np.load(DATA / plain)
     assert table.shape == (12, 16)
-    np.testing.assert_array_equal(projected.load_embedding(DATA / pickled, 12), table)
-    np.testing.assert_array_equal(
-        projected.load_embedding(DATA / pickled, 10), table[:10]
-    )
+    load_embedding = functools.partial(projected.load_embedding, dim=16)
+    np.testing.assert_array_equal(load_embedding(DATA / pickled, 12), table)
+    np.testing.assert_array_equal(load_embedding(DATA / pickled, 10), table[:10])
 
 
 def test_a_table_that_does_not_fit_is_refused(tmp_path):
     def refused(match, name="t.npy"):
         with pytest.raises(CheckpointError, match=match) as caught:
-            make(class_embedding=str(tmp_path / name))
+            about = dict(class_embedding=str(tmp_path / name), class_embedding_dim=3)
+            make(**about).pretrained["class_embedding"].read()
         assert "\n" not in str(caught.value) and caught.value.exit_code == 4
 
     for name in ("t.npy", "t.npz", "t.safetensors"):
         refused(rf"class_embedding=.*{name}: no such file; give an .npy, .npz", name)
     for shape in ((9, 3), (10,), (10, 0), (1, 10, 3)):
         np.save(tmp_path / "t.npy", np.zeros(shape))
-        refused(r"its shape is \(.*; give .* one table \[10 or more, D\]")
+        refused(r"its shape is \(.*; give .* one table \[10 or more, 3\]")
+    np.save(tmp_path / "t.npy", np.zeros((10, 4)))
+    refused("rows have 4 entries, and class_embedding_dim=3; set class_embedding_dim=4")
     np.save(tmp_path / "t.npy", np.full((10, 3), np.nan))
     refused("holds no finite numbers")
     np.save(tmp_path / "t.npy", np.full((10, 3), "a"))
