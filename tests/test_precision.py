@@ -43,7 +43,6 @@ CLASSIFIERS = {
     "deit_base_distilled": deit_base_distilled.BASE,
 }
 SLOW = ("dmd2", "gdd", "sid")  # five to ten seconds of compiling each
-PHASES = {"gdd": 2}  # the penalty takes as long to compile as all the rest
 
 
 def network(precision, channels=32):
@@ -154,7 +153,7 @@ def losses(name, precision, seed=0, batch_size=32):
     begin = {"fake_score": nets["teacher"].init(jax.random.key(first + 2))}
     state = init_state(method, optim, given | begin, jax.random.key(first))
     frozen = {role: given[role] for role in method.frozen}
-    step = jax.jit(make_train_step(method, optim, method.phases[: PHASES.get(name)]))
+    step = jax.jit(make_train_step(method, optim, method.phases))
     batch = batch_of((1, 1, 2), batch_size)
     keys = rng.example_keys(jax.random.key(first + 4), 0, jnp.arange(batch_size))
     lines = []
