@@ -233,7 +233,7 @@ def make_reference(wanted: str, data: pathlib.Path, weights) -> None:
     command.start_distributed()
     import jax
 
-    from kdiff_jax.metrics import groups, stats, table
+    from kdiff_jax.metrics import caveats, groups, stats, table
     from kdiff_jax.train import coco_protocols, parallel, reference
 
     if path.exists() and path.stat().st_size and not stats.is_stats(path):
@@ -250,6 +250,7 @@ def make_reference(wanted: str, data: pathlib.Path, weights) -> None:
         needs |= groups.needs_of_reference(metrics)
     about: dict = dict(size=SIZE.value, protocol=protocol)
     found = reference.made(wanted, data, features, needs, **about)
+    caveats.of_reference(wanted, metrics, found.seen)
     if jax.process_index() != 0:
         return
     with output.speaking("--output", text):

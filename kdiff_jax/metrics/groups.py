@@ -1,6 +1,6 @@
 """Figures of a part of the images: of each class, or of each student's classes."""
 
-import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,8 +11,6 @@ from kdiff_jax.metrics import table
 from kdiff_jax.metrics.features import Features
 from kdiff_jax.metrics.seen import Seen
 from kdiff_jax.partition import Partition
-
-log = logging.getLogger(__name__)
 
 
 def check(per: str | None, num_classes: int, num_groups: int) -> None:
@@ -69,8 +67,9 @@ def measure(
 ) -> dict[str, dict[str, Any]]:
     """Group -> its number of images and figures.
 
-    A metric of spatial features is left out, of which no rows are kept, and so is a
-    group of too few images.
+    A metric of spatial features is left out, of which no rows are kept, and one that
+    needs more images than a group has is left out of it; `caveats.of_groups` says so. A
+    figure that is not finite is left out, too.
 
     Args:
         wanted: Names of metrics.
@@ -79,21 +78,45 @@ def measure(
         reference: What they are compared with, with rows and labels.
         groups: Name -> i64[n], the labels that belong to the group.
     """
-    modules = zip(wanted, table.modules(wanted), strict=True)
-    kept = [(name, one) for name, one in modules if "spatial" not in one.NEEDS]
-    figures: dict[str, dict[str, Any]] = {}
-    if not kept:
-        return figures
-    for group, labels in groups.items():
-        mine, others = (_places(one, labels) for one in (found, reference))
-        num, least = min(len(mine), len(others)), max(m.MIN_IMAGES for _, m in kept)
-        if num < max(least, 2):
-            log.warning("group %s: %d images are too few for its figures", group, num)
+    needed, figures = least(wanted), {}
+    for group, num in sizes(found, reference, groups).items():
+        names = [name for name, least_num in needed.items() if least_num <= num]
+        if not names:
             continue
+        mine, others = (_places(one, groups[group]) for one in (found, reference))
         ours, theirs = found.part(mine), reference.part(others)
-        values = table.measure([name for name, _ in kept], features, ours, theirs)
-        figures[group] = {"num_images": len(mine), **values}
+        values = table.measure(names, features, ours, theirs)
+        finite = {name: x for name, x in values.items() if math.isfinite(x)}
+        figures[group] = {"num_images": len(mine), **finite}
     return figures
+
+
+def least(wanted: Sequence[str]) -> dict[str, int]:
+    """Metric -> images that it needs of a group; those that groups can have.
+
+    Args:
+        wanted: Names of metrics.
+    """
+    modules = zip(wanted, table.modules(wanted), strict=True)
+    # The features of a single image have no covariance.
+    return {n: max(m.MIN_IMAGES, 2) for n, m in modules if "spatial" not in m.NEEDS}
+
+
+def sizes(
+    found: Seen, reference: Seen, groups: Mapping[str, np.ndarray]
+) -> dict[str, int]:
+    """Group -> number of its images, the lower of samples and reference.
+
+    Args:
+        found: The samples, with labels.
+        reference: What they are compared with, with labels.
+        groups: Name -> i64[n], the labels that belong to the group.
+    """
+    sets = found, reference
+    return {
+        group: min(len(_places(one, labels)) for one in sets)
+        for group, labels in groups.items()
+    }
 
 
 def _places(seen: Seen, labels: np.ndarray) -> np.ndarray:

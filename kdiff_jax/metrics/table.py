@@ -23,22 +23,21 @@ A figure is reported as `figure_name` says: "fd" of Inception as "fid", of pixel
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 
 import numpy as np
 
 from kdiff_jax import registry
 from kdiff_jax.errors import ConfigError
-from kdiff_jax.metrics import frechet
 from kdiff_jax.metrics.features import Features, figure_name
-from kdiff_jax.metrics.seen import Gaussian, Seen, main_of, of_rows, rows_of
+from kdiff_jax.metrics.seen import Seen, rows_of
 
 log = logging.getLogger(__name__)
 
 PACKAGE = "kdiff_jax.metrics"
 FACT = "NEEDS"  # what every metric states, and no other file
-MAX_SIMULATED = 2048  # features; the bias of more is not computed
 INTERVAL = 5, 95  # percentiles of a bootstrap
 MIN_DRAWN = 0.9  # of the draws, that must have a figure
 
@@ -181,32 +180,17 @@ def warn_of_bootstrap(wanted: Sequence[str], bootstrap: int) -> None:
         log.info("bootstrap=%d: no interval of %s", bootstrap, told)
 
 
-def warn(wanted: Sequence[str], features: Features, found: Seen, ref: Seen) -> None:
-    """Says in one line each what makes the figures worth little."""
-    if found.main is None or "moments" not in needs(wanted):
-        return
-    num, dim = found.main.num or 0, len(found.main.mu)
-    if num <= dim:
-        log.warning(
-            "num_images=%d: no more than the %d features, so that distances are too"
-            " large%s; make more images, or compare with as many alone",
-            *(num, dim, _perfect(main_of(ref), num)),
-        )
-    if not found.main.sigma.any():
-        log.warning("num_images=%d: all images have the same features", num)
+def finite(figures: Mapping[str, float]) -> dict[str, float]:
+    """The figures that are numbers; a line says which are left out.
 
-
-def _perfect(reference: Gaussian, num: int) -> str:
-    """What the distance of so many samples of the reference itself would be."""
-    mu, sigma, _ = reference
-    if len(mu) > MAX_SIMULATED or num < 2:
-        return ""
-    draws = np.random.RandomState(0).standard_normal((num, len(mu)))
-    values, vectors = np.linalg.eigh(sigma)
-    rows = draws * np.sqrt(np.clip(values, 0, None)) @ vectors.T + mu
-    part = of_rows(rows)
-    bias = frechet.frechet_distance(part.mu, part.sigma, mu, sigma)
-    return f" (a perfect model would be at about {bias:.3g})"
+    A row holds no NaN and no infinity, for which JSON has no word: the distance to the
+    nearest training image, over a typical one that is 0, is no figure.
+    """
+    kept = {name: value for name, value in figures.items() if math.isfinite(value)}
+    if left := {name: value for name, value in figures.items() if name not in kept}:
+        said = ", ".join(f"{name}={value}" for name, value in left.items())
+        log.warning("%s: no finite figure, and left out", said)
+    return kept
 
 
 def _with_intervals(module, found, reference, num_draws, seed) -> dict[str, float]:

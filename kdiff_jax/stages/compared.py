@@ -12,8 +12,8 @@ import numpy as np
 from kdiff_jax import build, text
 from kdiff_jax.build.sections import Evaluate
 from kdiff_jax.errors import DataError
+from kdiff_jax.metrics import caveats, groups, stats, table
 from kdiff_jax.metrics import features as feature_extractors
-from kdiff_jax.metrics import groups, stats, table
 from kdiff_jax.metrics.collect import Looks
 from kdiff_jax.metrics.features import Features
 from kdiff_jax.metrics.moments import check_memory
@@ -47,6 +47,7 @@ class Reference:
         self, job: Job, options: Evaluate, folder: pathlib.Path, partition: Partition
     ) -> None:
         self.features, self.options, self._clip = None, options, None
+        self._told_groups = False
         self.needs: frozenset[str] = frozenset()
         if not options.features:
             return
@@ -65,6 +66,8 @@ class Reference:
         if self.parts:
             self.needs |= groups.needs(options.metrics)
         self.stats = statistics(job, self.features, folder, needed, options)
+        named = options.reference or job.recipe.data.name
+        caveats.of_reference(named, options.metrics, self.stats.seen)
 
     @property
     def looks_with(self) -> Features | None:
@@ -107,8 +110,18 @@ class Reference:
         return found
 
     def measured(self, seed: int, seen: Seen) -> Measured:
-        """Figures of the images of one seed."""
+        """Figures of the images of one seed, and the caveats of the first."""
+        if self.features is not None and seed == self.options.seed:
+            self._warn(self.features, seen)
         return Measured(seed, self.metrics(seen), self.groups(seen))
+
+    def _warn(self, features: Features, ours: Seen) -> None:
+        """Says what makes figures worth little; groups are those of all models."""
+        names, theirs = self.options.metrics, self.stats.seen
+        caveats.of_samples(names, features, ours, theirs)
+        if self.parts and not self._told_groups:
+            caveats.of_groups(names, ours, theirs, self.parts)
+            self._told_groups = True
 
     def metrics(self, ours: Seen) -> dict[str, float]:
         """Figures of all metrics by their names; CLIP scores alone without features."""
@@ -118,9 +131,9 @@ class Reference:
             own = [n for n in self.options.metrics if table.needs([n]) == self.needs]
             return table.measure(own, feature_extractors.make("pixels"), ours, Seen())
         names, theirs = self.options.metrics, self.stats.seen
-        table.warn(names, self.features, ours, theirs)
         draws = self.options.bootstrap
-        return table.measure(names, self.features, ours, theirs, bootstrap=draws)
+        about = names, self.features, ours, theirs
+        return table.finite(table.measure(*about, bootstrap=draws))
 
     def neighbours(self, ours: Seen, places: np.ndarray) -> dict[str, Any]:
         """Training images nearest to those at the places; {} where no rows are kept."""

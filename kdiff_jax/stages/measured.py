@@ -13,8 +13,8 @@ from kdiff_jax.data.encoded import Look
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.interop import beside, training
 from kdiff_jax.interop.checkpoint import located
+from kdiff_jax.metrics import caveats, groups, moments, table
 from kdiff_jax.metrics import features as extractors
-from kdiff_jax.metrics import groups, moments, table
 from kdiff_jax.metrics.features import Features
 from kdiff_jax.metrics.seen import Seen
 from kdiff_jax.metrics.stats import Stats
@@ -85,7 +85,9 @@ class Settings:
         if parts:
             needs |= groups.needs_of_reference(self.metrics)
         about = self.features, shape, needs, self.protocol
-        return reference.of(self.reference, self.reference_path, *about)
+        found = reference.of(self.reference, self.reference_path, *about)
+        caveats.of_reference(self.reference, self.metrics, found.seen)
+        return found
 
     def load_clip(self) -> Clip | None:
         """The CLIP, where a metric reads it."""
@@ -162,9 +164,12 @@ def model(
     def measured(seed, seen):
         own: Mapping[str, Any] = {}
         if parts and stats:
+            if seed == tried[0]:
+                caveats.of_groups(told.metrics, seen, stats.seen, parts)
             about = told.metrics, told.features, seen, stats.seen
             own = groups.measure(*about, parts)
-        return seeds.Measured(seed, figures_of(told, seen, stats), own)
+        figures = figures_of(told, seen, stats, warn=seed == tried[0])
+        return seeds.Measured(seed, figures, own)
 
     made = measure.generated(
         found,
@@ -239,12 +244,15 @@ def images(source: str, told: Settings) -> dict[str, Any]:
     }
 
 
-def figures_of(told: Settings, seen: Seen, stats: Stats | None) -> dict[str, float]:
-    """All figures."""
+def figures_of(
+    told: Settings, seen: Seen, stats: Stats | None, *, warn: bool = True
+) -> dict[str, float]:
+    """All figures; with `warn` lines of the log say what makes them worth little."""
     other = stats.seen if stats else Seen()
-    table.warn(told.metrics, told.features, seen, other)
     about = told.metrics, told.features, seen, other
-    return table.measure(*about, bootstrap=told.bootstrap)
+    if warn:
+        caveats.of_samples(*about)
+    return table.finite(table.measure(*about, bootstrap=told.bootstrap))
 
 
 def sampler_of(

@@ -97,7 +97,9 @@ def _mean(found: Sequence[Measured]) -> Measured:
 
 
 def _mean_of(several: Sequence[Figures]) -> dict[str, Any]:
-    names = [name for name in several[0] if figures.is_figure(name)]
+    # One may lack a figure: of a group that its labels leave too few images.
+    shared = [name for name in several[0] if all(name in one for one in several)]
+    names = [name for name in shared if figures.is_figure(name)]
     means = {n: math.fsum(one[n] for one in several) / len(several) for n in names}
     if "num_images" in means:  # of a group, whose labels may be drawn
         means["num_images"] = round(means["num_images"])

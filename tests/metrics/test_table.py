@@ -1,7 +1,5 @@
 """Metrics by name: what they need, how figures are called, and what is refused."""
 
-import logging
-
 import numpy as np
 import pytest
 
@@ -97,26 +95,6 @@ def test_what_is_no_image_or_no_number_is_refused():
         Collector(PIXELS, {"rows"}, 10**14, (2, 2, 1))
 
 
-def test_few_samples_are_warned_of_with_their_bias(caplog):
-    """The bias is that of samples of the reference itself."""
-    ours, theirs = seen(normal(5, dim=8)), seen(normal(4000, dim=8, seed=1))
-    with caplog.at_level(logging.WARNING):
-        table.warn(["fd"], PIXELS, ours, theirs)
-        table.warn(["kd"], PIXELS, ours, theirs)
-        table.warn(["fd"], PIXELS, seen(normal(9, dim=8)), theirs)
-    (line,) = caplog.messages
-    assert line.startswith("num_images=5: no more than the 8 features")
-    told = float(line.partition("at about ")[2].partition(")")[0])
-    runs = [seen(normal(5, dim=8, seed=s)) for s in range(20)]
-    biases = [table.measure(["fd"], PIXELS, one, theirs)["fd_pixels"] for one in runs]
-    assert min(biases) < told < max(biases)
-
-
-def test_equal_images_are_told(caplog):
-    table.warn(["fd"], PIXELS, seen(np.ones((9, 2))), seen(normal(9, dim=2)))
-    assert caplog.messages == ["num_images=9: all images have the same features"]
-
-
 def test_intervals_hold_the_figure_and_shrink_with_the_samples():
     theirs = seen(normal(4000, seed=1))
 
@@ -149,7 +127,7 @@ def test_copies_are_told_from_new_images():
     assert copies["memorised_pixels"] == 1 and copies["nearest_pixels"] < 1e-2
 
 
-def test_groups_are_measured_against_their_own_part(caplog):
+def test_groups_are_measured_against_their_own_part():
     labels = np.arange(90) % 3
     shifts = 10.0 * labels[:, None]
     ours = seen(normal(90) + shifts, labels)
@@ -162,8 +140,34 @@ def test_groups_are_measured_against_their_own_part(caplog):
     assert found["1"]["fd_pixels"] == alone["fd_pixels"] < 1
     assert set(found["1"]) == {"num_images", "fd_pixels"}
     assert list(groups.of("class", 3, ONE)) == ["0", "1", "2"]
-    few = groups.measure(["fd"], PIXELS, ours, theirs, {"9": np.array([9])})
-    assert few == {} and "group 9: 0 images are too few" in caplog.text
+    assert groups.measure(["fd"], PIXELS, ours, theirs, {"9": np.array([9])}) == {}
+
+
+def test_a_metric_that_needs_more_images_is_left_out_of_a_group_alone():
+    labels = np.repeat([0, 1], [8, 30])
+    ours, theirs = (seen(normal(38, seed=s), labels) for s in (0, 1))
+    parts = groups.of("class", 2, ONE)
+    found = groups.measure(["fd", "fd_inf", "kd"], PIXELS, ours, theirs, parts)
+    assert found["0"].keys() == {
+        "num_images",
+        "fd_pixels",
+        "kd_pixels",
+        "kd_pixels_std",
+    }
+    assert found["1"].keys() == {*found["0"], "fd_inf_pixels"}
+
+
+def test_what_is_infinite_is_no_figure(caplog):
+    """Training images that are all copies leave no typical distance."""
+    same, names = seen(np.ones((9, 2)), np.zeros(9)), ["fd", "memorisation"]
+    figures = table.measure(names, PIXELS, seen(normal(9, dim=2), np.zeros(9)), same)
+    assert figures["nearest_pixels"] == np.inf
+    assert list(table.finite(figures)) == ["fd_pixels", "memorised_pixels"]
+    (line,) = caplog.messages
+    assert line == "nearest_pixels=inf: no finite figure, and left out"
+    ours = seen(normal(9, dim=2), np.zeros(9))
+    group = groups.measure(names, PIXELS, ours, same, {"0": np.zeros(1)})["0"]
+    assert list(group) == ["num_images", "fd_pixels", "memorised_pixels"]
 
 
 @pytest.mark.parametrize(

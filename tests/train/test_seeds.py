@@ -76,6 +76,15 @@ def test_a_mean_row_has_no_spread_of_a_single_one(caplog):
     assert "nothing tells which figure is better" in caplog.text
 
 
+def test_a_figure_that_a_seed_lacks_has_no_mean():
+    """Drawn labels leave a group too few images for a metric."""
+    figures = {"num_images": 30, "fid": 2.0, "fid_inf": 1.0}
+    fewer = {"num_images": 10, "fid": 4.0}
+    two = [Measured(i, {"fid": 1.0}, {"0": g}) for i, g in enumerate((figures, fewer))]
+    found = seeds.figures_of(two, "mean")
+    assert found["groups"] == {"0": {"num_images": 20, "fid": 3.0}}
+
+
 def test_seeds_are_consecutive_and_end():
     assert list(seeds.of(1, 3)) == [1, 2, 3]
     assert list(seeds.of(2**32 - 1, 1)) == [2**32 - 1]
