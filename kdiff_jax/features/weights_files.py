@@ -79,7 +79,7 @@ def find(
         raise CheckpointError(f"weights=None: {absent}, {ways}")
     path = place(file)
     if not path.is_file():
-        log.info("fetching %s to %s", file.wanted, path)
+        log.info("fetching %s to %s", file.url, path)
         write_atomically(path, lambda target: _download(file, path, target))
     return path
 

@@ -304,6 +304,8 @@ def test_a_reference_is_made_once_and_every_metric_reads_it(models, tmp_path):
         make("new.npz", 3, "are statistics already; name a data set", of="ref.npz"),
         make("new.npz", 3, "has no labels to group", "--per=class", of="grey.npz"),
         make("new.npz", 4, "resnet56 needs resnet56-4bfd", "--features=resnet56"),
+        make("new.npz", 4, "/no/w: no such file", "--features=clip", "--weights=/no/w"),
+        make("new.npz", 2, "did you mean inception_64", "--features=inception_65"),
         make("new.npz", 2, "metrics=sfd: reads spatial, and", "--metrics=sfd"),
     ]
     check("evaluate", cases)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import streams
 import torch_resnet
 
 from kdiff_jax import metrics
@@ -57,6 +58,19 @@ def test_resnet56_is_numpys_on_any_number_of_images_in_one_trace(
     assert features.apply(images[:0]).shape == (0, 64)
     assert traces == [(2, 8, 8, 3)]
     assert metrics.figure_name(features, "fd") == "fd_resnet56"
+
+
+def test_the_public_file_of_resnet56_is_read(arrays, tmp_path):
+    """In its form: torch.save of the training script's state, of DataParallel."""
+    tensors = streams.Tensors()
+    named = {f"module.{name}": tensors(array) for name, array in arrays.items()}
+    whole = {"state_dict": named, "best_prec1": 93.39}
+    path = tmp_path / resnet56.FILE.name
+    for written in (streams.torch_zip, streams.torch_legacy):
+        path.write_bytes(written(whole, tensors))
+        found = metrics.make("resnet56", weights=path).params
+        kernel = arrays["layer2.3.conv1.weight"].transpose(2, 3, 1, 0)
+        np.testing.assert_array_equal(found["layer2.3"]["conv1"]["kernel"], kernel)
 
 
 def test_few_images_do_not_cost_a_large_batch():
