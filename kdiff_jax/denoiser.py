@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from kdiff_jax import domain
 from kdiff_jax.diffusion import guidance
 from kdiff_jax.diffusion import precondition as preconditions
-from kdiff_jax.diffusion.process import Process, left
+from kdiff_jax.diffusion.process import Process, broadcast_left
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.method import Net
 
@@ -82,7 +82,7 @@ def make(
         return _init(module, key, shape, conditions, augment_dim, reads)
 
     def run(params, x_t, scalings, y, method=None, guidance=None, **keywords):
-        images = left(scalings.c_in, x_t) * x_t
+        images = broadcast_left(scalings.c_in, x_t) * x_t
         inputs = (images, scalings.c_noise, labels(y))
         if guidance_range:
             keywords["guidance"] = jnp.ones(len(x_t)) if guidance is None else guidance
@@ -173,7 +173,7 @@ def guided(
         (3, 1, 1, 2)
     """
     if net.guidance_range:
-        return _told(net, scale, interval)
+        return _at_strength(net, scale, interval)
     if guidance.is_none(scale):
         return net
     _check_labels(net, f"guidance={scale}", "guidance=1")
@@ -197,20 +197,22 @@ def guided(
     )
 
 
-def _told(net: Net, scale: guidance.Scale, interval: guidance.Levels | None) -> Net:
-    """A network that reads its guidance, told a strength."""
+def _at_strength(
+    net: Net, scale: guidance.Scale, interval: guidance.Levels | None
+) -> Net:
+    """A network that reads its guidance, at one strength."""
     assert net.guidance_range
     guidance.check_told(scale, net.guidance_range, interval)
 
-    def told(x_t):
+    def strength(x_t):
         return {"guidance": jnp.broadcast_to(jnp.float32(scale), (len(x_t),))}
 
     def apply(params, x_t, t, y, **keywords):
-        return net.apply(params, x_t, t, y, **told(x_t), **keywords)
+        return net.apply(params, x_t, t, y, **strength(x_t), **keywords)
 
     def with_features(params, x_t, t, y, **keywords):
         found: Any = net.with_features
-        return found(params, x_t, t, y, **told(x_t), **keywords)
+        return found(params, x_t, t, y, **strength(x_t), **keywords)
 
     return net._replace(
         apply=apply, with_features=with_features if net.with_features else None

@@ -29,7 +29,7 @@ TOPOLOGY = flags.DEFINE_string(
     "topology", "cpu", "Devices that --plan is about, which need not be here."
 )
 FORCE = flags.DEFINE_bool(
-    "force_config_change", False, "Go on in a workdir of another config."
+    "force_config_change", False, "Continue although the config has changed."
 )
 PRINT = flags.DEFINE_bool("print_config", False, "Print the resolved config; end.")
 

@@ -133,7 +133,7 @@ def test_the_sampler_of_the_page(momentum):
 
 def test_a_sampler_that_asks_by_itself_says_so(momentum):
     ranges = samplers.Ranges(lambda i: None, lambda times: np.zeros(len(times), int))
-    with pytest.raises(ConfigError, match="outside of `walk`.*add_a_sampler.md"):
+    with pytest.raises(ConfigError, match="outside of `scan_grid`.*add_a_sampler.md"):
         ranges(None, None, None)
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from kdiff_jax import rng
 from kdiff_jax.augment import geometry
-from kdiff_jax.diffusion.process import left
+from kdiff_jax.diffusion.process import broadcast_left
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.types import Keys
 
@@ -100,5 +100,9 @@ def color(
     for_mean, for_rest = flip * contrast, contrast * saturation
     cos, sin = for_rest * jnp.cos(hue), for_rest * jnp.sin(hue)
     # By x and not by c, as x - l + l rounds.
-    x = left(cos, x) * x + left(sin, x) * across
-    return x + left(for_mean - cos, x) * mean + left(for_mean * brightness, x)
+    x = broadcast_left(cos, x) * x + broadcast_left(sin, x) * across
+    return (
+        x
+        + broadcast_left(for_mean - cos, x) * mean
+        + broadcast_left(for_mean * brightness, x)
+    )

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kdiff_jax import rng
-from kdiff_jax.diffusion.process import left
+from kdiff_jax.diffusion.process import broadcast_left
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.types import Keys
 
@@ -49,11 +49,11 @@ def check(policy: tuple[str, ...]) -> None:
 
 def color(x: Float[Array, "B H W C"], keys: Keys) -> Float[Array, "B H W C"]:
     """x + U[-1/2, 1/2); saturation times U[0, 2); contrast times U[1/2, 3/2)."""
-    x = x + left(rng.uniform(keys, "brightness") - 0.5, x)
+    x = x + broadcast_left(rng.uniform(keys, "brightness") - 0.5, x)
     grey = x.mean(axis=-1, keepdims=True)
-    x = grey + (x - grey) * left(2 * rng.uniform(keys, "saturation"), x)
+    x = grey + (x - grey) * broadcast_left(2 * rng.uniform(keys, "saturation"), x)
     mean = x.mean(axis=(1, 2, 3), keepdims=True)
-    return mean + (x - mean) * left(0.5 + rng.uniform(keys, "contrast"), x)
+    return mean + (x - mean) * broadcast_left(0.5 + rng.uniform(keys, "contrast"), x)
 
 
 def translation(x: Float[Array, "B H W C"], keys: Keys) -> Float[Array, "B H W C"]:

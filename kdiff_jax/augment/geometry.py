@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 from kdiff_jax import rng
-from kdiff_jax.diffusion.process import left
+from kdiff_jax.diffusion.process import broadcast_left
 from kdiff_jax.types import Keys
 
 AUGMENT_DIM = 9
@@ -21,7 +21,7 @@ def random_flip(
 ) -> Shaped[Array, "B H W C"]:
     """Mirrors each image left-right with probability `prob`; no label."""
     flip = rng.bernoulli(keys, "random_flip", prob)
-    return jnp.where(left(flip, x0), x0[:, :, ::-1], x0)
+    return jnp.where(broadcast_left(flip, x0), x0[:, :, ::-1], x0)
 
 
 def augment(
@@ -59,7 +59,7 @@ def augment(
 
     def active(name, values, chance=prob):
         on = rng.bernoulli(keys, f"{name}_on", chance)
-        return jnp.where(left(on, values), values, 0)
+        return jnp.where(broadcast_left(on, values), values, 0)
 
     def coin(name, chance=prob):
         return active(name, rng.bernoulli(keys, name, 0.5).astype(x0.dtype), chance)
@@ -77,8 +77,8 @@ def augment(
 
     height, width = x0.shape[1:3]
     size = jnp.array([width, height], x0.dtype)
-    x0 = jnp.where(left(xflip, x0) > 0, x0[:, :, ::-1], x0)
-    x0 = jnp.where(left(yflip, x0) > 0, x0[:, ::-1], x0)
+    x0 = jnp.where(broadcast_left(xflip, x0) > 0, x0[:, :, ::-1], x0)
+    x0 = jnp.where(broadcast_left(yflip, x0) > 0, x0[:, ::-1], x0)
     matrix, offset = jax.vmap(_inverse_map)(
         jnp.exp2(scale_std * scale),
         rotation,

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from kdiff_jax import rng
 from kdiff_jax.arguments import NotNegative, Range
-from kdiff_jax.diffusion.process import Process, left
+from kdiff_jax.diffusion.process import Process, broadcast_left
 from kdiff_jax.domain import Cond, null
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.types import Denoise, Keys
@@ -31,7 +31,9 @@ def drop(keys: Keys, y: Cond, prob: float) -> Cond:
     if not prob:
         return y
     dropped = rng.bernoulli(keys, "null", prob)
-    return jax.tree.map(lambda n, c: jnp.where(left(dropped, c), n, c), null(y), y)
+    return jax.tree.map(
+        lambda n, c: jnp.where(broadcast_left(dropped, c), n, c), null(y), y
+    )
 
 
 def check_null_prob(prob: float, num_classes: int) -> None:
@@ -162,7 +164,7 @@ def mix(
     channels: int | None = None,
 ) -> Float[Array, "B ..."]:
     """The guided prediction of both branches; for the arguments see `guide`."""
-    scale = left(scale, free) if jnp.ndim(scale) else scale
+    scale = broadcast_left(scale, free) if jnp.ndim(scale) else scale
     guided = free + scale * (labelled - free)
     if channels is not None:
         if channels > free.shape[-1]:
@@ -174,7 +176,9 @@ def mix(
         guided = jnp.concatenate(parts, axis=-1)
     if interval is None:
         return guided
-    return jnp.where(left(within(t, process, interval), guided), guided, labelled)
+    return jnp.where(
+        broadcast_left(within(t, process, interval), guided), guided, labelled
+    )
 
 
 def within(t: Float[Array, " B"], process: Process | None, interval: Levels):

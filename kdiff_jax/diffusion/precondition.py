@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from kdiff_jax import arguments, registry
 from kdiff_jax.arguments import Count, NotNegative, Positive
 from kdiff_jax.diffusion.noise_levels import iddpm_levels
-from kdiff_jax.diffusion.process import Process, left
+from kdiff_jax.diffusion.process import Process, broadcast_left
 from kdiff_jax.errors import ConfigError
 
 
@@ -55,11 +55,11 @@ def combine(
 ) -> Float[Array, "B H W C"]:
     """x0_hat from the output of F. Channels of F that are not asked for are ignored."""
     num_channels = x_t.shape[-1]
-    x0_hat = left(scalings.c_skip, x_t) * x_t
-    x0_hat += left(scalings.c_out, x_t) * output[..., :num_channels]
+    x0_hat = broadcast_left(scalings.c_skip, x_t) * x_t
+    x0_hat += broadcast_left(scalings.c_out, x_t) * output[..., :num_channels]
     if scalings.c_out_eps is not None:
         second = output[..., num_channels : 2 * num_channels]
-        x0_hat += left(scalings.c_out_eps, x_t) * second
+        x0_hat += broadcast_left(scalings.c_out_eps, x_t) * second
     return x0_hat
 
 

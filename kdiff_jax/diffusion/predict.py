@@ -14,7 +14,7 @@ better; steps between times use `Process.ddim_step`, which forms no such eps.
 
 from jaxtyping import Array, Float
 
-from kdiff_jax.diffusion.process import left
+from kdiff_jax.diffusion.process import broadcast_left
 
 Image = Float[Array, "B H W C"]
 Factor = Float[Array, " B"]
@@ -22,17 +22,17 @@ Factor = Float[Array, " B"]
 
 def x0_from_eps(x_t: Image, eps: Image, *, alpha: Factor, sigma: Factor) -> Image:
     """x0 = (x_t - sigma eps) / alpha."""
-    return (x_t - left(sigma, x_t) * eps) / left(alpha, x_t)
+    return (x_t - broadcast_left(sigma, x_t) * eps) / broadcast_left(alpha, x_t)
 
 
 def x0_from_v(x_t: Image, v: Image, *, alpha: Factor, sigma: Factor) -> Image:
     """x0 = alpha x_t - sigma v (Salimans & Ho 2022, Section 4)."""
-    return left(alpha, x_t) * x_t - left(sigma, x_t) * v
+    return broadcast_left(alpha, x_t) * x_t - broadcast_left(sigma, x_t) * v
 
 
 def x0_from_score(x_t: Image, score: Image, *, alpha: Factor, sigma: Factor) -> Image:
     """x0 = (x_t + sigma^2 score) / alpha (Tweedie)."""
-    return (x_t + left(sigma**2, x_t) * score) / left(alpha, x_t)
+    return (x_t + broadcast_left(sigma**2, x_t) * score) / broadcast_left(alpha, x_t)
 
 
 def x0_from_both(
@@ -42,52 +42,52 @@ def x0_from_both(
 
     Source: Salimans & Ho 2022, Section 4, "predicting both".
     """
-    rest = x_t - left(sigma, x_t) * eps
-    return left(sigma**2, x_t) * x0 + left(alpha, x_t) * rest
+    rest = x_t - broadcast_left(sigma, x_t) * eps
+    return broadcast_left(sigma**2, x_t) * x0 + broadcast_left(alpha, x_t) * rest
 
 
 def eps_from_x0(x_t: Image, x0: Image, *, alpha: Factor, sigma: Factor) -> Image:
     """eps = (x_t - alpha x0) / sigma."""
-    return (x_t - left(alpha, x_t) * x0) / left(sigma, x_t)
+    return (x_t - broadcast_left(alpha, x_t) * x0) / broadcast_left(sigma, x_t)
 
 
 def eps_from_v(x_t: Image, v: Image, *, alpha: Factor, sigma: Factor) -> Image:
     """eps = sigma x_t + alpha v."""
-    return left(sigma, x_t) * x_t + left(alpha, x_t) * v
+    return broadcast_left(sigma, x_t) * x_t + broadcast_left(alpha, x_t) * v
 
 
 def eps_from_score(x_t: Image, score: Image, *, alpha: Factor, sigma: Factor) -> Image:
     """eps = -sigma score."""
     del alpha  # one signature for every arrow
-    return -left(sigma, x_t) * score
+    return -broadcast_left(sigma, x_t) * score
 
 
 def v_from_x0(x_t: Image, x0: Image, *, alpha: Factor, sigma: Factor) -> Image:
     """v = (alpha x_t - x0) / sigma."""
-    return (left(alpha, x_t) * x_t - x0) / left(sigma, x_t)
+    return (broadcast_left(alpha, x_t) * x_t - x0) / broadcast_left(sigma, x_t)
 
 
 def v_from_eps(x_t: Image, eps: Image, *, alpha: Factor, sigma: Factor) -> Image:
     """v = (eps - sigma x_t) / alpha."""
-    return (eps - left(sigma, x_t) * x_t) / left(alpha, x_t)
+    return (eps - broadcast_left(sigma, x_t) * x_t) / broadcast_left(alpha, x_t)
 
 
 def v_from_score(x_t: Image, score: Image, *, alpha: Factor, sigma: Factor) -> Image:
     """v = -sigma (score + x_t) / alpha."""
-    return -left(sigma / alpha, x_t) * (score + x_t)
+    return -broadcast_left(sigma / alpha, x_t) * (score + x_t)
 
 
 def score_from_x0(x_t: Image, x0: Image, *, alpha: Factor, sigma: Factor) -> Image:
     """score = (alpha x0 - x_t) / sigma^2."""
-    return (left(alpha, x_t) * x0 - x_t) / left(sigma**2, x_t)
+    return (broadcast_left(alpha, x_t) * x0 - x_t) / broadcast_left(sigma**2, x_t)
 
 
 def score_from_eps(x_t: Image, eps: Image, *, alpha: Factor, sigma: Factor) -> Image:
     """score = -eps / sigma."""
     del alpha  # one signature for every arrow
-    return -eps / left(sigma, x_t)
+    return -eps / broadcast_left(sigma, x_t)
 
 
 def score_from_v(x_t: Image, v: Image, *, alpha: Factor, sigma: Factor) -> Image:
     """score = -(x_t + (alpha / sigma) v)."""
-    return -(x_t + left(alpha / sigma, x_t) * v)
+    return -(x_t + broadcast_left(alpha / sigma, x_t) * v)

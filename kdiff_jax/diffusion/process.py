@@ -90,7 +90,10 @@ class Process(NamedTuple):
             eps: Noise, N(0, 1).
             t: Times of the process, one for each image.
         """
-        return left(self.alpha(t), x0) * x0 + left(self.sigma(t), x0) * eps
+        return (
+            broadcast_left(self.alpha(t), x0) * x0
+            + broadcast_left(self.sigma(t), x0) * eps
+        )
 
     def ddim_step(
         self,
@@ -116,11 +119,14 @@ class Process(NamedTuple):
         """
         sigma_t, sigma_s = self.sigma(t), self.sigma(s)
         ratio = jnp.where(sigma_t > 0, sigma_s / jnp.where(sigma_t > 0, sigma_t, 1), 0)
-        rest = x_t - left(self.alpha(t), x_t) * x0_hat
-        return left(self.alpha(s), x_t) * x0_hat + left(ratio, x_t) * rest
+        rest = x_t - broadcast_left(self.alpha(t), x_t) * x0_hat
+        return (
+            broadcast_left(self.alpha(s), x_t) * x0_hat
+            + broadcast_left(ratio, x_t) * rest
+        )
 
 
-def left(v, x):
+def broadcast_left(v, x):
     """Reshapes v so that it broadcasts against x from the left."""
     return v.reshape(v.shape + (1,) * (x.ndim - v.ndim))
 

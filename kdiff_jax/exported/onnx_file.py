@@ -116,7 +116,7 @@ def _generator(model: Model, sampler: Sampler, images: Images):
 def _denoiser(model: Model):
     def run(x_t, t, y):
         t = 1 - t if model.is_reversed else t
-        told = asked.told(None, x_t.shape[0], model.spec)
+        told = asked.guidance_keyword(None, x_t.shape[0], model.spec)
         cond = model.net.conditions.take(model.frozen, y)
         return model.net.apply(model.params, x_t, t, cond, **told)
 

@@ -175,7 +175,7 @@ def denoiser(
             own = params if num == 1 else jax.tree.map(lambda x: x[k], params)
 
             def one(x_t, t, y):
-                told = asked.told(None, 1, model.spec)
+                told = asked.guidance_keyword(None, 1, model.spec)
                 cond = net.conditions.take(frozen, y[None])
                 return net.apply(own, x_t[None], t[None], cond, **told)[0]
 

@@ -81,8 +81,8 @@ def _text(y, batch: int, conditions: Conditions, frozen: Frozen) -> Cond | None:
     return domain.Prompt(cond, none.null)
 
 
-def told(guidance, batch: int, spec: Spec) -> dict[str, Any]:
-    """What a network that reads its guidance is told beside; {} for another.
+def guidance_keyword(guidance, batch: int, spec: Spec) -> dict[str, Any]:
+    """Keyword of the strength for a network that reads it; {} for another.
 
     Args:
         guidance: A number or f32[batch]; None for that of the spec's sampler.

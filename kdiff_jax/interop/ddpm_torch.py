@@ -12,7 +12,7 @@ import numpy as np
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.formats.lazy import Lazy
 from kdiff_jax.interop.averages import Network, choose, state_dicts
-from kdiff_jax.interop.source import Facts, Source, whole
+from kdiff_jax.interop.source import Facts, Source, reject_malformed
 
 ANCHORS = ("temb.dense.0.weight", "down.0.block.0.norm1.weight", "mid.attn_1.q.weight")
 BLOCK = {"temb_proj": "time_emb_proj", "nin_shortcut": "conv_shortcut"}
@@ -42,7 +42,7 @@ def matches(content: Any) -> bool:
     return bool(_networks(content))
 
 
-@whole
+@reject_malformed
 def convert(content: Any, facts: Facts) -> Source:
     """The network in our terms; of a training state, the moving average if it has one.
 

@@ -19,7 +19,7 @@ from kdiff_jax.interop import (
 from kdiff_jax.interop import diffusers_files as files
 from kdiff_jax.interop.diffusers_files import CONFIG, SCHEDULER
 from kdiff_jax.interop.options import Option, Unlike, only
-from kdiff_jax.interop.source import Facts, Source, whole
+from kdiff_jax.interop.source import Facts, Source, reject_malformed
 
 CLASS = "UNet2DModel"
 DOWN = {
@@ -72,7 +72,7 @@ def matches(folder) -> bool:
     return files.matches(folder)
 
 
-@whole
+@reject_malformed
 def convert(folder: pathlib.Path, facts: Facts) -> Source:
     """The network of a folder, with the process and sampler of its scheduler.
 

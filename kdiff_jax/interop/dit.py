@@ -16,7 +16,7 @@ from kdiff_jax.formats.lazy import Lazy
 from kdiff_jax.formats.pickle_objects import Stub
 from kdiff_jax.interop import dit_names
 from kdiff_jax.interop.averages import Network, choose, state_dicts
-from kdiff_jax.interop.source import Facts, Source, whole
+from kdiff_jax.interop.source import Facts, Source, reject_malformed
 from kdiff_jax.networks.dit import FREQUENCIES, positions
 
 ANCHORS = (
@@ -53,7 +53,7 @@ def matches(content: Any) -> bool:
     return bool(_networks(content))
 
 
-@whole
+@reject_malformed
 def convert(content: Any, facts: Facts) -> Source:
     """The network in our terms; of a training state, the moving average if it has one.
 

@@ -28,7 +28,7 @@ from kdiff_jax.interop.edm_constructors import (
     plain,
 )
 from kdiff_jax.interop.edm_shapes import ANCHOR, of_shapes
-from kdiff_jax.interop.source import Facts, Source, whole
+from kdiff_jax.interop.source import Facts, Source, reject_malformed
 
 FIELDS = {  # the reference's keyword -> the field of `song_unet` and `adm_unet`
     "model_channels": "channels",
@@ -53,7 +53,7 @@ def matches(content: Any) -> bool:
     return bool(_objects(content) or state_dicts(content, _prefixes))
 
 
-@whole
+@reject_malformed
 def convert(content: Any, facts: Facts) -> Source:
     """The checkpoint in our terms; computes in float32 whatever `use_fp16` said.
 

@@ -13,7 +13,7 @@ import numpy as np
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.formats.lazy import Lazy
 from kdiff_jax.interop import averages
-from kdiff_jax.interop.source import Facts, Source, whole
+from kdiff_jax.interop.source import Facts, Source, reject_malformed
 
 NUM_STEPS = 1024  # of the teachers, which their files may not say
 
@@ -27,7 +27,7 @@ def matches(content: Any) -> bool:
     return all(name in params for name in ("conv_in", "dense0", "mid.block_1"))
 
 
-@whole
+@reject_malformed
 def convert(content: Any, facts: Facts) -> Source:
     """The moving average of a training state in our terms.
 

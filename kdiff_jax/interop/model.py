@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdiff_jax import arguments, networks, samplers
-from kdiff_jax.diffusion.process import Process, left
+from kdiff_jax.diffusion.process import Process, broadcast_left
 from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.interop import asked
 from kdiff_jax.interop.built import build, built, sampler_of
@@ -115,9 +115,9 @@ class Model:
         t = jnp.broadcast_to(jnp.asarray(t, jnp.float32), (len(x_t),))
         about = self.net.conditions, self.partition, self.frozen
         y, group = asked.of(y, len(x_t), *about)
-        told = asked.told(guidance, len(x_t), self.spec)
+        strength = asked.guidance_keyword(guidance, len(x_t), self.spec)
         # Op by op it takes seconds; it is traced once a shape.
-        apply = functools.partial(jax.jit(self.net.apply), **told)
+        apply = functools.partial(jax.jit(self.net.apply), **strength)
         if self.num_students == 1:
             return apply(self.params, x_t, t, y)
         owner = group * self.partition.num_ranges + self.partition.range_of(t)
@@ -128,7 +128,7 @@ class Model:
         x0_hat = jnp.zeros_like(x_t)
         for k in ids:
             own = apply(self._of_student(k), x_t, t, y)
-            x0_hat = jnp.where(left(owner == k, own), own, x0_hat)
+            x0_hat = jnp.where(broadcast_left(owner == k, own), own, x0_hat)
         return x0_hat
 
     def computing_in(self, precision: str | None) -> "Model":

@@ -15,7 +15,7 @@ import numpy as np
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.formats.lazy import Lazy
 from kdiff_jax.interop import averages
-from kdiff_jax.interop.source import Facts, Source, whole
+from kdiff_jax.interop.source import Facts, Source, reject_malformed
 
 BLOCK, ATTENTION = "ResnetBlockBigGANpp", "AttnBlockpp"
 KNOWN = (BLOCK, ATTENTION, "Conv", "Dense", "GroupNorm", "Downsample", "Combine") + (
@@ -34,7 +34,7 @@ def matches(content: Any) -> bool:
     return BLOCK in classes and "Dense" in classes
 
 
-@whole
+@reject_malformed
 def convert(content: Any, facts: Facts) -> Source:
     """The moving average of a training state in our terms.
 

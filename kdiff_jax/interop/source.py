@@ -80,7 +80,9 @@ class Source:
     weights: tuple[pathlib.Path, ...] = ()
 
 
-def whole(convert: Callable[[Any, Facts], Source]) -> Callable[[Any, Facts], Source]:
+def reject_malformed(
+    convert: Callable[[Any, Facts], Source],
+) -> Callable[[Any, Facts], Source]:
     """A family's `convert`, to which a tree that is made otherwise is a damaged one."""
 
     @functools.wraps(convert)

@@ -18,7 +18,7 @@ from kdiff_jax.interop import diffusers_files as files
 from kdiff_jax.interop.diffusers_names import read_weights
 from kdiff_jax.interop.original import under
 from kdiff_jax.interop.original_unet import renamed
-from kdiff_jax.interop.source import Facts, Source, whole
+from kdiff_jax.interop.source import Facts, Source, reject_malformed
 
 ALONE, EMA = "diffusion_model.", "model_ema."
 PREFIX = f"model.{ALONE}"
@@ -68,7 +68,7 @@ def matches(content: Any) -> bool:
     )
 
 
-@whole
+@reject_malformed
 def convert(content: Any, facts: Facts) -> Source:
     """The denoiser in our terms; of a training state its moving average if it has one.
 

@@ -14,7 +14,7 @@ from kdiff_jax import denoiser, rng
 from kdiff_jax.arguments import NotNegative
 from kdiff_jax.diffusion import guidance as guidances
 from kdiff_jax.diffusion.guidance import Interval
-from kdiff_jax.diffusion.process import left
+from kdiff_jax.diffusion.process import broadcast_left
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.losses import regression
 from kdiff_jax.method import Aux, Method, Phase
@@ -145,5 +145,5 @@ def make_target(denoise, x0, eps, i, num_steps, *, process):
     ratio = process.sigma(s) / process.sigma(m)
     weight_t = -ratio * process.alpha(m) * jnp.expm1(half_t - half_m)
     w = jnp.where(i == 0, 1.0, weight_m / (weight_m + weight_t))
-    target = x0_t + left(w, x0_t) * (x0_m - x0_t)
+    target = x0_t + broadcast_left(w, x0_t) * (x0_m - x0_t)
     return x_t, t, jax.lax.stop_gradient(target)

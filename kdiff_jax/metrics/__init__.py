@@ -1,4 +1,4 @@
-"""What samples are worth: distances and scores on features, in float64 on the host."""
+"""Sample-quality metrics: distances and scores on features, in float64 on the host."""
 
 from kdiff_jax.metrics.features import Features as Features
 from kdiff_jax.metrics.features import figure_name as figure_name

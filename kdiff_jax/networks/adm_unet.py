@@ -21,7 +21,7 @@ ALTERNATING, CONVOLUTIONS = edm_layers.ALTERNATING, edm_layers.CONVOLUTIONS
 class AdmUNet(Network):
     """F(x, c_noise, y). The defaults are its ImageNet 64x64 network, 295.90 M.
 
-    Heads have 64 channels. As that network, `num_classes` is 1000 unless told.
+    Heads have 64 channels. As that network, `num_classes` is 1000 by default.
 
     Attributes:
         emb_mult: The embedding has `channels * emb_mult` features.
@@ -52,8 +52,8 @@ class AdmUNet(Network):
     num_classes: Whole = 1000
 
     @nn.compact
-    def trunk(self, x, c_noise, told, keys):
-        emb = self.embed(c_noise, told)
+    def trunk(self, x, c_noise, cond, keys):
+        emb = self.embed(c_noise, cond)
         block_class = nn.remat(UNetBlock) if self.remat else UNetBlock
 
         def block(h, name, width, *, attention=False, resample=""):
@@ -113,14 +113,14 @@ class AdmUNet(Network):
         )
         return out.astype(jnp.float32), features, ups
 
-    def embed(self, c_noise, told):
+    def embed(self, c_noise, cond):
         """f32[B, E]; the class enters between the second Dense layer and its silu."""
         width = self.channels * self.emb_mult
         emb = layers.sinusoid(c_noise, self.channels, freq_shift=0.0)
         emb = jnp.roll(emb, self.channels // 2, axis=-1)  # the cosines come first
         if self.augment_dim:
             emb = emb + dense(
-                told.augment,
+                cond.augment,
                 self.channels,
                 "map_augment",
                 ADM,
@@ -129,10 +129,10 @@ class AdmUNet(Network):
             )
         emb = nn.silu(dense(emb, width, "map_layer0", ADM))
         emb = dense(emb, width, "map_layer1", ADM)
-        emb = self.add_guidance(emb, told.guidance)
+        emb = self.add_guidance(emb, cond.guidance)
         if self.width_of_rows:
             emb = emb + dense(
-                told.rows,
+                cond.rows,
                 width,
                 "map_label",
                 ADM,

@@ -89,10 +89,10 @@ class DdpmUNet(Network):
     center_input: bool = False
 
     @nn.compact
-    def trunk(self, x, c_noise, told, keys):
+    def trunk(self, x, c_noise, cond, keys):
         block_class = nn.remat(ResBlock) if self.remat else ResBlock
         attention_class = nn.remat(Attention) if self.remat else Attention
-        emb = self.embed(c_noise, told)
+        emb = self.embed(c_noise, cond)
         norms: dict[str, Any] = dict(num_groups=self.num_groups, norm_eps=self.norm_eps)
         widths = self.widths or [self.channels * m for m in self.channel_mult]
         levels = len(widths)
@@ -177,7 +177,7 @@ class DdpmUNet(Network):
         out = conv(nn.silu(h), "conv_out", self.out_channels, kernel_init=SMALL)
         return out.astype(jnp.float32), features, ups
 
-    def embed(self, t, told):
+    def embed(self, t, cond):
         """f32[B, E]: Dense, silu, Dense of the time; plus the labels."""
         width = self.emb_channels or 4 * self.channels
         emb = layers.sinusoid(t, self.channels, freq_shift=self.freq_shift)
@@ -189,14 +189,14 @@ class DdpmUNet(Network):
                 width, kernel_init=XAVIER, name=f"time_embedding_linear_{i}"
             )
             emb = dense(emb)
-        emb = self.add_guidance(emb, told.guidance)
+        emb = self.add_guidance(emb, cond.guidance)
         if self.width_of_rows:
             emb = emb + nn.Dense(width, use_bias=False, name="class_embedding")(
-                told.rows
+                cond.rows
             )
         if self.augment_dim:
             emb = emb + nn.Dense(width, use_bias=False, name="augment_embedding")(
-                told.augment
+                cond.augment
             )
         return emb
 

@@ -1,6 +1,6 @@
-"""DiT: a transformer on patches, told time and class by adaptive norms (adaLN-Zero).
+"""DiT: a transformer on patches; time and class set its norms (adaLN-Zero).
 
-SiT is the same network, told t in [0, 1] as it is.
+SiT is the same network, which reads t in [0, 1] as it is.
 """
 
 import math
@@ -31,7 +31,7 @@ GELUS = {"tanh": True, "exact": False}  # whether it is the approximation
 
 
 class Block(nn.Module):
-    """Attention and MLP, each behind a norm whose scale, shift and gate are told.
+    """Attention and MLP, each behind a norm whose scale, shift and gate are given.
 
     Attributes:
         num_heads: Heads of the attention.
@@ -62,10 +62,10 @@ class Block(nn.Module):
             return nn.Dense(width, name=name, **fields)
 
         # shift, scale, gate of the attention, then of the MLP
-        told = nn.Dense(6 * width, kernel_init=ZEROS, name="modulation")(nn.silu(emb))
-        told = jnp.split(told[:, None, None, :], 6, axis=-1)
+        chunks = nn.Dense(6 * width, kernel_init=ZEROS, name="modulation")(nn.silu(emb))
+        chunks = jnp.split(chunks[:, None, None, :], 6, axis=-1)
 
-        h = modulated(x, *told[:2], eps=1e-6).astype(self.dtype)
+        h = modulated(x, *chunks[:2], eps=1e-6).astype(self.dtype)
         heads = (*x.shape[:3], self.num_heads, width // self.num_heads)
         q, k, v = (
             dense(width, name, use_bias=self.qkv_bias)(h).reshape(heads)
@@ -74,13 +74,13 @@ class Block(nn.Module):
         h = layers.attend(q, k, v).reshape(x.shape)
         h = dense(width, "attn_out")(h)
         h = layers.Dropout(self.dropout, name="attn_dropout")(h, keys)
-        x = x + (told[2] * h).astype(self.dtype)
+        x = x + (chunks[2] * h).astype(self.dtype)
 
-        h = modulated(x, *told[3:5], eps=self.mlp_norm_eps).astype(self.dtype)
+        h = modulated(x, *chunks[3:5], eps=self.mlp_norm_eps).astype(self.dtype)
         h = nn.gelu(dense(self.mlp_width, "fc1")(h), approximate=GELUS[self.gelu])
         h = layers.Dropout(self.dropout, name="mlp_dropout")(h, keys)
         h = dense(width, "fc2")(h)
-        return x + (told[5] * h).astype(self.dtype)
+        return x + (chunks[5] * h).astype(self.dtype)
 
 
 class DiT(Network):
@@ -148,7 +148,7 @@ class DiT(Network):
     own_embeddings: bool = False
 
     @nn.compact
-    def trunk(self, x, c_noise, told, keys):
+    def trunk(self, x, c_noise, cond, keys):
         self.check(x.shape)
         side = self.patch_size
         h = nn.Conv(
@@ -171,12 +171,12 @@ class DiT(Network):
             dtype=self.dtype,
         )
         block_class = nn.remat(Block) if self.remat else Block
-        beside = self.beside(told)
+        beside = self.beside(cond)
         embs, tokens = [], []
         for i in range(self.num_blocks):
             if self.own_embeddings or not i:
                 prefix = f"blocks_{i}_" if self.own_embeddings else ""
-                embs.append(self.embed(c_noise, told.rows, prefix) + beside)
+                embs.append(self.embed(c_noise, cond.rows, prefix) + beside)
             h = block_class(**fields, name=f"blocks_{i}")(h, embs[-1], keys)
             tokens.append(h)
         features = [tokens[math.ceil(k * len(tokens) / 4) - 1] for k in (1, 2, 3, 4)]
@@ -201,23 +201,23 @@ class DiT(Network):
             return emb
         return emb + dense("null_class", **exact)(1 - rows.sum(-1, keepdims=True))
 
-    def beside(self, told):
+    def beside(self, cond):
         """f32[B, C], what else the embedding has: augmentation and guidance."""
-        emb = jnp.zeros((len(told.rows), self.channels))
+        emb = jnp.zeros((len(cond.rows), self.channels))
         if self.augment_dim:
             dense = nn.Dense(
                 self.channels, use_bias=False, kernel_init=ZEROS, name="augment"
             )
-            emb = dense(told.augment)
-        return self.add_guidance(emb, told.guidance)
+            emb = dense(cond.augment)
+        return self.add_guidance(emb, cond.guidance)
 
     def last(self, h, emb):
         """[B, H, W, C2], the output of tokens."""
         side, channels = self.patch_size, self.out_channels
         channels *= 2 if self.learned_variance else 1
         modulation = nn.Dense(2 * self.channels, kernel_init=ZEROS, name="modulation")
-        told = jnp.split(modulation(nn.silu(emb))[:, None, None, :], 2, axis=-1)
-        h = modulated(h, *told, eps=1e-6).astype(self.dtype)
+        chunks = jnp.split(modulation(nn.silu(emb))[:, None, None, :], 2, axis=-1)
+        h = modulated(h, *chunks, eps=1e-6).astype(self.dtype)
         dense = nn.Dense(
             side * side * channels, kernel_init=ZEROS, dtype=self.dtype, name="out"
         )

@@ -115,10 +115,10 @@ class IddpmUNet(Network):
     head_dim: Count | None = None
 
     @nn.compact
-    def trunk(self, x, c_noise, told, keys):
+    def trunk(self, x, c_noise, cond, keys):
         block_class = nn.remat(ResBlock) if self.remat else ResBlock
         attention_class = nn.remat(Attention) if self.remat else Attention
-        emb = self.embed(c_noise, told)
+        emb = self.embed(c_noise, cond)
 
         def block(h, name, width, resample=""):
             module = block_class(width, self.dropout, resample, self.dtype, name=name)
@@ -169,19 +169,19 @@ class IddpmUNet(Network):
         )(h)
         return out.astype(jnp.float32), features, ups
 
-    def embed(self, logsnr, told):
+    def embed(self, logsnr, cond):
         """f32[B, E]: Dense, silu, Dense of the time; plus the labels."""
         # u in [0, 1] undoes the cosine schedule: u is the time whose logsnr this is.
         u = jnp.arctan(jnp.exp(-0.5 * jnp.clip(logsnr, -20.0, 20.0))) / (0.5 * jnp.pi)
         emb = layers.sinusoid(1000.0 * u, self.channels)
         emb = nn.Dense(self.emb_channels, name="dense0")(emb)
         emb = nn.Dense(self.emb_channels, name="dense1")(nn.silu(emb))
-        emb = self.add_guidance(emb, told.guidance)
+        emb = self.add_guidance(emb, cond.guidance)
         if self.width_of_rows:
-            emb = emb + nn.Dense(self.emb_channels, name="class_emb")(told.rows)
+            emb = emb + nn.Dense(self.emb_channels, name="class_emb")(cond.rows)
         if self.augment_dim:
             dense = nn.Dense(self.emb_channels, use_bias=False, name="augment_emb")
-            emb = emb + dense(told.augment)
+            emb = emb + dense(cond.augment)
         return emb
 
 

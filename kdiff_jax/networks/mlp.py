@@ -40,7 +40,7 @@ class Mlp(Network):
     attn_resolutions: tuple[Count, ...] = ()
 
     @nn.compact
-    def trunk(self, x, c_noise, told, keys):
+    def trunk(self, x, c_noise, cond, keys):
         del keys
         if x.shape[1:3] != (1, 1) or self.dropout or self.augment_dim:
             raise ConfigError(
@@ -49,10 +49,10 @@ class Mlp(Network):
             )
         # EDM's c_noise is small; 20 of it turn the slowest sine by half a turn or so.
         times = layers.sinusoid(20 * c_noise, 32)
-        h = jnp.concatenate([x[:, 0, 0], times, told.rows], axis=-1)
+        h = jnp.concatenate([x[:, 0, 0], times, cond.rows], axis=-1)
         for i in range(self.num_blocks):
             h = nn.Dense(self.channels, dtype=self.dtype, name=f"dense_{i}")(h)
-            h = nn.silu(h if i else self.add_guidance(h, told.guidance))
+            h = nn.silu(h if i else self.add_guidance(h, cond.guidance))
         out = nn.Dense(self.out_channels, dtype=self.dtype, name="dense_out")(h)
         features = [h[:, None, None]] * 2
         return out[:, None, None].astype(jnp.float32), features, features[:1]

@@ -21,8 +21,8 @@ Cond = Int[Array, " B"] | Float[Array, "B D"] | Text
 ZEROS = nn.initializers.zeros
 
 
-class Told(NamedTuple):
-    """What a network is told beside images and noise level.
+class Conditioning(NamedTuple):
+    """What a network reads beside images and noise level.
 
     Attributes:
         rows: f32[B, K], one-hot labels, or vectors; zeros for none. f32[B, L, D] where
@@ -51,7 +51,7 @@ class Network(nn.Module):
         num_classes: Number of classes; 0 ignores labels.
         cond_dim: Length of the vectors that are conditions; 0 for labels.
         augment_dim: Length of the augmentation label, 9 in EDM; 0 ignores it.
-        reads_guidance: Whether it is told the strength of the guidance that its output
+        reads_guidance: Whether it reads the strength of the guidance that its output
             has.
         dtype: Type of the activations and products; parameters are float32. A recipe
             sets it by its `precision`.
@@ -114,8 +114,8 @@ class Network(nn.Module):
             >>> out.shape, out.dtype.name
             ((2, 8, 8, 3), 'float32')
         """
-        told = self.told(x, y, augment, guidance)
-        return self.trunk(x, c_noise, told, dropout_keys)[0]
+        cond = self.conditioning(x, y, augment, guidance)
+        return self.trunk(x, c_noise, cond, dropout_keys)[0]
 
     def encode(
         self,
@@ -148,8 +148,8 @@ class Network(nn.Module):
             >>> [feature.shape for feature in features]
             [(2, 8, 8, 8), (2, 4, 4, 16), (2, 4, 4, 16)]
         """
-        told = self.told(x, y, augment, guidance)
-        return self.trunk(x, c_noise, told, dropout_keys)[1]
+        cond = self.conditioning(x, y, augment, guidance)
+        return self.trunk(x, c_noise, cond, dropout_keys)[1]
 
     def with_features(
         self,
@@ -183,17 +183,17 @@ class Network(nn.Module):
             >>> out.shape, [feature.shape[1] for feature in features]
             ((2, 8, 8, 3), [8, 4, 4, 4, 8])
         """
-        told = self.told(x, y, augment, guidance)
-        out, down, up = self.trunk(x, c_noise, told, dropout_keys)
+        cond = self.conditioning(x, y, augment, guidance)
+        out, down, up = self.trunk(x, c_noise, cond, dropout_keys)
         return out, [*(down if self.has_bottleneck else down[:-1]), *up]
 
-    def told(
+    def conditioning(
         self,
         x: Float[Array, "B H W C"],
         y: Cond | None,
         augment: Float[Array, "B A"] | None,
         guidance: Float[Array, " B"] | None,
-    ) -> Told:
+    ) -> Conditioning:
         """What a trunk reads beside images and noise level, none of it None."""
         batch, height, width, _ = x.shape
         levels = len(self.channel_mult)
@@ -214,7 +214,7 @@ class Network(nn.Module):
             rows = jnp.zeros((batch, self.cond_dim)) if y is None else y
             if rows.ndim == 3:  # a text, of which a network of vectors reads the mean
                 rows = rows.mean(axis=1)
-        return Told(rows, augment, guidance)
+        return Conditioning(rows, augment, guidance)
 
     def add_guidance(
         self, emb: Float[Array, "B E"], guidance: Float[Array, " B"]
@@ -246,6 +246,6 @@ class Network(nn.Module):
 
     @abc.abstractmethod
     def trunk(
-        self, x, c_noise, told: Told, keys
+        self, x, c_noise, cond: Conditioning, keys
     ) -> tuple[Array, list[Array], list[Array]]:
         """(F, encoder and bottleneck features, decoder features) of one pass."""

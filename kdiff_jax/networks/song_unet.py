@@ -84,8 +84,8 @@ class SongUNet(Network):
         super().__post_init__()
 
     @nn.compact
-    def trunk(self, x, c_noise, told, keys):
-        emb = self.embed(c_noise, told)
+    def trunk(self, x, c_noise, cond, keys):
+        emb = self.embed(c_noise, cond)
         block_class = nn.remat(UNetBlock) if self.remat else UNetBlock
 
         def block(h, name, width, *, attention=False, resample=""):
@@ -170,7 +170,7 @@ class SongUNet(Network):
             h = aux = (h + aux) / math.sqrt(2)
         return h, aux
 
-    def embed(self, c_noise, told):
+    def embed(self, c_noise, cond):
         """f32[B, E]: both Dense layers follow the sum of noise level and labels."""
         width = self.channels * self.noise_mult
         if self.embedding == "fourier":
@@ -180,13 +180,13 @@ class SongUNet(Network):
         if self.width_of_rows:
             # Entries of about unit size, as those of vectors are meant to be.
             unit = 1.0 if self.cond_dim else math.sqrt(self.num_classes)
-            emb = emb + dense(told.rows * unit, width, "map_label", SONG)
+            emb = emb + dense(cond.rows * unit, width, "map_label", SONG)
         if self.augment_dim:
-            emb = emb + dense(told.augment, width, "map_augment", SONG, use_bias=False)
+            emb = emb + dense(cond.augment, width, "map_augment", SONG, use_bias=False)
         width = self.channels * self.emb_mult
         emb = nn.silu(dense(emb, width, "map_layer0", SONG))
         emb = dense(emb, width, "map_layer1", SONG)
-        return nn.silu(self.add_guidance(emb, told.guidance))
+        return nn.silu(self.add_guidance(emb, cond.guidance))
 
 
 make = SongUNet

@@ -106,10 +106,10 @@ class UNet2DCondition(Network):
     center_input: bool = False
 
     @nn.compact
-    def trunk(self, x, c_noise, told, keys):
+    def trunk(self, x, c_noise, cond, keys):
         block_class = nn.remat(ResBlock) if self.remat else ResBlock
         transformer_class = nn.remat(Transformer2D) if self.remat else Transformer2D
-        emb, context = self.embed(c_noise, told), told.rows.astype(self.dtype)
+        emb, context = self.embed(c_noise, cond), cond.rows.astype(self.dtype)
         widths = self.widths or [self.channels * m for m in self.channel_mult]
         levels = len(widths)
         num_blocks = self.per_level("num_blocks", self.num_blocks)
@@ -174,7 +174,7 @@ class UNet2DCondition(Network):
         out = conv(nn.silu(h), "conv_out", self.out_channels, kernel_init=SMALL)
         return out.astype(jnp.float32), features, ups
 
-    def embed(self, t, told):
+    def embed(self, t, cond):
         """f32[B, E]: Dense, silu, Dense of the time; plus those of what is added."""
         width = self.emb_channels or 4 * self.channels
 
@@ -185,9 +185,9 @@ class UNet2DCondition(Network):
             return dense(nn.silu(dense(h, f"{name}_linear_1")), f"{name}_linear_2")
 
         emb = embedding(self.sinusoid(t, self.channels), "time_embedding")
-        emb = self.add_guidance(emb, told.guidance)
+        emb = self.add_guidance(emb, cond.guidance)
         if self.added_dim:
-            emb = emb + embedding(told.added, "add_embedding")
+            emb = emb + embedding(cond.added, "add_embedding")
         return emb
 
     def sinusoid(self, t, dim):
@@ -195,16 +195,16 @@ class UNet2DCondition(Network):
         found = layers.sinusoid(t, dim, freq_shift=self.freq_shift)
         return jnp.roll(found, dim // 2, axis=-1) if self.flip_sin_to_cos else found
 
-    def told(self, x, y, augment, guidance):
+    def conditioning(self, x, y, augment, guidance):
         """As in `Network`; `rows` is the text f32[B, L, D], `added` f32[B, added_dim].
 
         Raises:
             ConfigError: If the text has other parts, or widths, than the network reads.
         """
-        told = super().told(x, None, augment, guidance)
+        cond = super().conditioning(x, None, augment, guidance)
         if y is None:
             rows = jnp.zeros((len(x), 1, self.cond_dim))
-            return told._replace(rows=rows, added=jnp.zeros((len(x), self.added_dim)))
+            return cond._replace(rows=rows, added=jnp.zeros((len(x), self.added_dim)))
         parts = ("context", *(("text_embeds", "time_ids") if self.added_dim else ()))
         given = y if isinstance(y, Mapping) else {"context": y}
         if set(given) != set(parts):
@@ -218,8 +218,8 @@ class UNet2DCondition(Network):
                 f" [images, tokens, {self.cond_dim}]"
             )
         if not self.added_dim:
-            return told._replace(rows=context)
-        return told._replace(rows=context, added=self.added(**given))
+            return cond._replace(rows=context)
+        return cond._replace(rows=context, added=self.added(**given))
 
     def added(self, *, context, text_embeds, time_ids):
         """f32[B, added_dim]: the pooled text, and sinusoids of sizes and crops."""

@@ -1,7 +1,7 @@
 """Samplers: (denoise, z, y) -> x0. `make` knows them by the name of their file.
 
 A sampler is built once, with its time grid; the grid has a fixed length, and the
-network is compiled once inside one loop over it, see `walk`.
+network is compiled once inside one loop over it, see `scan_grid`.
 """
 
 import functools
@@ -76,12 +76,12 @@ class Ranges(NamedTuple):
             ConfigError: Always.
         """
         raise ConfigError(
-            "sampler: calls its denoiser outside of `walk`, so that the times that it"
-            " asks for are not known; see docs/add_a_sampler.md"
+            "sampler: calls its denoiser outside of `scan_grid`, so that the times that"
+            " it asks for are not known; see docs/add_a_sampler.md"
         )
 
 
-def walk(body, carry, rows, times: np.ndarray, denoise):
+def scan_grid(body, carry, rows, times: np.ndarray, denoise):
     """The last carry of body(denoise, carry, row) over the rows of a time grid.
 
     With `Ranges` the outer one of two loops goes over runs of rows that have one range,
@@ -108,20 +108,20 @@ def walk(body, carry, rows, times: np.ndarray, denoise):
         ...     return denoise(x, t, None)
         >>> def denoise(x_t, t, y):
         ...     return x_t + t
-        >>> float(samplers.walk(body, 0.0, jnp.asarray(times), times, denoise))
+        >>> float(samplers.scan_grid(body, 0.0, jnp.asarray(times), times, denoise))
         6.0
     """
     if isinstance(denoise, Ranges):
         ranges = np.asarray(denoise.range_of(times))
         if (ranges != ranges[0]).any():
-            return _walk_runs(body, carry, rows, ranges, denoise.at)
+            return _scan_runs(body, carry, rows, ranges, denoise.at)
         denoise = denoise.at(int(ranges[0]))
-    walked, _ = jax.lax.scan(lambda c, row: (body(denoise, c, row), None), carry, rows)
-    return walked
+    last, _ = jax.lax.scan(lambda c, row: (body(denoise, c, row), None), carry, rows)
+    return last
 
 
-def _walk_runs(body, carry, rows, ranges: np.ndarray, at):
-    """As `walk`; ranges i32[N] is that of each row."""
+def _scan_runs(body, carry, rows, ranges: np.ndarray, at):
+    """As `scan_grid`; ranges i32[N] is that of each row."""
     firsts = np.flatnonzero(np.diff(ranges, prepend=-1))
     runs = jnp.stack(
         [ranges[firsts], firsts, np.append(firsts[1:], len(ranges))],
@@ -138,8 +138,8 @@ def _walk_runs(body, carry, rows, ranges: np.ndarray, at):
 
         return jax.lax.fori_loop(first, end, at_row, carry), None
 
-    walked, _ = jax.lax.scan(over_run, carry, runs)
-    return walked
+    last, _ = jax.lax.scan(over_run, carry, runs)
+    return last
 
 
 def step_noise(keys, noise, z) -> Callable[[Any], Any]:

@@ -8,9 +8,9 @@ from jaxtyping import Array, Float
 
 from kdiff_jax.arguments import Count, Positive, Share, Whole
 from kdiff_jax.diffusion import grids
-from kdiff_jax.diffusion.process import Process, left
+from kdiff_jax.diffusion.process import Process, broadcast_left
 from kdiff_jax.errors import ConfigError
-from kdiff_jax.samplers import Sampler, step_noise, walk
+from kdiff_jax.samplers import Sampler, scan_grid, step_noise
 
 
 def make(
@@ -68,7 +68,7 @@ def make(
         x = process.z_scale * z
         times = jnp.asarray(grid, z.dtype)
         over = (times[:-1], times[1:], jnp.arange(num_steps))
-        _, x0_hat = walk(body, (x, jnp.zeros_like(x)), over, grid[:-1], denoise)
+        _, x0_hat = scan_grid(body, (x, jnp.zeros_like(x)), over, grid[:-1], denoise)
         return x0_hat
 
     return Sampler(sample, nfe=num_steps, name="ancestral")
@@ -99,6 +99,9 @@ def step(
     alpha_t, alpha_s = process.alpha(t), process.alpha(s)
     sigma_t, sigma_s = process.sigma(t), process.sigma(s)
     keep = (sigma_s / sigma_t) ** 2 * alpha_t / alpha_s
-    mean = left(keep, x_t) * x_t + left(one_minus_r * alpha_s, x_t) * x0_hat
+    mean = (
+        broadcast_left(keep, x_t) * x_t
+        + broadcast_left(one_minus_r * alpha_s, x_t) * x0_hat
+    )
     std = jnp.sqrt(one_minus_r) * sigma_s ** (1 - variance) * sigma_t**variance
-    return mean + left(std, x_t) * eps
+    return mean + broadcast_left(std, x_t) * eps

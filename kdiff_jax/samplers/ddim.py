@@ -9,9 +9,9 @@ from jaxtyping import Array, Float
 
 from kdiff_jax.arguments import Count, Positive, Share, Whole
 from kdiff_jax.diffusion import grids
-from kdiff_jax.diffusion.process import Process, left
+from kdiff_jax.diffusion.process import Process, broadcast_left
 from kdiff_jax.errors import ConfigError
-from kdiff_jax.samplers import Sampler, step_noise, walk
+from kdiff_jax.samplers import Sampler, scan_grid, step_noise
 
 
 def make(
@@ -91,7 +91,7 @@ def make(
         times = jnp.asarray(grid[:-1], z.dtype)
         x = (process.sigma(times[0]) if start_at_sigma else process.z_scale) * z
         over = (times, jnp.asarray(goals, z.dtype), jnp.arange(num_steps))
-        x_s, x0_hat = walk(body, (x, jnp.zeros_like(x)), over, grid[:-1], denoise)
+        x_s, x0_hat = scan_grid(body, (x, jnp.zeros_like(x)), over, grid[:-1], denoise)
         # At the data this is x0_hat also where sigma there is not quite 0.
         return x0_hat if to_data else x_s
 
@@ -122,6 +122,11 @@ def step(
     variance = -(eta**2) * jnp.expm1(process.logsnr(t) - process.logsnr(s))
     sigma_s, sigma_t = process.sigma(s), process.sigma(t)
     keep = sigma_s * jnp.sqrt(1 - variance) / sigma_t
-    rest = x_t - left(process.alpha(t), x_t) * (x0_hat if x0_eps is None else x0_eps)
-    x_s = left(process.alpha(s), x_t) * x0_hat + left(keep, x_t) * rest
-    return x_s + left(sigma_s * jnp.sqrt(variance), x_t) * eps
+    rest = x_t - broadcast_left(process.alpha(t), x_t) * (
+        x0_hat if x0_eps is None else x0_eps
+    )
+    x_s = (
+        broadcast_left(process.alpha(s), x_t) * x0_hat
+        + broadcast_left(keep, x_t) * rest
+    )
+    return x_s + broadcast_left(sigma_s * jnp.sqrt(variance), x_t) * eps

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from kdiff_jax.arguments import Count, Positive, Whole
 from kdiff_jax.diffusion import grids
 from kdiff_jax.diffusion.process import Process
-from kdiff_jax.samplers import Sampler, walk
+from kdiff_jax.samplers import Sampler, scan_grid
 
 
 def make(
@@ -82,7 +82,7 @@ def make(
             keep=sigma[1:] / sigma[:-1],
             go=-alpha[1:] * jnp.expm1(-h),
         )
-        x_s, x0_hat = walk(body, (x, jnp.zeros_like(x)), rows, grid[:-1], denoise)
+        x_s, x0_hat = scan_grid(body, (x, jnp.zeros_like(x)), rows, grid[:-1], denoise)
         return x0_hat if end_at_data else x_s
 
     return Sampler(sample, nfe=num_steps, name="dpm_solver")

@@ -13,7 +13,7 @@ from kdiff_jax.arguments import Count, NotNegative, Positive, Range
 from kdiff_jax.diffusion import grids
 from kdiff_jax.diffusion.process import Process
 from kdiff_jax.errors import ConfigError
-from kdiff_jax.samplers import Sampler, step_noise, walk
+from kdiff_jax.samplers import Sampler, scan_grid, step_noise
 
 # The velocity at t = 0 does not show in x0_hat = x_t there. It is that of the next time
 # where rounding, some 1e-7 / t, is as small as the way: t = 2^-12 is good to 3e-4 of a
@@ -125,7 +125,7 @@ def make(
             for name, row in over.items()
         }
         zero = jnp.zeros_like(x)
-        x, *_, x0_hat = walk(body, (x, zero, zero, zero), rows, over["t"], denoise)
+        x, *_, x0_hat = scan_grid(body, (x, zero, zero, zero), rows, over["t"], denoise)
         return x if to_data else x0_hat
 
     return Sampler(sample, nfe=len(evaluation), name="heun")

@@ -11,9 +11,9 @@ import numpy as np
 
 from kdiff_jax.arguments import Count, Positive, Whole
 from kdiff_jax.diffusion import grids
-from kdiff_jax.diffusion.process import Process, left
+from kdiff_jax.diffusion.process import Process, broadcast_left
 from kdiff_jax.errors import ConfigError
-from kdiff_jax.samplers import Sampler, walk
+from kdiff_jax.samplers import Sampler, scan_grid
 
 # Adams-Bashforth of even steps, by how many predictions there are; the newest first.
 WEIGHTS = np.array(
@@ -110,7 +110,7 @@ def make(
             if averages == "v":
                 answer = (scale * x - x0_hat) / sigma[0]
             found = jnp.concatenate([answer[None], last])
-            mean = (left(now["weights"], found) * found).sum(0)
+            mean = (broadcast_left(now["weights"], found) * found).sum(0)
             x = jnp.where(now["again"], before, x)  # from where the step begins
             scale, level_of_start, *sigma = now["start"]
             if averages == "v":
@@ -128,7 +128,7 @@ def make(
 
         x = process.z_scale * z
         nothing = jnp.zeros((3, *z.shape), z.dtype)
-        x, _, led_to, _ = walk(body, (x, x, x, nothing), rows, asked, denoise)
+        x, _, led_to, _ = scan_grid(body, (x, x, x, nothing), rows, asked, denoise)
         # At the data this is the image also where sigma there is not quite 0.
         return led_to if goals[-1] == grid[-1] else x
 

@@ -13,7 +13,7 @@ from kdiff_jax.arguments import Count, Positive
 from kdiff_jax.diffusion import grids
 from kdiff_jax.diffusion.process import Process
 from kdiff_jax.errors import ConfigError
-from kdiff_jax.samplers import Sampler, step_noise, walk
+from kdiff_jax.samplers import Sampler, scan_grid, step_noise
 
 
 def make(
@@ -64,7 +64,7 @@ def make(
 
         x = scale * z
         rows = _rows(grid, x)
-        _, x0_hat = walk(body, (x, jnp.zeros_like(x)), rows, grid[:-1], denoise)
+        _, x0_hat = scan_grid(body, (x, jnp.zeros_like(x)), rows, grid[:-1], denoise)
         return x0_hat
 
     return Sampler(sample, nfe=num_steps, name="renoise")

@@ -1,4 +1,4 @@
-"""Students of ranges of the time whom a sampler never asks."""
+"""Detects students whose time range a sampler never evaluates."""
 
 import numpy as np
 

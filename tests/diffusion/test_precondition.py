@@ -125,13 +125,13 @@ def test_an_edm_wrapper_on_a_vp_process_is_the_same_denoiser():
     t = jnp.array([0.2, 0.6])
     ratio = p.sigma(t) / p.alpha(t)
     x_t = jax.random.normal(jax.random.key(0), (2, 4, 4, 3))
-    x_edm = x_t / process.left(p.alpha(t), x_t)
+    x_edm = x_t / process.broadcast_left(p.alpha(t), x_t)
     network = jnp.tanh
     for name in ("edm", "boundary", "vp", "ve", "iddpm"):
         results = []
         for q, x, at in ((p, x_t, t), (EDM, x_edm, ratio)):
             c = precondition.make(name, q)(at)
-            output = network(process.left(c.c_in, x) * x)
+            output = network(process.broadcast_left(c.c_in, x) * x)
             results.append(precondition.combine(c, x, output))
         np.testing.assert_allclose(*results, **REORDER)
 

@@ -139,7 +139,7 @@ def test_flow_is_straight_from_noise_to_data():
     # Euler's step along the velocity eps - x0 is the DDIM step.
     t, s = jnp.array([1.0, 0.5, 0.25]), jnp.array([0.5, 0.25, 0.0])
     moved = p.ddim_step(p.add_noise(x0, eps, t), x0, t, s)
-    step = process.left(s - t, x0) * (eps - x0)
+    step = process.broadcast_left(s - t, x0) * (eps - x0)
     np.testing.assert_allclose(moved, p.add_noise(x0, eps, t) + step, **REORDER)
     short = process.flow(t_max=0.5)
     assert short.t_max == 0.5 and short.time(jnp.array(1.0)) == 0.5
@@ -152,9 +152,9 @@ def test_level_and_scale_are_those_of_the_flow_s_equation(name):
     p = ALL[name]
     x0, eps = jax.random.normal(jax.random.key(0), (2, 3, 2, 2, 1))
     t = times(p, 9)[jnp.array([8, 4, 2])]
-    x = p.add_noise(x0, eps, t) / process.left(p.scale(t), x0)
+    x = p.add_noise(x0, eps, t) / process.broadcast_left(p.scale(t), x0)
     slope = eps - x0 if p.straight else eps  # of x with the level, where x0_hat is x0
-    found = (x - x0) / process.left(p.level(t), x0)
+    found = (x - x0) / process.broadcast_left(p.level(t), x0)
     np.testing.assert_allclose(found, slope, rtol=1e-3, atol=1e-4)
 
 

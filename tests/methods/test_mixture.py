@@ -14,7 +14,7 @@ import toy
 
 from kdiff_jax import domain, methods, rng, samplers
 from kdiff_jax.diffusion import process as processes
-from kdiff_jax.diffusion.process import left
+from kdiff_jax.diffusion.process import broadcast_left
 from kdiff_jax.losses import distribution
 from kdiff_jax.method import Net
 from kdiff_jax.train import optim
@@ -92,7 +92,10 @@ def exact_plus_correction() -> Net:
     def apply(params, x_t, t, y):
         del y
         correction = linear(params[-1], read(params, x_t, t)).reshape(x_t.shape)
-        return posterior_mean(x_t, t) + left(t / jnp.sqrt(1 + t**2), x_t) * correction
+        return (
+            posterior_mean(x_t, t)
+            + broadcast_left(t / jnp.sqrt(1 + t**2), x_t) * correction
+        )
 
     def encode(params, x_t, t, y):
         """DMD2's discriminator reads the last map but one."""

@@ -7,7 +7,7 @@ import pytest
 
 from kdiff_jax import domain, methods, rng
 from kdiff_jax.diffusion import process as processes
-from kdiff_jax.diffusion.process import left
+from kdiff_jax.diffusion.process import broadcast_left
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.method import Context, Net
 
@@ -20,7 +20,7 @@ LEVELS = (1.0, 5.0)
 
 def branches(x_t, t, y):
     """(x0_hat of the label, x0_hat of none), the means of the posterior."""
-    alpha, sigma = (left(f(t), x_t) for f in (COSINE.alpha, COSINE.sigma))
+    alpha, sigma = (broadcast_left(f(t), x_t) for f in (COSINE.alpha, COSINE.sigma))
     variance = (alpha * STD) ** 2 + sigma**2
 
     def of(mean):
@@ -29,22 +29,24 @@ def branches(x_t, t, y):
     every = jnp.stack([of(mean) for mean in MEANS])
     far = jnp.stack([((x_t - alpha * m) ** 2 / variance).sum((1, 2, 3)) for m in MEANS])
     share = jax.nn.softmax(-far / 2, axis=0)
-    free = (left(share.reshape(-1), x_t[0]).reshape(2, -1, 1, 1, 1) * every).sum(0)
-    return jnp.where(left(y == 0, x_t), every[0], every[1]), free
+    free = (
+        broadcast_left(share.reshape(-1), x_t[0]).reshape(2, -1, 1, 1, 1) * every
+    ).sum(0)
+    return jnp.where(broadcast_left(y == 0, x_t), every[0], every[1]), free
 
 
 def plain(params, x_t, t, y, **keywords):
     """The mixture itself, whose null label is -1."""
     del params, keywords
     labelled, free = branches(x_t, t, y)
-    return jnp.where(left(y >= 0, x_t), labelled, free)
+    return jnp.where(broadcast_left(y >= 0, x_t), labelled, free)
 
 
 def reading(params, x_t, t, y, *, guidance, **keywords):
     """free + (a + b w) (labelled - free), with parameters (a, b); guided at (0, 1)."""
     del keywords
     labelled, free = branches(x_t, t, y)
-    strength = left(params[0] + params[1] * guidance, x_t)
+    strength = broadcast_left(params[0] + params[1] * guidance, x_t)
     return free + strength * (labelled - free)
 
 

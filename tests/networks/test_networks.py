@@ -92,8 +92,8 @@ def test_the_papers_networks_have_the_papers_sizes(name, size, fields, count, mi
 def test_the_label_minus_one_is_no_label(name):
     network = tiny.module(name)
     x, *_ = tiny.inputs()
-    none = network.told(x, None, None, None).rows
-    minus_one = network.told(x, jnp.full(4, -1), None, None).rows
+    none = network.conditioning(x, None, None, None).rows
+    minus_one = network.conditioning(x, jnp.full(4, -1), None, None).rows
     np.testing.assert_array_equal(none, minus_one)
     assert not none.any()
 

@@ -20,7 +20,7 @@ import streams
 from safetensors.numpy import load_file, save_file
 
 from kdiff_jax import interop, networks, samplers
-from kdiff_jax.diffusion.process import left
+from kdiff_jax.diffusion.process import broadcast_left
 from kdiff_jax.errors import CheckpointError
 from kdiff_jax.formats import containers, lazy
 from kdiff_jax.interop import (
@@ -100,8 +100,8 @@ def test_a_dit_s_x0_hat_is_of_the_first_half_of_its_output():
     t = jnp.asarray(io["t"], jnp.float32)
     alpha, sigma = model.process.alpha(t), model.process.sigma(t)
     eps = io["out"][..., :4]
-    expected = (io["x"] - left(sigma, eps) * eps) / left(alpha, eps)
-    scale = left(alpha / sigma, eps)
+    expected = (io["x"] - broadcast_left(sigma, eps) * eps) / broadcast_left(alpha, eps)
+    scale = broadcast_left(alpha / sigma, eps)
     np.testing.assert_allclose(found * scale, expected * scale, rtol=0, atol=2e-4)
     assert model.spec.space == "latents" and model.spec.null_prob == 0.1
     none = model.apply(io["x"], io["t"])
@@ -112,7 +112,7 @@ def test_a_sit_s_time_runs_from_the_data():
     model, io = loaded("sit"), arrays("sit_tiny")
     v, t = io["out"][..., :4], io["t"].astype(np.float32)
     found = model.apply(io["x"], t, labels(io["y"], 7))
-    expected = io["x"] + left(1 - t, v) * v  # x_t = t data + (1 - t) noise
+    expected = io["x"] + broadcast_left(1 - t, v) * v  # x_t = t data + (1 - t) noise
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
     np.testing.assert_allclose(model.process.alpha(1 - t), t, atol=1e-7)
 

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from kdiff_jax.diffusion.process import Process, left
+from kdiff_jax.diffusion.process import Process, broadcast_left
 
 STD = 0.5
 MEANS, SPREAD = np.array([-1.0, 1.0]), 0.3
@@ -16,7 +16,7 @@ def gaussian(process: Process, std: float = STD):
         del y
         alpha, sigma = process.alpha(t), process.sigma(t)
         gain = alpha * std**2 / ((alpha * std) ** 2 + sigma**2)
-        return left(gain, x_t) * x_t
+        return broadcast_left(gain, x_t) * x_t
 
     return denoise
 
@@ -39,7 +39,10 @@ def mixture(process: Process):
 
     def denoise(x_t, t, y):
         del y
-        alpha, sigma = left(process.alpha(t), x_t), left(process.sigma(t), x_t)
+        alpha, sigma = (
+            broadcast_left(process.alpha(t), x_t),
+            broadcast_left(process.sigma(t), x_t),
+        )
         variance = (alpha * SPREAD) ** 2 + sigma**2
         # posterior weights of the two: odds exp(2 alpha x_t / variance)
         tanh = jnp.tanh(alpha * x_t / variance)

@@ -133,7 +133,7 @@ def run(config, num_steps, **call):
     def denoise(x, t, y):
         del y
         c = scalings(t)
-        wave = process.left(0.2 + 0.8 * jnp.cos(c.c_noise / 700), x)
+        wave = process.broadcast_left(0.2 + 0.8 * jnp.cos(c.c_noise / 700), x)
         return precondition.combine(c, x, jnp.tanh(1.3 * x) * wave + 0.1 * x)
 
     noise = images("noise")

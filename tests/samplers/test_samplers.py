@@ -120,7 +120,7 @@ def test_a_ddim_step_keeps_the_marginal_variance(eta):
     x0, eps, fresh = jax.random.normal(jax.random.key(2), (3, *shape))
     t, s = jnp.array([0.9, 0.5, 0.2]), jnp.array([0.6, 0.4, 0.1])
     x_s = ddim.step(p, p.add_noise(x0, eps, t), x0, t, s, fresh, eta=eta)
-    rest = x_s - process.left(p.alpha(s), x0) * x0
+    rest = x_s - process.broadcast_left(p.alpha(s), x0) * x0
     # relative error of a variance of 16384 numbers: sqrt(2 / 16384) = .011
     np.testing.assert_allclose(rest.var(axis=(1, 2, 3)), p.sigma(s) ** 2, rtol=0.05)
 
