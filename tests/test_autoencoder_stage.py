@@ -16,7 +16,7 @@ from kdiff_jax.encoders import trained
 from kdiff_jax.errors import ConfigError, DataError
 from kdiff_jax.interop import trees
 from kdiff_jax.report import metrics_log
-from kdiff_jax.stages import autoencoder, finish, same_data
+from kdiff_jax.stages import autoencoder, autoencoder_end, finish, same_data
 
 SHAPE = (8, 8, 1)
 
@@ -77,7 +77,7 @@ def test_the_folder_is_an_autoencoder_with_the_figures_that_are_told(whole):
     mu, log = mean * scale, logvar + 2 * np.log(scale)
     kl = ((mu**2 + np.exp(log) - 1 - log) / 2).sum((1, 2, 3)).mean()
     np.testing.assert_allclose(about["held_out"]["kl"], kl, 1e-4)
-    places = autoencoder._places(build.resolve(config()).stages[0], trained_on)
+    places = autoencoder_end.places(build.resolve(config()).stages[0], trained_on)
     mean, logvar = vae.encode(np.asarray(pixels.to_float(trained_on.read(places))))
     std = np.sqrt(np.var(mean) + np.exp(logvar).mean())
     np.testing.assert_allclose(std, 1, 1e-4)

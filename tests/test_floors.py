@@ -27,6 +27,7 @@ FLOORS = (
     "cli main sample evaluate convert cache export doctor watch demo",
 )
 FLOOR = {name: i for i, names in enumerate(FLOORS) for name in names.split()}
+STAGE, MOST_LINES = ("stages", "run"), 50
 ROOT = pathlib.Path(kdiff_jax.__path__[0])
 
 
@@ -141,6 +142,22 @@ def test_a_question_for_the_method_is_named(tmp_path):
         "rows.py:1 compares with 'dmd'",
         "rows.py:1 compares with 'sid'",
     ]
+
+
+def lengths_of_stages(root) -> dict[str, int]:
+    """Lines of `run` of each kind of stage."""
+    return {
+        path.stem: node.end_lineno - node.lineno + 1
+        for path, parts, _, tree in modules(root)
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef) and (parts[0], node.name) == STAGE
+    }
+
+
+def test_a_stage_is_read_in_one_go():
+    lengths = lengths_of_stages(ROOT)
+    assert {"train", "autoencoder", "pairs", "evaluate", "encoded"} <= {*lengths}
+    assert max(lengths.values()) < MOST_LINES, lengths
 
 
 def test_imports_point_down():

@@ -1,5 +1,6 @@
 """A stage that trains an autoencoder and leaves a folder vae/, as diffusers has it."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -7,28 +8,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdiff_jax import build, domain, latent, rng
+from kdiff_jax import build, domain, rng
 from kdiff_jax.build import AutoencoderStage
+from kdiff_jax.build.sections import Train
 from kdiff_jax.data import batches as data_batches
 from kdiff_jax.data.images import Images
 from kdiff_jax.encoders import trained
 from kdiff_jax.encoders.autoencoder_kl import AutoencoderKL
 from kdiff_jax.errors import ConfigError, DataError, UserError
 from kdiff_jax.method import Method, Net, Numbers
-from kdiff_jax.metrics import table
-from kdiff_jax.metrics.collect import Collector
 from kdiff_jax.partition import ONE
-from kdiff_jax.stages import Job, compared, finish, results
+from kdiff_jax.stages import Job, autoencoder_end, results, training_steps
 from kdiff_jax.stages.hooks import Log, Saver
-from kdiff_jax.stages.reconstructions import Reconstructor, Shown, joined
+from kdiff_jax.stages.reconstructions import Reconstructor, Shown
 from kdiff_jax.stages.students import Students
-from kdiff_jax.stages.train import going_back, per_dispatch
 from kdiff_jax.stages.training_start import Fed
-from kdiff_jax.train import inputs, layout, loop, parallel, signals
+from kdiff_jax.train import inputs, layout, loop, parallel
 from kdiff_jax.train.checkpoint import Checkpoints
-from kdiff_jax.train.state import init_state
-
-METRIC = "fd"  # of reconstructions: what students on the latents cannot do better than
+from kdiff_jax.train.state import TrainState, init_state
 
 
 class Plan(NamedTuple):
@@ -56,66 +53,46 @@ def run(job: Job, stage: AutoencoderStage) -> None:
     """
     folder, train = job.folder(stage.name), stage.train
     made, images = plan(job, stage), build.load_images(job.recipe)
-    shown, seen = split(stage, images)
+    held_out, seen = split(stage, images)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(folder / "checkpoints", keep=train.keep)
-    programs = loop.Programs(
-        *(made.method, made.optim, job.mesh),
-        batch_size=train.batch_size,
-        inputs=inputs.make(flip=bool(job.recipe.augmented.get("flip"))),
-        num_microbatches=train.num_microbatches,
-        layout=layout.of(train.layout, job.mesh),
-    )
+    programs = _programs(job, stage, made)
     fed, state, step = _begin(job, stage, made, seen, programs, checkpoints)
     late = jax.default_backend() != "cpu"
     about: dict[str, Any] = dict(first_step=step, late=late, config=job.recipe.config)
     log = Log(folder, stage.name, train, **about)
     saver = Saver(checkpoints, train.save_minutes, log.watch)
     reconstruct = Reconstructor(made.net, job.mesh)
-
-    def result(state):
-        return results.params_of(state.nets["student"], results.average(train))
-
+    result = functools.partial(_result, train)
+    shown = Shown(folder, reconstruct, held_out, result, log)
     hooks = [
-        loop.Hook(train.sample_every, Shown(folder, reconstruct, shown, result, log)),
+        loop.Hook(train.sample_every, shown),
         loop.Hook(train.log_every, log),
         loop.Hook(train.save_every, saver),
         loop.Hook(train.log_every, saver.if_late),
     ]
-    stream = data_batches.iterate(fed.batches, start_step=step)
-    try:
-        with going_back(saver, job.section(stage.name)):
-            state = loop.run(
-                *(programs, state),
-                frozen=fed.frozen,
-                numbers=fed.numbers,
-                batches=stream,
-                root_keys=fed.root_keys,
-                num_steps=train.num_steps,
-                hooks=hooks,
-                save=saver.now,
-                observe=log.observe,
-                steps_per_dispatch=per_dispatch(train),
-            )
-    finally:
-        stream.close()
-        log.close()
-        checkpoints.close()
-    signals.release()
-    params = result(state)
-    about = _measured(stage, reconstruct, params, shown, seen)
-    _save(job, stage, made.module, params, about["latent_std"])
-    about |= _distance(job, stage, reconstruct, params, seen)
-    about |= {"method": stage.method.name}
-    if jax.process_index() == 0:
-        finish(
-            folder,
-            train_steps=train.num_steps,
-            train_images=train.num_steps * train.batch_size,
-            train_seconds=log.seconds,
-            average=results.average(train) or "params",
-            **about,
-        )
+    beside = training_steps.Beside(checkpoints, saver, log, hooks)
+    state = training_steps.run(job, stage, programs, fed, state, beside)
+    params, seconds = result(state), log.seconds
+    found = autoencoder_end.Trained(params, reconstruct, held_out, seen, seconds)
+    autoencoder_end.leave(job, stage, made.module, found)
+
+
+def _result(train: Train, state: TrainState):
+    """The parameters that a stage leaves."""
+    return results.params_of(state.nets["student"], results.average(train))
+
+
+def _programs(job: Job, stage: AutoencoderStage, made: Plan) -> loop.Programs:
+    """The compiled steps of a stage."""
+    train = stage.train
+    return loop.Programs(
+        *(made.method, made.optim, job.mesh),
+        batch_size=train.batch_size,
+        inputs=inputs.make(flip=bool(job.recipe.augmented.get("flip"))),
+        num_microbatches=train.num_microbatches,
+        layout=layout.of(train.layout, job.mesh),
+    )
 
 
 def plan(job: Job, stage: AutoencoderStage) -> Plan:
@@ -239,68 +216,3 @@ def _begin(
     if found:
         return fed, *found
     return fed, parallel.lay_out(make(), mesh, lies), 0
-
-
-def _measured(
-    stage: AutoencoderStage,
-    reconstruct: Reconstructor,
-    params,
-    held_out: Images,
-    images: Images,
-) -> dict[str, Any]:
-    """Errors on held-out images, and the scale of the latents of the others."""
-    places = _places(stage, images)
-    parts = [
-        part._replace(images=part.images[:0])
-        for part in reconstruct.parts(params, images, places)
-    ]
-    std = joined(parts).std()
-    errors = reconstruct(params, held_out, np.arange(held_out.num)).errors()
-    return {
-        "latent_std": std,
-        "held_out": errors,
-        "num_held_out": held_out.num,
-        "num_measured": len(places),
-    }
-
-
-def _distance(
-    job: Job,
-    stage: AutoencoderStage,
-    reconstruct: Reconstructor,
-    params,
-    images: Images,
-) -> dict[str, float]:
-    """`METRIC` of reconstructions, to the whole set; {} without features."""
-    options = compared.options_of(job)
-    features = compared.features_for(job, options) if options.features else None
-    if features is None:
-        return {}
-    places, begin = _places(stage, images), 0
-    look = Collector(features, table.needs((METRIC,)), len(places), images.shape)
-    for part in reconstruct.parts(params, images, places):
-        look.add(np.arange(begin, begin + len(part.l1)), part.images)
-        begin += len(part.l1)
-    folder = compared.folder_of(job) or job.folder(stage.name)
-    needed = table.needs_of_reference((METRIC,))
-    needed |= compared.needs_of_reference(options)
-    reference = compared.statistics(job, features, folder, needed)
-    return table.measure((METRIC,), features, look.seen(), reference.seen)
-
-
-def _places(stage: AutoencoderStage, images: Images) -> np.ndarray:
-    """Which images are measured, chosen at random."""
-    num = min(stage.num_measured, images.num)
-    return np.sort(data_batches.permutation(1, 0, images.num)[:num])
-
-
-def _save(
-    job: Job, stage: AutoencoderStage, module: AutoencoderKL, params, std: float
-) -> None:
-    """Writes the folder vae/: of latents of deviation 1, which no factor scales."""
-    params = jax.tree.map(lambda x: x[0], parallel.to_host(params))
-    if jax.process_index() == 0:
-        side = job.recipe.space.pixel_shape[0]
-        params = trained.divided(module, params, std)
-        made = latent.Autoencoder(module, params, 1.0, sample_size=side)
-        made.save(job.folder(stage.name))

@@ -7,6 +7,7 @@ Each shard is written whole or not at all, so a stopped run makes only what is m
 import logging
 import pathlib
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ from kdiff_jax import build, interop, memory
 from kdiff_jax.build import PairsStage
 from kdiff_jax.data import pairs
 from kdiff_jax.errors import DataError
+from kdiff_jax.interop import Spec
 from kdiff_jax.report.progress import duration
 from kdiff_jax.stages import Job, finish
 from kdiff_jax.train import generate, parallel, watchdog
@@ -61,22 +63,30 @@ def run(job: Job, stage: PairsStage) -> None:
     for part, num in counts.items():
         if not num:
             continue
-        identity = {
-            "num_pairs": num,
-            "shard_size": stage.shard_size,
-            "shape": teacher.image_shape,
-            "teacher": spec.sha256,
-            "sampler": spec.sampler.plain(),
-            "seed": job.recipe.seed,
-            "first": FIRST[part],
-        }
-        if spec.conditions:
-            identity["conditions"] = spec.conditions
-        if kept != pairs.BYTE:
-            identity["x0_type"] = str(kept)
+        identity = {"num_pairs": num, **_identity(job, stage, spec, kept, part)}
         _make(job, folder / part, identity, make, teacher, stage.batch_size)
     if jax.process_index() == 0:
         finish(folder, num_pairs=counts[TRAIN])
+
+
+def _identity(
+    job: Job, stage: PairsStage, spec: Spec, kept: np.dtype, part: str
+) -> dict[str, Any]:
+    """What the pairs of a part are, less their number: others are no part of them."""
+    assert spec.sampler is not None
+    found: dict[str, Any] = {
+        "shard_size": stage.shard_size,
+        "shape": spec.image_shape,
+        "teacher": spec.sha256,
+        "sampler": spec.sampler.plain(),
+        "seed": job.recipe.seed,
+        "first": FIRST[part],
+    }
+    if spec.conditions:
+        found["conditions"] = spec.conditions
+    if kept != pairs.BYTE:
+        found["x0_type"] = str(kept)
+    return found
 
 
 def _make(job, folder: pathlib.Path, identity, make, teacher, batch_size) -> None:

@@ -1,6 +1,6 @@
 """A training stage: any method, from its inputs to a model folder."""
 
-import contextlib
+import functools
 from typing import Any
 
 import jax
@@ -8,8 +8,6 @@ import jax
 from kdiff_jax import build
 from kdiff_jax.build import TrainStage
 from kdiff_jax.build.sections import Train
-from kdiff_jax.data import batches as data_batches
-from kdiff_jax.errors import NumericsError
 from kdiff_jax.stages import (
     Job,
     denoised,
@@ -19,12 +17,16 @@ from kdiff_jax.stages import (
     training_end,
     training_plan,
     training_start,
+    training_steps,
 )
 from kdiff_jax.stages.hooks import Log, Saver
 from kdiff_jax.stages.scores import Scores
 from kdiff_jax.stages.students import Students
-from kdiff_jax.train import loop, signals
+from kdiff_jax.stages.training_plan import Plan
+from kdiff_jax.stages.training_start import Fed
+from kdiff_jax.train import loop
 from kdiff_jax.train.checkpoint import Checkpoints
+from kdiff_jax.train.state import TrainState
 
 
 def run(job: Job, stage: TrainStage) -> None:
@@ -35,52 +37,49 @@ def run(job: Job, stage: TrainStage) -> None:
         NumericsError: If a loss or gradient is not finite, or far above its usual size.
             What was saved meanwhile is set aside.
     """
-    folder, train = job.folder(stage.name), stage.train
+    folder = job.folder(stage.name)
     plan = training_plan.prepare(job, stage)
     folder.mkdir(parents=True, exist_ok=True)
     if stage.trains_text:
         build.keep_tokenizer(job.recipe)
     training_plan.describe(folder, plan, stage, job.frozen)
-    checkpoints = Checkpoints(folder / "checkpoints", keep=train.keep)
+    checkpoints = Checkpoints(folder / "checkpoints", keep=stage.train.keep)
     fed, state, step = training_start.begin(job, stage, plan, checkpoints)
     plan = plan._replace(roles=plan.roles.without_params())
     log = _log(job, stage, plan.students, first_step=step)
-    saver = Saver(checkpoints, train.save_minutes, log.watch)
     found = scores.of_stage(job, stage, plan, log, first_step=step, fed=fed)
+    shown = _grids(job, stage, plan, fed, log)
+    saver = Saver(checkpoints, stage.train.save_minutes, log.watch)
+    hooks = _hooks(stage.train, log, found, shown, saver)
+    begin = functools.partial(_show_first, stage.train, found, shown, step, state)
+    beside = training_steps.Beside(checkpoints, saver, log, hooks, begin)
+    state = training_steps.run(job, stage, plan.programs, fed, state, beside)
+    training_end.leave(job, stage, plan, *_result(stage.train, state, found, log))
+
+
+def _grids(job: Job, stage: TrainStage, plan: Plan, fed: Fed, log: Log):
+    """The grids of a stage, with what a step of denoising makes beside them."""
     about = plan.method, plan.roles, plan.students, fed.frozen, plan.own
     also = denoised.of_stage(job, stage, *about, log)
-    shown = grids.of_stage(job, stage, plan.roles, plan.students, log, also=also)
-    stream = data_batches.iterate(fed.batches, start_step=step)
-    try:
-        if step < train.num_steps:
-            shown.begin()
-        if found.figures:
-            found.figures.begin(step, state, train)
-        with going_back(saver, job.section(stage.name)):
-            state = loop.run(
-                plan.programs,
-                state,
-                frozen=fed.frozen,
-                numbers=fed.numbers,
-                batches=stream,
-                root_keys=fed.root_keys,
-                num_steps=train.num_steps,
-                hooks=_hooks(train, log, found, shown, saver),
-                save=saver.now,
-                observe=log.observe,
-                steps_per_dispatch=per_dispatch(train),
-            )
-    finally:
-        stream.close()
-        log.close()
-        checkpoints.close()
-    signals.release()
-    params = results.params_of(state.nets["student"], results.average(train))
-    beside = results.encoder_of(state, results.average(train))
+    return grids.of_stage(job, stage, plan.roles, plan.students, log, also=also)
+
+
+def _show_first(train: Train, found: Scores, shown, step: int, state) -> None:
+    """What is shown and measured before the first step of a run."""
+    if step < train.num_steps:
+        shown.begin()
+    if found.figures:
+        found.figures.begin(step, state, train)
+
+
+def _result(train: Train, state: TrainState, found: Scores, log: Log):
+    """(parameters, facts, what was trained with them) that a stage leaves."""
+    average = results.average(train)
+    params = results.params_of(state.nets["student"], average)
     facts: dict[str, Any] = {"train_seconds": log.seconds}
     if found.best:
         params, facts["best"] = found.best.params(params)
-    training_end.leave(job, stage, plan, params, facts, beside)
+    return params, facts, results.encoder_of(state, average)
 
 
 def _log(job: Job, stage: TrainStage, students: Students, *, first_step: int) -> Log:
@@ -97,18 +96,6 @@ def _log(job: Job, stage: TrainStage, students: Students, *, first_step: int) ->
     )
 
 
-@contextlib.contextmanager
-def going_back(saver: Saver, section: str):
-    """Sets aside what a student that diverges in this block has saved."""
-    try:
-        yield
-    except NumericsError as error:
-        raise NumericsError(
-            f"{error}; {saver.go_back()}. Lower {section}.optim.lr or set .clip_norm,"
-            " with --force_config_change or in another workdir"
-        ) from error
-
-
 def _hooks(
     train: Train, log: Log, found: Scores, shown, saver: Saver
 ) -> list[loop.Hook]:
@@ -122,9 +109,3 @@ def _hooks(
         loop.Hook(train.save_every, saver),
         loop.Hook(train.log_every, saver.if_late),
     ]
-
-
-def per_dispatch(train: Train) -> int:
-    """Steps of one program: a gradient inside a loop is slow on the CPU."""
-    automatic = 1 if jax.default_backend() == "cpu" else 10
-    return train.steps_per_dispatch or automatic
