@@ -37,7 +37,7 @@ def main():
     job = recipe.make_job(config, "unused", devices=jax.devices()[:1])
     stage = next(s for s in job.stages if s.name == STAGE.value)
     assert stage.kind == "train"
-    own = build.TrainStage(**{**vars(stage), "init": {}})
+    own = build.TrainStage(**{**vars(stage), "init": build.Init()})
     found = roles.find(job, own)
     nets = {**found.nets, "teacher": found.nets["student"]}
     process, spec = found.process, found.spec

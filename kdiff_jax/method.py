@@ -106,6 +106,11 @@ class Numbers(NamedTuple):
     num_steps: Any
     settings: Mapping[str, Any] = {}
 
+    @property
+    def round_steps(self) -> Any:
+        """Sampling steps of a round, of methods that have them; None of others."""
+        return self.settings.get("num_steps")
+
 
 class Context(NamedTuple):
     """Everything a loss may read. No gradient flows into any of it.

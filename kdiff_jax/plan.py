@@ -135,7 +135,7 @@ def _train(job, stage: TrainStage, facts, needed: Needs) -> str:
     num = before.num_students(job, stage)
     mesh = mesh_of(job, stage)
     turns = num // mesh.shape["student"]
-    steps = stage.settings.get("num_steps")
+    steps = stage.round_steps
     to = f" -> {steps} steps" if steps else ""
     if num == 1 and facts["params"] != _model_facts(job.recipe.spec)["params"]:
         to += f", a student of {facts['params'] / 1e6:.2f} M parameters"
@@ -197,7 +197,7 @@ def _latents(job: Job, stage: LatentsStage) -> str:
     height, width, _ = job.recipe.space.shape
     moments, views = job.recipe.space.moments, "image"
     size = 2 * height * width * moments
-    if job.recipe.augmented.get("flip"):
+    if job.recipe.flips:
         views, size = "image and its mirror image", 2 * size
     return (
         f"  {stage.name}: moments {height}x{width}x{moments} of every {views},"

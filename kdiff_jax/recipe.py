@@ -168,8 +168,7 @@ def check_stage(job: Job, name: str | None) -> None:
     if not name or job.only is None:
         return
     (stage,) = (s for s in job.stages if s.name == name)
-    sources = [str(source).partition("/")[0] for source in stage.init.values()]
-    needs_all = stage.kind == "evaluate" or any(map(job.split, sources))
+    needs_all = stage.kind == "evaluate" or any(map(job.split, stage.init.stages))
     if needs_all and not job.split(name):
         raise ConfigError(
             f"--stage={name}: needs all students, and partition.only={job.only} is one;"

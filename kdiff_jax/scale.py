@@ -196,7 +196,7 @@ def _ways(job: Job, stage: TrainStage, chip: Chip) -> list[str]:
     ways, num = [], needs.mesh_of(job, stage).shape["data"]
     if stage.precision == "float32":
         ways.append(f"{place}.precision=bfloat16")
-    if before.spec(job, stage).network.keywords.get("remat") is False:
+    if before.spec(job, stage).remat is False:
         ways.append("--config.model.network.remat=True")
     if stage.train.layout != "zero1" and num > 1:
         sizes = {name: size_text(sum(held)) for name, held in found.layouts.items()}

@@ -3,10 +3,10 @@
 import points
 from flax.core import FrozenDict
 
-from kdiff_jax.build import EvaluateStage, Recipe, TrainStage
+from kdiff_jax.build import EvaluateStage, Init, Recipe, TrainStage
 from kdiff_jax.build.sections import Evaluate, Train
 from kdiff_jax.interop import Spec
-from kdiff_jax.named import Named, frozen
+from kdiff_jax.named import Named
 from kdiff_jax.stages import Job
 
 NONE = FrozenDict()
@@ -19,20 +19,20 @@ def training(name="student", *, init=NONE, train=(), **fields):
     empty = dict.fromkeys(("section", "optim", "roles", "model", "sampler"), NONE)
     plain = dict(pairs="", settings=NONE, partition=False, filter_data=None)
     plain |= dict(precision="float32", channels="", method=Named("denoise", NONE))
-    own = {"train": Train(**lengths), "init": frozen(init), **fields}
+    own = {"train": Train(**lengths), "init": Init.of(init), **fields}
     return TrainStage(name=name, **{**empty, **plain, **own})
 
 
 def evaluating():
     """The stage "evaluate", of no models."""
     fields = dict(models=(), options=Evaluate(), place="evaluate", hang_minutes=0.0)
-    about = dict(name="evaluate", init=NONE, section=NONE, precision="float32")
+    about = dict(name="evaluate", init=Init(), section=NONE, precision="float32")
     return EvaluateStage(**about, **fields)
 
 
 def job(stages, workdir, mesh, *, spec=SPEC, **fields):
     """A job of these stages; `fields` are those of `Recipe`."""
-    config = {"stages": {stage.name: {} for stage in stages}}
-    given = {"spec": spec, "config": config, **fields}
+    sections = tuple(stage.name for stage in stages)
+    given = {"spec": spec, "sections": sections, **fields}
     recipe = Recipe("test", tuple(stages), Named("digits", NONE), NONE, **given)
     return Job(recipe, workdir, mesh)

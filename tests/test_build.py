@@ -44,7 +44,7 @@ def test_an_imported_teacher_replaces_its_stage(tmp_path):
     config["init"]["teacher"] = str(tmp_path)
     stages = build.expand(config)
     assert [s.name for s in stages] == ["pairs", "student", "evaluate"]
-    assert stages[1].init == {"teacher": str(tmp_path)}
+    assert stages[1].init == build.Init(teacher=str(tmp_path))
 
 
 def test_unlabelled_data_does_not_train_a_model_of_classes():

@@ -7,6 +7,7 @@ of it: the readers of files know no networks.
 
 import ast
 import pathlib
+import re
 
 import pytest
 
@@ -27,6 +28,13 @@ FLOORS = (
     "cli main sample evaluate convert cache export doctor watch demo",
 )
 FLOOR = {name: i for i, names in enumerate(FLOORS) for name in names.split()}
+# What configs are resolved into that has keys: nobody asks these for one by its name.
+# `build` resolves them, and the record compares what was written down.
+KEYED = re.compile(
+    r"\b(?:stage|recipe|job)\.(?:\w+\.)*"
+    r"(?:config|section|init|settings|augmented|made|hints|keywords|optim|roles)\b"
+)
+RESOLVES = ("build/", "stages/record.py")
 STAGE, MOST_LINES = ("stages", "run"), 50
 ROOT = pathlib.Path(kdiff_jax.__path__[0])
 
@@ -142,6 +150,73 @@ def test_a_question_for_the_method_is_named(tmp_path):
         "rows.py:1 compares with 'dmd'",
         "rows.py:1 compares with 'sid'",
     ]
+
+
+def key_reads(root) -> list[str]:
+    """Where configs, or names for them in the same file, are read by a string key."""
+    wrong = []
+    for path, _, _, tree in modules(root):
+        if str(path).startswith(RESOLVES):
+            continue
+        nodes = [*ast.walk(tree)]
+        pairs = [p for node in nodes for p in assigned(node)]
+        aliases = {name for name, value in pairs if KEYED.search(ast.unparse(value))}
+        for node in nodes:
+            base, key = read_by_key(node)
+            if base is None or not isinstance(getattr(key, "value", None), str):
+                continue
+            text = ast.unparse(base)
+            if KEYED.search(text) or text in aliases:
+                wrong.append(f"{path}:{node.lineno} {ast.unparse(node)}")
+    return wrong
+
+
+def assigned(node):
+    """(name, value) of an assignment, entry by entry where it has several."""
+    if isinstance(node, ast.NamedExpr):
+        yield node.target.id, node.value
+    elif isinstance(node, ast.Assign):
+        (target, *_), value = node.targets, node.value
+        pairs = [(target, value)]
+        if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+            pairs = zip(target.elts, value.elts, strict=False)
+        for one, of in pairs:
+            if isinstance(one, ast.Name) and not isinstance(of, ast.Call):
+                yield one.id, of
+
+
+def read_by_key(node):
+    """(what is read, the key), of x[key], x.get(key), x.pop(key) and key in x."""
+    if isinstance(node, ast.Subscript):
+        return node.value, node.slice
+    if isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.In | ast.NotIn):
+        return node.comparators[0], node.left
+    function = getattr(node, "func", None)
+    if isinstance(function, ast.Attribute) and function.attr in ("get", "pop"):
+        return function.value, node.args[0] if node.args else None
+    return None, None
+
+
+def test_no_config_is_read_by_a_string_key_below_build():
+    assert key_reads(ROOT) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'x = stage.init["teacher"]',
+        'x = job.recipe.config.get("evaluate", {})',
+        'x = "flip" in job.recipe.augmented',
+        'x = stage.section["train"].get("figure_every")',
+        'told = stage.method.keywords\nx = told.get("guidance")',
+        'told, net = stage.method.keywords, 1\nx = told["guidance"]',
+    ],
+)
+def test_a_string_key_below_build_is_named(tmp_path, line):
+    (tmp_path / "train.py").write_text(line)
+    assert any(one.startswith("train.py:") for one in key_reads(tmp_path))
+    (tmp_path / "train.py").write_text("x = stage.init.teacher, numbers['teacher']")
+    assert key_reads(tmp_path) == []
 
 
 def lengths_of_stages(root) -> dict[str, int]:

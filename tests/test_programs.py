@@ -24,7 +24,7 @@ SPEC = jobs.SPEC.defining()
 # it, and to `objects.FREE` if no program depends on it.
 OTHER = dict(
     name="round_2",
-    init=frozen({"student": "teacher"}),
+    init=build.Init(student="teacher"),
     method=Named("denoise", frozen(dict(null_prob=0.5))),
     optim=frozen(dict(name="sgd", lr=0.2)),
     roles=frozen({"student": dict(lr=0.3)}),
@@ -39,6 +39,7 @@ OTHER = dict(
     channels="even",
     blocks="bk_sdm",
     trains_text=True,
+    own_train=("num_steps",),
 )
 OTHER_TRAIN = dict(
     **dict(num_steps=3, batch_size=8, result="ema", log_every=2, sample_every=2),

@@ -31,6 +31,7 @@ from kdiff_jax.build.prompts import keep_tokenizer, load_encoder
 from kdiff_jax.build.resolved import (
     AutoencoderStage,
     EvaluateStage,
+    Init,
     LatentsStage,
     Learning,
     PairsStage,
@@ -44,6 +45,7 @@ from kdiff_jax.build.values import check
 __all__ = [
     "AutoencoderStage",
     "EvaluateStage",
+    "Init",
     "LatentsStage",
     "Learning",
     "Networks",

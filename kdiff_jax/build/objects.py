@@ -8,7 +8,7 @@ from flax.core import FrozenDict
 from jax.sharding import Mesh
 
 from kdiff_jax import arguments, methods
-from kdiff_jax.build.resolved import Learning, Recipe, TrainStage
+from kdiff_jax.build.resolved import Init, Learning, Recipe, TrainStage
 from kdiff_jax.build.sections import Train
 from kdiff_jax.diffusion.process import Process
 from kdiff_jax.encoders import latents, texts
@@ -23,8 +23,8 @@ from kdiff_jax.train.loop import Programs
 # is not here makes another program.
 FREE = {
     **dict(name="", pairs="", filter_data=None, partition=False, channels=""),
-    **dict(blocks=""),
-    **dict.fromkeys(("init", "settings", "sampler", "model"), FrozenDict()),
+    **dict(blocks="", init=Init(), own_train=()),
+    **dict.fromkeys(("settings", "sampler", "model"), FrozenDict()),
 }
 FREE_OF_TRAIN = {
     **dict(num_steps=1, log_every=1, sample_every=1, save_every=1, save_minutes=1.0),

@@ -18,13 +18,49 @@ from kdiff_jax.named import Keywords, Named, frozen
 
 
 @dataclasses.dataclass(frozen=True)
+class Init:
+    """Where the parameters of a stage's roles come from.
+
+    Each source is the name of a stage, a path, "stage/role": that role of the stage's
+    last checkpoint, weights alone, or "random".
+
+    Attributes:
+        teacher: Source of the teacher; None without one, "" for a path that is to be
+            given.
+        student: Source of the student; None leaves it to the method.
+        others: Role -> source, of all other roles.
+    """
+
+    teacher: str | None = None
+    student: str | None = None
+    others: Mapping[str, str] = FrozenDict()
+
+    @classmethod
+    def of(cls, sources: Mapping[str, str]) -> "Init":
+        """That of a section of the config."""
+        others = dict(sources)
+        known = (others.pop("teacher", None), others.pop("student", None))
+        return cls(*known, frozen(others))
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """Role -> source, of all roles that have one."""
+        known = {"teacher": self.teacher, "student": self.student}
+        return {k: v for k, v in known.items() if v is not None} | dict(self.others)
+
+    @property
+    def stages(self) -> set[str]:
+        """The names of sources without their roles."""
+        return {str(one).partition("/")[0] for one in self.sources.values()}
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainStage:
     """A stage that trains a network.
 
     Attributes:
         name: Name of the stage and of its folder.
-        init: Role -> stage name or path that the role's parameters come from, or
-            "stage/role": that role of the stage's last checkpoint, weights alone.
+        init: Where the parameters of its roles come from.
         section: Its section of the config as plain values, for the record alone.
         method: Method that trains it.
         optim: Keywords of `optim.make`.
@@ -42,11 +78,12 @@ class TrainStage:
         blocks: Which blocks a shallower student begins with; "" for no shallower one.
         trains_text: Whether it trains the text encoder, too, which `data.text_encoder`
             names it for.
+        own_train: Options of `train` that its own section sets, not that of the config.
     """
 
     kind: ClassVar[Literal["train"]] = "train"
     name: str
-    init: Mapping[str, str]
+    init: Init
     section: Mapping[str, Any] = dataclasses.field(compare=False, repr=False)
     method: Named
     optim: Keywords
@@ -62,6 +99,27 @@ class TrainStage:
     channels: str
     blocks: str = ""
     trains_text: bool = False
+    own_train: tuple[str, ...] = ()
+
+    @property
+    def round_steps(self) -> int | None:
+        """Sampling steps that the student of a round is trained for; None without."""
+        return self.settings.get("num_steps")
+
+    @property
+    def guidance(self) -> float | None:
+        """Guidance that the method asks its teacher for; None where it knows none."""
+        return self.method.keywords.get("guidance")
+
+    @property
+    def guidance_interval(self) -> tuple[float, float] | None:
+        """Noise levels that the teacher is guided at; None for all."""
+        return self.method.keywords.get("guidance_interval")
+
+    @property
+    def spacing(self) -> str | None:
+        """Spacing of the times that the method draws; None for that of the process."""
+        return self.method.keywords.get("spacing")
 
     @property
     def hang_minutes(self) -> float:
@@ -84,11 +142,12 @@ class AutoencoderStage:
         num_held_out: Number of images that are not trained on.
         num_measured: Number of images that the scale of the latents is measured on.
         precision: Type that the networks compute in.
+        own_train: See `TrainStage`.
     """
 
     # What other stages that train choose.
     kind: ClassVar[Literal["autoencoder"]] = "autoencoder"
-    init: ClassVar[Mapping[str, str]] = FrozenDict()
+    init: ClassVar[Init] = Init()
     sampler: ClassVar[Keywords] = FrozenDict()
     pairs: ClassVar[str] = ""
     filter_data: ClassVar[bool] = False
@@ -103,6 +162,7 @@ class AutoencoderStage:
     num_held_out: int
     num_measured: int
     precision: str
+    own_train: tuple[str, ...] = ()
 
     @property
     def hang_minutes(self) -> float:
@@ -130,7 +190,7 @@ class PairsStage:
 
     kind: ClassVar[Literal["pairs"]] = "pairs"
     name: str
-    init: Mapping[str, str]
+    init: Init
     section: Mapping[str, Any] = dataclasses.field(compare=False, repr=False)
     num_pairs: int
     num_held_out: int
@@ -158,7 +218,7 @@ class EvaluateStage:
 
     kind: ClassVar[Literal["evaluate"]] = "evaluate"
     name: str
-    init: Mapping[str, str]
+    init: Init
     section: Mapping[str, Any] = dataclasses.field(compare=False, repr=False)
     models: tuple[str, ...]
     options: Evaluate
@@ -181,7 +241,7 @@ class LatentsStage:
     """
 
     kind: ClassVar[Literal["latents"]] = "latents"
-    init: ClassVar[Mapping[str, str]] = FrozenDict()
+    init: ClassVar[Init] = Init()
     name: str
     section: Mapping[str, Any] = dataclasses.field(compare=False, repr=False)
     shard_size: int
@@ -223,6 +283,8 @@ class Recipe:
         teacher_hint: Message shown if the teacher is missing.
         hints: Key of the section `data` -> message shown if what it names is missing.
         seed: Seed of all random numbers.
+        evaluate: What is measured where no stage says otherwise.
+        sections: Names of the stages' sections in the config; rounds share one.
         config: The config as plain values, for the record alone.
     """
 
@@ -243,6 +305,8 @@ class Recipe:
     teacher_hint: str = ""
     hints: Keywords = frozen({})
     seed: int = 0
+    evaluate: Evaluate = Evaluate()
+    sections: tuple[str, ...] = ()
     config: Mapping[str, Any] = dataclasses.field(
         default_factory=dict, compare=False, repr=False
     )
@@ -266,6 +330,16 @@ class Recipe:
     def space(self) -> Space:
         """Where the images of its networks live."""
         return self.spec.make_space()
+
+    @property
+    def flips(self) -> bool:
+        """Whether images are flipped."""
+        return bool(self.augmented.get("flip"))
+
+    @property
+    def encoded_by(self) -> str | None:
+        """The stage that makes the cache of latents; None without."""
+        return self.made.get("latents")
 
     def placed(self, workdir: pathlib.Path) -> "Recipe":
         """The recipe with folders in place of the stages that leave them."""

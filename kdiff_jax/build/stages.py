@@ -9,6 +9,7 @@ from kdiff_jax.build.resolved import (
     MADE,
     AutoencoderStage,
     EvaluateStage,
+    Init,
     LatentsStage,
     PairsStage,
     Recipe,
@@ -55,6 +56,8 @@ def resolve(config: Mapping[str, Any]) -> Recipe:
         teacher_hint=config.get("teacher_hint", ""),
         hints=frozen(config.get("hints", {})),
         seed=config.get("seed", 0),
+        evaluate=sections.Evaluate(**frozen(config.get("evaluate", {}))),
+        sections=tuple(config["stages"]),
         config=config,
     )
 
@@ -101,7 +104,7 @@ def expand(config: Mapping[str, Any]) -> list[Stage]:
 def _train(config, name: str, section, init) -> TrainStage:
     return TrainStage(
         name=name,
-        init=frozen(init),
+        init=Init.of(init),
         section=section,
         method=named(section["method"]),
         optim=frozen(section["optim"]),
@@ -117,6 +120,7 @@ def _train(config, name: str, section, init) -> TrainStage:
         channels=section.get("channels", ""),
         blocks=section.get("blocks", ""),
         trains_text=config["data"].get("text_encoder") == name,
+        own_train=tuple(section.get("train", ())),
     )
 
 
@@ -135,6 +139,7 @@ def _autoencoder(config, name: str, section) -> AutoencoderStage:
         train=_lengths(config, section),
         **counts,
         precision=_of_encoder(config, section),
+        own_train=tuple(section.get("train", ())),
     )
 
 
@@ -168,7 +173,7 @@ def _pairs(config, name: str, section, init) -> PairsStage:
     sizes = {key: section[key] for key in ("shard_size", "batch_size")}
     return PairsStage(
         name=name,
-        init=frozen(init),
+        init=Init.of(init),
         section=section,
         **counts,
         **sizes,
@@ -182,7 +187,7 @@ def _evaluate(config, name: str, section, init) -> EvaluateStage:
     own = {k: v for k, v in section.items() if k in sections.Evaluate._fields}
     return EvaluateStage(
         name=name,
-        init=frozen(init),
+        init=Init.of(init),
         section=section,
         models=tuple(section["models"]),
         options=sections.Evaluate(**frozen({**config.get("evaluate", {}), **own})),
@@ -217,7 +222,7 @@ def spec_of(stage: TrainStage | PairsStage, base: Spec) -> Spec:
     if stage.kind != "train":
         return base.changed({"sampler": stage.sampler}, place)
     null_prob = stage.method.keywords.get("null_prob") or None
-    if "teacher" in stage.init and not null_prob:
+    if stage.init.teacher is not None and not null_prob:
         inherited, base = base.guidance, base.unguided()
     else:
         inherited = base.guidance

@@ -274,3 +274,9 @@ class Spec:
         """Guidance scale of its sampler; 1 is none."""
         keywords = self.sampler.keywords if self.sampler else {}
         return keywords.get("guidance", 1)
+
+    @property
+    def remat(self) -> bool | None:
+        """Whether its network computes activations again for gradients; None without
+        such an option."""
+        return self.network.keywords.get("remat")

@@ -100,7 +100,7 @@ class Job:
         """The one student that this run trains, beside other jobs; None for all."""
         return self.recipe.partition.only if self.recipe.partition else None
 
-    def split(self, stage: str) -> bool:
+    def split(self, stage: str | None) -> bool:
         """Whether the stage trains a student for each part of the partition."""
         return any(
             s.kind == "train" and s.name == stage and s.partition for s in self.stages
@@ -119,7 +119,7 @@ class Job:
 
     def section(self, stage: str) -> str:
         """Option of the stage's section; all rounds of one share it."""
-        own = stage in self.recipe.config["stages"]
+        own = stage in self.recipe.sections
         return f"--config.stages.{stage if own else stage.rpartition('_')[0]}"
 
     def is_done(self, stage: Stage) -> bool:

@@ -29,7 +29,7 @@ def check_before(job: Job, stage: TrainStage) -> None:
         ConfigError: Names the stage.
     """
     names = {s.name for s in job.stages}
-    for source in [*stage.init.values(), stage.pairs]:
+    for source in [*stage.init.sources.values(), stage.pairs]:
         name = str(source).partition("/")[0]
         if name in names and not stages.is_done(job.left(name)):
             raise ConfigError(
@@ -71,8 +71,8 @@ def check_alike(job: Job, stage: TrainStage, partition: Partition) -> None:
         CheckpointError: Names the student's folder.
     """
     beside = sorted((job.workdir / stage.name).glob("only_*"))
-    sources = {str(source).partition("/")[0] for source in stage.init.values()}
-    before = [job.left(source) for source in sorted(sources) if job.split(source)]
+    sources = sorted(stage.init.stages)
+    before = [job.left(source) for source in sources if job.split(source)]
     own = job.folder(stage.name)  # which is written anew, if it is damaged
     for path in (*beside, *before):
         if path != own and (path / interop.STAGE).is_file():

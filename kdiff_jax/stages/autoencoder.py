@@ -89,7 +89,7 @@ def _programs(job: Job, stage: AutoencoderStage, made: Plan) -> loop.Programs:
     return loop.Programs(
         *(made.method, made.optim, job.mesh),
         batch_size=train.batch_size,
-        inputs=inputs.make(flip=bool(job.recipe.augmented.get("flip"))),
+        inputs=inputs.make(flip=job.recipe.flips),
         num_microbatches=train.num_microbatches,
         layout=layout.of(train.layout, job.mesh),
     )
@@ -122,7 +122,8 @@ def check(job: Job, stage: AutoencoderStage, path: str) -> None:
         UserError: Names the value.
     """
     train = stage.train
-    if every := stage.section["train"].get("figure_every"):
+    every = train.figure_every if "figure_every" in stage.own_train else 0
+    if every:
         raise ConfigError(
             f"{path}.train.figure_every={every}: an autoencoder makes no"
             " images from noise; its errors are in every line with a picture, set 0"

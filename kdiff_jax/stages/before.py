@@ -59,7 +59,7 @@ def check(job: Job) -> None:
 
 def origin(job: Job, stage: Stage) -> Spec:
     """The spec of a stage's teacher; one that is brought is what the config says."""
-    source = stage.init.get("teacher")
+    source = stage.init.teacher
     for other in job.stages:
         if other.kind == "train" and other.name == source:
             return spec(job, other)
@@ -90,7 +90,7 @@ def num_students(job: Job, stage: TrainStage) -> int:
 def _check_init(job: Job, stage: Stage, trained: list[str], path: str) -> None:
     """What a stage begins with is of a stage before it, or lies at a path."""
     stages = {s.name for s in job.stages}
-    for role, source in stage.init.items():
+    for role, source in stage.init.sources.items():
         name = source.partition("/")[0] if job.names_role(source) else source
         if name in trained or name not in stages or source == "random":
             continue
@@ -118,7 +118,7 @@ def _check_made(job: Job) -> None:
             module = autoencoder.plan(job, stage).module
             build.check_autoencoder(job.recipe, module, 1.0, 0.0)
     for stage in job.stages:
-        if stage.kind == "latents" and job.recipe.made.get("latents") != stage.name:
+        if stage.kind == "latents" and job.recipe.encoded_by != stage.name:
             raise ConfigError(
                 f"--config.data.latents={job.recipe.latents!r}: does not name the stage"
                 f" {stage.name!r}, so that nobody reads what it makes; set it, or leave"

@@ -18,7 +18,6 @@ from kdiff_jax.metrics.collect import Looks
 from kdiff_jax.metrics.features import Features
 from kdiff_jax.metrics.moments import check_memory
 from kdiff_jax.metrics.seen import Seen
-from kdiff_jax.named import frozen
 from kdiff_jax.partition import Partition
 from kdiff_jax.stages import Job, asked, neighbours
 from kdiff_jax.text.clip import Clip
@@ -156,7 +155,7 @@ class Reference:
 def options_of(job: Job) -> Evaluate:
     """Options of the recipe's stage that evaluates; without one, those of all."""
     own = [s.options for s in job.stages if s.kind == "evaluate"]
-    return own[0] if own else Evaluate(**frozen(job.recipe.config.get("evaluate", {})))
+    return own[0] if own else job.recipe.evaluate
 
 
 def needs_of_reference(options: Evaluate) -> frozenset[str]:

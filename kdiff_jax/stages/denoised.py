@@ -141,10 +141,9 @@ def of_stage(
     """
     if FAKE not in method.nets or TEACHER not in frozen:
         return None
-    told, net = stage.method.keywords, method.nets[FAKE]
-    scale, interval = told.get("guidance", 1.0), told.get("guidance_interval")
-    process = roles.process
-    guided = denoiser.guided(net, process, scale, interval)
+    net, process = method.nets[FAKE], roles.process
+    scale = 1.0 if stage.guidance is None else stage.guidance
+    guided = denoiser.guided(net, process, scale, stage.guidance_interval)
     make = generate.Generator(
         net,
         interop.sampler_of(roles.spec, process),  # of which nothing is asked
@@ -163,7 +162,7 @@ def of_stage(
             lambda state: state.nets[FAKE].params, True, fake, make, size
         ),
     }
-    times = grids.make(process, NUM_TIMES + 1, spacing=told.get("spacing"))[1:-1]
+    times = grids.make(process, NUM_TIMES + 1, spacing=stage.spacing)[1:-1]
     folder = job.folder(stage.name) / "samples" / FOLDER
     return Denoised(folder, seers, process, times, log)
 

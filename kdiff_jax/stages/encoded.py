@@ -25,7 +25,7 @@ def run(job: Job, stage: LatentsStage) -> None:
     folder = job.folder(stage.name)
     vae = latent.load(job.recipe.autoencoder, precision=stage.precision)
     content = latents.Content(build.load_labelled(job.recipe), None)
-    flip = bool(job.recipe.augmented.get("flip"))
+    flip = job.recipe.flips
     facts = latents.facts(content, vae, {}, shard_size=stage.shard_size, flip=flip)
     need = files.disk_need(facts)
     size = memory.size_text(need)

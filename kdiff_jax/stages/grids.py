@@ -142,7 +142,7 @@ def _teacher(
     job: Job, stage: TrainStage, teacher: Model, asked: Mapping[str, Any], **keywords
 ) -> Row:
     """The images of the teacher, which stay the same."""
-    name = f"stage {stage.name!r}, teacher={stage.init['teacher']}"
+    name = f"stage {stage.name!r}, teacher={stage.init.teacher}"
     sampler, made = teacher.sampler(), []
     make = generate.of_model(teacher, sampler, mesh=job.mesh, name=name, **keywords)
 

@@ -95,14 +95,16 @@ def shapes(job: Job, stage: TrainStage) -> Shapes:
     precision, specs = stage.precision, [before.spec(job, stage)]
     student, process = _network(specs[0], precision)
     nets = {"student": student}
-    if "teacher" in stage.init:
+    if stage.init.teacher is not None:
         specs.append(before.origin(job, stage))
         nets["teacher"], _ = _network(specs[1], precision)
     batch_size = stage.train.batch_size
     method, optim = build.make_method(stage, nets, process, batch_size)
     key = jax.random.key(0)
     # A student that begins elsewhere may be smaller than the teacher.
-    given = {r: jax.eval_shape(nets[r].init, key) for r in nets if r in stage.init}
+    given = {
+        r: jax.eval_shape(nets[r].init, key) for r in nets if r in stage.init.sources
+    }
     files = {role: found.shapes for role, found in method.pretrained.items()}
     begun = {**given, **{role: files[role] for role in method.begins_with}}
     state = jax.eval_shape(lambda given: init_state(method, optim, given, key), begun)
@@ -155,7 +157,7 @@ def memory(job, stage: TrainStage, costs: Cost, held: Held, num_devices: int) ->
     local = -(-stage.train.batch_size // num_devices)
     micro = -(-local // stage.train.num_microbatches)
     # Of several students on a device all states are there, and one is at work.
-    own_teachers = job.split(stage.init.get("teacher", ""))
+    own_teachers = job.split(stage.init.teacher)
     each = held.state + (held.frozen if own_teachers else 0)
     return sum(held) + (turns - 1) * each + micro * costs.kept
 

@@ -41,7 +41,8 @@ def run(job: Job, stage: PairsStage) -> None:
     """
     folder = job.folder(stage.name)
     counts = {TRAIN: stage.num_pairs, HELD_OUT: stage.num_held_out}
-    teacher = job.model(stage.init["teacher"], stage.precision)
+    source = stage.init.teacher or ""
+    teacher = job.model(source, stage.precision)
     build.check_fits(job.recipe, "teacher", teacher.spec)
     kept = teacher.net.space.kept
     # What is there counts, so both parts are looked at before either is made.
@@ -57,7 +58,7 @@ def run(job: Job, stage: PairsStage) -> None:
         mesh=job.mesh,
         purpose="pairs",
         leave=teacher.net.space.to_kept,
-        name=f"stage {stage.name!r}, teacher={stage.init['teacher']}",
+        name=f"stage {stage.name!r}, teacher={source}",
         batch_option=f"{job.section(stage.name)}.batch_size",
     )
     for part, num in counts.items():

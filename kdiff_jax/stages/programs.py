@@ -49,7 +49,7 @@ def of_training(job: Job, stage: TrainStage) -> Iterator[Program]:
     found = needs.shapes(job, stage)
     num = before.num_students(job, stage)
     mesh = needs.mesh_of(job, stage)
-    several = num > 1 and job.split(stage.init.get("teacher", ""))
+    several = num > 1 and job.split(stage.init.teacher)
     own = ("teacher",) if several else ()
     program = build.program({}, job.recipe, stage, found.networks, mesh=mesh, own=own)
     given = _given(job, stage, found, program.method, own=own)

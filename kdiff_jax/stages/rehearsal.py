@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdiff_jax import build, domain, interop, methods
-from kdiff_jax.build import EvaluateStage, PairsStage, Stage, TrainStage
+from kdiff_jax.build import EvaluateStage, Init, PairsStage, Stage, TrainStage
 from kdiff_jax.data import class_prompts
 from kdiff_jax.data.images import Images
 from kdiff_jax.errors import ConfigError, DataError, UserError
@@ -25,7 +25,6 @@ from kdiff_jax.interop.checkpoint import spec_of
 from kdiff_jax.method import Method, Numbers
 from kdiff_jax.metrics import features, groups, table
 from kdiff_jax.metrics.moments import check_memory
-from kdiff_jax.named import frozen
 from kdiff_jax.stages import Job, asked, autoencoder, before, compared, quick
 from kdiff_jax.train import inputs, label_protocols, parallel, seeds
 from kdiff_jax.train.state import NetState, TrainState
@@ -110,12 +109,12 @@ _passed: set[_Case] = set()  # rounds, and runs of one process, often differ in 
 def _train(job: Job, stage: TrainStage) -> None:
     origin = _origin(job, stage)
     spec = build.spec_of(stage, origin)
-    specs = (spec, origin) if "teacher" in stage.init else (spec,)
+    specs = (spec, origin) if stage.init.teacher is not None else (spec,)
     mesh = parallel.student_mesh(job.mesh, before.num_students(job, stage))
     parts = mesh.shape["data"] * stage.train.num_microbatches
     batch_size = stage.train.batch_size
     specs = tuple(one.defining() for one in specs)
-    nameless = dataclasses.replace(stage, name="", init=frozen({}))
+    nameless = dataclasses.replace(stage, name="", init=Init(), own_train=())
     augmented = job.recipe.augmented
     case = _Case(specs, nameless, batch_size // parts, augmented)
     if case in _passed:
@@ -133,7 +132,7 @@ def _train(job: Job, stage: TrainStage) -> None:
 
 def _origin(job: Job, stage: Stage) -> Spec:
     """The spec of a stage's teacher; of one that is brought, what its file says."""
-    source = stage.init.get("teacher")
+    source = stage.init.teacher
     for other in job.stages:
         if other.kind == "train" and other.name == source:
             return build.spec_of(other, _origin(job, other))

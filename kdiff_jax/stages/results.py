@@ -65,7 +65,7 @@ def _first(params):
 
 def option(job: Job, stage: TrainStage, key: str) -> str:
     """Option of the command line for a keyword of the stage's section `train`."""
-    own = key in stage.section.get("train", {})
+    own = key in stage.own_train
     return f"{job.section(stage.name) if own else '--config'}.train.{key}"
 
 

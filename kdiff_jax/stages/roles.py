@@ -57,7 +57,7 @@ def find(job: Job, stage: TrainStage) -> Roles:
     Raises:
         CheckpointError: If a model is missing, damaged or another than needed.
     """
-    origin = {role: s for role, s in stage.init.items() if s and s != "random"}
+    origin = {role: s for role, s in stage.init.sources.items() if s and s != "random"}
     raw = {role for role, s in origin.items() if job.names_role(s)}
     given = {role: job.role(origin[role]) for role in raw & {"student", "teacher"}}
     loaded = {
@@ -74,7 +74,7 @@ def find(job: Job, stage: TrainStage) -> Roles:
     nets = {"student": student}
     if teacher:
         nets["teacher"] = teacher.net
-        scale = stage.method.keywords.get("guidance")
+        scale = stage.guidance
         for one in student.guidance_range or (() if scale is None else (scale,)):
             interop.check_guidance(teacher.spec, one)
     given |= {role: model.params for role, model in loaded.items()}
@@ -96,7 +96,7 @@ def begin(stage: TrainStage, method: Method) -> Method:
     copies = {
         role: source
         for role, source in method.init_from.items()
-        if stage.init.get(role) != "random"
+        if stage.init.sources.get(role) != "random"
     }
     return method._replace(init_from=copies)
 
@@ -108,7 +108,7 @@ def trained(job: Job, stage: TrainStage, method) -> dict[str, dict]:
     adapters of features.
     """
     found = {}
-    for role, source in stage.init.items():
+    for role, source in stage.init.sources.items():
         if role in ("student", "teacher") or not job.names_role(source):
             continue
         if role in method.nets:
@@ -157,7 +157,7 @@ def _rows(
     students: Students, stage: TrainStage, role: str, num: int, model: Model | None
 ):
     """Which of `num` students a role begins as: a number, or one for each student."""
-    what = f"init.{role}={stage.init[role]!r}: holds {num} students"
+    what = f"init.{role}={stage.init.sources[role]!r}: holds {num} students"
     partition, ids = students.partition, students.ids
     if partition.num_students == 1:
         raise CheckpointError(
@@ -203,7 +203,7 @@ def _check_given(stage: TrainStage, method, given, own) -> None:
         shapes = [jax.tree.map(jnp.shape, tree) for tree in (one, expected)]
         if shapes[0] != shapes[1]:
             raise CheckpointError(
-                f"init.{role}={stage.init.get(role, source)!r}: is of another network"
-                f" than the {role} of stage {stage.name!r}; make their options equal,"
-                f" or set init.{role} to a stage that made one, or to 'random'"
+                f"init.{role}={stage.init.sources.get(role, source)!r}: is of another"
+                f" network than the {role} of stage {stage.name!r}; make their options"
+                f" equal, or set init.{role} to a stage that made one, or to 'random'"
             )

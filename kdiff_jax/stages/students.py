@@ -81,13 +81,14 @@ class Students(NamedTuple):
             num = len(common.share.conditions)
             owned = [partition.labels(k, num) for k in ids]
             share = share._replace(conditions=np.stack(owned))
-        if "t_range" in method.draws and "num_steps" in found.settings:
-            ends = share.t_range * np.reshape(found.settings["num_steps"], (-1, 1))
+        steps = found.round_steps
+        if "t_range" in method.draws and steps is not None:
+            ends = share.t_range * np.reshape(steps, (-1, 1))
             if np.abs(ends - np.round(ends)).max() > 1e-3:
                 raise ConfigError(
                     f"partition.num_ranges={partition.num_ranges}: the ranges are not"
                     " of whole steps, with settings.num_steps="
-                    f"{common.settings['num_steps']}; take a divisor of it, and"
+                    f"{common.round_steps}; take a divisor of it, and"
                     " spacing='even'"
                 )
         return found._replace(share=share)
@@ -177,11 +178,11 @@ def find(job: Job, stage: TrainStage, process, teacher) -> Students:
         # That of a round is the round before, a network for each student; the rows are
         # those of the network that the first of them had.
         inits = {s.name: s.init for s in job.stages}
-        source = stage.init.get("teacher", "")
+        source = stage.init.teacher or ""
         if not job.split(source):
             return teacher
         while job.split(source):
-            source = inits[source]["teacher"]
+            source = inits[source].teacher or ""
         return job.model(source, stage.precision)
 
     partition = partition_of(job, process, whole_teacher)
@@ -203,12 +204,12 @@ def partition_of(
     Raises:
         ConfigError: If it is none.
     """
-    options: dict[str, Any] = section_of(job)._asdict()
-    del options["only"]
-    path = options.pop("embeddings")
+    section = section_of(job)
+    path, own = section.embeddings, ("only", "embeddings")
+    options = {k: v for k, v in section._asdict().items() if k not in own}
     num_classes = job.recipe.num_classes
     rows = vectors = None
-    if options["rule"] in ("kmeans", "pca") and options["num_groups"] > 1:
+    if section.rule in ("kmeans", "pca") and section.num_groups > 1:
         vectors = job.recipe.conditions.vectors(job.frozen)
         by_table = vectors is not None and not path
         rows = vectors if by_table else _embeddings(path, find_teacher, num_classes)
