@@ -29,12 +29,12 @@ SIZE = flags.DEFINE_integer(
     "image_size", None, "Where the file does not say: pixels.", lower_bound=1
 )
 SAMPLER = flags.DEFINE_string("sampler", None, "The model's own; default: the file's.")
-STEPS = flags.DEFINE_integer("num_steps", None, "Of the sampler.", lower_bound=1)
+STEPS = flags.DEFINE_integer("num_steps", None, "Steps of the sampler.", lower_bound=1)
 CONFIG = flags.DEFINE_string(
     "config",
     None,
-    "Of a single file of Stable Diffusion: diffusers' folder of such a network, or its"
-    " config.json, which says what the file does not.",
+    "With a single file of Stable Diffusion: diffusers' folder of such a network, or"
+    " its config.json, which says what the file does not.",
 )
 HEADS = flags.DEFINE_integer(
     "num_heads", None, "Where the file does not say.", lower_bound=1
@@ -54,7 +54,7 @@ STUDENT = flags.DEFINE_integer(
 AVERAGE = flags.DEFINE_string(
     "average",
     None,
-    "Of a stage folder or a step: params, the name of a moving average, or"
+    "Weights of a stage folder or a step: params, the name of a moving average, or"
     " posthoc:SIGMA, the power average of this relative width.",
 )
 

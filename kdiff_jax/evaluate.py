@@ -65,7 +65,9 @@ CLIP_TOKENIZER = flags.DEFINE_string(
     "clip_tokenizer", None, "Folder with the tokenizer of a --clip that has none."
 )
 PREPROCESSING = flags.DEFINE_string(
-    "preprocessing", None, "Of the images, by name; default: the features' first."
+    "preprocessing",
+    None,
+    "Preprocessing of the images, by name; default: the features' first.",
 )
 BOOTSTRAP = flags.DEFINE_integer(
     "bootstrap", 0, "Draws for intervals of the figures; 0: none.", lower_bound=0
@@ -106,7 +108,7 @@ STEPS = flags.DEFINE_integer(
 )
 options.section("sampler")
 SEED = flags.DEFINE_integer(
-    "seed", 1, "Of the noise.", lower_bound=0, upper_bound=rng.MAX_SEED
+    "seed", 1, "Seed of the noise.", lower_bound=0, upper_bound=rng.MAX_SEED
 )
 SEEDS = flags.DEFINE_integer(
     "seeds", 1, "Measure so many: seed, seed + 1, ...; all are shown.", lower_bound=1
@@ -121,7 +123,7 @@ LABELS = flags.DEFINE_enum(
     "labels",
     label_protocols.NAMES[0],
     label_protocols.NAMES,
-    "Of the images: i mod the number of classes (DMD2), or drawn (EDM).",
+    "Labels of the images: i mod the number of classes (DMD2), or drawn (EDM).",
 )
 BATCH = flags.DEFINE_integer("batch_size", 250, "Images a call.", lower_bound=1)
 PRECISION = flags.DEFINE_enum(

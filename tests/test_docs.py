@@ -129,3 +129,39 @@ MESSAGES = [
 @pytest.mark.parametrize("message", MESSAGES)
 def test_messages_are_those_of_the_program(message):
     assert re.sub(r"<[^<>]+>", "\0", message) in messages()
+
+
+ARGUMENT = re.compile(r"^ +(\w[\w*, ]*): (?:Of|Whose)\b", re.M)
+
+
+def described(tree: ast.AST):
+    """(line, what is described by "Of" or "Whose") of docstrings and of flags."""
+    kinds = ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef
+    for node in ast.walk(tree):
+        if isinstance(node, kinds):
+            text = ast.get_docstring(node) or ""
+            line = getattr(node, "lineno", 1)
+            yield from ((line, name) for name in ARGUMENT.findall(text))
+        name = getattr(getattr(node, "func", None), "attr", "")
+        if isinstance(node, ast.Call) and name.startswith("DEFINE_"):
+            texts = [text for part in node.args[2:] for text in _texts(part)]
+            wrong = [text for text in texts if re.match(r"(?:Of|Whose)\b", text)]
+            yield from ((node.lineno, text) for text in wrong)
+
+
+def test_descriptions_are_noun_phrases():
+    """Never "Of the sampler": an argument and a flag are named by what they are."""
+    trees = {path: ast.parse(path.read_text()) for path in PACKAGE.rglob("*.py")}
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line}: {what}"
+        for path, tree in trees.items()
+        for line, what in described(tree)
+    ]
+    assert wrong == []
+
+
+def test_a_description_that_is_none_is_found():
+    flag = 'X = flags.DEFINE_integer("seed", 1, "Of the noise.", lower_bound=0)'
+    text = 'def f(k, n):\n    """Sum.\n\n    Args:\n        k, n: Whose sum.\n    """'
+    assert [what for _, what in described(ast.parse(flag))] == ["Of the noise."]
+    assert [what for _, what in described(ast.parse(text))] == ["k, n"]

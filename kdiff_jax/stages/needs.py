@@ -42,7 +42,7 @@ class Needs(NamedTuple):
     Attributes:
         held: In the layout of the stage.
         saved: Bytes of a checkpoint of one student.
-        cost: Of a step.
+        cost: Cost of a step.
         layouts: Name of a layout -> what is held in it, on `num_devices` of a student.
         num_devices: Those that there are, or SEVERAL where there is one.
     """
