@@ -1,7 +1,9 @@
 """What a small run leaves: averages of its checkpoints, and figures of many metrics."""
 
+import dataclasses
 import functools
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -11,9 +13,10 @@ import pytest
 from kdiff_jax import interop, recipe
 from kdiff_jax.errors import CheckpointError, ConfigError
 from kdiff_jax.interop import convert, training
-from kdiff_jax.metrics import figure_name, frechet_distance, stats
+from kdiff_jax.metrics import features, figure_name, frechet_distance, stats
 from kdiff_jax.metrics.moments import Moments
 from kdiff_jax.report import summary
+from kdiff_jax.stages import measured
 from kdiff_jax.train import generate, label_protocols, parallel, snapshots
 
 
@@ -118,6 +121,54 @@ def test_a_stage_says_of_which_weights_its_model_is(stage, tmp_path):
     assert [training.result_of(place) for place in of_stage] == ["wide"] * 3
     for place in (stage.parent, tmp_path, stage / "samples", stage / "model" / "x"):
         assert training.result_of(place) is None
+
+
+@pytest.mark.parametrize("average", ["params", "posthoc:0.08", None])
+def test_rows_of_a_converted_model_say_which_average_it_is(stage, tmp_path, average):
+    read = average and functools.partial(snapshots.load, average=average)
+    model = tmp_path / "model of mine"
+    convert.run(stage, model, read=read)
+    assert interop.load(model).spec.average == (average or "wide")
+    settings = dict.fromkeys(
+        (field.name for field in dataclasses.fields(measured.Settings)), None
+    )
+    settings |= dict(mesh=parallel.make_mesh(jax.devices()[:1]), num_images=4)
+    reference = stage.parent / "evaluate" / "reference_pixels.npz"
+    settings |= dict(features=features.make("pixels"), metrics=("fd",))
+    settings |= dict(reference=str(reference), reference_path=reference)
+    settings |= dict(labels="arange", seed=1, seeds=1, headline="best", bootstrap=0)
+    told = measured.Settings(**settings | dict(batch_size=4))
+    row = measured.model(str(model), told, lambda model: model.sampler())
+    assert row["average"] == (average or "wide")
+    brought = evaluated(model, tmp_path / "run")
+    assert (brought["role"], brought["average"]) == ("teacher", average or "wide")
+
+
+def test_the_row_of_a_brought_stage_says_which_average_it_is(stage, tmp_path):
+    """Also one of before, whose model's file does not say it."""
+    shutil.copytree(stage, tmp_path / "teacher")
+    model = interop.load(stage)
+    spec = model.spec.replace(average=None)
+    interop.save(tmp_path / "teacher" / "model", params=model.params, spec=spec)
+    row = evaluated(tmp_path / "teacher", tmp_path / "run")
+    assert row["average"] == "wide"
+
+
+def evaluated(teacher, workdir):
+    """The row of a brought teacher in the report of a recipe."""
+    from configs import common
+
+    sections = points.sections()
+    config = common.config(
+        "brought",
+        order=("evaluate",),
+        stages=dict(evaluate=dict(kind="evaluate", models=("teacher",), num_images=4)),
+        init=dict(teacher=str(teacher)),
+        **sections,
+    )
+    recipe.run(config, workdir, devices=jax.devices()[:1])
+    (row,) = json.loads((workdir / "report.json").read_text())["rows"]
+    return row
 
 
 def test_an_average_that_was_never_kept_is_built(stage, tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ from kdiff_jax.interop import (
     folder,
     foreign,
     safetensors_export,
+    training,
 )
 from kdiff_jax.interop.model import Model
 from kdiff_jax.interop.source import Facts
@@ -145,7 +146,9 @@ def _ours(loaded: Model, source: pathlib.Path, said: Facts) -> Model:
     sampler = said.choose_sampler(**spec.sampler.plain())
     if spec.guidance_range:  # whichever sampler tells it
         sampler = {"guidance": spec.guidance, **sampler}
-    return dataclasses.replace(loaded, spec=spec.changed({"sampler": sampler}))
+    spec = spec.changed({"sampler": sampler})
+    spec = spec.replace(average=training.average_of(source, spec))
+    return dataclasses.replace(loaded, spec=spec)
 
 
 def card(spec: Spec, assumed) -> str:
@@ -175,6 +178,8 @@ def card(spec: Spec, assumed) -> str:
             "source": f"{source.file} ({source.family})",
             "sha256 of the source": source.sha256,
         }
+    if average := spec.average:
+        rows |= {"weights": "the last ones" if average == "params" else average}
     rows |= {"converted by": f"kdiff_jax {__version__}"}
     table = "\n".join(f"| {k} | {v} |" for k, v in rows.items())
     notes = "".join(f"\nAssumed, because the file does not say: {a}." for a in assumed)

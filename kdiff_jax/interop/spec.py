@@ -64,6 +64,8 @@ class Spec:
         text: Name of the encoder that makes text states of token ids, and its fields;
             None where texts are kept as states.
         text_sha256: Digest of that encoder's weights.
+        average: Weights of a training that these are: "params", the last ones, a moving
+            average by its name, or "posthoc:SIGMA"; None where that is not known.
         facts: Whatever else a file says.
 
     Examples:
@@ -107,6 +109,7 @@ class Spec:
     autoencoder_sha256: str | None = None
     text: Named | None = None
     text_sha256: str | None = None
+    average: str | None = None
     facts: Keywords = frozen({})
 
     @classmethod

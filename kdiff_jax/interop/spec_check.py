@@ -31,6 +31,7 @@ BOUND = ("parent", "name", "process")  # what is given otherwise, or not at all
 ORIGIN = ("family", "file", "sha256")
 TEXTS = (
     "autoencoder_sha256",
+    "average",
     "conditions",
     "kdiff_jax",
     "sha256",

@@ -62,6 +62,19 @@ def result_of(path: pathlib.Path) -> str | None:
         return None
 
 
+def average_of(path: pathlib.Path, spec: Spec) -> str | None:
+    """Which weights of a training a model is: what its file says, or else its stage.
+
+    Args:
+        path: Where it lies.
+        spec: Its spec.
+
+    Returns:
+        See `Spec.average`; None for a model of others.
+    """
+    return spec.average or result_of(path)
+
+
 class Description(NamedTuple):
     """What the steps of a stage folder are.
 
@@ -165,7 +178,8 @@ def load(
     if about.spec.partition is None:  # a model of one student has no axis of them
         params = jax.tree.map(lambda x: x[0], params)
     more = [jax.tree.map(lambda x: x[0], one) for one in more]
-    return about.spec, params, dict(zip(about.beside, more, strict=True))
+    spec = about.spec.replace(average=result)
+    return spec, params, dict(zip(about.beside, more, strict=True))
 
 
 def role(stage: pathlib.Path, name: str) -> dict[str, Any]:

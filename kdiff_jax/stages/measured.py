@@ -192,7 +192,7 @@ def model(
         "num_images": num,
         **questions.row,
         **seeds.figures_of(each, told.headline, told.per),
-        "average": training.result_of(located(source)),
+        "average": training.average_of(located(source), found.spec),
         **told.row(stats, clip, num),
         **made.speeds(),
     }

@@ -10,6 +10,7 @@ from kdiff_jax.build import EvaluateStage
 from kdiff_jax.build.sections import Evaluate
 from kdiff_jax.data.images import Images
 from kdiff_jax.interop import Model, training
+from kdiff_jax.interop.checkpoint import located
 from kdiff_jax.partition import ONE, Partition
 from kdiff_jax.stages import Job, asked, compared, facts, measured
 from kdiff_jax.stages.compared import Reference
@@ -59,6 +60,7 @@ def of_model(
         batch_option=batch_option,
     )
     about = {} if imported else facts(job.folder(made_by))
+    place = located(source) if imported else job.left(source)
     row = {
         "stage": made_by,
         "role": role_of(job, made_by),
@@ -69,7 +71,7 @@ def of_model(
         **reference.about(),
         "train_steps": about.get("train_steps"),
         "train_seconds": about.get("train_seconds"),
-        "average": about.get("average"),
+        "average": about.get("average") or training.average_of(place, model.spec),
         **found.speeds(),
     }
     if model.num_students > 1:

@@ -55,7 +55,7 @@ def leave(
     interop.save(
         folder / "model",
         params=params,
-        spec=plan.roles.spec,
+        spec=plan.roles.spec.replace(average=facts["average"]),
         card=card,
         frozen={**job.frozen, **beside},
     )

@@ -62,6 +62,7 @@ def _posthoc(stage, steps, average: str) -> interop.Model:
         part = jax.tree.map(lambda x, w=weight: w * np.asarray(x, np.float64), trees)
         total = part if total is None else jax.tree.map(np.add, total, part)
     assert spec is not None and total is not None
+    spec = spec.replace(average=average)
     return checkpoint.of_params(stage, spec, *jax.tree.map(np.float32, total))
 
 
