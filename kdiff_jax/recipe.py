@@ -254,10 +254,11 @@ def missing(job: Job) -> str:
                 data = found if key == "path" else data
             except (DataError, CheckpointError, NotGiven) as error:
                 lacks.append(f"{error}{hints.get(key, '')}")
-    rehearsal.check(job, data)
     options = compared.options_of(job)
     if options.features and (weights := compared.missing(options)):
         lacks.append(f"evaluate.features={options.features!r}: {weights}")
+        job.said.add(compared.line_of(options, weights))  # which is the same
+    rehearsal.check(job, data)
     return "\n".join(lacks)
 
 

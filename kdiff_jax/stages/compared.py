@@ -248,12 +248,17 @@ def left_out(job: Job, options: Evaluate) -> bool:
     """
     lacks = missing(options)
     if lacks:
-        job.warn_once(
-            f"--config.evaluate.features={options.features} is left out: {lacks} (or"
-            " set evaluate.fetch or evaluate.weights) and run the same command again,"
-            " which measures what is missing; all other figures are made"
-        )
+        job.warn_once(line_of(options, lacks))
     return bool(lacks)
+
+
+def line_of(options: Evaluate, lacks: str) -> str:
+    """That figures are left out for want of what `missing` said, and the ways out."""
+    return (
+        f"--config.evaluate.features={options.features} is left out: {lacks} (or set"
+        " evaluate.fetch or evaluate.weights) and run the same command again, which"
+        " measures what is missing; all other figures are made"
+    )
 
 
 def features_of(options: Evaluate, mesh) -> Features:
