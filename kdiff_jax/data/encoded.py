@@ -172,6 +172,22 @@ def from_encoded(
     return images._replace(read=lambda indices: array[indices], in_memory=array)
 
 
+def are_grey(images: Images) -> bool:
+    """Whether all files of a set are grey, whatever they are converted to.
+
+    Headers alone are looked at, up to the first file that is not.
+    """
+    fetch = images.encoded
+    if fetch is None:
+        return False
+    for number in range(images.num):
+        where, content = fetch(number)
+        with _one_line(where), Image.open(io.BytesIO(content), formats=FORMATS) as one:
+            if one.mode not in GREY:
+                return False
+    return True
+
+
 class _Once:
     """Says each kind of line once, whichever thread comes first."""
 

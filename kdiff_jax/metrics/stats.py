@@ -3,7 +3,8 @@
 Ours hold `mu`, `sigma`, `num`, the name of the features, and as far as they are known
 `preprocessing`, `weights_sha256`, a fingerprint of the data, and what further metrics
 read: `rows`, `logits`, `labels`, `spatial_mu` and `spatial_sigma`. Of others any .npz
-with `mu` and `sigma` is read (EDM's fid-refs, clean-fid's, pytorch-fid's).
+with `mu` and `sigma` is read (EDM's fid-refs, clean-fid's, pytorch-fid's), and
+clean-fid's of KID, which hold features.
 """
 
 import hashlib
@@ -19,6 +20,7 @@ import numpy as np
 from kdiff_jax import arrays, sealed
 from kdiff_jax.errors import DataError, NumericsError
 from kdiff_jax.files import Unreadable, write_atomically
+from kdiff_jax.metrics import clean_fid
 from kdiff_jax.metrics.features import Features
 from kdiff_jax.metrics.frechet import check_spectrum, check_symmetric
 from kdiff_jax.metrics.moments import Moments
@@ -149,9 +151,10 @@ def save_stats(path: str | os.PathLike, moments: Moments, *, features: str) -> N
 
 
 def is_stats(path: pathlib.Path) -> bool:
-    """Whether a file is an .npz of moments; not whether they are sound."""
+    """Whether a file is an .npz of moments or features; not whether they are sound."""
     try:
-        return {"mu", "sigma"} <= set(arrays.names(path))
+        names = set(arrays.names(path))
+        return {"mu", "sigma"} <= names or clean_fid.is_one(names)
     except (OSError, Unreadable):
         return False
 
@@ -194,6 +197,8 @@ def load_stats(
         raise DataError(
             f"reference={path}: is damaged ({damage}); make the file again"
         ) from None
+    if clean_fid.is_one(entries):
+        entries = clean_fid.entries(path, entries)
     missing = [name for name in ("mu", "sigma") if name not in entries]
     if missing:
         raise DataError(

@@ -21,7 +21,7 @@ from kdiff_jax.metrics.seen import Seen
 from kdiff_jax.partition import Partition
 from kdiff_jax.stages import Job, asked, neighbours
 from kdiff_jax.text.clip import Clip
-from kdiff_jax.train import coco_protocols, parallel, reference
+from kdiff_jax.train import coco_protocols, parallel, preparation, reference
 from kdiff_jax.train.coco_protocols import Protocol
 from kdiff_jax.train.seeds import Measured
 
@@ -202,8 +202,10 @@ def statistics(
     if not parallel.from_first_host(_is_reference(path, features, needed)):
         if named and options:
             place = pathlib.Path(named).expanduser()
-            about = features, shape, needed, protocol_of(options)
-            found = reference.of(named, place, *about)
+            protocol = protocol_of(options)
+            found = reference.of(named, place, features, shape, needed, protocol)
+            data = None if protocol else build.load_images(job.recipe).prepared
+            preparation.check(named, found, protocol, data)
         else:
             data = build.load_images(job.recipe)
             found = reference.of_images(data.name, data, features, needed)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,8 +10,9 @@ from jax.sharding import Mesh
 
 from kdiff_jax import interop, text
 from kdiff_jax.data import captions, folder
-from kdiff_jax.data.encoded import Look
-from kdiff_jax.errors import ConfigError
+from kdiff_jax.data.encoded import Look, are_grey
+from kdiff_jax.data.images import Images
+from kdiff_jax.errors import ConfigError, DataError, UserError
 from kdiff_jax.interop import beside, training
 from kdiff_jax.interop.checkpoint import located
 from kdiff_jax.metrics import caveats, groups, moments, table
@@ -22,7 +24,7 @@ from kdiff_jax.report import environment
 from kdiff_jax.samplers import Sampler
 from kdiff_jax.stages import asked
 from kdiff_jax.text.clip import Clip
-from kdiff_jax.train import label_protocols, measure, reference, seeds
+from kdiff_jax.train import label_protocols, measure, preparation, reference, seeds
 from kdiff_jax.train.coco_protocols import Protocol
 
 NUM_IMAGES = 10_000
@@ -86,6 +88,7 @@ class Settings:
             needs |= groups.needs_of_reference(self.metrics)
         about = self.features, shape, needs, self.protocol
         found = reference.of(self.reference, self.reference_path, *about)
+        preparation.check(self.reference, found, self.protocol)
         caveats.of_reference(self.reference, self.metrics, found.seen)
         return found
 
@@ -203,10 +206,7 @@ def images(source: str, told: Settings) -> dict[str, Any]:
 
     Their prompts are those of a file, in this order, or lie beside them.
     """
-    path = str(pathlib.Path(source).expanduser())
-    if not pathlib.Path(path).is_dir():
-        raise ConfigError(f"--images={source}: is no folder; give a folder of images")
-    data = folder.read(path, Look(channels=told.features.extractor.channels))
+    data = folder_of(source, told.features)
     num = min(told.num_images or data.num, data.num)
     data = data._replace(num=num, labels=data.labels[:num])
     table.check(told.metrics, told.features, num)
@@ -242,6 +242,36 @@ def images(source: str, told: Settings) -> dict[str, Any]:
         **told.row(stats, clip, num),
         "measured": environment.measured(),
     }
+
+
+def folder_of(source: str, features: Features) -> Images:
+    """The images of a folder as the features read them.
+
+    Raises:
+        ConfigError: If it is no folder.
+        DataError: If its images cannot be read or are of several sizes, or are all grey
+            where the features read colour.
+    """
+    path = str(pathlib.Path(source).expanduser())
+    if not pathlib.Path(path).is_dir():
+        raise ConfigError(f"--images={source}: is no folder; give a folder of images")
+    channels = features.extractor.channels
+    try:
+        data = folder.read(path, Look(channels=channels))
+    except UserError as error:
+        # Whose ways out are options of a recipe.
+        why = re.sub(r"[;,] [^;,]*\bdata\.\w.*", "", str(error))
+        raise type(error)(
+            f"--images={source}: {why}; give files of one size, all colour or all grey"
+        ) from error
+    # Among images in colour a grey one is one of them: COCO has such.
+    if channels == 3 and are_grey(data):
+        raise DataError(
+            f"--images={source}: all are grey, and features={features.name} and what"
+            " they are compared with are of colour; give images in colour, or compare"
+            " both in grey by --features=pixels"
+        )
+    return data
 
 
 def figures_of(

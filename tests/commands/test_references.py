@@ -5,6 +5,7 @@ import pathlib
 
 import numpy as np
 import pytest
+import torch_resnet
 from child import run
 from PIL import Image
 from test_outputs import save
@@ -66,3 +67,29 @@ def test_small_groups_are_told_once_for_all_seeds(tmp_path):
     assert len(told) == 2
     found = row_of(lines)["groups"]
     assert [list(one) for one in found.values()] == [["num_images", "fd_pixels"]] * 8
+
+
+def test_images_that_cannot_be_compared_are_refused_in_a_line(tmp_path, images):
+    """Grey ones with features of colour, and such of two sizes."""
+    weights = tmp_path / "resnet56.npz"
+    np.savez(weights, **torch_resnet.random_weights(RNG, num_blocks=9))
+    np.savez(tmp_path / "colour.npz", images=images.repeat(8, 1).repeat(8, 2))
+    whole = images.repeat(8, 1).repeat(8, 2)
+    grey = folder(tmp_path / "grey", whole[..., 0])
+    mixed = folder(tmp_path / "mixed", [whole[0], whole[1][:4]])
+    some = folder(tmp_path / "some", [whole[0][..., 0], *whole[1:]])
+    more = "--features=resnet56", f"--weights={weights}"
+    reference = f"--reference={tmp_path / 'colour.npz'}"
+
+    def lines_of(own, *words):
+        code, lines = evaluate(f"--images={own}", reference, *words)
+        return code, lines[-1]
+
+    code, line = lines_of(grey, *more)
+    assert code == 3 and "all are grey, and features=resnet56 and what" in line
+    code, line = lines_of(grey)
+    assert code == 3 and "images of [8, 8, 3], and" in line
+    code, line = lines_of(mixed)
+    assert code == 3 and "8x4 in a set of 8x8; give files of one size, all" in line
+    assert "data.size" not in line
+    assert lines_of(some, *more)[0] == 0

@@ -131,3 +131,22 @@ def test_what_are_no_statistics_is_refused(change, words, tmp_path):
     np.savez(path, **dict(mu=np.zeros(2), sigma=np.eye(2), num=3) | change)
     with pytest.raises(DataError, match=words):
         load_stats(path)
+
+
+def test_files_of_kid_by_clean_fid_are_features(tmp_path):
+    """f32[N, D] called feats, and nothing else."""
+    path, feats = tmp_path / "set_kid.npz", np.random.default_rng(0).normal(size=(9, 3))
+    np.savez_compressed(path, feats=feats.astype(np.float32))
+    assert stats.is_stats(path)
+    found = load_stats(path, features=PIXELS, dim=3, needs={"rows", "moments"})
+    np.testing.assert_array_equal(found.seen.rows, feats.astype(np.float32))
+    np.testing.assert_allclose(found.sigma, np.cov(feats.T), rtol=1e-5)
+    assert found.num == 9 and found.features is None
+    with pytest.raises(DataError, match="has 3 features, and pixels are 4"):
+        load_stats(path, features=PIXELS, dim=4)
+    for wrong in (feats[0], feats[:1], feats * np.nan, feats.astype(int), feats * 1j):
+        np.savez(path, feats=wrong)
+        with pytest.raises(DataError, match="feats .* are no finite features of two"):
+            load_stats(path)
+    np.savez(path, feats=feats, images=np.zeros((3, 4, 4, 3), np.uint8))
+    assert not stats.is_stats(path)
