@@ -215,7 +215,8 @@ def test_evaluate(models, tmp_path):
     }
     for name, (_, arrays) in refused.items():
         stats(name, **arrays)
-    stats("sound", num=9, features="pixels")
+    about = dict(features="pixels", preprocessing="default", prepared="{}")
+    stats("sound", num=9, **about)
     rounded = np.float32(one + 1e-6 * np.triu(np.ones((3, 3)), 1))
     stats("rounded", sigma=rounded - np.float32(1e-6) * one)
 
@@ -249,7 +250,7 @@ def test_evaluate(models, tmp_path):
                 "/proc/x.json": "cannot be written",
             }.items()
         ),
-        case("rounded.npz", 0, "", f"--output={tmp_path}/row.json"),
+        case("rounded.npz", 0, "does not say its", f"--output={tmp_path}/row.json"),
         case("images.npz", 0, "", f"--output={tmp_path}/row.json"),
         case(sound, 0, "", f"--output={tmp_path}/empty.json"),
     ]
