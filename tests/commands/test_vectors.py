@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import vectors
 
-from kdiff_jax import build, domain, interop, partition, plan, recipe
+from kdiff_jax import build, domain, interop, metrics, partition, plan, recipe
 from kdiff_jax.data import pairs
 from kdiff_jax.errors import CheckpointError, ConfigError, DataError
 from kdiff_jax.interop import convert
+from kdiff_jax.metrics import stats
 from kdiff_jax.stages import same_data
-from kdiff_jax.train import generate, parallel
+from kdiff_jax.train import generate, parallel, reference
 
 ONE = jax.devices()[:1]
 
@@ -30,13 +31,55 @@ def workdir(tmp_path_factory):
     return folder
 
 
-def test_every_stage_leaves_what_it_leaves_of_labels(workdir):
-    found = pairs.open_pairs(workdir / "pairs/train")
+@pytest.fixture(scope="module")
+def by_kmeans(workdir, tmp_path_factory):
+    """The same teacher and pairs, and students of the clusters of k-means."""
+    folder = tmp_path_factory.mktemp("kmeans")
+    for stage in ("teacher", "pairs"):
+        shutil.copytree(workdir / stage, folder / stage)
+    config = vectors.config(folder / "table.npy", num_groups=2, rule="kmeans")
+    recipe.run(config, folder, devices=ONE)
+    return folder
+
+
+@pytest.fixture(scope="module", params=["pca", "kmeans"])
+def split(request):
+    """(rule, the run of two students of near vectors by it)."""
+    name = {"pca": "workdir", "kmeans": "by_kmeans"}[request.param]
+    return request.param, request.getfixturevalue(name)
+
+
+def test_every_stage_leaves_what_it_leaves_of_labels(split):
+    rule, folder = split
+    found = pairs.open_pairs(folder / "pairs/train")
     np.testing.assert_array_equal(found.labels, np.arange(24) % 8)  # numbers
-    report = json.loads((workdir / "report.json").read_text())
+    report = json.loads((folder / "report.json").read_text())
     assert [row["stage"] for row in report["rows"]] == ["teacher", "student"]
     assert all(np.isfinite(list(row["metrics"].values())) for row in report["rows"])
-    assert interop.load(workdir / "student").num_students == 2
+    model = interop.load(folder / "student")
+    about = dict(process=model.process, num_classes=8, num_groups=2)
+    expected = partition.make(**about, rule=rule, embeddings=vectors.table())
+    assert model.num_students == 2 and model.partition == expected
+
+
+def test_the_command_gives_the_figures_of_the_stage(split, tmp_path):
+    """Of both students, each asked for the vectors that it owns."""
+    _, folder = split
+    config = vectors.config(tmp_path / "table.npy")
+    data = build.load_images(recipe.make_job(config, tmp_path, devices=ONE).recipe)
+    seen = reference.of_images("mixture", data, metrics.make("pixels"), ())
+    stats.save(tmp_path / "data.npz", seen)
+    words = f"--reference={tmp_path / 'data.npz'}", "--num_images=16"
+    code, text = child.run("evaluate", f"--checkpoint={folder / 'student'}", *words)
+    assert code == 0, text
+    row = json.loads(next(x for x in text.splitlines() if x.startswith("{")))
+    (report,) = (
+        row
+        for row in json.loads((folder / "report.json").read_text())["rows"]
+        if row["stage"] == "student"
+    )
+    assert row["metrics"] == pytest.approx(report["metrics"], rel=1e-4)
+    assert row["num_students"] == 2 and row["nfe"] == report["nfe"] == 1
 
 
 def test_a_number_is_the_row_of_the_table(workdir):
@@ -79,9 +122,9 @@ def test_a_step_of_a_stage_and_the_command_take_numbers(workdir, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def new(workdir, tmp_path_factory):
+def new(split, tmp_path_factory):
     """(file of vectors that the table has not, the vectors), one near each group."""
-    groups = interop.load(workdir / "student/model").partition.groups
+    groups = interop.load(split[1] / "student/model").partition.groups
     rows = np.stack([vectors.table()[list(own)].mean(0) for own in groups])
     path = tmp_path_factory.mktemp("new") / "rows.npy"
     np.save(path, rows)
@@ -99,9 +142,9 @@ BAD = {  # why a file is refused -> what is in it, of the vectors that are asked
 
 
 @pytest.fixture(scope="module")
-def sampled(workdir, new, tmp_path_factory):
+def sampled(split, new, tmp_path_factory):
     """(folder, answers of `sample`: to all students, to each alone, to bad files)."""
-    path, rows = new
+    (_, workdir), (path, rows) = split, new
     folder = tmp_path_factory.mktemp("sampled")
     words = f"--checkpoint={workdir / 'student'}", "--num_images=6"
     lines = [
@@ -151,9 +194,9 @@ def test_images_of_vectors_in_python_are_those_of_their_numbers(workdir):
     np.testing.assert_array_equal(by_row, by_number)
 
 
-def test_a_vector_that_no_condition_has_is_routed(workdir):
+def test_a_vector_that_no_condition_has_is_routed(split):
     """The student that owns near vectors answers for it."""
-    model = interop.load(workdir / "student/model")
+    model = interop.load(split[1] / "student/model")
     x_t = np.ones((1, 1, 1, 2), np.float32)
     for owner, own in enumerate(model.partition.groups):
         new = vectors.table()[list(own)].mean(0, keepdims=True)
