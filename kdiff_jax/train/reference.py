@@ -146,9 +146,10 @@ def _set(
     except UserError as error:
         # Whose ways out are options of a recipe.
         why = re.sub(r"[;,] [^;,]*\bdata\.\w.*", "", str(error))
-        raise type(error)(
-            f"{_of_reference(text, path, why)}; or give others"
-        ) from error
+        way_out = "or give others"
+        if size is None and "data.size" in str(error):
+            way_out = "give images of one size; --make_reference has --image_size"
+        raise type(error)(f"{_of_reference(text, path, why)}; {way_out}") from error
 
 
 def _of_reference(text: str, path: pathlib.Path, why: str) -> str:

@@ -76,3 +76,13 @@ def test_labels_of_a_reference_do_not_count(tmp_path):
     np.savez(path, images=images, labels=np.full(9, -1))
     mu = reference.of(str(path), path, features.make("pixels"), (4, 4, 3)).mu
     np.testing.assert_allclose(mu, images.reshape(9, -1).mean(0) / 127.5 - 1)
+
+
+def test_images_of_several_sizes_name_the_flag_that_resizes_them(tmp_path):
+    rng, pixels = np.random.default_rng(0), features.make("pixels")
+    for name, side in (("0", 4), ("1", 5)):
+        image = rng.integers(0, 256, (side, side, 3), np.uint8)
+        Image.fromarray(image).save(tmp_path / f"{name}.png")
+    with pytest.raises(DataError, match="in a set of 4x4; give .* has --image_size$"):
+        reference.made(str(tmp_path), tmp_path, pixels)
+    assert reference.made(str(tmp_path), tmp_path, pixels, size=4).num == 2
