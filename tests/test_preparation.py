@@ -124,5 +124,6 @@ def test_a_recipe_takes_no_reference_that_was_prepared_otherwise(tmp_path):
         **points.sections(),
     )
     words = "made of images with flip=True, and the data of this run has flip=False"
-    with pytest.raises(DataError, match=words):
+    with pytest.raises(DataError, match=rf"^--config.evaluate.reference=.* {words}"):
         recipe.run(config, tmp_path / "run", devices=jax.devices()[:1])
+    assert not list((tmp_path / "run").glob("teacher/checkpoints"))  # before all stages

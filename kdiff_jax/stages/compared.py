@@ -11,6 +11,7 @@ import numpy as np
 
 from kdiff_jax import build, text
 from kdiff_jax.build.sections import Evaluate
+from kdiff_jax.data.images import Images
 from kdiff_jax.errors import DataError
 from kdiff_jax.metrics import caveats, groups, stats, table
 from kdiff_jax.metrics import features as feature_extractors
@@ -215,6 +216,35 @@ def statistics(
         parallel.wait_for_all("reference")
     dim = feature_extractors.dim_of(features, shape)
     return stats.load_stats(path, features=features, dim=dim, needs=needed)
+
+
+def check_reference(
+    job: Job, options: Evaluate, features: Features, data: Images | None
+) -> None:
+    """Refuses, before anything runs, statistics that no model can be compared with.
+
+    Args:
+        job: The job.
+        options: What is measured.
+        features: The features.
+        data: Images of the recipe; None where they are not there yet.
+
+    Raises:
+        DataError: Names both.
+    """
+    path = pathlib.Path(options.reference).expanduser()
+    if not options.reference or not stats.is_stats(path):
+        return
+    shape = shape_of(job, options)
+    found = stats.load_stats(
+        path,
+        features=features,
+        dim=feature_extractors.dim_of(features, shape),
+        image_shape=shape,
+        needs=needs_of_reference(options),
+    )
+    prepared = data.prepared if data else None
+    preparation.refuse(options.reference, found, protocol_of(options), prepared)
 
 
 def folder_of(job: Job) -> pathlib.Path | None:

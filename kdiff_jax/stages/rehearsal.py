@@ -220,6 +220,7 @@ def _evaluate(job: Job, stage: EvaluateStage, data: Images | None) -> None:
         shape = compared.shape_of(job, options)
         features.check_shape(extractor, shape)
         table.check(options.metrics, extractor, options.num_images)
+        compared.check_reference(job, options, extractor, data)
         if asked.CLASSES in table.needs(options.metrics):
             _check_asked(job, extractor.extractor.classes)
         section = job.recipe.partition

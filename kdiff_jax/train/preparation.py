@@ -34,18 +34,10 @@ def check(
     Raises:
         DataError: Names both.
     """
+    refuse(text, found, protocol, data)
     _say_unknown(text, found)
     if found.prepared is None:
         return
-    wanted, whose = data, "the data of this run"
-    if protocol:
-        wanted, whose = protocol.look.described(), protocol.name
-    if wanted and (apart := differences(found.prepared, wanted)):
-        raise DataError(
-            f"reference={text}: made of images with {_told(found.prepared, apart)}, and"
-            f" {whose} has {_told(wanted, apart)}; make one of images that are prepared"
-            " the same"
-        )
     if protocol and found.prepared.get("resize") is None:
         log.warning(
             "reference=%s: of images as they were found, perhaps prepared otherwise"
@@ -58,6 +50,23 @@ def check(
             "reference=%s: made of images with %s, where this project has %s: figures"
             " compare with those of this reference alone",
             *(text, _told(found.prepared, apart), _told(usual, apart)),
+        )
+
+
+def refuse(
+    text: str, found: Stats, protocol: Protocol | None, data: Prepared | None
+) -> None:
+    """The refusals of `check` alone."""
+    wanted, whose = data, "the data of this run"
+    if protocol:
+        wanted, whose = protocol.look.described(), protocol.name
+    if not wanted or not found.prepared:
+        return
+    if apart := differences(found.prepared, wanted):
+        raise DataError(
+            f"reference={text}: made of images with {_told(found.prepared, apart)}, and"
+            f" {whose} has {_told(wanted, apart)}; make one of images that are prepared"
+            " the same"
         )
 
 
