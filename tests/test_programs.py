@@ -4,17 +4,20 @@ import dataclasses
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import jobs
 import numpy as np
 import one_student
 import pytest
 import toy
 
-from kdiff_jax import build
-from kdiff_jax.build import objects
+from kdiff_jax import build, interop
+from kdiff_jax.build import Recipe, objects
 from kdiff_jax.build.sections import Train
 from kdiff_jax.diffusion import process as processes
+from kdiff_jax.interop.spec import Origin
 from kdiff_jax.named import Named, frozen, thawed
+from kdiff_jax.partition import Partition
 from kdiff_jax.train import parallel
 from kdiff_jax.train.state import init_state
 
@@ -50,11 +53,40 @@ OTHER_TRAIN = dict(
     ),
     **dict(figure_images=2, figure_metrics=("kd",), figure_average="slow"),
 )
+# Of a model the function of its parameters counts, and nothing that is said beside it.
+OTHER_SPEC = dict(
+    augment_dim=9,
+    cond_dim=3,
+    cond_length=7,
+    image_shape=(1, 1, 3),
+    network=SPEC.network.changed(channels=16),
+    num_classes=4,
+    precondition=Named("residual", jobs.NONE),
+    process=Named("edm", jobs.NONE),
+    space="latents",
+    guidance_range=(1.0, 4.0),
+    autoencoder=Named("autoencoder_kl", jobs.NONE),
+    text=Named("clip_text", jobs.NONE),
+)
+SAID = dict(
+    sampler=Named("heun", frozen(dict(num_steps=7))),
+    revision=1,  # the network's own; another is refused
+    null_prob=0.3,
+    partition=Partition(groups=((0, 1, 2, 3), (4, 5, 6, 7))),
+    conditions="sha256:0",
+    source=Origin("edm", "a.pkl", "0"),
+    sha256="0",
+    kdiff_jax="0.0",
+    autoencoder_sha256="0",
+    text_sha256="0",
+    average="slow",
+    facts=frozen({"by": "them"}),
+)
 
 
-def key(stage=STAGE, *, augmented=jobs.NONE, spec=SPEC, mesh=None, own=()):
+def key(stage=STAGE, *, augmented=jobs.NONE, spec=SPEC, mesh=None, own=(), **fields):
     mesh = mesh or parallel.make_mesh(jax.devices()[:1])
-    recipe = dataclasses.replace(job().recipe, augmented=augmented)
+    recipe = dataclasses.replace(job().recipe, augmented=augmented, **fields)
     networks = build.Networks(toy.NETS, processes.cosine(), (spec,))
     return objects.program_key(recipe, stage, networks, mesh, own)
 
@@ -80,13 +112,63 @@ def test_and_so_has_one_whose_training_differs(name):
 
 
 def test_what_is_around_the_stage_counts():
+    flipped = frozen({"flip": True})
     others = [
-        key(augmented=frozen({"flip": True})),
+        key(augmented=flipped),
         key(spec=SPEC.replace(augment_dim=9)),
         key(mesh=parallel.make_mesh(jax.devices()[:2])),
         key(own=("teacher",)),
     ]
     assert len({key(), *others}) == 5 and hash(key()) == hash(key())
+    # A cache has the latents of flipped images: the program flips none.
+    assert key(augmented=flipped, latents="cache") == key() != key(augmented=flipped)
+
+
+@pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(SPEC)])
+def test_and_what_a_model_computes_but_not_what_is_said_of_it(name):
+    """Of any role: `Networks.specs` has those of student and teacher."""
+    given = OTHER_SPEC | SAID
+    other = jobs.SPEC.replace(**{name: given[name]})
+    assert other != jobs.SPEC
+    apart = key(spec=other.defining()) != key()
+    assert apart == (name in OTHER_SPEC)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_models_of_which_other_things_are_said_compute_the_same(kept):
+    """The operations of a network, that of the defining fields and of another one."""
+    other = jobs.SPEC.replace(**SAID)
+    if not kept:
+        other = other.replace(precondition=OTHER_SPEC["precondition"])
+    assert (operations_of(other) == operations_of(SPEC)) == kept
+
+
+def operations_of(spec):
+    net, process = interop.build(spec)
+    params = jax.eval_shape(net.init, jax.random.key(0))
+    x_t, t, y = jnp.zeros((4, 1, 1, 2)), jnp.ones(4), jnp.arange(4)
+
+    def noised(params):
+        return net.apply(params, process.add_noise(x_t, x_t, t), t, y)
+
+    return str(jax.make_jaxpr(noised)(params))
+
+
+def test_a_program_reads_no_other_field_of_a_recipe():
+    """Of the data, say, or the seed: what two jobs may differ in."""
+    read = set()
+
+    class Watched(Recipe):
+        def __getattribute__(self, name):
+            read.add(name)
+            return super().__getattribute__(name)
+
+    own = {f.name: getattr(job().recipe, f.name) for f in dataclasses.fields(Recipe)}
+    watched = Watched(**own)
+    read.clear()
+    lines = steps_of(STAGE, watched)
+    fields = read & own.keys()
+    assert fields == {"augmented", "latents"} and lines == steps_of(STAGE)
 
 
 def test_what_does_not_count_is_in_no_program():
@@ -100,10 +182,10 @@ def test_what_does_not_count_is_in_no_program():
     assert lines != steps_of(rate)
 
 
-def steps_of(stage):
+def steps_of(stage, recipe=None):
     """The operations of a step of the stage, one a line."""
     networks = build.Networks(toy.NETS, processes.cosine(), (SPEC,))
-    about = dict(recipe=job().recipe, networks=networks, mesh=job().mesh)
+    about = dict(recipe=recipe or job().recipe, networks=networks, mesh=job().mesh)
     method, optim, programs = build.program({}, stage=stage, **about)
     given = {"student": toy.NETS["student"].init(jax.random.key(0))}
     state = init_state(method, optim, given, jax.random.key(1))

@@ -15,6 +15,7 @@ from kdiff_jax.encoders import latents, texts
 from kdiff_jax.errors import ConfigError
 from kdiff_jax.interop import Spec
 from kdiff_jax.method import Method, Net
+from kdiff_jax.named import Keywords, frozen
 from kdiff_jax.train import inputs, layout, optim
 from kdiff_jax.train.loop import Programs
 
@@ -136,7 +137,13 @@ def program_key(
     free: dict[str, Any] = FREE
     same = dataclasses.replace(stage, **free, train=train)
     precisions = tuple((role, net.precision) for role, net in networks.nets.items())
-    return same, recipe.augmented, networks.specs, precisions, mesh, own
+    return same, _augmented(recipe), networks.specs, precisions, mesh, own
+
+
+def _augmented(recipe: Recipe) -> Keywords:
+    """What programs do to images; a cache of latents has those of flipped ones."""
+    gone = ("flip",) if recipe.latents else ()
+    return frozen({k: v for k, v in recipe.augmented.items() if k not in gone})
 
 
 def program(
@@ -171,9 +178,7 @@ def program(
         of_student: dict[str, Any] = dict(
             space=student.space, conditions=method.conditions
         )
-        augmented = {} if "z" in method.batch_keys else recipe.augmented
-        if recipe.latents:  # which has the latents of flipped images
-            augmented = {k: v for k, v in augmented.items() if k != "flip"}
+        augmented = {} if "z" in method.batch_keys else _augmented(recipe)
         steps = Programs(
             method,
             optimizers,
