@@ -3,13 +3,20 @@
     python benchmarks/evaluation.py devices FOLDER NUM RESULT.json
     python benchmarks/evaluation.py shares FOLDER NUM RESULT.json
     python benchmarks/evaluation.py memory RESULT.json
+    python benchmarks/evaluation.py streamed FOLDER NUM RESULT.json
+    python benchmarks/evaluation.py sums RESULT.json
 
 FOLDER is that of fid_against_torch.py, with its images and random weights. `devices`
 has the figures of NUM of its images on 1, 4 and 8 pretend devices, in batches of 7, 64
 and 500, against the others of them, of which the first device has looked at as many.
 `shares` makes NUM images in one step by a small U-Net of random weights for 32x32
 pixels and evaluates them as a recipe does, by FID: the seconds of each part. `memory`
-has the largest resident memory of moments and a distance of 50,000 x 2048.
+has the largest resident memory of moments and a distance of 50,000 x 2048. `streamed`
+has FID of moments that are added batch by batch: of the features that
+fid_against_torch.py has left, in batches of 7 to all, and of NUM images on 1, 4 and 8
+pretend devices. `sums` compares two ways to add x x^T to float64's precision: in
+float64 on the host, and in pairs of float32 on a device, of slices whose products are
+exact.
 """
 
 import contextlib
@@ -207,5 +214,112 @@ def memory(result):
     )
 
 
+def streamed(folder, num, result):
+    import fid_against_torch as beside
+    import jax
+    import numpy as np
+
+    from kdiff_jax.metrics.collect import Collector
+    from kdiff_jax.metrics.frechet import frechet_distance
+    from kdiff_jax.metrics.moments import Moments
+    from kdiff_jax.metrics.seen import gaussian
+    from kdiff_jax.train import parallel
+
+    folder, num = pathlib.Path(folder), int(num)
+    kept = beside.seen(folder, "ours", "pytorch-fid")
+    ours, theirs = (kept["2048", half] for half in "ab")
+    reference = Moments().update(theirs)
+
+    def fid(one):
+        return frechet_distance(one.mu, one.sigma, reference.mu, reference.sigma)
+
+    of_batches, of_devices = {}, {}
+    for batch in (*BATCHES, len(ours)):
+        found = Moments()
+        for first in range(0, len(ours), batch):
+            found = found.update(ours[first : first + batch])
+        of_batches[batch] = fid(found)
+    with np.load(folder / "images.npz") as file:
+        images = file["images"][:num]
+    for number in DEVICES:
+        mesh = parallel.make_mesh(jax.devices()[:number])
+        features = inception(folder, mesh=mesh)
+        collector = Collector(features, ("moments",), num, images.shape[1:])
+        for first in range(0, num, 64):
+            places = np.arange(first, min(first + 64, num))
+            collector.add(places, images[places])
+        of_devices[number] = fid(collector.seen().main)
+        print(number, of_devices[number], flush=True)
+    assert gaussian(reference).num == len(theirs)
+    groups = dict(of_batches=of_batches, of_devices=of_devices)
+    spread = {
+        name: (max(one.values()) - min(one.values())) / max(one.values())
+        for name, one in groups.items()
+    }
+    about = dict(num_features=len(ours), num_images=num, **groups)
+    write(result, largest_relative_difference=spread, **about)
+
+
+BITS, SLICES = 8, 6  # products of 256 rows of such slices are exact in float32
+
+
+def _add_in_pairs(hi, lo, x, unit):
+    """(hi, lo) with x^T x added; all x are below `unit`, a power of two."""
+    import jax.numpy as jnp
+
+    slices, rest = [], x / unit
+    for i in range(1, SLICES + 1):
+        size = jnp.float32(2.0 ** (-BITS * i))
+        slices.append(jnp.round(rest / size) * size)
+        rest = rest - slices[-1]
+    for i in range(SLICES):
+        for j in range(i, SLICES - i):
+            product = jnp.matmul(slices[i].T, slices[j], precision="highest")
+            for term in (product,) if i == j else (product, product.T):
+                total = hi + term
+                back = total - hi
+                lo = lo + ((hi - (total - back)) + (term - back))
+                hi = total
+    return hi, lo
+
+
+def sums(result, dim=2048, num=4096, rows=256):
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    draw = np.random.default_rng(0)
+    mixed = draw.standard_normal((dim, dim), dtype="f4") / np.float32(45)
+    x = np.abs(draw.standard_normal((num, dim), dtype="f4") @ mixed)
+    unit = np.float32(2.0 ** np.ceil(np.log2(x.max())))
+    parts = [x[i : i + rows] for i in range(0, num, rows)]
+    add = jax.jit(_add_in_pairs, donate_argnums=(0, 1))
+    pair = jnp.zeros((dim, dim)), jnp.zeros((dim, dim))
+    jax.block_until_ready(add(*pair, parts[0], unit))
+    seconds, errors = {"host": [], "device": []}, {}
+    for _ in range(3):
+        total, began = np.zeros((dim, dim)), time.process_time()
+        for part in parts:
+            wide = part.astype("f8")
+            total += wide.T @ wide
+        seconds["host"].append(time.process_time() - began)
+        pair = jnp.zeros((dim, dim)), jnp.zeros((dim, dim))
+        began = time.process_time()
+        for part in parts:
+            pair = add(*pair, part, unit)
+        jax.block_until_ready(pair)
+        seconds["device"].append(time.process_time() - began)
+    hi, lo = (np.asarray(one, "f8") for one in pair)
+    for name, one in (("pairs", hi + lo), ("one float32", hi)):
+        found = one * float(unit) ** 2
+        errors[name] = float(np.abs(found - total).max() / np.abs(total).max())
+    ratio = sorted(b / a for a, b in zip(seconds["host"], seconds["device"]))  # noqa: B905
+    about = dict(dim=dim, num=num, rows=rows, slices=SLICES, bits=BITS)
+    about |= dict(seconds=seconds, device_over_host=ratio)
+    write(result, largest_difference_over_largest=errors, **about)
+
+
 if __name__ == "__main__":
-    dict(devices=devices, shares=shares, memory=memory)[sys.argv[1]](*sys.argv[2:])
+    ways = dict(devices=devices, shares=shares, memory=memory)
+    ways |= dict(streamed=streamed, sums=sums)
+    ways[sys.argv[1]](*sys.argv[2:])
