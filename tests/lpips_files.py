@@ -36,7 +36,7 @@ def vgg_arrays():
 
 def head_arrays(net):
     names = [f"lin{i}.model.1.weight" for i in range(7)]
-    channels = lpips.BACKBONES[net].channels
+    channels = lpips.backbone(net).channels
     return {
         name: named_weights.lpips_head(name, (1, c, 1, 1))
         for name, c in zip(names, channels, strict=False)

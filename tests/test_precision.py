@@ -230,10 +230,10 @@ def test_classifiers_have_no_product_in_float32(name, whole, monkeypatch):
     assert len(found) > 10 and not wide(found, 2)
 
 
-@pytest.mark.parametrize("net", sorted(lpips.BACKBONES))
+@pytest.mark.parametrize("net", feature_networks.names(feature_networks.COMPARED))
 def test_lpips_has_no_product_in_float32(net):
     images = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
-    backbone = lpips.BACKBONES[net]
+    backbone = lpips.backbone(net)
     shapes = jax.eval_shape(backbone.module.init, ROOT, images)["params"]
     heads = [jax.ShapeDtypeStruct((c,), jnp.float32) for c in backbone.channels]
     params = {"backbone": shapes, "heads": heads}

@@ -9,6 +9,7 @@ The name of a file is the name of its network. It states, as far as it applies:
 ``features``    (params, images in [-1, 1], dtype) -> maps, what a discriminator reads
 ``shapes``      () -> shapes of the parameters, without the file
 ``PYRAMID``     channels that a projection gives maps of one size, finest first
+``BACKBONE``    what LPIPS compares, `Backbone`
 ==============  ======================================================================
 
 Files that state none of these are parts that several networks share.
@@ -23,7 +24,7 @@ from jaxtyping import UInt8
 
 from kdiff_jax import registry
 
-CLASSIFIER, MEASURING = "features", "EXTRACTOR"
+CLASSIFIER, MEASURING, COMPARED = "features", "EXTRACTOR", "BACKBONE"
 
 
 class WeightsFile(NamedTuple):
@@ -107,8 +108,31 @@ class Extractor(NamedTuple):
     cpu_batch: int = 32
 
 
+class Backbone(NamedTuple):
+    """A network under LPIPS.
+
+    Attributes:
+        module: Flax module, images -> maps; its `dtype` is that of the products.
+        channels: Number of channels of each map.
+        network: Name of the network in messages.
+        wanted: File of the weights, for messages.
+        ignored: Starts of the names in it that the maps do not need.
+    """
+
+    module: Any
+    channels: tuple[int, ...]
+    network: str
+    wanted: str
+    ignored: tuple[str, ...]
+
+
 def names(defines: str = MEASURING) -> list[str]:
-    """The networks that metrics read, or those of discriminators (`CLASSIFIER`)."""
+    """The networks whose files state this.
+
+    Args:
+        defines: `MEASURING`, what metrics read; `CLASSIFIER`, what discriminators read;
+            or `COMPARED`, what is under LPIPS.
+    """
     return registry.names(__name__, defines)
 
 

@@ -7,17 +7,16 @@ Source: Zhang et al. 2018, arXiv:1801.03924, Eq. 1; constants of the released co
 """
 
 import os
-from typing import Any, NamedTuple
+from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from kdiff_jax import registry
+from kdiff_jax import features, registry
 from kdiff_jax.errors import ConfigError
-from kdiff_jax.features import alexnet, frozen, squeezenet, vgg
+from kdiff_jax.features import COMPARED, Backbone, frozen
 from kdiff_jax.types import Params
 
 EPS = 1e-10
@@ -27,39 +26,14 @@ HEADS = (
 )
 
 
-class Backbone(NamedTuple):
-    """A network under LPIPS."""
+def backbone(net: str) -> Backbone:
+    """What the file of a network says for LPIPS.
 
-    module: nn.Module
-    name: str
-    wanted: str
-    ignored: tuple[str, ...]
-    channels: tuple[int, ...]  # of its outputs
-
-
-BACKBONES = {
-    "vgg": Backbone(
-        vgg.VGG16(taps=(3, 8, 15, 22, 29)),
-        "VGG16",
-        vgg.WANTED,
-        vgg.IGNORED,
-        (64, 128, 256, 512, 512),
-    ),
-    "alex": Backbone(
-        alexnet.AlexNet(),
-        "AlexNet",
-        alexnet.WANTED,
-        alexnet.IGNORED,
-        (64, 192, 384, 256, 256),
-    ),
-    "squeeze": Backbone(
-        squeezenet.SqueezeNet(),
-        "SqueezeNet 1.1",
-        squeezenet.WANTED,
-        squeezenet.IGNORED,
-        (64, 128, 256, 384, 384, 512, 512),
-    ),
-}
+    Raises:
+        ConfigError: If there is no such network.
+    """
+    found = registry.module(features.__name__, net, what="net", defines=COMPARED)
+    return found.BACKBONE
 
 
 def load(
@@ -80,16 +54,16 @@ def load(
         CheckpointError: If a file is missing, damaged, or of another network.
     """
     check_files(net, weights, heads)
-    backbone = BACKBONES[net]
+    module, channels, network, wanted, ignored = backbone(net)
     return {
         "backbone": frozen.load(
-            backbone.module,
+            module,
             weights,  # type: ignore[arg-type]  # None is refused above
-            network=backbone.name,
-            wanted=backbone.wanted,
-            ignored=backbone.ignored,
+            network=network,
+            wanted=wanted,
+            ignored=ignored,
         ),
-        "heads": _load_heads(net, heads, backbone.channels),
+        "heads": _load_heads(net, heads, channels),
     }
 
 
@@ -101,11 +75,8 @@ def check_files(
     Raises:
         ConfigError: Names the argument, and the file to give.
     """
-    if net not in BACKBONES:
-        raise registry.unknown("net", net, BACKBONES)
-    backbone = BACKBONES[net]
     for argument, path, wanted in (
-        ("weights", weights, backbone.wanted),
+        ("weights", weights, backbone(net).wanted),
         ("heads", heads, HEADS.format(net=net)),
     ):
         if path is None:
@@ -114,9 +85,9 @@ def check_files(
 
 def shapes(net: str = "vgg") -> Params:
     """Shapes of what `load` returns, without the files."""
-    backbone = BACKBONES[net]
-    heads = [jax.ShapeDtypeStruct((n,), jnp.float32) for n in backbone.channels]
-    return {"backbone": frozen.shapes(backbone.module), "heads": heads}
+    module, channels, *_ = backbone(net)
+    heads = [jax.ShapeDtypeStruct((n,), jnp.float32) for n in channels]
+    return {"backbone": frozen.shapes(module), "heads": heads}
 
 
 def distance(
@@ -158,17 +129,17 @@ def layers(
         ConfigError: If the images are not RGB, or too small for the network.
     """
     frozen.check_rgb(x, "LPIPS")
-    backbone = BACKBONES[net]
+    under = backbone(net)
 
     def outputs(images):
         images = frozen.normalise(images, frozen.IMAGENET_MEAN, frozen.IMAGENET_STD)
         if resize is not None:
             images = frozen.resize(images, resize)
-        network = backbone.module.clone(dtype=dtype)
+        network = under.module.clone(dtype=dtype)
         found: Any = network.apply({"params": params["backbone"]}, images)
         if any(feature.size == 0 for feature in found):
             raise ConfigError(
-                f"images={x.shape}: too small for {backbone.name}; set resize=224"
+                f"images={x.shape}: too small for {under.network}; set resize=224"
             )
         return [_unit(feature.astype(jnp.float32)) for feature in found]
 

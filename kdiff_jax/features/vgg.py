@@ -7,7 +7,7 @@ import flax.linen as nn
 from jax import Array
 from jaxtyping import Float
 
-from kdiff_jax.features import frozen
+from kdiff_jax.features import Backbone, frozen
 
 PLAN = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512)
 WANTED = "torchvision's vgg16-397923af.pth (download.pytorch.org/models)"
@@ -53,3 +53,8 @@ class VGG16(nn.Module):
                 outputs.append(x)
             layer += 1
         return outputs
+
+
+BACKBONE = Backbone(
+    VGG16(taps=(3, 8, 15, 22, 29)), (64, 128, 256, 512, 512), "VGG16", WANTED, IGNORED
+)

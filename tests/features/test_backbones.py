@@ -18,9 +18,9 @@ from flax import traverse_util
 from tolerance import LOSS, REORDER
 
 from kdiff_jax.errors import CheckpointError, ConfigError
-from kdiff_jax.features import alexnet, efficientnet_lite0, frozen, lpips, vgg, vgg16_bn
+from kdiff_jax.features import alex, efficientnet_lite0, frozen, lpips, vgg, vgg16_bn
 from kdiff_jax.features import deit_base_distilled as deit
-from kdiff_jax.features.squeezenet import SqueezeNet
+from kdiff_jax.features.squeeze import SqueezeNet
 
 DATA = pathlib.Path(__file__).parents[1] / "parity/data"
 PLAIN = vgg.VGG16(taps=(29,))
@@ -68,7 +68,7 @@ def linear(*widths):
     [  # what the whole network has, and what of it is no feature
         (PLAIN, 138_357_544, linear(7 * 7 * 512, 4096, 4096, 1000)),
         (vgg16_bn.BN, 138_365_992, linear(7 * 7 * 512, 4096, 4096, 1000)),
-        (alexnet.AlexNet(), 61_100_840, linear(6 * 6 * 256, 4096, 4096, 1000)),
+        (alex.AlexNet(), 61_100_840, linear(6 * 6 * 256, 4096, 4096, 1000)),
         (SqueezeNet(), 1_235_496, linear(512, 1000)),
         # A convolution with a norm, and the classifier.
         (
@@ -117,12 +117,12 @@ def test_features_are_those_of_torch(name, data, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("net", "module"), [("alex", alexnet.AlexNet()), ("squeeze", SqueezeNet())]
+    ("net", "module"), [("alex", alex.AlexNet()), ("squeeze", SqueezeNet())]
 )
 def test_lpips_of_the_other_backbones_is_torchs(net, module, data, tmp_path):
     weights, heads = tmp_path / "w.npz", tmp_path / "heads.npz"
     np.savez(weights, **arrays(module))
-    channels = lpips.BACKBONES[net].channels
+    channels = lpips.backbone(net).channels
     names = [f"lin{i}.model.1.weight" for i in range(len(channels))]
     np.savez(
         heads,

@@ -99,7 +99,9 @@ def test_files_that_do_not_fit_are_refused(files, tmp_path):
 
 
 def test_wrong_usage_is_refused(files):
-    with pytest.raises(ConfigError, match="net='vgg19': unknown; choose one of vgg"):
+    with pytest.raises(
+        ConfigError, match="net='vgg19': unknown; choose one of alex, squeeze, vgg"
+    ):
         lpips.load("vgg19", *files)
     with pytest.raises(ConfigError, match="weights=None: LPIPS needs its file; give"):
         lpips.load("vgg", None, files[1])

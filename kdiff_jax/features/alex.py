@@ -6,7 +6,7 @@ import flax.linen as nn
 from jax import Array
 from jaxtyping import Float
 
-from kdiff_jax.features import frozen
+from kdiff_jax.features import Backbone, frozen
 
 PLAN = {  # layer in torchvision's `features`: channels, size, stride, padding
     0: (64, 11, 4, 2),
@@ -46,3 +46,6 @@ class AlexNet(nn.Module):
             x = nn.relu(conv(x))
             outputs.append(x)
         return outputs
+
+
+BACKBONE = Backbone(AlexNet(), (64, 192, 384, 256, 256), "AlexNet", WANTED, IGNORED)

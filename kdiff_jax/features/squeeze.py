@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from kdiff_jax.features import frozen
+from kdiff_jax.features import Backbone, frozen
 
 PLAN = {  # layer in torchvision's `features`: channels squeezed, channels expanded
     3: (16, 64),
@@ -67,6 +67,11 @@ class SqueezeNet(nn.Module):
             if layer in TAPS:
                 outputs.append(x)
         return outputs
+
+
+BACKBONE = Backbone(
+    SqueezeNet(), (64, 128, 256, 384, 384, 512, 512), "SqueezeNet 1.1", WANTED, IGNORED
+)
 
 
 def _pool(x):
