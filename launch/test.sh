@@ -31,10 +31,11 @@ KDIFF_EXTRA=${KDIFF_EXTRA:-cpu} setup_env test
 
 # timed COMMAND...: runs it and says how long it took.
 timed() {
-  local start=$SECONDS
+  local start=$SECONDS status=0
   echo "== $*"
-  "$@"
+  "$@" || status=$?
   echo "== $((SECONDS - start)) s"
+  return "$status" # of the command: behind `||` no failure ends this function
 }
 
 timed ruff format --check .

@@ -323,10 +323,10 @@ def test_students_of_ranges_may_begin_as_one(name, size, without):
     assert config["init"] == plain["init"] and config["data"] == plain["data"]
     common, student, _ = build.expand(config)
     teacher = config["init"]["teacher"]
-    assert common.init["student"] == teacher and common.channels == "even"
+    assert common.init.student == teacher and common.channels == "even"
     assert not common.partition and student.partition
     roles = {"student": "common", "adapters": "common/adapters"}
-    assert student.init == config["init"] | roles and not student.channels
+    assert student.init.sources == config["init"] | roles and not student.channels
     assert student.method == common.method
 
 
@@ -395,7 +395,7 @@ def test_rounds_of_the_paper():
         2**k for k in range(12, -1, -1)
     ]
     assert [s.train.num_steps for s in rounds] == [50_000] * 11 + [100_000] * 2
-    assert [s.init["teacher"] for s in rounds[:3]] == [
+    assert [s.init.teacher for s in rounds[:3]] == [
         "teacher",
         "progressive_4096",
         "progressive_2048",

@@ -49,7 +49,7 @@ def test_every_block_that_is_kept_is_the_teachers(config, tmp_path):
     assert "mid_block_resnets_0" in lacks and "down_blocks_0_resnets_1" in lacks
     # The copies begin as it, and all four as large.
     common, copies = job.stages
-    assert copies.partition and not copies.blocks and copies.init["student"] == "common"
+    assert copies.partition and not copies.blocks and copies.init.student == "common"
     assert before.spec(job, copies).network == before.spec(job, common).network
 
 

@@ -6,6 +6,7 @@ for real only by multi_gpu.sh, with a stand-in for the training.
 
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -260,3 +261,25 @@ def test_a_signal_reaches_every_process(two_processes, tmp_path):
         time.sleep(0.1)
     parent.send_signal(signal.SIGTERM)
     assert parent.wait(40) == 75
+
+
+@pytest.mark.parametrize("failing", ["ruff", "pyright", "python", None])
+def test_the_tests_end_with_an_error_where_one_of_them_does(tmp_path, failing):
+    """With stand-ins for all that `test.sh` calls."""
+    launch, commands = tmp_path / "launch", tmp_path / "bin"
+    launch.mkdir()
+    commands.mkdir()
+    shutil.copy(LAUNCH / "test.sh", launch)
+    (launch / "setup_env.sh").write_text("setup_env() { :; }\n")
+    for name in ("ruff", "pyright", "python"):
+        (commands / name).write_text(f"#!/bin/sh\nexit {3 * (name == failing)}\n")
+        (commands / name).chmod(0o755)
+    done = subprocess.run(
+        ["bash", launch / "test.sh"],
+        env=ENVIRONMENT | dict(PATH=f"{commands}:{os.environ['PATH']}"),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == (3 if failing else 0), done.stdout + done.stderr
